@@ -1,0 +1,3 @@
+//! Build, image and QEMU helpers, run as `cargo xtask`.
+
+fn main() {}
