@@ -3,5 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod errno;
+pub mod process;
+pub mod signal;
 
 pub use errno::{Errno, Result};
