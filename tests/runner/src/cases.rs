@@ -1,0 +1,57 @@
+//! The cases: `tests/oracle/*.cases`, each a name after `### ` and the shell lines that follow.
+
+use std::fs;
+use std::path::Path;
+
+/// One test: a name and a script for bash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Case {
+    /// `group.name`, unique.
+    pub(crate) name: String,
+    /// What bash runs.
+    pub(crate) script: String,
+}
+
+/// Reads every case file below `dir`, in order of name, keeping what `only` selects.
+pub(crate) fn load(dir: &Path, only: &[String]) -> Result<Vec<Case>, String> {
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .map_err(|e| format!("{}: {e}", dir.display()))?
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "cases"))
+        .collect();
+    files.sort();
+    let mut cases = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        let group = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        cases.extend(parse(&group, &text));
+    }
+    cases.retain(|case| only.is_empty() || only.iter().any(|word| case.name.contains(word)));
+    if cases.is_empty() { Err("no case matches".into()) } else { Ok(cases) }
+}
+
+fn parse(group: &str, text: &str) -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("### ") {
+            cases.push(Case { name: format!("{group}.{}", name.trim()), script: String::new() });
+        } else if let Some(case) = cases.last_mut() {
+            case.script.push_str(line);
+            case.script.push('\n');
+        }
+    }
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_at_headings() {
+        let cases = parse("g", "### one\necho 1\n### two\necho 2\necho 3\n");
+        assert_eq!(cases.len(), 2);
+        assert_eq!(cases[0].name, "g.one");
+        assert_eq!(cases[1].script, "echo 2\necho 3\n");
+    }
+}

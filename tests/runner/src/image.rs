@@ -1,0 +1,96 @@
+//! Disk images: a distribution's tarball with the cases added, as an ext4 file system.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cases::Case;
+
+/// An ext4 image that runs are copied from.
+pub(crate) struct Image {
+    path: PathBuf,
+}
+
+impl Image {
+    /// A fresh copy for one run.
+    pub(crate) fn copy_to(&self, path: &Path) -> Result<(), String> {
+        command("cp", &["--sparse=always".as_ref(), self.path.as_os_str(), path.as_os_str()])
+    }
+}
+
+/// Unpacks `tarball`, adds the cases and makes an image below `work_dir`.
+pub(crate) fn build(tarball: &Path, cases: &[Case], work_dir: &Path) -> Result<Image, String> {
+    let stem = tarball.file_name().unwrap_or_default().to_string_lossy();
+    let stem = stem.split(".tar").next().unwrap_or_default().to_string();
+    let root = work_dir.join(format!("root-{stem}"));
+    if !root.join(".unpacked").exists() {
+        let _ = fs::remove_dir_all(&root);
+        make_dir(&root)?;
+        let options = ["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xf"];
+        let mut words: Vec<&std::ffi::OsStr> = options.iter().map(|o| o.as_ref()).collect();
+        words.extend([tarball.as_os_str(), "-C".as_ref(), root.as_os_str()]);
+        command("tar", &words)?;
+        write(&root.join(".unpacked"), "")?;
+    }
+
+    let oracle = root.join("oracle");
+    let _ = fs::remove_dir_all(&oracle);
+    make_dir(&oracle.join("cases"))?;
+    for (index, case) in cases.iter().enumerate() {
+        write(&oracle.join("cases").join(format!("{index:03}-{}", case.name)), &case.script)?;
+    }
+    let init = oracle.join("init.sh");
+    write(&init, include_str!("../../oracle/init.sh"))?;
+    command("chmod", &["755".as_ref(), init.as_os_str()])?;
+
+    let path = work_dir.join(format!("{stem}-{}.img", std::process::id()));
+    let _ = fs::remove_file(&path);
+    command(
+        "mke2fs",
+        &[
+            "-q".as_ref(),
+            "-t".as_ref(),
+            "ext4".as_ref(),
+            "-d".as_ref(),
+            root.as_os_str(),
+            path.as_os_str(),
+            "2G".as_ref(),
+        ],
+    )?;
+    Ok(Image { path })
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Checks an image that a guest has left: `e2fsck -fn` must find nothing.
+pub(crate) fn check(path: &Path) -> Result<(), String> {
+    let output = Command::new("e2fsck")
+        .args(["-f", "-n"])
+        .arg(path)
+        .output()
+        .map_err(|e| format!("e2fsck: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let first: Vec<&str> = text.lines().take(12).collect();
+    Err(format!("e2fsck -fn found errors:\n    {}", first.join("\n    ")))
+}
+
+fn make_dir(path: &Path) -> Result<(), String> {
+    fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn command(program: &str, words: &[&std::ffi::OsStr]) -> Result<(), String> {
+    let status =
+        Command::new(program).args(words).status().map_err(|e| format!("{program}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{program} {words:?} failed: {status}")) }
+}

@@ -1,0 +1,171 @@
+//! A QEMU run: boots a kernel on a copy of the image and follows its report.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use crate::image::{self, Image};
+use crate::options::Options;
+use crate::report::Report;
+
+/// A run is given up when its report has not grown for this long.
+const STALL: Duration = Duration::from_secs(150);
+
+/// Whose kernel runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kernel {
+    /// Debian's cloud kernel.
+    Linux,
+    /// `target/vmlinuz`.
+    Ours,
+}
+
+/// The disk's controller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Disk {
+    /// virtio-blk over PCI: `/dev/vda`.
+    Virtio,
+    /// NVMe: `/dev/nvme0n1`.
+    Nvme,
+}
+
+/// CPUs, memory and disk of a virtual machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Shape {
+    pub(crate) cpus: u32,
+    pub(crate) memory_mib: u32,
+    pub(crate) disk: Disk,
+}
+
+impl FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Shape, String> {
+        let wrong = || format!("a shape is CPUS:MIB:virtio|nvme, not {text:?}");
+        let mut parts = text.split(':');
+        let mut number = || parts.next().and_then(|p| p.parse().ok()).ok_or_else(wrong);
+        let (cpus, memory_mib) = (number()?, number()?);
+        let disk = match parts.next() {
+            Some("virtio") => Disk::Virtio,
+            Some("nvme") | None => Disk::Nvme,
+            _ => return Err(wrong()),
+        };
+        Ok(Shape { cpus, memory_mib, disk })
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let disk = if self.disk == Disk::Nvme { "nvme" } else { "virtio" };
+        write!(f, "{} CPUs, {} MiB, {disk}", self.cpus, self.memory_mib)
+    }
+}
+
+/// Boots `kernel` on a copy of `base`, waits for the end and reads the report.
+pub(crate) fn run(
+    kernel: Kernel,
+    shape: &Shape,
+    options: &Options,
+    base: &Image,
+) -> Result<Report, String> {
+    let side = if kernel == Kernel::Linux { "linux" } else { "ours" };
+    let stem = format!("{side}-{}-{}-{}", shape.cpus, shape.memory_mib, std::process::id());
+    let file = |end: &str| options.work_dir.join(format!("{stem}.{end}"));
+    let (disk, report_path, console) = (file("img"), file("report"), file("console"));
+    base.copy_to(&disk)?;
+    let _ = fs::remove_file(&report_path);
+
+    let mut child = qemu(kernel, shape, options, &disk, &report_path, &console)?
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("qemu-system-x86_64: {e}"))?;
+    let ended = follow(&mut child, &report_path, side);
+    let text = String::from_utf8_lossy(&fs::read(&report_path).unwrap_or_default()).into_owned();
+    let mut report = Report::parse(&text);
+    if let Err(why) = ended {
+        report.trouble.push(format!("{why} (console: {})", console.display()));
+    } else if !report.is_complete {
+        report.trouble.push(format!("the guest stopped early (console: {})", console.display()));
+    }
+    if let Err(why) = image::check(&disk) {
+        report.trouble.push(why);
+    }
+    let _ = fs::remove_file(&disk);
+    Ok(report)
+}
+
+fn qemu(
+    kernel: Kernel,
+    shape: &Shape,
+    options: &Options,
+    disk: &Path,
+    report: &Path,
+    console: &Path,
+) -> Result<Command, String> {
+    let (device, root) = match shape.disk {
+        Disk::Virtio => ("virtio-blk-pci,drive=d", "/dev/vda"),
+        Disk::Nvme => ("nvme,drive=d,serial=1", "/dev/nvme0n1"),
+    };
+    let (image, extra) = match kernel {
+        Kernel::Linux => (linux_kernel()?, "mitigations=off"),
+        Kernel::Ours => (options.vmlinuz.clone(), options.append.as_str()),
+    };
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm"])
+        .args(["-display", "none", "-no-reboot", "-nodefaults", "-monitor", "none"])
+        .args(["-smp", &shape.cpus.to_string(), "-m", &shape.memory_mib.to_string()])
+        .arg("-kernel")
+        .arg(image)
+        .args(["-append", &format!("console=ttyS0 root={root} rw init=/oracle/init.sh {extra}")])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .arg("-serial")
+        .arg(format!("file:{}", report.display()))
+        .args(["-drive", &format!("file={},if=none,id=d,format=raw", disk.display())])
+        .args(["-device", device, "-device", "virtio-rng-pci"]);
+    Ok(command)
+}
+
+fn linux_kernel() -> Result<PathBuf, String> {
+    let mut kernels: Vec<PathBuf> = fs::read_dir("/boot")
+        .map_err(|e| format!("/boot: {e}"))?
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("vmlinuz-") && name.ends_with("-cloud-amd64")
+        })
+        .collect();
+    kernels.sort();
+    kernels
+        .pop()
+        .ok_or_else(|| "no /boot/vmlinuz-*-cloud-amd64: install linux-image-cloud-amd64".into())
+}
+
+/// Waits until QEMU ends; kills it when the report has stalled. Shows progress.
+fn follow(child: &mut Child, report: &Path, side: &str) -> Result<(), String> {
+    let mut size = 0;
+    let mut last_growth = Instant::now();
+    loop {
+        if child.try_wait().map_err(|e| e.to_string())?.is_some() {
+            return Ok(());
+        }
+        let now = fs::metadata(report).map_or(0, |m| m.len());
+        if now != size {
+            size = now;
+            last_growth = Instant::now();
+        }
+        if last_growth.elapsed() > STALL {
+            let _ = child.kill();
+            let _ = child.wait();
+            let text = fs::read_to_string(report).unwrap_or_default();
+            let at = text.lines().rev().find(|l| l.starts_with("@@BEGIN")).unwrap_or("boot");
+            return Err(format!("{side}: no progress for {} s in {at}", STALL.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}

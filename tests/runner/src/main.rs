@@ -1,0 +1,89 @@
+//! Guest tests: the same programs on Debian's Linux kernel and on ours, in the same QEMU, with the
+//! same disk; what they print must be equal.
+//!
+//! `cargo run -p runner -- oracle [options]` boots both kernels and compares case by case.
+//! `cargo run -p runner -- linux|ours [options]` runs one side and prints its report.
+
+mod cases;
+mod compare;
+mod image;
+mod machine;
+mod options;
+mod report;
+
+use std::process::ExitCode;
+
+use machine::Kernel;
+use options::{Command, Options};
+use report::Report;
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(why) => {
+            eprintln!("runner: {why}\n{}", options::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("runner: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Carries out the command; returns how many cases failed.
+fn run(options: &Options) -> Result<usize, String> {
+    let selected = cases::load(&options.cases_dir, &options.only)?;
+    let base = image::build(&options.rootfs, &selected, &options.work_dir)?;
+    match options.command {
+        Command::Linux => one_side(Kernel::Linux, options, &base),
+        Command::Ours => one_side(Kernel::Ours, options, &base),
+        Command::Oracle => both_sides(options, &base, &selected),
+    }
+}
+
+fn one_side(kernel: Kernel, options: &Options, base: &image::Image) -> Result<usize, String> {
+    let report = machine::run(kernel, &options.machines[0], options, base)?;
+    for outcome in &report.outcomes {
+        println!("=== {} -> {}\n{}", outcome.name, outcome.status, outcome.output);
+    }
+    report.trouble.iter().for_each(|t| println!("!!! {t}"));
+    Ok(report.trouble.len())
+}
+
+/// Runs Linux once and ours on every machine shape, two QEMUs at a time.
+fn both_sides(
+    options: &Options,
+    base: &image::Image,
+    selected: &[cases::Case],
+) -> Result<usize, String> {
+    let (linux, ours) = std::thread::scope(|scope| {
+        let linux = scope.spawn(|| machine::run(Kernel::Linux, &options.reference, options, base));
+        let ours: Vec<Result<Report, String>> = options
+            .machines
+            .iter()
+            .map(|shape| machine::run(Kernel::Ours, shape, options, base))
+            .collect();
+        (linux.join(), ours)
+    });
+    let linux = linux.map_err(|_| "the Linux run panicked".to_string())??;
+    if let Some(trouble) = linux.trouble.first() {
+        return Err(format!("the reference run on Linux failed: {trouble}"));
+    }
+
+    let mut failed = 0;
+    let mut passed = 0;
+    for (shape, report) in options.machines.iter().zip(ours) {
+        let verdict = compare::compare(&linux, &report?, selected);
+        println!("{shape}: {} equal, {} different", verdict.equal, verdict.differences.len());
+        verdict.differences.iter().for_each(|d| println!("{d}"));
+        passed += verdict.equal;
+        failed += verdict.differences.len();
+    }
+    println!("{passed} passed, {failed} failed");
+    Ok(failed)
+}

@@ -1,0 +1,88 @@
+//! The guest's report: what every case printed and how it ended.
+
+/// One case's result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) name: String,
+    pub(crate) status: String,
+    pub(crate) output: String,
+}
+
+/// A whole run.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) outcomes: Vec<Outcome>,
+    /// The guest said that it was through.
+    pub(crate) is_complete: bool,
+    /// What went wrong outside the cases: a hang, a crash, a dirty file system.
+    pub(crate) trouble: Vec<String>,
+}
+
+impl Report {
+    /// Reads the lines that `tests/oracle/init.sh` writes.
+    pub(crate) fn parse(text: &str) -> Report {
+        let mut report = Report::default();
+        let mut current: Option<Outcome> = None;
+        for line in text.lines() {
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            if let Some(name) = line.strip_prefix("@@BEGIN ") {
+                let name = name.split_once('-').map_or(name, |(_, rest)| rest).to_string();
+                report.outcomes.extend(current.take());
+                let status = "unfinished".to_string();
+                current = Some(Outcome { name, status, output: String::new() });
+            } else if let Some(end) = line.strip_prefix("@@END ") {
+                if let Some(mut outcome) = current.take() {
+                    outcome.status = end.rsplit(' ').next().unwrap_or_default().to_string();
+                    outcome.output = normalise(outcome.output.trim_end_matches('\n'));
+                    report.outcomes.push(outcome);
+                }
+            } else if line == "@@DONE" {
+                report.is_complete = true;
+            } else if let Some(outcome) = &mut current {
+                outcome.output.push_str(line);
+                outcome.output.push('\n');
+            }
+        }
+        report.outcomes.extend(current);
+        report
+    }
+}
+
+/// Removes what may differ between two runs on one kernel: process ids in bash's messages
+/// (`line 1:   161 Terminated`).
+fn normalise(output: &str) -> String {
+    let lines: Vec<String> = output.lines().map(normalise_line).collect();
+    lines.join("\n")
+}
+
+fn normalise_line(line: &str) -> String {
+    let Some((head, tail)) = line.split_once(": line ") else { return line.into() };
+    let Some((number, rest)) = tail.split_once(": ") else { return line.into() };
+    let message = rest.trim_start();
+    let after = message.trim_start_matches(|c: char| c.is_ascii_digit());
+    if after.len() == message.len() || !after.starts_with(' ') {
+        return line.into();
+    }
+    format!("{head}: line {number}: PID{after}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_outcomes() {
+        let text = "@@READY\n@@BEGIN 000-g.a\nhi\n\n@@END 000-g.a 3\n@@BEGIN 001-g.b\npart";
+        let report = Report::parse(text);
+        assert_eq!(report.outcomes[0].output, "hi");
+        assert_eq!(report.outcomes[0].status, "3");
+        assert_eq!(report.outcomes[1].status, "unfinished");
+        assert!(!report.is_complete);
+    }
+
+    #[test]
+    fn process_ids_are_removed() {
+        assert_eq!(normalise("/x: line 1:   161 Terminated  s"), "/x: line 1: PID Terminated  s");
+        assert_eq!(normalise("/x: line 1: 5a: no"), "/x: line 1: 5a: no");
+    }
+}
