@@ -5,5 +5,6 @@
 mod errno;
 pub mod process;
 pub mod signal;
+pub mod termios;
 
 pub use errno::{Errno, Result};

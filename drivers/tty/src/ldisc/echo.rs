@@ -1,0 +1,67 @@
+//! Echoing what was typed.
+
+use abi::termios::*;
+
+use super::Ldisc;
+
+impl Ldisc {
+    /// Echoes a byte as the settings show it: `^X` for controls with `ECHOCTL`.
+    pub(super) fn echo_char(&mut self, byte: u8) {
+        if self.has_lflag(ECHOCTL) && byte.is_ascii_control() && byte != b'\t' {
+            self.echo_byte(b'^');
+            self.echo_byte(byte ^ 0o100);
+            self.column += 2;
+            return;
+        }
+        self.echo_raw(byte);
+    }
+
+    /// Echoes a byte through output processing.
+    pub(super) fn echo_raw(&mut self, byte: u8) {
+        if !self.has_oflag(OPOST) {
+            self.echo_byte(byte);
+            return;
+        }
+        let mut out = [0; 8];
+        let n = self.process_byte(byte, &mut out);
+        for &byte in out.iter().take(n) {
+            self.echo_byte(byte);
+        }
+    }
+
+    pub(super) fn echo_byte(&mut self, byte: u8) {
+        self.echo.push(&[byte]);
+    }
+
+    pub(super) fn echo_backspace(&mut self) {
+        self.echo_byte(0x08);
+        self.echo_byte(b' ');
+        self.echo_byte(0x08);
+        self.column = self.column.saturating_sub(1);
+    }
+
+    /// Ends the `\erased/` of `ECHOPRT`.
+    pub(super) fn finish_erasing(&mut self) {
+        if self.is_erasing {
+            self.echo_raw(b'/');
+            self.is_erasing = false;
+        }
+    }
+
+    /// Whether echoes wait for the device.
+    pub fn has_echo(&self) -> bool {
+        !self.echo.is_empty()
+    }
+
+    /// Hands echoes to the device: `send` returns how many bytes it took. Nothing moves while
+    /// output is stopped.
+    pub fn send_echo(&mut self, mut send: impl FnMut(&[u8]) -> usize) {
+        while !self.is_stopped() && !self.echo.is_empty() {
+            let sent = send(self.echo.front());
+            if sent == 0 {
+                return;
+            }
+            self.echo.consume(sent);
+        }
+    }
+}
