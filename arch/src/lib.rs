@@ -1,2 +1,25 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(target_os = "none", no_std)]
+
+extern crate alloc;
+
+pub mod addr;
+pub mod cpu;
+#[cfg(not(target_os = "none"))]
+pub mod host;
+pub mod ipi;
+pub mod irq;
+pub mod lock;
+pub mod percpu;
+pub mod phys;
+pub mod preempt;
+pub mod thread;
+pub mod time;
+pub mod timer;
+pub mod trap;
+pub mod uio;
+pub mod user;
+#[cfg(target_os = "none")]
+pub mod x86;
+
+pub use addr::{PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, USER_END, VirtAddr};

@@ -1,0 +1,16 @@
+//! Calls to other processors, played by the calling thread.
+
+use crate::cpu::{CpuId, CpuSet};
+
+pub(crate) fn reschedule(_cpu: CpuId) {}
+
+pub(crate) fn call_on(cpus: &CpuSet, f: fn(usize), arg: usize) {
+    let own = crate::cpu::id();
+    for cpu in cpus.and(&crate::cpu::online()).iter() {
+        super::cpu::set_cpu(cpu);
+        super::irq::in_interrupt(|| f(arg));
+    }
+    super::cpu::set_cpu(own);
+}
+
+pub(crate) fn stop_others(_report: fn(CpuId)) {}

@@ -1,0 +1,31 @@
+//! Interrupts from one processor to others.
+
+#[cfg(not(target_os = "none"))]
+use crate::host::ipi as imp;
+#[cfg(target_os = "none")]
+use crate::x86::ipi as imp;
+
+use crate::cpu::{CpuId, CpuSet};
+
+/// Makes a processor look at `NEED_RESCHED` of its current thread, which the caller has set.
+#[inline]
+pub fn reschedule(cpu: CpuId) {
+    imp::reschedule(cpu);
+}
+
+/// Calls `f(arg)` in interrupt context on every running processor of the set (on this one
+/// directly, with interrupts off), and returns when all have done. Not from interrupt handlers,
+/// not with interrupts off.
+pub fn call_on(cpus: &CpuSet, f: fn(usize), arg: usize) {
+    imp::call_on(cpus, f, arg);
+}
+
+/// Like [`call_on`] on every running processor.
+pub fn call_on_all(f: fn(usize), arg: usize) {
+    call_on(&crate::cpu::online(), f, arg);
+}
+
+/// Stops all other processors for a panic; each first calls `report` (to print its stack).
+pub fn stop_others(report: fn(CpuId)) {
+    imp::stop_others(report);
+}

@@ -1,0 +1,289 @@
+//! Ticket spin locks: first come, first served; one locked instruction to take, a plain store to
+//! release.
+
+use super::check::{self, Kind, LockClass};
+use crate::irq::{self, IrqGuard};
+use crate::preempt::{self, PreemptGuard};
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+/// The lock word: the ticket being served in the low half, the next free one in the high half.
+#[repr(C)]
+struct Ticket {
+    word: AtomicU32,
+}
+
+const NEXT: u32 = 1 << 16;
+
+impl Ticket {
+    const fn new() -> Ticket {
+        Ticket { word: AtomicU32::new(0) }
+    }
+
+    fn serving(&self) -> &AtomicU16 {
+        // SAFETY: the low half of an aligned 32-bit word is an aligned 16-bit word; both are only
+        // accessed atomically, and x86 keeps such mixed-size accesses coherent.
+        unsafe { AtomicU16::from_ptr(self.word.as_ptr().cast::<u16>()) }
+    }
+
+    #[inline(always)]
+    fn lock(&self) {
+        // Acquire: pairs with the release store in `unlock`.
+        let seen = self.word.fetch_add(NEXT, Ordering::Acquire);
+        let mine = (seen >> 16) as u16;
+        if mine != seen as u16 {
+            self.wait(mine);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait(&self, mine: u16) {
+        let mut turn = 0;
+        // Acquire: pairs with the release store in `unlock`.
+        while self.serving().load(Ordering::Acquire) != mine {
+            super::wait_turn(&mut turn);
+        }
+    }
+
+    #[inline(always)]
+    fn try_lock(&self) -> bool {
+        let seen = self.word.load(Ordering::Relaxed);
+        (seen >> 16) as u16 == seen as u16
+            && self
+                .word
+                .compare_exchange(
+                    seen,
+                    seen.wrapping_add(NEXT),
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+    }
+
+    #[inline(always)]
+    fn unlock(&self) {
+        let serving = self.serving();
+        // Only the holder stores here. Release: pairs with the acquires above.
+        serving.store(serving.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+    }
+
+    fn is_locked(&self) -> bool {
+        let seen = self.word.load(Ordering::Relaxed);
+        (seen >> 16) as u16 != seen as u16
+    }
+}
+
+macro_rules! spinning_lock {
+    ($(#[$doc:meta])* $lock:ident, $(#[$guard_doc:meta])* $guard:ident, $kind:expr, $saved:ty, $save:expr) => {
+        $(#[$doc])*
+        pub struct $lock<T: ?Sized> {
+            #[cfg(debug_assertions)]
+            class: &'static LockClass,
+            ticket: Ticket,
+            value: UnsafeCell<T>,
+        }
+
+        // SAFETY: the lock hands the value to one thread at a time.
+        unsafe impl<T: ?Sized + Send> Sync for $lock<T> {}
+        // SAFETY: as for the value it owns.
+        unsafe impl<T: ?Sized + Send> Send for $lock<T> {}
+
+        $(#[$guard_doc])*
+        #[must_use = "the lock is released when the guard is dropped"]
+        pub struct $guard<'a, T: ?Sized> {
+            lock: &'a $lock<T>,
+            // Dropped after `Drop::drop` has released the lock.
+            #[expect(dead_code, reason = "held for its drop")]
+            saved: $saved,
+        }
+
+        // SAFETY: sharing a guard shares the value.
+        unsafe impl<T: ?Sized + Sync> Sync for $guard<'_, T> {}
+
+        impl<T> $lock<T> {
+            /// A free lock of the class around the value.
+            #[cfg_attr(not(debug_assertions), expect(unused_variables, reason = "checked builds only"))]
+            pub const fn new(class: &'static LockClass, value: T) -> Self {
+                $lock {
+                    #[cfg(debug_assertions)]
+                    class,
+                    ticket: Ticket::new(),
+                    value: UnsafeCell::new(value),
+                }
+            }
+            /// The value, the lock gone.
+            pub fn into_inner(self) -> T {
+                self.value.into_inner()
+            }
+        }
+
+        impl<T: ?Sized> $lock<T> {
+            /// Waits for the lock.
+            #[inline(always)]
+            #[cfg_attr(debug_assertions, track_caller)]
+            pub fn lock(&self) -> $guard<'_, T> {
+                let saved = $save;
+                #[cfg(debug_assertions)]
+                check::spin_acquire(self.class, $kind, false);
+                self.ticket.lock();
+                $guard { lock: self, saved }
+            }
+            /// Waits for the lock while another of the same rank is held; the caller has its own
+            /// rule (by address, parent first) that keeps the order.
+            #[inline(always)]
+            #[cfg_attr(debug_assertions, track_caller)]
+            pub fn lock_nested(&self) -> $guard<'_, T> {
+                let saved = $save;
+                #[cfg(debug_assertions)]
+                check::spin_acquire(self.class, $kind, true);
+                self.ticket.lock();
+                $guard { lock: self, saved }
+            }
+            /// Takes the lock if it is free.
+            #[inline]
+            pub fn try_lock(&self) -> Option<$guard<'_, T>> {
+                let saved = $save;
+                if !self.ticket.try_lock() {
+                    return None;
+                }
+                #[cfg(debug_assertions)]
+                check::spin_acquired_try(self.class, $kind);
+                Some($guard { lock: self, saved })
+            }
+            /// Whether somebody holds it; stale at once.
+            pub fn is_locked(&self) -> bool {
+                self.ticket.is_locked()
+            }
+            /// The value through an exclusive reference: no locking needed.
+            pub fn get_mut(&mut self) -> &mut T {
+                self.value.get_mut()
+            }
+            /// Where the value is, for code that proves otherwise that it may look.
+            pub const fn as_ptr(&self) -> *mut T {
+                self.value.get()
+            }
+            /// Releases a lock whose guard was forgotten: the scheduler's hand-over across a
+            /// switch. Interrupts and preemption stay as they are.
+            ///
+            /// # Safety
+            /// This processor holds the lock and no guard of it will be dropped.
+            pub unsafe fn force_unlock(&self) {
+                #[cfg(debug_assertions)]
+                check::spin_release(self.class);
+                self.ticket.unlock();
+            }
+        }
+
+        impl<T: ?Sized> Deref for $guard<'_, T> {
+            type Target = T;
+            #[inline(always)]
+            fn deref(&self) -> &T {
+                // SAFETY: the guard holds the lock.
+                unsafe { &*self.lock.value.get() }
+            }
+        }
+
+        impl<T: ?Sized> DerefMut for $guard<'_, T> {
+            #[inline(always)]
+            fn deref_mut(&mut self) -> &mut T {
+                // SAFETY: the guard holds the lock, and it is borrowed exclusively.
+                unsafe { &mut *self.lock.value.get() }
+            }
+        }
+
+        impl<T: ?Sized> Drop for $guard<'_, T> {
+            #[inline(always)]
+            fn drop(&mut self) {
+                #[cfg(debug_assertions)]
+                check::spin_release(self.lock.class);
+                self.lock.ticket.unlock();
+            }
+        }
+
+        impl<T: ?Sized + fmt::Debug> fmt::Debug for $lock<T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.try_lock() {
+                    Some(value) => f.debug_tuple(stringify!($lock)).field(&&*value).finish(),
+                    None => f.write_str(concat!(stringify!($lock), "(<locked>)")),
+                }
+            }
+        }
+    };
+}
+
+spinning_lock! {
+    /// A lock that spins with preemption off. Never taken by interrupt handlers.
+    SpinLock,
+    /// Holds a [`SpinLock`].
+    SpinLockGuard, Kind::Spin, PreemptGuard, preempt::disable()
+}
+
+/// What an [`IrqLock`]'s guard restores: interrupts first, then preemption, which may switch.
+struct IrqSaved {
+    #[expect(dead_code, reason = "held for its drop")]
+    irq: IrqGuard,
+    #[expect(dead_code, reason = "held for its drop")]
+    preempt: PreemptGuard,
+}
+
+impl IrqSaved {
+    #[inline(always)]
+    fn new() -> IrqSaved {
+        let irq = irq::disable();
+        IrqSaved { irq, preempt: preempt::disable() }
+    }
+}
+
+spinning_lock! {
+    /// A lock that spins with interrupts off, for data that interrupt handlers touch too.
+    IrqLock,
+    /// Holds an [`IrqLock`].
+    IrqLockGuard, Kind::Irq, IrqSaved, IrqSaved::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    static LOW: LockClass = LockClass::new("test.low", 10);
+    static HIGH: LockClass = LockClass::new("test.high", 20);
+
+    #[test]
+    fn many_threads_count_right() {
+        static COUNT: LockClass = LockClass::new("test.count", 10);
+        let lock = Arc::new(SpinLock::new(&COUNT, 0u64));
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let lock = lock.clone();
+                std::thread::spawn(move || (0..10_000).for_each(|_| *lock.lock() += 1))
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        assert_eq!(*lock.lock(), 40_000);
+    }
+
+    #[test]
+    fn try_lock_and_state() {
+        let lock = IrqLock::new(&LOW, ());
+        let guard = lock.lock();
+        assert!(!irq::are_enabled());
+        assert!(lock.is_locked() && lock.try_lock().is_none());
+        drop(guard);
+        assert!(irq::are_enabled());
+        assert_eq!(preempt::count(), 0);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "out of order")]
+    fn wrong_order_is_reported() {
+        let low = SpinLock::new(&LOW, ());
+        let high = SpinLock::new(&HIGH, ());
+        let _high = high.lock();
+        let _low = low.lock();
+    }
+}

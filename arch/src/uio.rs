@@ -1,0 +1,514 @@
+//! Cursors over the memory a transfer goes to ([`Sink`]) or comes from ([`Source`]).
+//!
+//! `read(2)`, `write(2)` and their relatives hand one of these all the way down, so that data is
+//! copied once, between its place in the kernel and its place in the program. A cursor walks user
+//! segments (an iovec), or one kernel buffer; it counts what was moved and can be moved back.
+
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::user::{self, Fault};
+
+/// One segment of user memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Segment {
+    /// Where it starts.
+    pub addr: VirtAddr,
+    /// Its length in bytes.
+    pub len: usize,
+}
+
+/// The user segments a cursor walks.
+enum List<'a> {
+    One(Segment),
+    Many(&'a [Segment]),
+}
+
+impl List<'_> {
+    fn get(&self, index: usize) -> Option<Segment> {
+        match self {
+            List::One(segment) => (index == 0).then_some(*segment),
+            List::Many(segments) => segments.get(index).copied(),
+        }
+    }
+}
+
+/// A position in user segments.
+struct UserCursor<'a> {
+    list: List<'a>,
+    index: usize,
+    offset: usize,
+}
+
+impl<'a> UserCursor<'a> {
+    fn new(list: List<'a>) -> Self {
+        UserCursor { list, index: 0, offset: 0 }
+    }
+
+    /// The unread rest of the current segment, skipping empty ones.
+    fn current(&mut self) -> Option<Segment> {
+        loop {
+            let segment = self.list.get(self.index)?;
+            if self.offset < segment.len {
+                let addr = segment.addr.wrapping_add(self.offset as u64);
+                return Some(Segment { addr, len: segment.len - self.offset });
+            }
+            self.index += 1;
+            self.offset = 0;
+        }
+    }
+
+    fn advance(&mut self, mut bytes: usize) {
+        while bytes > 0 {
+            let Some(segment) = self.current() else { return };
+            let step = bytes.min(segment.len);
+            self.offset += step;
+            bytes -= step;
+        }
+    }
+
+    fn revert(&mut self, mut bytes: usize) {
+        loop {
+            let step = bytes.min(self.offset);
+            self.offset -= step;
+            bytes -= step;
+            if bytes == 0 || self.index == 0 {
+                return;
+            }
+            self.index -= 1;
+            self.offset = self.list.get(self.index).map_or(0, |segment| segment.len);
+        }
+    }
+
+    /// Moves up to `len` bytes, `copy(user address, offset, length)` doing the work for a piece.
+    fn walk(
+        &mut self,
+        len: usize,
+        mut copy: impl FnMut(VirtAddr, usize, usize) -> usize,
+    ) -> Result<usize, Fault> {
+        let mut done = 0;
+        while done < len {
+            let Some(segment) = self.current() else { break };
+            let step = segment.len.min(len - done);
+            let moved = copy(segment.addr, done, step);
+            self.offset += moved;
+            done += moved;
+            if moved < step {
+                return if done == 0 { Err(Fault) } else { Ok(done) };
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Takes data that goes somewhere else than a buffer: into a pipe, a socket, nowhere.
+pub trait Collector {
+    /// Takes some or all of the bytes; how many.
+    fn collect(&mut self, bytes: &[u8]) -> Result<usize, Fault>;
+}
+
+enum SinkTo<'a> {
+    User(UserCursor<'a>),
+    Kernel { buffer: &'a mut [u8], at: usize },
+    Collector(&'a mut dyn Collector),
+    Discard,
+}
+
+/// Where the data of a read goes.
+pub struct Sink<'a> {
+    to: SinkTo<'a>,
+    remaining: usize,
+    done: usize,
+}
+
+impl<'a> Sink<'a> {
+    /// One range of user memory.
+    pub fn user(addr: VirtAddr, len: usize) -> Sink<'static> {
+        let to = SinkTo::User(UserCursor::new(List::One(Segment { addr, len })));
+        Sink { to, remaining: len, done: 0 }
+    }
+    /// Several ranges of user memory; the caller has checked that their lengths add up.
+    pub fn user_segments(segments: &'a [Segment]) -> Sink<'a> {
+        let remaining = segments.iter().fold(0usize, |sum, s| sum.saturating_add(s.len));
+        Sink { to: SinkTo::User(UserCursor::new(List::Many(segments))), remaining, done: 0 }
+    }
+    /// A kernel buffer.
+    pub fn kernel(buffer: &'a mut [u8]) -> Sink<'a> {
+        let remaining = buffer.len();
+        Sink { to: SinkTo::Kernel { buffer, at: 0 }, remaining, done: 0 }
+    }
+    /// Something that takes up to `limit` bytes as they come.
+    pub fn collector(collector: &'a mut dyn Collector, limit: usize) -> Sink<'a> {
+        Sink { to: SinkTo::Collector(collector), remaining: limit, done: 0 }
+    }
+    /// Nowhere: counts up to `limit` bytes.
+    pub fn discard(limit: usize) -> Sink<'static> {
+        Sink { to: SinkTo::Discard, remaining: limit, done: 0 }
+    }
+
+    /// How many bytes it still takes.
+    #[inline]
+    pub fn remaining(&self) -> usize {
+        self.remaining
+    }
+    /// How many bytes it took so far.
+    #[inline]
+    pub fn done(&self) -> usize {
+        self.done
+    }
+    /// Whether it takes nothing more.
+    pub fn is_full(&self) -> bool {
+        self.remaining == 0
+    }
+    /// Whether the memory is the user's, so that putting may fault and sleep.
+    pub fn is_user(&self) -> bool {
+        matches!(self.to, SinkTo::User(_))
+    }
+
+    /// The user range the next byte goes to, for transfers that bypass the page cache.
+    pub fn current_user(&mut self) -> Option<Segment> {
+        let remaining = self.remaining;
+        match &mut self.to {
+            SinkTo::User(cursor) => {
+                cursor.current().map(|s| Segment { addr: s.addr, len: s.len.min(remaining) })
+            }
+            _ => None,
+        }
+    }
+
+    /// Puts as much as fits; how much. A fault counts only when nothing could be put.
+    pub fn put(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+        let len = bytes.len().min(self.remaining);
+        let Some(bytes) = bytes.get(..len) else { return Ok(0) };
+        let put = match &mut self.to {
+            SinkTo::User(cursor) => cursor.walk(len, |addr, offset, len| {
+                bytes.get(offset..offset + len).map_or(0, |b| user::copy_to_user_partial(addr, b))
+            })?,
+            SinkTo::Kernel { buffer, at } => {
+                if let Some(room) = buffer.get_mut(*at..*at + len) {
+                    room.copy_from_slice(bytes);
+                }
+                *at += len;
+                len
+            }
+            SinkTo::Collector(collector) => collector.collect(bytes)?.min(len),
+            SinkTo::Discard => len,
+        };
+        self.note(put);
+        Ok(put)
+    }
+
+    /// Puts everything or fails.
+    pub fn put_all(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if self.put(bytes)? == bytes.len() { Ok(()) } else { Err(Fault) }
+    }
+
+    /// Puts zeros: holes of sparse files, `/dev/zero`.
+    pub fn put_zeros(&mut self, len: usize) -> Result<usize, Fault> {
+        let len = len.min(self.remaining);
+        let put = match &mut self.to {
+            SinkTo::User(cursor) => {
+                cursor.walk(len, |addr, _, len| user::clear_user_partial(addr, len))?
+            }
+            SinkTo::Kernel { buffer, at } => {
+                if let Some(room) = buffer.get_mut(*at..*at + len) {
+                    room.fill(0);
+                }
+                *at += len;
+                len
+            }
+            SinkTo::Collector(collector) => {
+                static ZEROS: [u8; 4096] = [0; 4096];
+                let mut done = 0;
+                while done < len {
+                    let step = (len - done).min(ZEROS.len());
+                    match collector.collect(ZEROS.get(..step).unwrap_or(&[])) {
+                        Ok(taken) => {
+                            done += taken;
+                            if taken < step {
+                                break;
+                            }
+                        }
+                        Err(fault) if done == 0 => return Err(fault),
+                        Err(_) => break,
+                    }
+                }
+                done
+            }
+            SinkTo::Discard => len,
+        };
+        self.note(put);
+        Ok(put)
+    }
+
+    /// Puts physical memory.
+    ///
+    /// # Safety
+    /// `from..from+len` is memory in the direct map that may be read now.
+    pub unsafe fn put_phys(&mut self, from: PhysAddr, len: usize) -> Result<usize, Fault> {
+        // SAFETY: the caller vouches for the range. Another processor may change it meanwhile (a
+        // mapped file page); the bytes are only copied, so a torn copy is all that can happen.
+        self.put(unsafe { core::slice::from_raw_parts(crate::phys::to_virt(from), len) })
+    }
+
+    fn note(&mut self, bytes: usize) {
+        self.remaining -= bytes;
+        self.done += bytes;
+    }
+
+    /// Skips bytes that were put by other means (direct transfers).
+    pub fn advance(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.remaining);
+        match &mut self.to {
+            SinkTo::User(cursor) => cursor.advance(bytes),
+            SinkTo::Kernel { at, .. } => *at += bytes,
+            SinkTo::Collector(_) | SinkTo::Discard => {}
+        }
+        self.note(bytes);
+    }
+
+    /// Goes back; not for collectors, which have passed their bytes on.
+    pub fn revert(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.done);
+        match &mut self.to {
+            SinkTo::User(cursor) => cursor.revert(bytes),
+            SinkTo::Kernel { at, .. } => *at -= bytes,
+            SinkTo::Collector(_) | SinkTo::Discard => {}
+        }
+        self.remaining += bytes;
+        self.done -= bytes;
+    }
+
+    /// Takes at most `limit` more bytes; returns what was cut off, for [`reexpand`](Self::reexpand).
+    pub fn truncate(&mut self, limit: usize) -> usize {
+        let cut = self.remaining.saturating_sub(limit);
+        self.remaining -= cut;
+        cut
+    }
+    /// Takes the bytes cut off by [`truncate`](Self::truncate) again.
+    pub fn reexpand(&mut self, cut: usize) {
+        self.remaining += cut;
+    }
+
+    /// Brings in the user pages of the next `len` bytes; how many bytes are accessible then.
+    pub fn fault_in(&mut self, len: usize) -> usize {
+        let len = len.min(self.remaining);
+        match &mut self.to {
+            SinkTo::User(cursor) => fault_in(cursor, len, user::fault_in_writable),
+            _ => len,
+        }
+    }
+}
+
+enum SourceFrom<'a> {
+    User(UserCursor<'a>),
+    Kernel { buffer: &'a [u8], at: usize },
+    Zeros,
+}
+
+/// Where the data of a write comes from.
+pub struct Source<'a> {
+    from: SourceFrom<'a>,
+    remaining: usize,
+    done: usize,
+}
+
+impl<'a> Source<'a> {
+    /// One range of user memory.
+    pub fn user(addr: VirtAddr, len: usize) -> Source<'static> {
+        let from = SourceFrom::User(UserCursor::new(List::One(Segment { addr, len })));
+        Source { from, remaining: len, done: 0 }
+    }
+    /// Several ranges of user memory; the caller has checked that their lengths add up.
+    pub fn user_segments(segments: &'a [Segment]) -> Source<'a> {
+        let remaining = segments.iter().fold(0usize, |sum, s| sum.saturating_add(s.len));
+        Source { from: SourceFrom::User(UserCursor::new(List::Many(segments))), remaining, done: 0 }
+    }
+    /// A kernel buffer.
+    pub fn kernel(buffer: &'a [u8]) -> Source<'a> {
+        Source { from: SourceFrom::Kernel { buffer, at: 0 }, remaining: buffer.len(), done: 0 }
+    }
+    /// Zeros.
+    pub fn zeros(len: usize) -> Source<'static> {
+        Source { from: SourceFrom::Zeros, remaining: len, done: 0 }
+    }
+
+    /// How many bytes are left.
+    #[inline]
+    pub fn remaining(&self) -> usize {
+        self.remaining
+    }
+    /// How many bytes were taken so far.
+    #[inline]
+    pub fn done(&self) -> usize {
+        self.done
+    }
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.remaining == 0
+    }
+    /// Whether the memory is the user's, so that taking may fault and sleep.
+    pub fn is_user(&self) -> bool {
+        matches!(self.from, SourceFrom::User(_))
+    }
+
+    /// The user range the next byte comes from, for transfers that bypass the page cache.
+    pub fn current_user(&mut self) -> Option<Segment> {
+        let remaining = self.remaining;
+        match &mut self.from {
+            SourceFrom::User(cursor) => {
+                cursor.current().map(|s| Segment { addr: s.addr, len: s.len.min(remaining) })
+            }
+            _ => None,
+        }
+    }
+
+    /// Fills as much of the buffer as there is; how much. A fault counts only when nothing could
+    /// be taken.
+    pub fn take(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        // SAFETY: the buffer is valid for writes of its length.
+        unsafe { self.take_raw(buffer.as_mut_ptr(), buffer.len()) }
+    }
+
+    /// Fills the whole buffer or fails.
+    pub fn take_all(&mut self, buffer: &mut [u8]) -> Result<(), Fault> {
+        if self.take(buffer)? == buffer.len() { Ok(()) } else { Err(Fault) }
+    }
+
+    /// Fills physical memory.
+    ///
+    /// # Safety
+    /// `to..to+len` is memory in the direct map that may be written now.
+    pub unsafe fn take_to_phys(&mut self, to: PhysAddr, len: usize) -> Result<usize, Fault> {
+        // SAFETY: the caller vouches for the range.
+        unsafe { self.take_raw(crate::phys::to_virt(to), len) }
+    }
+
+    /// Fills memory given by pointer.
+    ///
+    /// # Safety
+    /// `to..to+len` is valid for writes.
+    pub unsafe fn take_raw(&mut self, to: *mut u8, len: usize) -> Result<usize, Fault> {
+        let len = len.min(self.remaining);
+        let taken = match &mut self.from {
+            SourceFrom::User(cursor) => cursor.walk(len, |addr, offset, len| {
+                // SAFETY: `offset + len` stays within the caller's range.
+                unsafe { user::copy_from_user_raw(to.add(offset), addr, len) }
+            })?,
+            SourceFrom::Kernel { buffer, at } => {
+                if let Some(bytes) = buffer.get(*at..*at + len) {
+                    // SAFETY: the destination is valid for `len` bytes and apart from the source.
+                    unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), len) };
+                }
+                *at += len;
+                len
+            }
+            SourceFrom::Zeros => {
+                // SAFETY: the destination is valid for `len` bytes.
+                unsafe { to.write_bytes(0, len) };
+                len
+            }
+        };
+        self.note(taken);
+        Ok(taken)
+    }
+
+    fn note(&mut self, bytes: usize) {
+        self.remaining -= bytes;
+        self.done += bytes;
+    }
+
+    /// Skips bytes that were taken by other means (direct transfers).
+    pub fn advance(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.remaining);
+        match &mut self.from {
+            SourceFrom::User(cursor) => cursor.advance(bytes),
+            SourceFrom::Kernel { at, .. } => *at += bytes,
+            SourceFrom::Zeros => {}
+        }
+        self.note(bytes);
+    }
+
+    /// Goes back.
+    pub fn revert(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.done);
+        match &mut self.from {
+            SourceFrom::User(cursor) => cursor.revert(bytes),
+            SourceFrom::Kernel { at, .. } => *at -= bytes,
+            SourceFrom::Zeros => {}
+        }
+        self.remaining += bytes;
+        self.done -= bytes;
+    }
+
+    /// Gives at most `limit` more bytes; returns what was cut off, for [`reexpand`](Self::reexpand).
+    pub fn truncate(&mut self, limit: usize) -> usize {
+        let cut = self.remaining.saturating_sub(limit);
+        self.remaining -= cut;
+        cut
+    }
+    /// Gives the bytes cut off by [`truncate`](Self::truncate) again.
+    pub fn reexpand(&mut self, cut: usize) {
+        self.remaining += cut;
+    }
+
+    /// Brings in the user pages of the next `len` bytes; how many bytes are accessible then.
+    pub fn fault_in(&mut self, len: usize) -> usize {
+        let len = len.min(self.remaining);
+        match &mut self.from {
+            SourceFrom::User(cursor) => fault_in(cursor, len, user::fault_in_readable),
+            _ => len,
+        }
+    }
+}
+
+/// Touches the next `len` bytes of the cursor without moving it.
+fn fault_in(
+    cursor: &mut UserCursor<'_>,
+    len: usize,
+    touch: impl Fn(VirtAddr, usize) -> usize,
+) -> usize {
+    let start = (cursor.index, cursor.offset);
+    let done = cursor.walk(len, |addr, _, len| touch(addr, len)).unwrap_or(0);
+    (cursor.index, cursor.offset) = start;
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::UserBuffer;
+
+    #[test]
+    fn segments_are_walked_and_reverted() {
+        let user = UserBuffer::new(4096);
+        let segments = [
+            Segment { addr: user.addr(), len: 3 },
+            Segment { addr: user.addr() + 100u64, len: 0 },
+            Segment { addr: user.addr() + 10u64, len: 5 },
+        ];
+        let mut sink = Sink::user_segments(&segments);
+        assert_eq!(sink.put(b"abcd"), Ok(4));
+        assert_eq!(sink.remaining(), 4);
+        sink.revert(2);
+        assert_eq!(sink.put(b"XYzzzzz"), Ok(6));
+        assert!(sink.is_full());
+        let mut source = Source::user_segments(&segments);
+        let mut bytes = [0; 10];
+        assert_eq!(source.fault_in(8), 8);
+        assert_eq!(source.take(&mut bytes), Ok(8));
+        assert_eq!(&bytes[..8], b"abXYzzzz");
+    }
+
+    #[test]
+    fn faults_are_partial() {
+        let user = UserBuffer::new(4096);
+        let mut sink = Sink::user(user.addr() + 4090u64, 100);
+        assert_eq!(sink.put(&[1; 50]), Ok(6));
+        assert_eq!(sink.put(&[1; 50]), Err(Fault));
+        assert_eq!(sink.done(), 6);
+        let mut kernel = [0u8; 4];
+        let mut sink = Sink::kernel(&mut kernel);
+        assert_eq!(sink.put_zeros(1), Ok(1));
+        assert_eq!(sink.put(b"12345"), Ok(3));
+        assert_eq!(&kernel, b"\x00123");
+    }
+}
