@@ -18,8 +18,20 @@ impl Image {
     }
 }
 
-/// Unpacks `tarball`, adds the cases and makes an image below `work_dir`.
-pub(crate) fn build(tarball: &Path, cases: &[Case], work_dir: &Path) -> Result<Image, String> {
+/// What a run does, put into `/oracle` of the image.
+pub(crate) enum Content<'a> {
+    /// The comparison of command lines.
+    Cases(&'a [Case]),
+    /// The microbenchmarks: the rows' words and the folder of guest programs.
+    Bench(&'a [String], &'a Path),
+}
+
+/// Unpacks `tarball`, adds the content and makes an image below `work_dir`.
+pub(crate) fn build(
+    tarball: &Path,
+    content: Content<'_>,
+    work_dir: &Path,
+) -> Result<Image, String> {
     let stem = tarball.file_name().unwrap_or_default().to_string_lossy();
     let stem = stem.split(".tar").next().unwrap_or_default().to_string();
     let root = work_dir.join(format!("root-{stem}"));
@@ -35,12 +47,25 @@ pub(crate) fn build(tarball: &Path, cases: &[Case], work_dir: &Path) -> Result<I
 
     let oracle = root.join("oracle");
     let _ = fs::remove_dir_all(&oracle);
-    make_dir(&oracle.join("cases"))?;
-    for (index, case) in cases.iter().enumerate() {
-        write(&oracle.join("cases").join(format!("{index:03}-{}", case.name)), &case.script)?;
-    }
+    make_dir(&oracle)?;
+    let script = match content {
+        Content::Cases(cases) => {
+            make_dir(&oracle.join("cases"))?;
+            for (index, case) in cases.iter().enumerate() {
+                let name = format!("{index:03}-{}", case.name);
+                write(&oracle.join("cases").join(name), &case.script)?;
+            }
+            include_str!("../../oracle/init.sh")
+        }
+        Content::Bench(rows, programs) => {
+            write(&oracle.join("rows"), &rows.join(" "))?;
+            let bin = oracle.join("bin");
+            command("cp", &["-r".as_ref(), programs.as_os_str(), bin.as_os_str()])?;
+            include_str!("../../oracle/bench.sh")
+        }
+    };
     let init = oracle.join("init.sh");
-    write(&init, include_str!("../../oracle/init.sh"))?;
+    write(&init, script)?;
     command("chmod", &["755".as_ref(), init.as_os_str()])?;
 
     let path = work_dir.join(format!("{stem}-{}.img", std::process::id()));

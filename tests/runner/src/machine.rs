@@ -64,6 +64,15 @@ impl fmt::Display for Shape {
     }
 }
 
+/// How QEMU keeps time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Clock {
+    /// The host's: for tests and whole programs.
+    Wall,
+    /// One nanosecond an instruction: for the cost of kernel paths. One CPU only.
+    Instructions,
+}
+
 /// Boots `kernel` on a copy of `base`, waits for the end and reads the report.
 pub(crate) fn run(
     kernel: Kernel,
@@ -71,6 +80,23 @@ pub(crate) fn run(
     options: &Options,
     base: &Image,
 ) -> Result<Report, String> {
+    let (text, trouble) = run_raw(kernel, shape, Clock::Wall, options, base)?;
+    let mut report = Report::parse(&text);
+    if !report.is_complete && trouble.is_empty() {
+        report.trouble.push("the guest stopped early".into());
+    }
+    report.trouble.extend(trouble);
+    Ok(report)
+}
+
+/// Boots `kernel` on a copy of `base`; returns what the guest reported and what went wrong.
+pub(crate) fn run_raw(
+    kernel: Kernel,
+    shape: &Shape,
+    clock: Clock,
+    options: &Options,
+    base: &Image,
+) -> Result<(String, Vec<String>), String> {
     let side = if kernel == Kernel::Linux { "linux" } else { "ours" };
     let stem = format!("{side}-{}-{}-{}", shape.cpus, shape.memory_mib, std::process::id());
     let file = |end: &str| options.work_dir.join(format!("{stem}.{end}"));
@@ -78,24 +104,27 @@ pub(crate) fn run(
     base.copy_to(&disk)?;
     let _ = fs::remove_file(&report_path);
 
-    let mut child = qemu(kernel, shape, options, &disk, &report_path, &console)?
+    let mut command = qemu(kernel, shape, options, &disk, &report_path, &console)?;
+    match clock {
+        Clock::Wall => command.args(["-accel", "tcg,thread=multi"]),
+        Clock::Instructions => command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off"]),
+    };
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
         .map_err(|e| format!("qemu-system-x86_64: {e}"))?;
     let ended = follow(&mut child, &report_path, side);
     let text = String::from_utf8_lossy(&fs::read(&report_path).unwrap_or_default()).into_owned();
-    let mut report = Report::parse(&text);
+    let mut trouble = Vec::new();
     if let Err(why) = ended {
-        report.trouble.push(format!("{why} (console: {})", console.display()));
-    } else if !report.is_complete {
-        report.trouble.push(format!("the guest stopped early (console: {})", console.display()));
+        trouble.push(format!("{why} (console: {})", console.display()));
     }
     if let Err(why) = image::check(&disk) {
-        report.trouble.push(why);
+        trouble.push(why);
     }
     let _ = fs::remove_file(&disk);
-    Ok(report)
+    Ok((text, trouble))
 }
 
 fn qemu(
@@ -116,7 +145,7 @@ fn qemu(
     };
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm"])
+        .args(["-machine", "q35", "-cpu", "max,-erms,-fsrm"])
         .args(["-display", "none", "-no-reboot", "-nodefaults", "-monitor", "none"])
         .args(["-smp", &shape.cpus.to_string(), "-m", &shape.memory_mib.to_string()])
         .arg("-kernel")

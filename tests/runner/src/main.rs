@@ -3,9 +3,12 @@
 //!
 //! `cargo run -p runner -- oracle [options]` boots both kernels and compares case by case.
 //! `cargo run -p runner -- linux|ours [options]` runs one side and prints its report.
+//! `cargo run -p runner -- bench [options]` compares the cost of single kernel operations.
 
+mod bench;
 mod cases;
 mod compare;
+mod guest;
 mod image;
 mod machine;
 mod options;
@@ -37,9 +40,13 @@ fn main() -> ExitCode {
 
 /// Carries out the command; returns how many cases failed.
 fn run(options: &Options) -> Result<usize, String> {
+    if options.command == Command::Bench {
+        return bench::run(options).map(|()| 0);
+    }
     let selected = cases::load(&options.cases_dir, &options.only)?;
-    let base = image::build(&options.rootfs, &selected, &options.work_dir)?;
+    let base = image::build(&options.rootfs, image::Content::Cases(&selected), &options.work_dir)?;
     match options.command {
+        Command::Bench => Ok(0),
         Command::Linux => one_side(Kernel::Linux, options, &base),
         Command::Ours => one_side(Kernel::Ours, options, &base),
         Command::Oracle => both_sides(options, &base, &selected),

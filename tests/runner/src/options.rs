@@ -6,9 +6,9 @@ use crate::machine::{Disk, Shape};
 
 /// Shown after a wrong call.
 pub(crate) const USAGE: &str = "\
-usage: runner oracle|linux|ours [--rootfs FILE.tar.xz] [--only WORD]... [--shape CPUS:MIB:DISK]...
+usage: runner oracle|linux|ours|bench [--rootfs FILE.tar.xz] [--only WORD]... [--shape CPUS:MIB:DISK]...
   --rootfs   the distribution to run in (default: CentOS 7.2 beside the project)
-  --only     run only the cases whose name contains WORD
+  --only     run only the cases (or benchmark rows) whose name contains WORD
   --shape    a machine for our kernel, for example 2:1024:nvme (default: 2:1024:nvme)
   --append   words added to our kernel's command line";
 
@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Linux,
     /// Our kernel alone, its report printed.
     Ours,
+    /// The microbenchmarks on both kernels.
+    Bench,
 }
 
 /// A parsed command line.
@@ -44,6 +46,7 @@ impl Options {
             Some("oracle") => Command::Oracle,
             Some("linux") => Command::Linux,
             Some("ours") => Command::Ours,
+            Some("bench") => Command::Bench,
             other => return Err(format!("unknown command {other:?}")),
         };
         let project = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
