@@ -38,3 +38,48 @@ impl FpuState {
         self.area.as_deref_mut()
     }
 }
+
+/// The size of the current processor's extended state in the standard (not compacted) format that
+/// signal frames carry; without the trailing magic number.
+pub fn signal_area_len() -> usize {
+    #[cfg(target_os = "none")]
+    return crate::x86::fpu::signal_area_len();
+    #[cfg(not(target_os = "none"))]
+    512
+}
+
+/// The features (XCR0 bits) that the area holds.
+pub fn signal_features() -> u64 {
+    #[cfg(target_os = "none")]
+    return crate::x86::fpu::signal_features();
+    #[cfg(not(target_os = "none"))]
+    3
+}
+
+/// Writes the current thread's extended registers in the standard format into `area`, which is
+/// [`signal_area_len`] bytes long.
+pub fn save_for_signal(area: &mut [u8]) {
+    #[cfg(target_os = "none")]
+    crate::x86::fpu::save_for_signal(area);
+    #[cfg(not(target_os = "none"))]
+    area.fill(0);
+}
+
+/// Replaces the current thread's extended registers by `area` (standard format, from user memory,
+/// so nothing in it is trusted); features not in `features` get their initial state. Whether the
+/// contents were acceptable.
+pub fn restore_from_signal(area: &[u8], features: u64) -> bool {
+    #[cfg(target_os = "none")]
+    return crate::x86::fpu::restore_from_signal(area, features);
+    #[cfg(not(target_os = "none"))]
+    {
+        let _ = (area, features);
+        true
+    }
+}
+
+/// Puts the current thread's extended registers in their initial state: a new program.
+pub fn reset_current() {
+    #[cfg(target_os = "none")]
+    crate::x86::fpu::reset_current();
+}
