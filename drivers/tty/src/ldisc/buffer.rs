@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 /// How many bytes the queue has room for; also the limit of a line in canonical mode (termios(3)).
-pub const SIZE: usize = 4096;
+pub(super) const SIZE: usize = 4096;
 
 const MASK: usize = SIZE - 1;
 
@@ -117,11 +117,6 @@ impl LineBuffer {
         self.ends = [0; SIZE / 64];
     }
 
-    fn is_end(&self, position: usize) -> bool {
-        let index = position & MASK;
-        self.ends.get(index / 64).is_some_and(|word| word & 1 << (index % 64) != 0)
-    }
-
     /// The position of the first end of line in `from..to`, looking at 64 bytes at once.
     fn find_end(&self, from: usize, to: usize) -> Option<usize> {
         let mut position = from;
@@ -214,12 +209,6 @@ impl LineBuffer {
         }
     }
 
-    /// Everything in the queue becomes part of the line being edited.
-    pub(super) fn reopen(&mut self) {
-        self.clear_marks();
-        self.canon_head = self.tail;
-    }
-
     /// Everything in the queue becomes readable at once.
     pub(super) fn push_all(&mut self) {
         self.clear_marks();
@@ -232,10 +221,5 @@ impl LineBuffer {
     #[cfg(test)]
     pub(super) fn is_consistent(&self) -> bool {
         self.len() <= SIZE && self.canon_head.wrapping_sub(self.tail) <= self.len()
-    }
-
-    /// Whether the byte before `position` ended a line.
-    pub(super) fn is_after_end(&self, position: usize) -> bool {
-        self.is_end(position.wrapping_sub(1))
     }
 }

@@ -63,5 +63,8 @@ impl Ldisc {
             }
             self.echo.consume(sent);
         }
+        if self.echo.is_empty() {
+            self.sent_column = self.column;
+        }
     }
 }

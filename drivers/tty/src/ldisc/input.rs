@@ -3,7 +3,7 @@
 use abi::termios::*;
 
 use super::buffer::SIZE;
-use super::{EOF_MARK, KeySignal, Ldisc};
+use super::{EOF_MARK, KeySignal, Ldisc, latin1};
 
 /// What the device says of a received byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,13 @@ enum Erase {
     Character,
     Word,
     Line,
+}
+
+/// How a newline among data is echoed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Echo {
+    LineEndAsIs,
+    ControlsVisible,
 }
 
 impl Ldisc {
@@ -102,7 +109,7 @@ impl Ldisc {
             byte &= 0x7f;
         }
         if self.has_iflag(IUCLC) && self.has_lflag(IEXTEN) {
-            byte.make_ascii_lowercase();
+            byte = latin1::lower(byte);
         }
         if self.has_lflag(EXTPROC) {
             self.store(byte);
@@ -156,7 +163,7 @@ impl Ldisc {
         if self.is_canon() && self.take_editing(byte) {
             return;
         }
-        self.take_plain(byte);
+        self.take_data(byte, Echo::LineEndAsIs);
     }
 
     fn take_signal(&mut self, byte: u8) -> bool {
@@ -259,6 +266,10 @@ impl Ldisc {
 
     /// An ordinary byte: echo and store.
     fn take_plain(&mut self, byte: u8) {
+        self.take_data(byte, Echo::ControlsVisible);
+    }
+
+    fn take_data(&mut self, byte: u8, echo: Echo) {
         if self.is_full() {
             if self.has_iflag(IMAXBEL) && self.has_lflag(ECHO) && self.is_canon() {
                 self.echo_raw(0x07);
@@ -267,8 +278,8 @@ impl Ldisc {
         }
         if self.has_lflag(ECHO) {
             self.begin_echo();
-            if byte == b'\n' {
-                self.echo_raw(b'\n');
+            if byte == b'\n' && echo == Echo::LineEndAsIs {
+                self.echo_raw(byte);
             } else {
                 self.echo_char(byte);
             }
@@ -350,7 +361,7 @@ impl Ldisc {
                 break;
             }
             if what == Erase::Word {
-                if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 {
+                if latin1::is_word(byte) {
                     has_seen_word = true;
                 } else if has_seen_word {
                     break;

@@ -113,6 +113,8 @@ pub struct Ldisc {
     echo: Ring,
     /// The cursor's column, as far as output tells.
     column: usize,
+    /// The column without the echoes that wait for the device.
+    sent_column: usize,
     /// The column at which the line being edited began.
     canon_column: usize,
     /// Between the `\` and the `/` of `ECHOPRT`.
@@ -139,6 +141,7 @@ impl Ldisc {
             buffer: LineBuffer::new(),
             echo: Ring::new(ECHO_SIZE)?,
             column: 0,
+            sent_column: 0,
             canon_column: 0,
             is_erasing: false,
             is_literal_next: false,
@@ -160,12 +163,7 @@ impl Ldisc {
         let old = core::mem::replace(&mut self.termios, new);
         self.classify();
         if (old.lflag ^ new.lflag) & (ICANON | EXTPROC) != 0 {
-            let was_lines = old.lflag & ICANON != 0;
-            if was_lines || self.buffer.len() == 0 {
-                self.buffer.push_all();
-            } else {
-                self.buffer.reopen();
-            }
+            self.buffer.push_all();
             self.is_erasing = false;
             self.is_literal_next = false;
             self.effects.wake_readers = true;
@@ -304,6 +302,9 @@ impl Ldisc {
 
     /// Drops echoes that have not reached the device.
     pub fn flush_echo(&mut self) {
+        if !self.echo.is_empty() {
+            self.column = self.sent_column;
+        }
         self.echo.clear();
         self.effects.packet |= TIOCPKT_FLUSHWRITE;
     }
@@ -350,3 +351,26 @@ impl Ldisc {
 
 /// How an end of file is kept in the input queue.
 const EOF_MARK: u8 = POSIX_VDISABLE;
+
+/// Letters as the terminal knows them: ISO 8859-1.
+mod latin1 {
+    pub(super) fn lower(byte: u8) -> u8 {
+        match byte {
+            b'A'..=b'Z' | 0xc0..=0xd6 | 0xd8..=0xde => byte + 0x20,
+            _ => byte,
+        }
+    }
+
+    pub(super) fn upper(byte: u8) -> u8 {
+        match byte {
+            b'a'..=b'z' | 0xdf..=0xf6 | 0xf8..=0xff => byte - 0x20,
+            _ => byte,
+        }
+    }
+
+    pub(super) fn is_word(byte: u8) -> bool {
+        byte.is_ascii_alphanumeric()
+            || byte == b'_'
+            || matches!(byte, 0xc0..=0xd6 | 0xd8..=0xf6 | 0xf8..=0xff)
+    }
+}

@@ -2,7 +2,7 @@
 
 use abi::termios::*;
 
-use super::Ldisc;
+use super::{Ldisc, latin1};
 
 /// The most bytes one byte becomes: a tab as spaces.
 const LARGEST: usize = 8;
@@ -67,6 +67,7 @@ impl Ldisc {
                 if self.has_oflag(ONLRET | ONLCR) {
                     self.column = 0;
                 }
+                self.canon_column = self.column;
                 if self.has_oflag(ONLCR) {
                     out[0] = b'\r';
                     out[1] = b'\n';
@@ -82,11 +83,13 @@ impl Ldisc {
                 if self.has_oflag(OCRNL) {
                     if self.has_oflag(ONLRET) {
                         self.column = 0;
+                        self.canon_column = 0;
                     }
                     out[0] = b'\n';
                     return 1;
                 }
                 self.column = 0;
+                self.canon_column = 0;
                 out[0] = b'\r';
                 1
             }
@@ -106,11 +109,12 @@ impl Ldisc {
                 1
             }
             _ => {
+                let byte = if self.has_oflag(OLCUC) { latin1::upper(byte) } else { byte };
                 let is_continuation = self.has_iflag(IUTF8) && byte & 0xc0 == 0x80;
                 if !byte.is_ascii_control() && !is_continuation {
                     self.column += 1;
                 }
-                out[0] = if self.has_oflag(OLCUC) { byte.to_ascii_uppercase() } else { byte };
+                out[0] = byte;
                 1
             }
         }
