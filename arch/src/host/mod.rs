@@ -5,6 +5,7 @@ pub mod ipi;
 pub mod irq;
 pub mod thread;
 pub mod time;
+pub mod tlb;
 pub mod user;
 
 pub use cpu::set_cpu;

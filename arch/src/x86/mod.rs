@@ -8,5 +8,6 @@ pub mod local;
 pub mod regs;
 pub mod switch;
 pub mod timer;
+pub mod tlb;
 pub mod usercopy;
 pub mod vectors;

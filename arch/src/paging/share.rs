@@ -1,0 +1,102 @@
+//! Sharing last-level tables between address spaces: fork without copying entries.
+
+use super::entry::{Pte, PteFlags};
+use super::walk::{self, Level};
+use super::{EntryRef, MapError, NoMemory, PageTable, entries, table_frames};
+use crate::addr::{HUGE_SIZE, VirtAddr};
+use core::sync::atomic::Ordering;
+
+impl PageTable {
+    /// Lets `child` use the last-level table at `at` (aligned to 2 MiB) too: both see it read-only
+    /// through their directories. Whether there was a table to share; a large page or nothing is
+    /// left to the caller. The caller flushes this address space, which loses write rights.
+    pub fn share(&self, child: &PageTable, at: VirtAddr) -> Result<bool, MapError> {
+        // SAFETY: both trees live.
+        let Ok(slot) = (unsafe { walk::directory_slot(self.root, at) }) else { return Ok(false) };
+        let pte = Pte(slot.load(Ordering::Acquire));
+        if !pte.is_present() || pte.is_huge() {
+            return Ok(false);
+        }
+        let to = child.entry(at, Level::Huge)?;
+        let shared = pte.with_flags((pte.flags() | PteFlags::SHARED) - PteFlags::WRITE);
+        table_frames()?.share(pte.address());
+        to.compare_exchange(Pte::NONE, shared).map_err(|_| {
+            if let Ok(frames) = table_frames() {
+                frames.release(pte.address());
+            }
+            MapError::Occupied
+        })?;
+        slot.store(shared.0, Ordering::Release);
+        Ok(true)
+    }
+
+    /// Whether the table for an address is shared.
+    pub fn is_shared(&self, at: VirtAddr) -> bool {
+        // SAFETY: the tree lives.
+        unsafe { walk::directory_slot(self.root, at) }
+            .is_ok_and(|slot| walk::is_shared(Pte(slot.load(Ordering::Acquire))))
+    }
+
+    /// Gives this address space a table of its own at `at` in place of a shared one. When it is
+    /// the last user, the table simply becomes its own. Otherwise every entry that is not zero is
+    /// passed to `copy`, which counts the new mapping and says what both sides' entry is from now
+    /// on (for example without the right to write); the copy gets that, and so does the original.
+    /// The caller holds the lock under which vm changes this address space and flushes the 2 MiB
+    /// range afterwards.
+    pub fn unshare(
+        &self,
+        at: VirtAddr,
+        mut copy: impl FnMut(VirtAddr, Pte) -> Pte,
+    ) -> Result<(), NoMemory> {
+        let at = at.align_down(HUGE_SIZE as u64);
+        // SAFETY: the tree lives.
+        let Ok(slot) = (unsafe { walk::directory_slot(self.root, at) }) else { return Ok(()) };
+        let pte = Pte(slot.load(Ordering::Acquire));
+        if !walk::is_shared(pte) {
+            return Ok(());
+        }
+        let frames = table_frames()?;
+        let flags = (pte.flags() - PteFlags::SHARED) | PteFlags::WRITE;
+        if frames.references(pte.address()) == 1 {
+            slot.store(pte.with_flags(flags).0, Ordering::Release);
+            return Ok(());
+        }
+        let table = frames.allocate()?;
+        // SAFETY: the old table is kept alive by our reference, the new one is ours.
+        let (from, to) = unsafe { (entries(pte.address()), entries(table)) };
+        for (index, (from, to)) in from.iter().zip(to).enumerate() {
+            let seen = Pte(from.load(Ordering::Acquire));
+            if !seen.is_none() {
+                let page = at + index * crate::addr::PAGE_SIZE;
+                let kept = copy(page, seen);
+                // The processor may set the accessed bit meanwhile; dirty it cannot, the
+                // directory forbids writing.
+                EntryRefOf(from).replace(seen, kept);
+                to.store(kept.0, Ordering::Relaxed);
+            }
+        }
+        slot.store(Pte::table(table, flags).0, Ordering::Release);
+        frames.release(pte.address());
+        Ok(())
+    }
+}
+
+/// A slot whose rights are being reduced.
+struct EntryRefOf<'a>(&'a core::sync::atomic::AtomicU64);
+
+impl EntryRefOf<'_> {
+    fn replace(&self, seen: Pte, kept: Pte) {
+        if seen != kept {
+            // A lost accessed bit only makes a page look older than it is.
+            let _ = self.0.compare_exchange(seen.0, kept.0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+}
+
+impl EntryRef<'_> {
+    /// The table below a directory's entry, if it is one.
+    pub fn table(&self) -> Option<crate::addr::PhysAddr> {
+        let pte = self.load();
+        (self.level == Level::Huge && pte.is_present() && !pte.is_huge()).then(|| pte.address())
+    }
+}
