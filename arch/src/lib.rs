@@ -4,6 +4,8 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod boot;
+pub mod console;
 pub mod cpu;
 #[cfg(not(target_os = "none"))]
 pub mod host;
