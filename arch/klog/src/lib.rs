@@ -1,3 +1,40 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
+
+mod cmdline;
+mod console;
+mod level;
+mod logger;
+mod ring;
+mod syslog;
+
+pub use cmdline::{CommandLine, Parameter, parse as parse_command_line};
+pub use console::{
+    Console, ConsoleInfo, Early, MAX_CONSOLES, Replay, consoles, flush, register_console,
+    unregister_console,
+};
+pub use level::{
+    Level, console_level, default_level, set_console_level, set_default_level, set_minimum_level,
+};
+pub use logger::{emergency, init, panicking, print, set_append_hook, set_timestamps};
+pub use ring::{DEV_KMSG_MAX, MESSAGE_MAX, Position, ReadError, Record, first_seq, next_seq, read};
+pub use syslog::{Action, SyslogError, kmsg_write, syslog, unread_bytes};
+
+/// Logs at `notice`, which the `log` facade lacks.
+#[macro_export]
+macro_rules! notice {
+    ($($arg:tt)*) => { $crate::print($crate::Level::Notice, format_args!($($arg)*)) };
+}
+
+/// Logs at `crit`, which the `log` facade lacks.
+#[macro_export]
+macro_rules! crit {
+    ($($arg:tt)*) => { $crate::print($crate::Level::Critical, format_args!($($arg)*)) };
+}
+
+/// Logs at `emerg`, which the `log` facade lacks.
+#[macro_export]
+macro_rules! emerg {
+    ($($arg:tt)*) => { $crate::print($crate::Level::Emergency, format_args!($($arg)*)) };
+}
