@@ -57,9 +57,7 @@ pub struct Caller {
 
 /// What terminals need from the process layer. "The caller" is the current process.
 ///
-/// Nothing here is called with a lock of this crate held, except that [`JobControl::caller`],
-/// [`JobControl::controlling_tty`] and [`JobControl::set_controlling_tty`] may be called with the
-/// session lock of a terminal held (rank 550).
+/// Nothing here is called with a spin lock of this crate held.
 pub trait JobControl: Send + Sync {
     /// The caller; `None` for a kernel thread.
     fn caller(&self) -> Option<Caller>;
@@ -67,20 +65,23 @@ pub trait JobControl: Send + Sync {
     /// The controlling terminal of the caller's session.
     fn controlling_tty(&self) -> Option<Arc<Tty>>;
 
-    /// Gives the session this controlling terminal, or none.
+    /// Gives the session this controlling terminal, or none; all its processes have the same,
+    /// except those that gave it up.
     fn set_controlling_tty(&self, session: &PidRef, tty: Option<Arc<Tty>>);
+
+    /// The caller alone has no controlling terminal any more.
+    fn drop_controlling_tty(&self);
 
     /// Whether the caller blocks or ignores `signal`.
     fn is_ignored(&self, signal: i32) -> bool;
 
-    /// Whether the caller has a signal pending that interrupts what it does.
-    fn has_signal(&self) -> bool;
-
     /// Sends `signal` from the kernel to every process of the group.
     fn signal_group(&self, group: &PidRef, signal: i32);
 
-    /// Sends `signal` to the leader of the session alone.
-    fn signal_leader(&self, session: &PidRef, signal: i32);
+    /// The session's controlling terminal has been hung up: the session's leader gets SIGHUP and
+    /// SIGCONT, its processes have no controlling terminal any more, and when the leader exits,
+    /// the group that was in the foreground gets SIGHUP and SIGCONT.
+    fn hung_up(&self, session: &PidRef, foreground: Option<PidRef>);
 
     /// The group or session's number in the caller's pid namespace, 0 when it has none there.
     fn number(&self, pid: &PidRef) -> i32;
