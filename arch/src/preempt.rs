@@ -85,18 +85,40 @@ pub fn need_resched() -> bool {
     imp::preempt_raw() & NO_RESCHED == 0
 }
 
-/// Wants a reschedule on this processor as soon as preemption is on.
+/// Whether nothing stands against a wanted reschedule.
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no interrupts there"))]
+pub(crate) fn raw_is_zero() -> bool {
+    imp::preempt_raw() == 0
+}
+
+/// Wants a reschedule on this processor as soon as preemption is on: sets the current thread's
+/// flag and the bit in the preemption word.
 pub fn set_need_resched() {
+    if let Some(thread) = crate::thread::try_current() {
+        thread.set_flag(crate::thread::flags::NEED_RESCHED);
+    }
     imp::preempt_and(!NO_RESCHED);
 }
 
-/// Takes the wish back: the scheduler does so when it picks the next thread.
+/// Takes the wish back: the scheduler does so when it picks the next thread, before the switch.
 pub fn clear_need_resched() {
+    if let Some(thread) = crate::thread::try_current() {
+        thread.clear_flag(crate::thread::flags::NEED_RESCHED);
+    }
     imp::preempt_or(NO_RESCHED);
 }
 
-/// Registers the function that switches to another thread. It is called with interrupts on and
-/// preemption on, possibly at the end of an interrupt.
+/// Copies the current thread's flag, which another processor set, into the preemption word.
+pub fn fold_need_resched() {
+    if crate::thread::try_current()
+        .is_some_and(|thread| thread.has_flag(crate::thread::flags::NEED_RESCHED))
+    {
+        imp::preempt_and(!NO_RESCHED);
+    }
+}
+
+/// Registers the function that switches to another thread. It is called with preemption on; with
+/// interrupts on, or off at the end of an interrupt of the kernel, and returns with them the same.
 pub fn set_reschedule_hook(hook: fn()) {
     HOOK.store(hook as *mut (), Ordering::Release);
 }
@@ -108,6 +130,11 @@ pub fn reschedule() {
     if !crate::irq::are_enabled() {
         return;
     }
+    call_hook();
+}
+
+/// Calls the registered hook.
+pub(crate) fn call_hook() {
     let hook = HOOK.load(Ordering::Acquire);
     if !hook.is_null() {
         // SAFETY: only `set_reschedule_hook` stores here, and it stores a `fn()`.

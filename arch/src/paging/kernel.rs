@@ -26,7 +26,7 @@ pub const FRAME_TABLE: VirtAddr = VirtAddr(0xffff_ea00_0000_0000);
 
 /// The root of the kernel's own tables; 0 before [`init`].
 static ROOT: AtomicU64 = AtomicU64::new(0);
-static CLASS: LockClass = LockClass::new("arch.kernel_area", 905);
+static CLASS: LockClass = LockClass::new("arch.kernel_area", 799);
 static AREA: IrqLock<Area> = IrqLock::new(&CLASS, Area::new());
 
 /// The free parts of the area, and what was allocated.

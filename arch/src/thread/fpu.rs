@@ -9,9 +9,23 @@ pub enum FpuStart {
     CopyCurrent,
 }
 
+#[cfg(not(target_os = "none"))]
+pub use crate::host::thread::{
+    legacy_image, read_signal_frame, reset_current, set_legacy_image, signal_frame_size,
+    write_signal_frame,
+};
+#[cfg(target_os = "none")]
+pub use crate::x86::fpu::{
+    legacy_image, read_signal_frame, reset_current, set_legacy_image, signal_frame_size,
+    write_signal_frame,
+};
+
 /// The saved extended registers; a kernel thread has none.
 pub struct FpuState {
     area: Option<alloc::boxed::Box<[Chunk]>>,
+    /// The processor they were last loaded on.
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no registers there"))]
+    pub(crate) last_cpu: u32,
 }
 
 /// A cache line of the save area, for its alignment.
@@ -19,67 +33,29 @@ pub struct FpuState {
 #[repr(C, align(64))]
 pub(crate) struct Chunk(pub(crate) [u8; 64]);
 
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no registers there"))]
 impl FpuState {
     /// No extended registers: kernel threads.
     pub const fn none() -> FpuState {
-        FpuState { area: None }
+        FpuState { area: None, last_cpu: u32::MAX }
     }
     pub(crate) fn for_start(start: FpuStart) -> FpuState {
         #[cfg(target_os = "none")]
-        return FpuState { area: Some(crate::x86::fpu::new_area(start)) };
+        return FpuState { area: Some(crate::x86::fpu::new_area(start)), last_cpu: u32::MAX };
         #[cfg(not(target_os = "none"))]
         {
             let _ = start;
-            FpuState { area: None }
+            FpuState::none()
         }
     }
-    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no registers there"))]
+    pub(crate) fn is_some(&self) -> bool {
+        self.area.is_some()
+    }
     pub(crate) fn area(&mut self) -> Option<&mut [Chunk]> {
         self.area.as_deref_mut()
     }
-}
-
-/// The size of the current processor's extended state in the standard (not compacted) format that
-/// signal frames carry; without the trailing magic number.
-pub fn signal_area_len() -> usize {
-    #[cfg(target_os = "none")]
-    return crate::x86::fpu::signal_area_len();
-    #[cfg(not(target_os = "none"))]
-    512
-}
-
-/// The features (XCR0 bits) that the area holds.
-pub fn signal_features() -> u64 {
-    #[cfg(target_os = "none")]
-    return crate::x86::fpu::signal_features();
-    #[cfg(not(target_os = "none"))]
-    3
-}
-
-/// Writes the current thread's extended registers in the standard format into `area`, which is
-/// [`signal_area_len`] bytes long.
-pub fn save_for_signal(area: &mut [u8]) {
-    #[cfg(target_os = "none")]
-    crate::x86::fpu::save_for_signal(area);
-    #[cfg(not(target_os = "none"))]
-    area.fill(0);
-}
-
-/// Replaces the current thread's extended registers by `area` (standard format, from user memory,
-/// so nothing in it is trusted); features not in `features` get their initial state. Whether the
-/// contents were acceptable.
-pub fn restore_from_signal(area: &[u8], features: u64) -> bool {
-    #[cfg(target_os = "none")]
-    return crate::x86::fpu::restore_from_signal(area, features);
-    #[cfg(not(target_os = "none"))]
-    {
-        let _ = (area, features);
-        true
+    pub(crate) fn replace(&mut self, area: alloc::boxed::Box<[Chunk]>) {
+        self.area = Some(area);
+        self.last_cpu = u32::MAX;
     }
-}
-
-/// Puts the current thread's extended registers in their initial state: a new program.
-pub fn reset_current() {
-    #[cfg(target_os = "none")]
-    crate::x86::fpu::reset_current();
 }

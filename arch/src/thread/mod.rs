@@ -8,11 +8,11 @@ pub mod fpu;
 #[cfg(not(target_os = "none"))]
 use crate::host::cpu as imp;
 #[cfg(not(target_os = "none"))]
-pub use crate::host::thread::{set_start_hook, switch};
+pub use crate::host::thread::{enter_user, set_start_hook, switch};
 #[cfg(target_os = "none")]
 use crate::x86::local as imp;
 #[cfg(target_os = "none")]
-pub use crate::x86::switch::{set_start_hook, switch};
+pub use crate::x86::switch::{enter_user, set_start_hook, switch};
 
 use crate::addr::VirtAddr;
 use crate::lock::check::HeldLocks;
@@ -65,11 +65,6 @@ pub(crate) struct Context {
     pub(crate) fs_base: u64,
     /// User GS base, as of the last switch away.
     pub(crate) gs_base: u64,
-    /// `ds`, `es`, `fs`, `gs` of a program that sets them (0 otherwise), 16 bits each.
-    pub(crate) selectors: u64,
-    /// The preemption word's depth, as of the last switch away.
-    pub(crate) preempt: u32,
-    pub(crate) _pad: u32,
 }
 
 /// The part of a thread that the processor sees.
@@ -99,11 +94,6 @@ impl ArchThread {
                 stack_top: stack.top.0,
                 fs_base: 0,
                 gs_base: 0,
-                selectors: 0,
-                // A new thread starts as if it had been switched away by the scheduler: see
-                // `set_start_hook`.
-                preempt: 0,
-                _pad: 0,
             }),
             stack,
             fpu: UnsafeCell::new(fpu),
@@ -176,6 +166,14 @@ impl ArchThread {
     /// current thread, or of one that is stopped and cannot run meanwhile.
     pub fn user_frame(&self) -> *mut TrapFrame {
         (self.stack.top.0 as usize - size_of::<TrapFrame>()) as *mut TrapFrame
+    }
+
+    /// Whether the thread has (or will have) a user side.
+    #[inline(always)]
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no switch there"))]
+    pub(crate) fn is_user(&self) -> bool {
+        // SAFETY: only looked at by the thread itself and the switch.
+        unsafe { (*self.fpu.get()).is_some() }
     }
 
     pub(crate) fn context(&self) -> *mut Context {

@@ -1,10 +1,145 @@
-use crate::cpu::{CpuId, CpuSet};
-pub(crate) fn reschedule(_cpu: CpuId) {
-    unimplemented!()
+//! Interrupts between processors: reschedule, call a function, stop for a panic.
+
+use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
+use crate::trap::TrapFrame;
+use crate::x86::apic::{self, vector};
+use crate::x86::regs;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+#[inline]
+pub(crate) fn reschedule(cpu: CpuId) {
+    if cpu == crate::cpu::id() {
+        crate::preempt::fold_need_resched();
+    } else {
+        apic::send(cpu, vector::RESCHEDULE);
+    }
 }
-pub(crate) fn call_on(_cpus: &CpuSet, _f: fn(usize), _arg: usize) {
-    unimplemented!()
+
+/// One call to one processor. Each sender has one for every receiver.
+struct Call {
+    next: AtomicPtr<Call>,
+    f: UnsafeCell<fn(usize)>,
+    arg: UnsafeCell<usize>,
+    /// Counts the calls of this round that are not done.
+    pending: UnsafeCell<*const AtomicU32>,
 }
-pub(crate) fn stop_others(_report: fn(CpuId)) {
-    unimplemented!()
+
+fn nothing(_: usize) {}
+
+struct Outbox([Call; MAX_CPUS]);
+
+// SAFETY: a call is written by its sender before it is queued and read by its receiver before it is
+// counted as done; the queue's and the counter's orderings pair.
+unsafe impl Sync for Outbox {}
+
+crate::percpu! {
+    static OUTBOX: PerCpu<Outbox> = Outbox([const { Call {
+        next: AtomicPtr::new(core::ptr::null_mut()),
+        f: UnsafeCell::new(nothing),
+        arg: UnsafeCell::new(0),
+        pending: UnsafeCell::new(core::ptr::null()),
+    } }; MAX_CPUS]);
+    /// Calls waiting for this processor: a stack that is taken as a whole.
+    static INBOX: PerCpu<AtomicPtr<Call>> = AtomicPtr::new(core::ptr::null_mut());
+}
+
+pub(crate) fn call_on(cpus: &CpuSet, f: fn(usize), arg: usize) {
+    let _here = crate::preempt::disable();
+    let own = crate::cpu::id();
+    let mut others = cpus.and(&crate::cpu::online());
+    let is_own = others.contains(own);
+    others.remove(own);
+    let pending = AtomicU32::new(others.len() as u32);
+    for cpu in others.iter() {
+        let call = &OUTBOX.this().0[cpu.index()];
+        // SAFETY: the last round with this receiver is over: its sender waited.
+        unsafe {
+            *call.f.get() = f;
+            *call.arg.get() = arg;
+            *call.pending.get() = &raw const pending;
+        }
+        let inbox = INBOX.on(cpu);
+        let node = core::ptr::from_ref(call).cast_mut();
+        let mut head = inbox.load(Ordering::Relaxed);
+        loop {
+            call.next.store(head, Ordering::Relaxed);
+            // Release: the receiver sees the call's content. SeqCst because the receiver may have
+            // just emptied its box and the interrupt must be sent then.
+            match inbox.compare_exchange_weak(head, node, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(found) => head = found,
+            }
+        }
+        // Somebody who queued before us has sent the interrupt that serves us as well.
+        if head.is_null() {
+            apic::send(cpu, vector::CALL);
+        }
+    }
+    if is_own {
+        let _irq = crate::irq::disable();
+        f(arg);
+    }
+    // Acquire: pairs with the receivers' release: what they did is seen.
+    while pending.load(Ordering::Acquire) != 0 {
+        // Two senders with interrupts off must not wait for each other for ever.
+        if !crate::irq::are_enabled() {
+            serve();
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Makes the calls that wait for this processor. Interrupts are off.
+pub(crate) fn serve() {
+    // Acquire: pairs with the senders' release.
+    let mut next = INBOX.this().swap(core::ptr::null_mut(), Ordering::SeqCst);
+    // SAFETY: queued calls stay as they are until counted as done; the link is read before that.
+    while let Some(call) = unsafe { next.as_ref() } {
+        next = call.next.load(Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe {
+            let (f, arg, pending) = (*call.f.get(), *call.arg.get(), *call.pending.get());
+            f(arg);
+            // Release: pairs with the sender's acquire. The counter is gone once it reaches zero.
+            (*pending).fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+/// What processors do on an NMI during a panic: a `fn(CpuId)`, 0 when there is no panic.
+static STOP: AtomicUsize = AtomicUsize::new(0);
+static STOPPED: AtomicU32 = AtomicU32::new(0);
+
+pub(crate) fn stop_others(report: fn(CpuId)) {
+    if !apic::is_ready() || STOP.swap(report as usize, Ordering::SeqCst) != 0 {
+        return;
+    }
+    let own = crate::cpu::id();
+    for cpu in crate::cpu::online().iter().filter(|cpu| *cpu != own) {
+        let before = STOPPED.load(Ordering::SeqCst);
+        apic::send_nmi(cpu);
+        // One after the other, so that their reports do not mix; each has a while.
+        for _ in 0..50_000_000u32 {
+            if STOPPED.load(Ordering::SeqCst) != before {
+                break;
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// A non-maskable interrupt.
+pub(crate) fn nmi(frame: &mut TrapFrame) {
+    let report = STOP.load(Ordering::SeqCst);
+    if report == 0 {
+        log::warn!("unexpected NMI at {:#x}", frame.rip);
+        return;
+    }
+    super::backtrace::set_start(frame.rip, frame.rbp, frame.rsp);
+    // SAFETY: only `stop_others` stores here, such a function.
+    let report: fn(CpuId) = unsafe { core::mem::transmute(report) };
+    report(crate::cpu::id());
+    STOPPED.fetch_add(1, Ordering::SeqCst);
+    regs::halt_forever();
 }

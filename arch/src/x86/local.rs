@@ -233,6 +233,8 @@ macro_rules! base {
                 (*thread.context()).$field = base;
                 if is_current(thread) {
                     $set(base);
+                    let context = thread.context();
+                    crate::x86::switch::note_bases((*context).fs_base, (*context).gs_base);
                 }
             }
         }

@@ -225,6 +225,29 @@ pub(crate) unsafe fn set_user_gs_base(base: u64) {
     unsafe { wrmsr(msr::KERNEL_GS_BASE, base) };
 }
 
+/// The user's GS base through the fast instructions, interrupts off.
+#[inline(always)]
+pub(crate) fn swapped_gs_base() -> u64 {
+    let base;
+    // SAFETY: interrupts are off and no exception can come between; an NMI puts GS right itself.
+    unsafe {
+        asm!("swapgs", "rdgsbase {}", "swapgs", out(reg) base, options(nostack, preserves_flags))
+    };
+    base
+}
+
+/// Sets the user's GS base through the fast instructions, interrupts off.
+///
+/// # Safety
+/// The base is canonical.
+#[inline(always)]
+pub(crate) unsafe fn set_swapped_gs_base(base: u64) {
+    // SAFETY: as in `swapped_gs_base`.
+    unsafe {
+        asm!("swapgs", "wrgsbase {}", "swapgs", in(reg) base, options(nostack, preserves_flags))
+    };
+}
+
 /// Stops this processor for good.
 pub fn halt_forever() -> ! {
     loop {

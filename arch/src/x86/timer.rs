@@ -1,9 +1,89 @@
-pub(crate) fn set_handler(_h: fn()) {
-    unimplemented!()
+//! The local APIC's timer: one shot, by TSC deadline where the processor has it.
+
+use crate::x86::apic::{self, lvt};
+use crate::x86::{clock, regs};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+
+static HANDLER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static HAS_DEADLINE: AtomicBool = AtomicBool::new(false);
+/// Timer ticks in a nanosecond, times 2^32.
+static TICKS_PER_NS: AtomicU64 = AtomicU64::new(0);
+/// One shot never waits longer than this: the counter has 32 bits.
+const MAX_COUNT: u64 = 0xffff_ffff;
+
+/// Chooses the mode and measures the timer's clock; the boot processor, after the clock runs.
+pub(crate) fn init_boot() {
+    let has_deadline = regs::cpuid(1, 0)[2] & (1 << 24) != 0 && clock::is_tsc();
+    HAS_DEADLINE.store(has_deadline, Ordering::Relaxed);
+    if !has_deadline {
+        let hz = match clock::hypervisor_apic_hz() {
+            Some(hz) => hz,
+            None => measure(),
+        };
+        TICKS_PER_NS.store(((u128::from(hz) << 32) / 1_000_000_000) as u64, Ordering::Relaxed);
+        log::info!("timer: local APIC at {}.{:03} MHz", hz / 1_000_000, hz / 1000 % 1000);
+    } else {
+        log::info!("timer: TSC deadline");
+    }
+    init_this();
 }
-pub(crate) fn arm(_deadline_ns: u64) {
-    unimplemented!()
+
+/// Sets the mode on this processor.
+pub(crate) fn init_this() {
+    if HAS_DEADLINE.load(Ordering::Relaxed) {
+        lvt::tsc_deadline();
+    } else {
+        lvt::one_shot();
+    }
 }
+
+fn measure() -> u64 {
+    const WINDOW_NS: u64 = 4_000_000;
+    let _irq = crate::irq::disable();
+    lvt::measure();
+    lvt::set_count(u32::MAX);
+    let (from, first) = (clock::now_ns(), lvt::count());
+    while clock::now_ns() - from < WINDOW_NS {
+        core::hint::spin_loop();
+    }
+    let (to, last) = (clock::now_ns(), lvt::count());
+    lvt::set_count(0);
+    (u128::from(first - last) * 1_000_000_000 / u128::from((to - from).max(1))) as u64
+}
+
+pub(crate) fn set_handler(handler: fn()) {
+    HANDLER.store(handler as *mut (), Ordering::Release);
+}
+
+#[inline]
+pub(crate) fn arm(deadline_ns: u64) {
+    if HAS_DEADLINE.load(Ordering::Relaxed) {
+        let deadline = clock::ns_to_tsc(deadline_ns).max(1);
+        // SAFETY: the register exists; a deadline only makes an interrupt.
+        unsafe { regs::wrmsr(regs::msr::TSC_DEADLINE, deadline) };
+        return;
+    }
+    let wait = deadline_ns.saturating_sub(clock::now_ns());
+    let ticks = (u128::from(wait) * u128::from(TICKS_PER_NS.load(Ordering::Relaxed))) >> 32;
+    // A count of zero would stop the timer; one more so that it is not early.
+    lvt::set_count((ticks as u64).saturating_add(1).min(MAX_COUNT) as u32);
+}
+
 pub(crate) fn cancel() {
-    unimplemented!()
+    if HAS_DEADLINE.load(Ordering::Relaxed) {
+        // SAFETY: zero disarms.
+        unsafe { regs::wrmsr(regs::msr::TSC_DEADLINE, 0) };
+    } else if apic::is_ready() {
+        lvt::set_count(0);
+    }
+}
+
+/// The timer's interrupt.
+pub(crate) fn expired() {
+    let handler = HANDLER.load(Ordering::Acquire);
+    if !handler.is_null() {
+        // SAFETY: only `set_handler` stores here, such a function.
+        let handler: fn() = unsafe { core::mem::transmute(handler) };
+        handler();
+    }
 }

@@ -3,8 +3,8 @@
 //! Each processor keeps its last [`SLOTS`] address spaces under a PCID each, with the generation
 //! up to which it is clean. Slot numbers are PCIDs minus one; PCID 0 is the kernel's own root.
 
-use crate::addr::{PhysAddr, VirtAddr};
-use crate::cpu::{CpuId, CpuSet};
+use crate::addr::VirtAddr;
+use crate::cpu::CpuSet;
 use crate::paging::Level;
 use crate::tlb::{Context, FULL_FLUSH_PAGES};
 use crate::x86::{ipi, regs};
@@ -283,16 +283,4 @@ pub(crate) fn flush_everything() {
         regs::set_cr4(cr4 ^ CR4_PGE);
         regs::set_cr4(cr4);
     }
-}
-
-/// Loads the kernel's own root: processors that start, before their first thread.
-pub(crate) fn load_kernel_root(root: PhysAddr) {
-    // SAFETY: the kernel's root lives for ever.
-    unsafe { regs::set_cr3(root.0) };
-}
-
-/// The processor whose state `cpu` names is not lazy: for the boot code, which starts with no
-/// context at all.
-pub(crate) fn is_lazy(cpu: CpuId) -> bool {
-    TLB.on(cpu).lazy.load(Ordering::Relaxed)
 }

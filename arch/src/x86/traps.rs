@@ -1,0 +1,233 @@
+//! What the entry code calls: exceptions, page faults, interrupts, the work before the return to
+//! user mode.
+
+use crate::addr::VirtAddr;
+use crate::preempt;
+use crate::thread::{self, flags};
+use crate::trap::{self, FaultCode, FaultOutcome, TrapFrame, vector};
+use crate::x86::{extable, regs, vsyscall};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// Work before the return to user mode. Entered and left with interrupts off.
+pub(super) extern "C" fn exit_work(frame: &mut TrapFrame) {
+    let Some(thread) = thread::try_current() else { return };
+    loop {
+        let flags = thread.flags() & flags::WORK_MASK;
+        if flags == 0 {
+            return;
+        }
+        crate::irq::enable();
+        if flags & flags::NEED_RESCHED != 0 {
+            preempt::call_hook();
+        }
+        if flags & !flags::NEED_RESCHED != 0
+            && let Some(handlers) = trap::handlers()
+        {
+            (handlers.exit_to_user)(frame);
+        }
+        crate::irq::disable_unguarded();
+    }
+}
+
+/// The end of every trap: work for the program, or preemption of the kernel.
+fn leave(frame: &mut TrapFrame) {
+    if frame.is_user() {
+        exit_work(frame);
+    } else if preempt::raw_is_zero() && frame.rflags & trap::RFLAGS_IF != 0 {
+        // Interrupts stay off: the scheduler's switch restores them as they are here.
+        preempt::call_hook();
+    }
+}
+
+/// A hardware interrupt.
+pub(super) extern "C" fn interrupt(frame: &mut TrapFrame, number: u64) {
+    preempt::irq_enter();
+    super::vectors::dispatch(number as u8);
+    preempt::irq_exit();
+    leave(frame);
+}
+
+/// An exception on the thread's stack.
+pub(super) extern "C" fn exception(frame: &mut TrapFrame, number: u64, error: u64) {
+    if number as u8 == vector::PAGE_FAULT {
+        page_fault(frame, error);
+    } else if frame.is_user() {
+        user_exception(frame, number as u8, error);
+    } else if let Some(fixup) = extable::find(frame.rip) {
+        frame.rip = fixup;
+        return;
+    } else {
+        die(frame, number as u8, error);
+    }
+    leave(frame);
+}
+
+fn user_exception(frame: &mut TrapFrame, number: u8, error: u64) {
+    let error = if number == vector::DEBUG {
+        let status = regs::dr6();
+        // SAFETY: clearing the status is what the manual asks for.
+        unsafe { regs::set_dr6(0xffff_0ff0) };
+        status
+    } else {
+        error
+    };
+    crate::irq::enable();
+    if let Some(handlers) = trap::handlers() {
+        (handlers.user_exception)(frame, number, error);
+    }
+    crate::irq::disable_unguarded();
+}
+
+fn page_fault(frame: &mut TrapFrame, error: u64) {
+    let at = VirtAddr(regs::cr2());
+    let code = FaultCode(error);
+    if frame.is_user() {
+        if at.is_user() {
+            crate::irq::enable();
+            if let Some(handlers) = trap::handlers() {
+                (handlers.page_fault)(frame, at, code);
+            }
+            crate::irq::disable_unguarded();
+        } else if !(code.is_fetch() && vsyscall::emulate(frame, at)) {
+            // SAFETY: nothing but this and the handler's reading of the address uses CR2.
+            note_bad_address(at);
+            user_exception(frame, vector::PAGE_FAULT, error);
+        }
+        return;
+    }
+    let Some(fixup) = extable::find(frame.rip) else {
+        die(frame, vector::PAGE_FAULT, error);
+    };
+    // Atomic context must not wait for a page: the copy stops here.
+    let may_sleep = preempt::count() == 0 && frame.rflags & trap::RFLAGS_IF != 0;
+    if at.is_user()
+        && may_sleep
+        && let Some(handlers) = trap::handlers()
+    {
+        crate::irq::enable();
+        let outcome = (handlers.page_fault)(frame, at, code);
+        crate::irq::disable_unguarded();
+        if outcome == FaultOutcome::Resolved {
+            return;
+        }
+    }
+    frame.rip = fixup;
+}
+
+crate::percpu! {
+    static BAD_ADDRESS: PerCpu<core::sync::atomic::AtomicU64> =
+        core::sync::atomic::AtomicU64::new(0);
+}
+
+fn note_bad_address(at: VirtAddr) {
+    BAD_ADDRESS.this().store(at.0, Ordering::Relaxed);
+}
+
+/// The address of the last fault outside of the user half from user mode on this processor: for
+/// `si_addr`, asked from `user_exception`.
+pub fn last_bad_address() -> VirtAddr {
+    VirtAddr(BAD_ADDRESS.this().load(Ordering::Relaxed))
+}
+
+/// An exception on a stack of its own: NMI, double fault, machine check, debug in the kernel.
+pub(super) extern "C" fn paranoid(frame: &mut TrapFrame, number: u64, error: u64) {
+    match number as u8 {
+        vector::NMI => super::ipi::nmi(frame),
+        vector::DEBUG => {
+            // A hardware breakpoint of a tracer hit by a copy routine, or a step into SYSCALL.
+            // SAFETY: clearing the status is what the manual asks for.
+            unsafe { regs::set_dr6(0xffff_0ff0) };
+            frame.rflags &= !trap::RFLAGS_TF;
+        }
+        number => die(frame, number, error),
+    }
+}
+
+/// The frame that IRET refused becomes one of an exception in user mode, at the top of the
+/// thread's stack.
+pub(super) extern "C" fn bad_iret(frame: &TrapFrame) -> *mut TrapFrame {
+    let mut new = *frame;
+    let refused = frame.rsp as *const u64;
+    // SAFETY: at the fault the stack pointer was at the five words IRET read.
+    unsafe {
+        new.rip = refused.read();
+        new.cs = refused.add(1).read() | 3;
+        new.rflags = refused.add(2).read();
+        new.rsp = refused.add(3).read();
+        new.ss = refused.add(4).read();
+        let place = thread::current().user_frame();
+        place.write(new);
+        place
+    }
+}
+
+static DYING: AtomicBool = AtomicBool::new(false);
+
+/// An exception in the kernel that nothing expected.
+fn die(frame: &TrapFrame, number: u8, error: u64) -> ! {
+    if DYING.swap(true, Ordering::SeqCst) {
+        regs::halt_forever();
+    }
+    let name = EXCEPTIONS.get(number as usize).copied().unwrap_or("unknown exception");
+    log::error!(
+        "{name} in the kernel, error {error:#x}, address {:#x}, cr3 {:#x}",
+        regs::cr2(),
+        regs::cr3()
+    );
+    log::error!(
+        "rip {:#018x} rsp {:#018x} rflags {:#x} cs {:#x}",
+        frame.rip,
+        frame.rsp,
+        frame.rflags,
+        frame.cs
+    );
+    log::error!(
+        "rax {:#018x} rbx {:#018x} rcx {:#018x} rdx {:#018x}",
+        frame.rax,
+        frame.rbx,
+        frame.rcx,
+        frame.rdx
+    );
+    log::error!(
+        "rsi {:#018x} rdi {:#018x} rbp {:#018x} r8  {:#018x}",
+        frame.rsi,
+        frame.rdi,
+        frame.rbp,
+        frame.r8
+    );
+    log::error!(
+        "r9  {:#018x} r10 {:#018x} r11 {:#018x} r12 {:#018x}",
+        frame.r9,
+        frame.r10,
+        frame.r11,
+        frame.r12
+    );
+    log::error!("r13 {:#018x} r14 {:#018x} r15 {:#018x}", frame.r13, frame.r14, frame.r15);
+    super::backtrace::set_start(frame.rip, frame.rbp, frame.rsp);
+    panic!("{name} in the kernel at {:#x}", frame.rip);
+}
+
+static EXCEPTIONS: [&str; 22] = [
+    "divide error",
+    "debug exception",
+    "NMI",
+    "breakpoint",
+    "overflow",
+    "bound range exceeded",
+    "invalid opcode",
+    "device not available",
+    "double fault",
+    "coprocessor overrun",
+    "invalid TSS",
+    "segment not present",
+    "stack fault",
+    "general protection fault",
+    "page fault",
+    "reserved exception",
+    "x87 error",
+    "alignment check",
+    "machine check",
+    "SIMD error",
+    "virtualisation exception",
+    "control protection exception",
+];
