@@ -4,6 +4,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod backtrace;
 pub mod boot;
 pub mod console;
 pub mod cpu;
@@ -16,6 +17,7 @@ pub mod paging;
 pub mod percpu;
 pub mod phys;
 pub mod preempt;
+pub mod symbols;
 pub mod thread;
 pub mod time;
 pub mod timer;

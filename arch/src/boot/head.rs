@@ -195,6 +195,15 @@ boot_gdtr:
 boot_gdtr_base:
     .quad 0
 
+/* struct kernel_info of protocol 2.15: sizes without and with variable data, largest setup_data
+ * type understood. */
+.balign 16
+kernel_info:
+    .ascii "LToP"
+    .long 16
+    .long 16
+    .long 9
+
 .balign 4096
 .globl boot_pml4
 boot_pml4:

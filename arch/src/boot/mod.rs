@@ -26,6 +26,8 @@ mod zeropage;
 pub use early::{boot_page_table, info};
 pub use info::{BootInfo, Framebuffer, PhysRange, Protocol};
 pub use memory::{MemoryKind, MemoryMap, MemoryRegion};
+#[cfg(target_os = "none")]
+pub use tables::is_mapped;
 
 /// Parses a size as Linux's command line has it: a number (decimal, `0x`) and a suffix `K M G T`.
 pub fn parse_size(text: &str) -> Option<u64> {

@@ -123,3 +123,27 @@ impl<'a> Builder<'a> {
         (self.root, self.frames.used())
     }
 }
+
+/// Whether the running page tables map a kernel address. For backtraces of a dying machine: takes
+/// no lock.
+pub fn is_mapped(address: u64) -> bool {
+    let root: u64;
+    // SAFETY: reads a control register.
+    unsafe {
+        core::arch::asm!("mov {}, cr3", out(reg) root, options(nomem, nostack, preserves_flags));
+    }
+    let mut table = root & ADDRESS;
+    for shift in [39, 30, 21, 12] {
+        let slot = crate::phys::to_virt(PhysAddr(table)).cast::<u64>();
+        // SAFETY: page tables are memory, and all memory is in the direct map.
+        let entry = unsafe { slot.wrapping_add((address >> shift) as usize & 511).read_volatile() };
+        if entry & PRESENT == 0 {
+            return false;
+        }
+        if shift != 39 && entry & LARGE != 0 {
+            return true;
+        }
+        table = entry & ADDRESS;
+    }
+    true
+}

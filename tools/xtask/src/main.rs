@@ -1,3 +1,62 @@
-//! Build, image and QEMU helpers, run as `cargo xtask`.
+//! Build, image and QEMU helpers, run as `cargo xtask COMMAND`.
+//!
+//! | command             | what                                                                  |
+//! |---------------------|-----------------------------------------------------------------------|
+//! | `build [--debug]`   | `target/vmlinux` and `target/vmlinuz` (debug: `target/debug-kernel/…`)  |
+//! | `run`               | build, make a root image, boot it to a shell or run `CMD`               |
+//! | `debug`             | the same with QEMU waiting for gdb                                      |
+//! | `image [ROOTFS]`    | only the root image; prints its path                                    |
+//! | `test-boot`         | boots the kernel through every protocol and CPU count                    |
+//!
+//! `run` and `debug` are steered by the environment: see [`options`].
 
-fn main() {}
+mod build;
+mod bzimage;
+mod debug;
+mod elf;
+mod guest;
+mod image;
+mod options;
+mod paths;
+mod qemu;
+mod rootfs;
+mod shell;
+mod symbols;
+mod test_boot;
+
+use std::process::ExitCode;
+
+/// What went wrong, in words.
+pub(crate) type Failure = Box<dyn std::error::Error>;
+/// The outcome of a step.
+pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["build"] => build::build(build::Profile::Release).map(|_| 0),
+        ["build", "--debug"] => build::build(build::Profile::Debug).map(|_| 0),
+        ["run", rest @ ..] => options::Options::from_env(rest).and_then(|o| qemu::run(&o)),
+        ["debug", rest @ ..] => options::Options::from_env(rest).and_then(|o| debug::run(&o)),
+        ["image", rest @ ..] => options::Options::from_env(&[]).and_then(|mut o| {
+            if let [rootfs] = rest {
+                o.rootfs = Some(rootfs.into());
+            }
+            println!("{}", image::ensure(&o)?.display());
+            Ok(0)
+        }),
+        ["test-boot", rest @ ..] => test_boot::run(rest),
+        _ => {
+            Err("usage: cargo xtask build [--debug] | run | debug | image [ROOTFS] | test-boot"
+                .into())
+        }
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::from(125)
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Building the kernel: cargo, then the symbol table, then the two files.
+
+use crate::{Result, bzimage, paths, shell, symbols};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+const TARGET: &str = "x86_64-unknown-none";
+/// Where the kernel's release is written down.
+const RELEASE_SOURCE: &str = "process/src/nsproxy.rs";
+
+/// How the kernel is compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Optimised; what ships.
+    Release,
+    /// With lock checking and overflow checks.
+    Debug,
+}
+
+/// The files a build makes.
+pub(crate) struct Kernel {
+    pub(crate) vmlinux: PathBuf,
+    pub(crate) vmlinuz: PathBuf,
+}
+
+/// Builds the kernel.
+pub(crate) fn build(profile: Profile) -> Result<Kernel> {
+    let (name, out) = match profile {
+        Profile::Release => ("release", paths::output()),
+        Profile::Debug => ("debug", paths::output().join("debug-kernel")),
+    };
+    cargo(profile, &["kernel"])?;
+    cargo(Profile::Release, &["setup"])?;
+    let built = paths::cargo_target().join(TARGET);
+    let mut vmlinux = fs::read(built.join(name).join("kernel"))?;
+    let setup = fs::read(built.join("release").join("setup"))?;
+
+    symbols::embed(&mut vmlinux)?;
+    let vmlinuz = bzimage::assemble(&setup, &vmlinux, &version())?;
+    fs::create_dir_all(&out)?;
+    let kernel = Kernel { vmlinux: out.join("vmlinux"), vmlinuz: out.join("vmlinuz") };
+    write_if_changed(&kernel.vmlinux, &vmlinux)?;
+    write_if_changed(&kernel.vmlinuz, &vmlinuz)?;
+    Ok(kernel)
+}
+
+/// Replaces the file in one step, so that a running QEMU keeps what it has.
+fn write_if_changed(path: &PathBuf, bytes: &[u8]) -> Result {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, bytes)?;
+    fs::rename(&temporary, path)?;
+    Ok(())
+}
+
+/// `5.4.0-tkernel (name@machine) #1 SMP`, what `file` shows.
+fn version() -> String {
+    let source = fs::read_to_string(paths::project().join(RELEASE_SOURCE)).unwrap_or_default();
+    let release = source
+        .lines()
+        .find(|line| line.contains("const RELEASE"))
+        .and_then(|line| line.split('"').nth(1))
+        .unwrap_or("5.4.0-tkernel");
+    format!("{release} (build@localhost) #1 SMP PREEMPT")
+}
+
+fn cargo(profile: Profile, packages: &[&str]) -> Result {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.current_dir(paths::project()).args(["build", "--target", TARGET]);
+    for package in packages {
+        command.args(["-p", package]);
+    }
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    if !has_prebuilt_core()? {
+        command.env("RUSTC_BOOTSTRAP", "1").args([
+            "-Zbuild-std=core,alloc,compiler_builtins",
+            "-Zbuild-std-features=compiler-builtins-mem",
+        ]);
+    }
+    shell::run(&mut command)
+}
+
+/// Whether the toolchain ships `core` for the target; if not, it is built from its source.
+fn has_prebuilt_core() -> Result<bool> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
+    let sysroot = shell::output(Command::new(rustc).args(["--print", "sysroot"]))?;
+    let libraries = PathBuf::from(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib");
+    Ok(fs::read_dir(libraries).is_ok_and(|mut dir| {
+        dir.any(|entry| entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("libcore")))
+    }))
+}

@@ -1,0 +1,109 @@
+//! Root images: an ext4 file system made from an archive, without mounting anything.
+//!
+//! Owners, modes, times and extended attributes (file capabilities) come along. Images are kept
+//! under `target/images` and made again when their archive or this helper's files change.
+
+use crate::options::Options;
+use crate::{Result, guest, paths, shell};
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+/// The root image for these options; made when it is missing or stale.
+pub(crate) fn ensure(options: &Options) -> Result<PathBuf> {
+    if let Some(image) = &options.image {
+        return Ok(image.clone());
+    }
+    let archive = match &options.rootfs {
+        Some(archive) => fs::canonicalize(archive)
+            .map_err(|error| format!("ROOTFS={}: {error}", archive.display()))?,
+        None => crate::rootfs::default_archive()?,
+    };
+    let directory = paths::output().join("images");
+    fs::create_dir_all(&directory)?;
+    let name = archive.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.split(".tar").next().unwrap_or("root");
+    let image = directory.join(format!("{name}.ext4"));
+    let stamp_file = directory.join(format!("{name}.stamp"));
+    let stamp = stamp(&archive, options)?;
+    if image.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
+        return Ok(image);
+    }
+    eprintln!("xtask: making {}", image.display());
+    let tree = directory.join(format!("{name}.tree"));
+    extract(&archive, &tree)?;
+    guest::install(&tree)?;
+    make(&tree, &image, &options.disk_size)?;
+    fs::remove_dir_all(&tree)?;
+    fs::write(&stamp_file, stamp)?;
+    Ok(image)
+}
+
+/// Changes when the image must be made again.
+fn stamp(archive: &Path, options: &Options) -> Result<String> {
+    let metadata = fs::metadata(archive)?;
+    let mut hasher = DefaultHasher::new();
+    guest::INIT.hash(&mut hasher);
+    options.disk_size.hash(&mut hasher);
+    let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
+    Ok(format!("{} {} {modified} {:x}\n", archive.display(), metadata.len(), hasher.finish()))
+}
+
+fn extract(archive: &Path, tree: &Path) -> Result {
+    shell::ensure_programs(&[("tar", "tar"), ("xz", "xz-utils")])?;
+    if tree.exists() {
+        fs::remove_dir_all(tree)?;
+    }
+    fs::create_dir_all(tree)?;
+    // Device nodes are devtmpfs's, and making them needs rights that a container may lack.
+    shell::run(
+        shell::tool("tar")
+            .args(["-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=*"])
+            .args(["--exclude=./dev/*", "--exclude=dev/*", "--warning=no-unknown-keyword"])
+            .arg("-f")
+            .arg(archive)
+            .arg("-C")
+            .arg(tree),
+    )
+}
+
+fn make(tree: &Path, image: &Path, size: &str) -> Result {
+    shell::ensure_programs(&[("mke2fs", "e2fsprogs")])?;
+    let partial = image.with_extension("new");
+    let _ = fs::remove_file(&partial);
+    shell::run(
+        shell::tool("mke2fs")
+            .args(["-q", "-t", "ext4", "-L", "root", "-E", "lazy_itable_init=0", "-d"])
+            .arg(tree)
+            .arg(&partial)
+            .arg(size),
+    )?;
+    fs::rename(&partial, image)?;
+    Ok(())
+}
+
+/// Writes a file into the image, replacing what is there.
+pub(crate) fn put_file(image: &Path, path: &str, contents: &[u8]) -> Result {
+    shell::ensure_programs(&[("debugfs", "e2fsprogs")])?;
+    let file = paths::output().join(format!("put.{}", std::process::id()));
+    fs::write(&file, contents)?;
+    let script = format!("rm {path}\nwrite {} {path}\n", file.display());
+    let result = debugfs(image, &script);
+    fs::remove_file(&file)?;
+    result
+}
+
+/// Removes a file from the image if it is there.
+pub(crate) fn remove_file(image: &Path, path: &str) -> Result {
+    debugfs(image, &format!("rm {path}\n"))
+}
+
+fn debugfs(image: &Path, script: &str) -> Result {
+    let commands = paths::output().join(format!("debugfs.{}", std::process::id()));
+    fs::write(&commands, script)?;
+    // debugfs reports a missing file on standard error and goes on; that is wanted here.
+    let result = shell::output(shell::tool("debugfs").args(["-w", "-f"]).arg(&commands).arg(image));
+    fs::remove_file(&commands)?;
+    result.map(|_| ())
+}

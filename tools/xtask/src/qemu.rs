@@ -1,0 +1,167 @@
+//! Running the kernel in QEMU with the terminal as its console.
+
+use crate::build::{Kernel, Profile, build};
+use crate::options::{Disk, Entry, Options};
+use crate::{Result, guest, image, paths, shell};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// The status when the machine stopped without telling one.
+const NO_STATUS: u8 = 125;
+
+/// Builds, boots, and answers the status of the command or shell.
+pub(crate) fn run(options: &Options) -> Result<u8> {
+    shell::ensure_programs(&[("qemu-system-x86_64", "qemu-system-x86")])?;
+    let kernel = kernel_file(options)?;
+    let image = prepared_image(options)?;
+    let control = paths::output().join(format!("control.{}", std::process::id()));
+    let mut command = machine(options, &kernel, &image, &control);
+    let child = command.spawn().map_err(|error| format!("qemu-system-x86_64: {error}"))?;
+    let status = attend(child, &control);
+    let _ = std::fs::remove_file(&control);
+    status
+}
+
+/// The kernel to boot: the one given, or the one built now.
+pub(crate) fn kernel_file(options: &Options) -> Result<PathBuf> {
+    if let Some(kernel) = &options.kernel {
+        return Ok(kernel.clone());
+    }
+    let profile = if options.is_debug_build { Profile::Debug } else { Profile::Release };
+    let Kernel { vmlinux, vmlinuz } = build(profile)?;
+    Ok(match options.entry {
+        Entry::Bios => vmlinuz,
+        Entry::Pvh => vmlinux,
+    })
+}
+
+/// The root image with the command in it, if there is one.
+pub(crate) fn prepared_image(options: &Options) -> Result<PathBuf> {
+    let path = image::ensure(options)?;
+    match &options.command {
+        Some(command) => {
+            image::put_file(&path, guest::COMMAND_PATH, format!("{command}\n").as_bytes())?;
+        }
+        None if options.image.is_none() => image::remove_file(&path, guest::COMMAND_PATH)?,
+        None => {}
+    }
+    Ok(path)
+}
+
+/// QEMU's command line.
+pub(crate) fn machine(options: &Options, kernel: &Path, image: &Path, control: &Path) -> Command {
+    let (device, root) = match options.disk {
+        Disk::Virtio => ("virtio-blk-pci,drive=root", "/dev/vda"),
+        Disk::Nvme => ("nvme,drive=root,serial=1", "/dev/nvme0n1"),
+    };
+    let init = options.init.as_deref().unwrap_or(guest::INIT_PATH);
+    let mut words = format!("console=ttyS0,115200 root={root} rootfstype=ext4 rw init={init}");
+    if options.command.is_some() {
+        words.push_str(" quiet");
+    } else if let Some((rows, columns)) = window_size() {
+        words.push_str(&format!(" LINES={rows} COLUMNS={columns}"));
+    }
+    if let Ok(terminal) = std::env::var("TERM") {
+        words.push_str(&format!(" TERM={terminal}"));
+    }
+    words.push(' ');
+    words.push_str(&options.append);
+
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-M", "q35", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-accel", &options.accel, "-cpu", &options.cpu])
+        .args(["-smp", &options.cpus.to_string(), "-m", &options.memory])
+        .arg("-kernel")
+        .arg(kernel)
+        .args(["-append", words.trim_end()])
+        .arg("-drive")
+        .arg(format!("if=none,id=root,format=raw,file={}", image.display()))
+        .args(["-device", device, "-device", "virtio-rng-pci"])
+        .arg("-chardev")
+        .arg(format!("socket,id=control,path={},server=on,wait=off", control.display()));
+    if options.command.is_some() {
+        command.args(["-serial", "stdio"]);
+    } else {
+        command.args(["-serial", "mon:stdio"]);
+    }
+    command.args(["-serial", "chardev:control"]);
+    if let Some(initrd) = &options.initrd {
+        command.arg("-initrd").arg(initrd);
+    }
+    command.args(&options.qemu_args);
+    command
+}
+
+/// Stays with the machine until it stops: takes its status, tells it the window's size.
+pub(crate) fn attend(mut child: Child, control: &Path) -> Result<u8> {
+    let (sender, receiver) = mpsc::channel();
+    if let Some(stream) = connect(control, &mut child)? {
+        let writer = stream.try_clone()?;
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(std::io::Result::ok) {
+                if let Some(status) = line.trim().strip_prefix("status ") {
+                    // The receiver is gone only when QEMU is, and then nobody asks.
+                    let _ = sender.send(status.trim().parse::<u8>().unwrap_or(NO_STATUS));
+                }
+            }
+        });
+        std::thread::spawn(move || tell_window_size(writer));
+    }
+    let outcome = child.wait()?;
+    match receiver.recv_timeout(Duration::from_millis(200)) {
+        Ok(status) => Ok(status),
+        Err(_) if outcome.success() => {
+            eprintln!("xtask: the machine stopped without a status");
+            Ok(NO_STATUS)
+        }
+        Err(_) => Err(format!("qemu-system-x86_64 failed ({outcome})").into()),
+    }
+}
+
+/// Connects to QEMU's end of the control line as soon as it is there.
+fn connect(control: &Path, child: &mut Child) -> Result<Option<UnixStream>> {
+    for _ in 0..500 {
+        if let Ok(stream) = UnixStream::connect(control) {
+            return Ok(Some(stream));
+        }
+        if child.try_wait()?.is_some() {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(None)
+}
+
+/// Watches the terminal and tells the guest of each change. A look twice a second costs nothing
+/// here and needs no signal handler.
+fn tell_window_size(mut stream: UnixStream) {
+    let mut last = window_size();
+    loop {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = window_size();
+        if let Some((rows, columns)) = now.filter(|_| now != last) {
+            if writeln!(stream, "size {rows} {columns}").is_err() {
+                return;
+            }
+        }
+        last = now;
+    }
+}
+
+/// Rows and columns of the terminal, if there is one.
+fn window_size() -> Option<(u32, u32)> {
+    let output = Command::new("stty")
+        .arg("size")
+        .stdin(Stdio::from(std::fs::File::open("/dev/tty").ok()?))
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let mut numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
