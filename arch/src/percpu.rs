@@ -123,6 +123,18 @@ impl<T> PerCpuCell<T> {
     }
 }
 
+impl<T: Send> PerCpuCell<T> {
+    /// Lets `f` look at a value that its processor may be changing: for counters, whose words are
+    /// each read whole but may not belong together.
+    pub fn peek<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        #[cfg(not(target_os = "none"))]
+        let _host = self.host.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // SAFETY: the value lives as long as the cell; callers read plain integers only, for which
+        // a stale value is as good as a fresh one.
+        f(unsafe { &*self.value.get() })
+    }
+}
+
 impl<T: Send> PerCpu<PerCpuCell<T>> {
     /// Runs `f` on this processor's value with interrupts off.
     ///

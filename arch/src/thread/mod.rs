@@ -36,6 +36,8 @@ pub mod flags {
     pub const SECCOMP: u32 = 1 << 5;
     /// The program is single-stepped by a tracer.
     pub const SINGLE_STEP: u32 = 1 << 6;
+    /// Frees memory: its own allocations may use the reserve and must not reclaim.
+    pub const IN_RECLAIM: u32 = 1 << 16;
     /// A system call's result needs a look on its way out.
     pub const SYSCALL_EXIT_WORK: u32 = SYSCALL_TRACE | SINGLE_STEP;
     /// What a system call's entry looks at.

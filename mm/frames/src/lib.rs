@@ -1,2 +1,48 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(target_os = "none", no_std)]
+
+mod alloc;
+mod block;
+mod init;
+mod page;
+mod pageref;
+mod percpu;
+mod pressure;
+mod stats;
+mod tables;
+mod zone;
+
+#[cfg(test)]
+mod tests;
+
+pub use alloc::{Flags, alloc, alloc_page, zero_in_idle};
+pub use block::FrameBlock;
+#[cfg(not(target_os = "none"))]
+pub use init::init_host;
+pub use init::{Range, contains_ram, init, set_cpu_node, total_pages};
+pub use page::{Page, flag, kind, page, page_if_ram};
+pub use pageref::PageRef;
+pub use percpu::drain_local;
+pub use pressure::{
+    Reclaim, Watermarks, register_reclaim, set_background_hook, set_oom_hook, watermarks,
+};
+pub use stats::{Counter, NodeStats, Stats, node_stats, stats, zone_info};
+
+/// The largest block: `2^MAX_ORDER` frames, 4 MiB.
+pub const MAX_ORDER: u8 = 10;
+
+/// There is no frame to be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfMemory;
+
+impl From<OutOfMemory> for abi::Errno {
+    fn from(_: OutOfMemory) -> abi::Errno {
+        abi::Errno::ENOMEM
+    }
+}
+
+impl From<OutOfMemory> for arch::paging::NoMemory {
+    fn from(_: OutOfMemory) -> arch::paging::NoMemory {
+        arch::paging::NoMemory
+    }
+}
