@@ -31,8 +31,8 @@ const SYSCALL_CLEARS: u64 = 0x5_7700;
 static HAS_SMAP: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
-    static __smap_sites_start: [u64; 2];
-    static __smap_sites_end: [u64; 2];
+    static __smap_sites_start: [i32; 2];
+    static __smap_sites_end: [i32; 2];
 }
 
 /// Switches on what this processor has. The boot processor also patches the entry code.
@@ -102,13 +102,14 @@ pub(crate) unsafe fn init(cpu: CpuId) {
 /// The boot processor, before others start.
 unsafe fn patch_smap_sites() {
     let start = &raw const __smap_sites_start;
-    let count = (&raw const __smap_sites_end as usize - start as usize) / 16;
-    // SAFETY: the linker put pairs of (address, which) between the symbols; the addresses are
+    let count = (&raw const __smap_sites_end as usize - start as usize) / size_of::<[i32; 2]>();
+    // SAFETY: the linker put pairs of (offset, which) between the symbols; the places are
     // three bytes of no operation each, in the image, which the direct map covers.
     unsafe {
         for [at, which] in core::slice::from_raw_parts(start, count) {
             let code: [u8; 3] = [0x0f, 0x01, if *which == 0 { 0xca } else { 0xcb }];
-            let alias = crate::phys::to_virt(crate::phys::to_phys(*at as *const u8));
+            let place = core::ptr::from_ref(at).cast::<u8>().wrapping_offset(*at as isize);
+            let alias = crate::phys::to_virt(crate::phys::to_phys(place));
             alias.cast::<[u8; 3]>().write_unaligned(code);
         }
         // Forget what was fetched ahead.

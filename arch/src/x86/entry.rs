@@ -60,8 +60,8 @@ global_asm!(
 /* A place for CLAC or STAC: three bytes of nothing until the processor is known to have them. */
 .macro SMAP_SITE which
     .pushsection .smap_sites, "a", @progbits
-    .quad 99f
-    .quad \which
+    .long 99f - .
+    .long \which
     .popsection
 99: .byte 0x0f, 0x1f, 0x00
 .endm
@@ -169,7 +169,7 @@ syscall_entry:
 .globl syscall32_entry
 syscall32_entry:
     mov eax, -38
-    sysretd
+    .byte 0x0f, 0x07
 
 .balign 16
 .globl return_from_trap

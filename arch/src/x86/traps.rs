@@ -68,6 +68,9 @@ fn user_exception(frame: &mut TrapFrame, number: u8, error: u64) {
         // SAFETY: clearing the status is what the manual asks for.
         unsafe { regs::set_dr6(0xffff_0ff0) };
         status
+    } else if error == u64::MAX {
+        // The processor gave none.
+        0
     } else {
         error
     };
@@ -89,15 +92,14 @@ fn page_fault(frame: &mut TrapFrame, error: u64) {
             }
             crate::irq::disable_unguarded();
         } else if !(code.is_fetch() && vsyscall::emulate(frame, at)) {
-            // SAFETY: nothing but this and the handler's reading of the address uses CR2.
             note_bad_address(at);
             user_exception(frame, vector::PAGE_FAULT, error);
         }
         return;
     }
-    let Some(fixup) = extable::find(frame.rip) else {
+    if !extable::may_fault(frame.rip) {
         die(frame, vector::PAGE_FAULT, error);
-    };
+    }
     // Atomic context must not wait for a page: the copy stops here.
     let may_sleep = preempt::count() == 0 && frame.rflags & trap::RFLAGS_IF != 0;
     if at.is_user()
@@ -111,7 +113,10 @@ fn page_fault(frame: &mut TrapFrame, error: u64) {
             return;
         }
     }
-    frame.rip = fixup;
+    match extable::find(frame.rip) {
+        Some(fixup) => frame.rip = fixup,
+        None => die(frame, vector::PAGE_FAULT, error),
+    }
 }
 
 crate::percpu! {

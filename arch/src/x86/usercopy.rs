@@ -42,16 +42,16 @@ global_asm!(
     r#"
 .macro USER_SMAP_SITE which
     .pushsection .smap_sites, "a", @progbits
-    .quad 97f
-    .quad \which
+    .long 97f - .
+    .long \which
     .popsection
 97: .byte 0x0f, 0x1f, 0x00
 .endm
 
 .macro MAY_FAULT fixup
     .pushsection .extable, "a", @progbits
-    .quad 98f
-    .quad \fixup
+    .long 98f - .
+    .long \fixup - .
     .popsection
 98:
 .endm
@@ -59,6 +59,8 @@ global_asm!(
 .section .text.usercopy, "ax", @progbits
 
 .balign 16
+.globl user_access_start
+user_access_start:
 .globl user_copy
 user_copy:
     USER_SMAP_SITE 1
@@ -289,6 +291,8 @@ user_cmpxchg_u32:
 50: mov edx, 1
     USER_SMAP_SITE 0
     ret
+.globl user_access_end
+user_access_end:
 .text
 "#
 );
