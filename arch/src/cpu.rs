@@ -261,6 +261,30 @@ pub fn relax() {
     core::hint::spin_loop();
 }
 
+/// What `AT_HWCAP` says: the feature word of CPUID leaf 1.
+pub fn hwcap() -> u32 {
+    #[cfg(target_os = "none")]
+    return crate::x86::regs::cpuid(1, 0)[3];
+    #[cfg(not(target_os = "none"))]
+    0
+}
+
+/// What `AT_HWCAP2` says: bit 1, programs may use `wrfsbase` and its relatives.
+pub fn hwcap2() -> u64 {
+    #[cfg(target_os = "none")]
+    return u64::from(crate::x86::regs::has_fsgsbase()) << 1;
+    #[cfg(not(target_os = "none"))]
+    0
+}
+
+/// A word from the processor's random generator, if it has one that works.
+pub fn hardware_random() -> Option<u64> {
+    #[cfg(target_os = "none")]
+    return crate::x86::regs::rdrand();
+    #[cfg(not(target_os = "none"))]
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

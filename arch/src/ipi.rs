@@ -5,6 +5,7 @@ use crate::host::ipi as imp;
 #[cfg(target_os = "none")]
 use crate::x86::ipi as imp;
 
+use crate::backtrace::Backtrace;
 use crate::cpu::{CpuId, CpuSet};
 
 /// Makes a processor look at `NEED_RESCHED` of its current thread, which the caller has set.
@@ -25,7 +26,8 @@ pub fn call_on_all(f: fn(usize), arg: usize) {
     call_on(&crate::cpu::online(), f, arg);
 }
 
-/// Stops all other processors for a panic; each first calls `report` (to print its stack).
-pub fn stop_others(report: fn(CpuId)) {
+/// Stops all other processors for a panic; each first calls `report` with where it was, one after
+/// the other.
+pub fn stop_others(report: fn(CpuId, Backtrace)) {
     imp::stop_others(report);
 }

@@ -13,4 +13,4 @@ pub(crate) fn call_on(cpus: &CpuSet, f: fn(usize), arg: usize) {
     super::cpu::set_cpu(own);
 }
 
-pub(crate) fn stop_others(_report: fn(CpuId)) {}
+pub(crate) fn stop_others(_report: fn(CpuId, crate::backtrace::Backtrace)) {}

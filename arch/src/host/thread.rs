@@ -1,9 +1,7 @@
 //! There is no context switch on the host: its threads are the host's.
 
-use crate::addr::VirtAddr;
 use crate::thread::ArchThread;
 use crate::trap::TrapFrame;
-use crate::user::Fault;
 
 /// Keeps nothing: host threads start by themselves.
 pub fn set_start_hook(_hook: fn(*const ArchThread)) {}
@@ -28,19 +26,17 @@ pub fn enter_user(_frame: &TrapFrame) -> ! {
 /// Nothing to reset.
 pub fn reset_current() {}
 
-/// As without XSAVE.
-pub fn signal_frame_size() -> usize {
+pub(crate) fn signal_area_len() -> usize {
     512
 }
-
-/// Writes zeros.
-pub fn write_signal_frame(to: VirtAddr) -> Result<(), Fault> {
-    crate::user::clear_user(to, 512)
+pub(crate) fn signal_features() -> u64 {
+    0
 }
-
-/// Reads nothing.
-pub fn read_signal_frame(_from: VirtAddr) -> Result<(), Fault> {
-    Ok(())
+pub(crate) fn save_for_signal(area: &mut [u8]) {
+    area.fill(0);
+}
+pub(crate) fn restore_from_signal(_area: &[u8], _features: u64) -> bool {
+    true
 }
 
 /// Zeros.

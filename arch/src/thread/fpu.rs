@@ -10,15 +10,50 @@ pub enum FpuStart {
 }
 
 #[cfg(not(target_os = "none"))]
-pub use crate::host::thread::{
-    legacy_image, read_signal_frame, reset_current, set_legacy_image, signal_frame_size,
-    write_signal_frame,
-};
+use crate::host::thread as imp;
 #[cfg(target_os = "none")]
-pub use crate::x86::fpu::{
-    legacy_image, read_signal_frame, reset_current, set_legacy_image, signal_frame_size,
-    write_signal_frame,
-};
+use crate::x86::fpu as imp;
+
+/// The size of the current processor's extended state in the standard (not compacted) format that
+/// signal frames carry; without the trailing magic number.
+pub fn signal_area_len() -> usize {
+    imp::signal_area_len()
+}
+
+/// The features (XCR0 bits) that the area holds; 0 on a processor without XSAVE, whose frames have
+/// the legacy area alone.
+pub fn signal_features() -> u64 {
+    imp::signal_features()
+}
+
+/// Writes the current thread's extended registers in the standard format into `area`, which is
+/// [`signal_area_len`] bytes long.
+pub fn save_for_signal(area: &mut [u8]) {
+    imp::save_for_signal(area);
+}
+
+/// Replaces the current thread's extended registers by `area` (standard format, from user memory,
+/// so nothing in it is trusted); features not in `features` get their initial state. Whether the
+/// contents were acceptable.
+pub fn restore_from_signal(area: &[u8], features: u64) -> bool {
+    imp::restore_from_signal(area, features)
+}
+
+/// Puts the current thread's extended registers in their initial state: a new program. A kernel
+/// thread that becomes a program gets them so.
+pub fn reset_current() {
+    imp::reset_current();
+}
+
+/// The x87 and SSE part of a stopped thread's registers, as `PTRACE_GETFPREGS` has it.
+pub fn legacy_image(thread: &super::ArchThread) -> [u8; 512] {
+    imp::legacy_image(thread)
+}
+
+/// Sets the x87 and SSE part of a stopped thread's registers.
+pub fn set_legacy_image(thread: &super::ArchThread, image: &[u8; 512]) {
+    imp::set_legacy_image(thread, image);
+}
 
 /// The saved extended registers; a kernel thread has none.
 pub struct FpuState {

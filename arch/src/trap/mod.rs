@@ -187,3 +187,12 @@ pub fn handlers() -> Option<&'static Handlers> {
     // SAFETY: only `set_handlers` stores here, a reference to a static.
     unsafe { HANDLERS.load(Ordering::Acquire).as_ref() }
 }
+
+/// The address of this processor's last fault outside of the user half that user mode made: what
+/// `si_addr` is when `user_exception` is called for vector 14.
+pub fn fault_address() -> VirtAddr {
+    #[cfg(target_os = "none")]
+    return crate::x86::traps::last_bad_address();
+    #[cfg(not(target_os = "none"))]
+    VirtAddr(0)
+}

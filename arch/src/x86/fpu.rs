@@ -5,10 +5,8 @@
 //! nothing else was loaded meanwhile. The save area has the standard format, which is also what
 //! signal frames hold. SDM vol. 1 ch. 13.
 
-use crate::addr::VirtAddr;
 use crate::thread::ArchThread;
 use crate::thread::fpu::{Chunk, FpuStart};
-use crate::user::{self, Fault};
 use crate::x86::local::LOCAL;
 use crate::x86::regs;
 use alloc::boxed::Box;
@@ -23,11 +21,6 @@ const MODE_XSAVE: u8 = 1;
 const MODE_XSAVEOPT: u8 = 2;
 const LEGACY: usize = 512;
 const HEADER_END: usize = 576;
-/// `FP_XSTATE_MAGIC1`, at the start of the software bytes of a signal frame.
-const MAGIC1: u32 = 0x4650_5853;
-/// `FP_XSTATE_MAGIC2`, behind the save area in a signal frame.
-const MAGIC2: u32 = 0x4650_5845;
-const SOFTWARE_BYTES: usize = 464;
 
 static MODE: AtomicU8 = AtomicU8::new(MODE_FXSAVE);
 static SIZE: AtomicU32 = AtomicU32::new(LEGACY as u32);
@@ -217,55 +210,43 @@ pub fn reset_current() {
     }
 }
 
-/// Bytes that the extended registers take in a signal frame, which is 64-byte aligned.
-pub fn signal_frame_size() -> usize {
-    if has_xsave() { area_size() + 4 } else { LEGACY }
+/// See [`thread::fpu`](crate::thread::fpu); likewise below.
+pub(crate) fn signal_area_len() -> usize {
+    area_size()
 }
 
-/// Writes the extended registers into a signal frame.
-pub fn write_signal_frame(to: VirtAddr) -> Result<(), Fault> {
-    let size = area_size();
-    let mut copy = vec![0u8; signal_frame_size()];
+pub(crate) fn signal_features() -> u64 {
+    if has_xsave() { FEATURES.load(Ordering::Relaxed) } else { 0 }
+}
+
+pub(crate) fn save_for_signal(to: &mut [u8]) {
+    let len = to.len().min(area_size());
     with_current(|area| {
-        copy[..size].copy_from_slice(area);
+        if let (Some(to), Some(from)) = (to.get_mut(..len), area.get(..len)) {
+            to.copy_from_slice(from);
+        }
         ((), false)
     });
-    if has_xsave() {
-        let software = &mut copy[SOFTWARE_BYTES..LEGACY];
-        software.fill(0);
-        software[0..4].copy_from_slice(&MAGIC1.to_le_bytes());
-        software[4..8].copy_from_slice(&((size + 4) as u32).to_le_bytes());
-        software[8..16].copy_from_slice(&FEATURES.load(Ordering::Relaxed).to_le_bytes());
-        software[16..20].copy_from_slice(&(size as u32).to_le_bytes());
-        copy[size..].copy_from_slice(&MAGIC2.to_le_bytes());
-    }
-    user::copy_to_user(to, &copy)
 }
 
-/// Loads the extended registers from a signal frame; bits that no program may set are dropped.
-pub fn read_signal_frame(from: VirtAddr) -> Result<(), Fault> {
-    let size = area_size();
-    let mut copy = vec![0u8; size];
-    user::copy_from_user(&mut copy[..LEGACY], from)?;
-    let word = |at: usize| {
-        copy.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
-    };
-    let is_extended = has_xsave()
-        && word(SOFTWARE_BYTES) == MAGIC1
-        && word(SOFTWARE_BYTES + 16) as usize == size
-        && user::read_val::<u32>(from + size) == Ok(MAGIC2);
-    if is_extended {
-        user::copy_from_user(&mut copy[LEGACY..], from + LEGACY)?;
-    } else if has_xsave() {
-        // Only x87 and SSE are described.
-        copy[LEGACY..LEGACY + 8].copy_from_slice(&3u64.to_le_bytes());
+pub(crate) fn restore_from_signal(from: &[u8], features: u64) -> bool {
+    if from.len() < LEGACY {
+        return false;
     }
-    set_image(&mut copy);
     with_current(|area| {
-        area.copy_from_slice(&copy);
-        ((), true)
-    });
-    Ok(())
+        let len = from.len().min(area.len());
+        area[..len].copy_from_slice(&from[..len]);
+        area[len..].fill(0);
+        if let Some(header) = area.get_mut(LEGACY..LEGACY + 8) {
+            let said: [u8; 8] = header.try_into().unwrap_or_default();
+            // An area without a header describes x87 and SSE.
+            let said = if len >= HEADER_END { u64::from_le_bytes(said) } else { 3 };
+            header.copy_from_slice(&(said & features).to_le_bytes());
+        }
+        set_image(area);
+        (true, true)
+    })
+    .unwrap_or(false)
 }
 
 /// Makes an image from outside one that XRSTOR cannot fault on.

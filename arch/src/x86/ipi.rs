@@ -1,5 +1,6 @@
 //! Interrupts between processors: reschedule, call a function, stop for a panic.
 
+use crate::backtrace::Backtrace;
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::trap::TrapFrame;
 use crate::x86::apic::{self, vector};
@@ -107,11 +108,11 @@ pub(crate) fn serve() {
     }
 }
 
-/// What processors do on an NMI during a panic: a `fn(CpuId)`, 0 when there is no panic.
+/// What processors do on an NMI during a panic: a `fn(CpuId, Backtrace)`, 0 when there is no panic.
 static STOP: AtomicUsize = AtomicUsize::new(0);
 static STOPPED: AtomicU32 = AtomicU32::new(0);
 
-pub(crate) fn stop_others(report: fn(CpuId)) {
+pub(crate) fn stop_others(report: fn(CpuId, Backtrace)) {
     if !apic::is_ready() || STOP.swap(report as usize, Ordering::SeqCst) != 0 {
         return;
     }
@@ -136,10 +137,9 @@ pub(crate) fn nmi(frame: &mut TrapFrame) {
         log::warn!("unexpected NMI at {:#x}", frame.rip);
         return;
     }
-    super::backtrace::set_start(frame.rip, frame.rbp, frame.rsp);
     // SAFETY: only `stop_others` stores here, such a function.
-    let report: fn(CpuId) = unsafe { core::mem::transmute(report) };
-    report(crate::cpu::id());
+    let report: fn(CpuId, Backtrace) = unsafe { core::mem::transmute(report) };
+    report(crate::cpu::id(), Backtrace::from(frame.rip, frame.rbp));
     STOPPED.fetch_add(1, Ordering::SeqCst);
     regs::halt_forever();
 }

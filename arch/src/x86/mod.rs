@@ -1,7 +1,6 @@
 //! The machine itself: registers, descriptor tables, entries, interrupt controllers, clocks.
 
 pub mod apic;
-pub mod backtrace;
 pub mod clock;
 pub mod cpu;
 pub(crate) mod descriptors;
@@ -19,4 +18,3 @@ pub mod tlb;
 pub mod traps;
 pub mod usercopy;
 pub mod vectors;
-pub mod vsyscall;

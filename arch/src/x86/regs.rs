@@ -141,6 +141,24 @@ pub fn rdtsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// A word from RDRAND, if the processor has it and it works.
+pub fn rdrand() -> Option<u64> {
+    if cpuid(1, 0)[2] & 1 << 30 == 0 {
+        return None;
+    }
+    for _ in 0..10 {
+        let (value, ok): (u64, u8);
+        // SAFETY: the processor has the instruction.
+        unsafe {
+            asm!("rdrand {}", "setc {}", out(reg) value, out(reg_byte) ok, options(nomem, nostack));
+        }
+        if ok != 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
 macro_rules! port {
     ($read:ident, $write:ident, $ty:ty, $reg:tt) => {
         /// Reads a port.

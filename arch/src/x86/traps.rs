@@ -5,7 +5,7 @@ use crate::addr::VirtAddr;
 use crate::preempt;
 use crate::thread::{self, flags};
 use crate::trap::{self, FaultCode, FaultOutcome, TrapFrame, vector};
-use crate::x86::{extable, regs, vsyscall};
+use crate::x86::{extable, regs};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Work before the return to user mode. Entered and left with interrupts off.
@@ -91,7 +91,7 @@ fn page_fault(frame: &mut TrapFrame, error: u64) {
                 (handlers.page_fault)(frame, at, code);
             }
             crate::irq::disable_unguarded();
-        } else if !(code.is_fetch() && vsyscall::emulate(frame, at)) {
+        } else {
             note_bad_address(at);
             user_exception(frame, vector::PAGE_FAULT, error);
         }
@@ -208,7 +208,7 @@ fn die(frame: &TrapFrame, number: u8, error: u64) -> ! {
         frame.r12
     );
     log::error!("r13 {:#018x} r14 {:#018x} r15 {:#018x}", frame.r13, frame.r14, frame.r15);
-    super::backtrace::set_start(frame.rip, frame.rbp, frame.rsp);
+    log::error!("from:\n{}", crate::backtrace::Backtrace::from(frame.rip, frame.rbp));
     panic!("{name} in the kernel at {:#x}", frame.rip);
 }
 
