@@ -25,6 +25,7 @@ pub mod tlb;
 pub mod trap;
 pub mod uio;
 pub mod user;
+pub mod vdso;
 #[cfg(target_os = "none")]
 pub mod x86;
 

@@ -63,11 +63,6 @@ pub(crate) fn now_ns() -> u64 {
     SCALE.read().ns(cycles())
 }
 
-/// The scale in use, for the vDSO.
-pub(crate) fn scale() -> Scale {
-    SCALE.read()
-}
-
 /// The counter value of an instant, for TSC deadlines.
 #[inline]
 pub(crate) fn ns_to_tsc(ns: u64) -> u64 {
@@ -122,6 +117,8 @@ fn start(hz: u64) {
         let now = if scale.base_cycles == 0 { 0 } else { scale.ns(cycles) };
         *scale = Scale { mult, base_ns: now, base_cycles: cycles, hz };
     });
+    let scale = SCALE.read();
+    crate::vdso::set_scale(is_tsc().then_some((scale.base_cycles, scale.mult, scale.base_ns)));
 }
 
 /// Maps the HPET the firmware's table names; before [`init`]. Needs kernel mappings.

@@ -7,8 +7,6 @@ use crate::x86::regs;
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
-/// The selector whose limit is the processor's number: `getcpu` reads it with `lsl`.
-pub(crate) const CPU_NUMBER_SELECTOR: u16 = 0x7b;
 const TSS_SELECTOR: u16 = 0x40;
 const GDT_ENTRIES: usize = 16;
 /// Bytes of each interrupt stack.
@@ -65,7 +63,7 @@ crate::percpu! {
                 0, 0, // 0x40 TSS
                 0, 0,
                 0, 0, 0, // TLS of 32-bit programs
-                0x0040_f500_0000_0000, // 0x7b processor number in the limit
+                0x0040_f500_0000_0000, // 0x7b processor number in the limit: the vDSO reads it
             ],
             tss: Tss {
                 _reserved0: 0,
@@ -143,14 +141,6 @@ pub(crate) unsafe fn set_entry_stack(top: u64) {
         let tss = &raw mut (*DESCRIPTORS.this().tables.get()).tss.rsp;
         tss.cast::<u64>().write_unaligned(top);
     }
-}
-
-/// The interrupt stack an address lies in, for backtraces: its end.
-pub(crate) fn ist_stack_end(at: u64) -> Option<u64> {
-    let start = DESCRIPTORS.this().stacks.get() as u64;
-    let offset = at.checked_sub(start)?;
-    (offset < (IST_STACK * IST_COUNT) as u64)
-        .then(|| start + (offset / IST_STACK as u64 + 1) * IST_STACK as u64)
 }
 
 #[derive(Clone, Copy)]
