@@ -8,6 +8,7 @@ pub mod backtrace;
 pub mod boot;
 pub mod console;
 pub mod cpu;
+pub mod cpu_info;
 #[cfg(not(target_os = "none"))]
 pub mod host;
 pub mod ipi;

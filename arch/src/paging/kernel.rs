@@ -96,6 +96,15 @@ pub fn root() -> PhysAddr {
     PhysAddr(ROOT.load(Ordering::Acquire))
 }
 
+/// Takes the one-to-one map of the first memory, which starting processors came through, out of
+/// the kernel's tables: from then on address 0 is nobody's. After the last processor has started.
+pub fn forget_identity_map() {
+    // SAFETY: kernel tables live for ever; the lower half of the kernel's root is used by nobody
+    // but starting processors.
+    unsafe { entries(root()) }.iter().take(256).for_each(|slot| slot.store(0, Ordering::Release));
+    crate::tlb::flush_kernel_range(VirtAddr(0), 4 << 30);
+}
+
 /// Fills the upper half of a new root.
 pub(super) fn copy_kernel_half(new: PhysAddr) {
     let from = root();
