@@ -1,0 +1,220 @@
+//! Memory that devices read and write. x86 keeps it coherent with the caches.
+
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use abi::{Errno, Result};
+use arch::{PAGE_SIZE, PhysAddr};
+use frames::{Flags, FrameBlock};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Physically contiguous, zeroed memory shared with a device. The device may change it at any
+/// time, so there are no references into it: accesses are volatile or atomic, and by value.
+///
+/// Offsets that are outside, or not aligned to their width, read as zero and writes there do
+/// nothing: a driver's offsets come from its own ring arithmetic.
+pub struct DmaBuffer {
+    frames: ManuallyDrop<FrameBlock>,
+}
+
+impl DmaBuffer {
+    /// At least `len` bytes, starting at a page.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(len: usize) -> Result<Self> {
+        let pages = len.div_ceil(PAGE_SIZE).max(1).next_power_of_two();
+        let order = u8::try_from(pages.trailing_zeros()).map_err(|_| Errno::ENOMEM)?;
+        let frames = frames::alloc(order, Flags::ZERO).map_err(|_| Errno::ENOMEM)?;
+        Ok(Self { frames: ManuallyDrop::new(frames) })
+    }
+
+    /// Where the device finds it.
+    pub fn phys(&self) -> PhysAddr {
+        self.frames.phys()
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        PAGE_SIZE << self.frames.order()
+    }
+
+    /// Never: it has at least a page.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives the memory up for ever: a device that cannot be stopped may still use it.
+    pub fn leak(self) {
+        core::mem::forget(self);
+    }
+
+    #[inline]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let is_inside = offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len());
+        let is_aligned = offset % align_of::<T>() == 0;
+        (is_inside && is_aligned).then(|| self.frames.as_ptr().wrapping_add(offset).cast())
+    }
+
+    /// Reads a value.
+    #[inline]
+    pub fn read<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
+        match self.at::<T>(offset) {
+            // SAFETY: inside the frames and aligned; every bit pattern is a `T`; volatile, as the
+            // device may write at the same time.
+            Some(pointer) => unsafe { pointer.read_volatile() },
+            None => T::new_zeroed(),
+        }
+    }
+
+    /// Writes a value.
+    #[inline]
+    pub fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: T) {
+        if let Some(pointer) = self.at::<T>(offset) {
+            // SAFETY: inside the frames and aligned; there are no references into them.
+            unsafe { pointer.write_volatile(value) }
+        }
+    }
+
+    /// Reads 16 bits that the device writes after what they announce.
+    #[inline]
+    pub fn load_acquire16(&self, offset: usize) -> u16 {
+        match self.at::<AtomicU16>(offset) {
+            // SAFETY: inside the frames and aligned; both sides access it atomically.
+            // Acquire: what the device wrote before is visible after this.
+            Some(pointer) => unsafe { &*pointer }.load(Ordering::Acquire),
+            None => 0,
+        }
+    }
+
+    /// Writes 16 bits that announce what was written before.
+    #[inline]
+    pub fn store_release16(&self, offset: usize, value: u16) {
+        if let Some(pointer) = self.at::<AtomicU16>(offset) {
+            // SAFETY: as above. Release: what was written before is visible before this.
+            unsafe { &*pointer }.store(value, Ordering::Release);
+        }
+    }
+
+    /// Reads 32 bits that the device writes after what they announce.
+    #[inline]
+    pub fn load_acquire32(&self, offset: usize) -> u32 {
+        match self.at::<AtomicU32>(offset) {
+            // SAFETY: as above. Acquire: as above.
+            Some(pointer) => unsafe { &*pointer }.load(Ordering::Acquire),
+            None => 0,
+        }
+    }
+
+    /// Copies bytes out.
+    pub fn copy_out(&self, offset: usize, out: &mut [u8]) {
+        let is_inside = offset.checked_add(out.len()).is_some_and(|end| end <= self.len());
+        if is_inside {
+            let from = self.frames.as_ptr().wrapping_add(offset);
+            // SAFETY: inside the frames; `out` is the caller's own and cannot overlap them. The
+            // device may write meanwhile: any bytes are valid bytes.
+            unsafe { core::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) }
+        }
+    }
+
+    /// Copies bytes in.
+    pub fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        let is_inside = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len());
+        if is_inside {
+            let to = self.frames.as_ptr().wrapping_add(offset);
+            // SAFETY: as above.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+        }
+    }
+}
+
+impl Drop for DmaBuffer {
+    fn drop(&mut self) {
+        // SAFETY: dropped once, here; `leak` forgets the whole buffer.
+        unsafe { ManuallyDrop::drop(&mut self.frames) }
+    }
+}
+
+// SAFETY: the frames belong to the buffer alone; accesses through `&self` are volatile or atomic,
+// as for memory that hardware shares.
+unsafe impl Send for DmaBuffer {}
+// SAFETY: as above.
+unsafe impl Sync for DmaBuffer {}
+
+/// An array of structures in a [`DmaBuffer`].
+pub struct DmaArray<T> {
+    buffer: DmaBuffer,
+    len: usize,
+    kind: PhantomData<fn(T) -> T>,
+}
+
+impl<T: FromBytes + IntoBytes + Immutable> DmaArray<T> {
+    /// `len` zeroed elements.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(len: usize) -> Result<Self> {
+        let bytes = len.checked_mul(size_of::<T>()).ok_or(Errno::ENOMEM)?;
+        Ok(Self { buffer: DmaBuffer::new(bytes)?, len, kind: PhantomData })
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where the device finds it.
+    pub fn phys(&self) -> PhysAddr {
+        self.buffer.phys()
+    }
+
+    /// Where the device finds an element.
+    pub fn phys_of(&self, index: usize) -> PhysAddr {
+        PhysAddr(self.buffer.phys().0 + (index * size_of::<T>()) as u64)
+    }
+
+    /// An element's value.
+    #[inline]
+    pub fn get(&self, index: usize) -> T {
+        self.buffer.read(index.wrapping_mul(size_of::<T>()))
+    }
+
+    /// Sets an element.
+    #[inline]
+    pub fn set(&self, index: usize, value: T) {
+        if index < self.len {
+            self.buffer.write(index * size_of::<T>(), value);
+        }
+    }
+
+    /// The bytes below.
+    pub fn buffer(&self) -> &DmaBuffer {
+        &self.buffer
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accesses_stay_inside() {
+        frames::init_host(64 << 20);
+        let Ok(buffer) = DmaBuffer::new(100) else { return };
+        assert_eq!(buffer.len(), PAGE_SIZE);
+        buffer.write(8, 7u32);
+        assert_eq!(buffer.read::<u32>(8), 7);
+        buffer.write(PAGE_SIZE - 2, 7u32);
+        assert_eq!(buffer.read::<u32>(PAGE_SIZE - 2), 0);
+        assert_eq!(buffer.read::<u32>(usize::MAX), 0);
+        buffer.store_release16(2, 9);
+        assert_eq!(buffer.load_acquire16(2), 9);
+    }
+}
