@@ -1,5 +1,4 @@
-//! Ticket spin locks: first come, first served; one locked instruction to take, a plain store to
-//! release.
+//! Spin locks: one locked instruction to take, a plain store to release.
 
 use super::check::{self, Kind, LockClass};
 use crate::irq::{self, IrqGuard};
@@ -7,72 +6,65 @@ use crate::preempt::{self, PreemptGuard};
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
-/// The lock word: the ticket being served in the low half, the next free one in the high half.
-#[repr(C)]
-struct Ticket {
+/// The lock word: 0 is free.
+///
+/// First come is not first served: under a hypervisor that runs fewer processors than it shows, a
+/// queue would hand the lock to a processor that is not running. Waiters look with plain loads and
+/// step back longer and longer, so the holder's cache line stays the holder's.
+struct Word {
     word: AtomicU32,
 }
 
-const NEXT: u32 = 1 << 16;
+const BACKOFF_LIMIT: u32 = 64;
 
-impl Ticket {
-    const fn new() -> Ticket {
-        Ticket { word: AtomicU32::new(0) }
-    }
-
-    fn serving(&self) -> &AtomicU16 {
-        // SAFETY: the low half of an aligned 32-bit word is an aligned 16-bit word; both are only
-        // accessed atomically, and x86 keeps such mixed-size accesses coherent.
-        unsafe { AtomicU16::from_ptr(self.word.as_ptr().cast::<u16>()) }
+impl Word {
+    const fn new() -> Word {
+        Word { word: AtomicU32::new(0) }
     }
 
     #[inline(always)]
     fn lock(&self) {
         // Acquire: pairs with the release store in `unlock`.
-        let seen = self.word.fetch_add(NEXT, Ordering::Acquire);
-        let mine = (seen >> 16) as u16;
-        if mine != seen as u16 {
-            self.wait(mine);
+        if self.word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            self.wait();
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn wait(&self, mine: u16) {
+    fn wait(&self) {
         let mut turn = 0;
-        // Acquire: pairs with the release store in `unlock`.
-        while self.serving().load(Ordering::Acquire) != mine {
-            super::wait_turn(&mut turn);
+        let mut backoff = 1;
+        loop {
+            while self.word.load(Ordering::Relaxed) != 0 {
+                for _ in 0..backoff {
+                    super::wait_turn(&mut turn);
+                }
+                backoff = (backoff * 2).min(BACKOFF_LIMIT);
+            }
+            if self.try_lock() {
+                return;
+            }
         }
     }
 
     #[inline(always)]
     fn try_lock(&self) -> bool {
-        let seen = self.word.load(Ordering::Relaxed);
-        (seen >> 16) as u16 == seen as u16
-            && self
-                .word
-                .compare_exchange(
-                    seen,
-                    seen.wrapping_add(NEXT),
-                    Ordering::Acquire,
-                    Ordering::Relaxed,
-                )
-                .is_ok()
+        // Acquire: pairs with the release store in `unlock`.
+        !self.is_locked()
+            && self.word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     #[inline(always)]
     fn unlock(&self) {
-        let serving = self.serving();
-        // Only the holder stores here. Release: pairs with the acquires above.
-        serving.store(serving.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        // Release: pairs with the acquires above.
+        self.word.store(0, Ordering::Release);
     }
 
     fn is_locked(&self) -> bool {
-        let seen = self.word.load(Ordering::Relaxed);
-        (seen >> 16) as u16 != seen as u16
+        self.word.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -82,7 +74,7 @@ macro_rules! spinning_lock {
         pub struct $lock<T: ?Sized> {
             #[cfg(debug_assertions)]
             class: &'static LockClass,
-            ticket: Ticket,
+            word: Word,
             value: UnsafeCell<T>,
         }
 
@@ -110,7 +102,7 @@ macro_rules! spinning_lock {
                 $lock {
                     #[cfg(debug_assertions)]
                     class,
-                    ticket: Ticket::new(),
+                    word: Word::new(),
                     value: UnsafeCell::new(value),
                 }
             }
@@ -128,7 +120,7 @@ macro_rules! spinning_lock {
                 let saved = $save;
                 #[cfg(debug_assertions)]
                 check::spin_acquire(self.class, $kind, false);
-                self.ticket.lock();
+                self.word.lock();
                 $guard { lock: self, saved }
             }
             /// Waits for the lock while another of the same rank is held; the caller has its own
@@ -139,14 +131,14 @@ macro_rules! spinning_lock {
                 let saved = $save;
                 #[cfg(debug_assertions)]
                 check::spin_acquire(self.class, $kind, true);
-                self.ticket.lock();
+                self.word.lock();
                 $guard { lock: self, saved }
             }
             /// Takes the lock if it is free.
             #[inline]
             pub fn try_lock(&self) -> Option<$guard<'_, T>> {
                 let saved = $save;
-                if !self.ticket.try_lock() {
+                if !self.word.try_lock() {
                     return None;
                 }
                 #[cfg(debug_assertions)]
@@ -155,7 +147,7 @@ macro_rules! spinning_lock {
             }
             /// Whether somebody holds it; stale at once.
             pub fn is_locked(&self) -> bool {
-                self.ticket.is_locked()
+                self.word.is_locked()
             }
             /// The value through an exclusive reference: no locking needed.
             pub fn get_mut(&mut self) -> &mut T {
@@ -173,7 +165,7 @@ macro_rules! spinning_lock {
             pub unsafe fn force_unlock(&self) {
                 #[cfg(debug_assertions)]
                 check::spin_release(self.class);
-                self.ticket.unlock();
+                self.word.unlock();
             }
         }
 
@@ -199,7 +191,7 @@ macro_rules! spinning_lock {
             fn drop(&mut self) {
                 #[cfg(debug_assertions)]
                 check::spin_release(self.lock.class);
-                self.lock.ticket.unlock();
+                self.lock.word.unlock();
             }
         }
 
