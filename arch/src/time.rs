@@ -45,6 +45,11 @@ pub fn write_persistent_clock(seconds: u64) {
     imp::write_persistent_clock(seconds);
 }
 
+/// Measures the clock's pace again, better than at boot. Once, some seconds after boot.
+pub fn refine() {
+    imp::refine();
+}
+
 /// Busy-waits.
 pub fn delay_ns(ns: u64) {
     let end = now_ns().saturating_add(ns);

@@ -30,7 +30,9 @@ const BATCH: usize = 512;
 /// The identity of an address space towards the translation caches.
 pub struct Context {
     /// Never reused.
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no caches there"))]
     pub(crate) id: u64,
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no caches there"))]
     pub(crate) root: PhysAddr,
     pub(crate) generation: AtomicU64,
     /// The processors that have it loaded, lazily or not.

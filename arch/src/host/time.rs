@@ -27,6 +27,7 @@ pub(crate) fn available_clocksources() -> &'static [&'static str] {
 pub(crate) fn read_persistent_clock() -> Option<u64> {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|d| d.as_secs())
 }
+pub(crate) fn refine() {}
 pub(crate) fn write_persistent_clock(_seconds: u64) {}
 
 struct Timers {

@@ -30,7 +30,7 @@ pub(crate) fn wait_turn(_turn: &mut u32) {
     #[cfg(not(target_os = "none"))]
     {
         *_turn += 1;
-        if *_turn % 64 == 0 {
+        if _turn.is_multiple_of(64) {
             std::thread::yield_now();
         }
     }

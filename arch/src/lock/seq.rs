@@ -19,7 +19,7 @@ unsafe impl<T: Copy + Send> Sync for SeqLock<T> {}
 impl<T: Copy> SeqLock<T> {
     /// Wraps the value; its size must be a multiple of 8 and its alignment 8.
     pub const fn new(class: &'static LockClass, value: T) -> Self {
-        const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() >= 8) };
+        const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() >= 8) };
         SeqLock {
             sequence: AtomicU32::new(0),
             writer: IrqLock::new(class, ()),

@@ -54,7 +54,7 @@ pub fn set_table_frames(frames: &'static &'static dyn TableFrames) {
 /// The registered source of table frames.
 pub(crate) fn table_frames() -> Result<&'static dyn TableFrames, NoMemory> {
     // SAFETY: only `set_table_frames` stores here, a reference to a static.
-    unsafe { FRAMES.load(Ordering::Acquire).as_ref() }.map(|frames| *frames).ok_or(NoMemory)
+    unsafe { FRAMES.load(Ordering::Acquire).as_ref() }.copied().ok_or(NoMemory)
 }
 
 /// The entries of a table page.

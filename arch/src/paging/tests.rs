@@ -18,6 +18,7 @@ impl TableFrames for Frames {
             state.0
         });
         state.2.insert(frame, 1);
+        // SAFETY: a frame of the arena that is handed out once.
         unsafe { crate::phys::to_virt(PhysAddr(frame)).write_bytes(0, 4096) };
         Ok(PhysAddr(frame))
     }

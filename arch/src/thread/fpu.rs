@@ -59,7 +59,6 @@ pub fn set_legacy_image(thread: &super::ArchThread, image: &[u8; 512]) {
 pub struct FpuState {
     area: Option<alloc::boxed::Box<[Chunk]>>,
     /// The processor they were last loaded on.
-    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no registers there"))]
     pub(crate) last_cpu: u32,
 }
 
@@ -68,7 +67,6 @@ pub struct FpuState {
 #[repr(C, align(64))]
 pub(crate) struct Chunk(pub(crate) [u8; 64]);
 
-#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no registers there"))]
 impl FpuState {
     /// No extended registers: kernel threads.
     pub const fn none() -> FpuState {
@@ -86,9 +84,11 @@ impl FpuState {
     pub(crate) fn is_some(&self) -> bool {
         self.area.is_some()
     }
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no registers there"))]
     pub(crate) fn area(&mut self) -> Option<&mut [Chunk]> {
         self.area.as_deref_mut()
     }
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no registers there"))]
     pub(crate) fn replace(&mut self, area: alloc::boxed::Box<[Chunk]>) {
         self.area = Some(area);
         self.last_cpu = u32::MAX;

@@ -181,6 +181,7 @@ impl ArchThread {
     pub(crate) fn context(&self) -> *mut Context {
         self.context.get()
     }
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "no registers there"))]
     pub(crate) fn fpu(&self) -> *mut fpu::FpuState {
         self.fpu.get()
     }

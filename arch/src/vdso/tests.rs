@@ -1,5 +1,8 @@
 use super::image;
 
+type ClockFn = extern "C" fn(i32, *mut [i64; 2]) -> i32;
+type TimeFn = extern "C" fn(*mut i64) -> i64;
+
 fn u16_at(at: usize) -> usize {
     u16::from_le_bytes(image()[at..at + 2].try_into().unwrap()).into()
 }
@@ -72,14 +75,16 @@ fn functions_fall_back() {
         assert!(lookup(name).is_some(), "{name}");
     }
     let base = image().as_ptr() as usize;
-    let at = base + lookup("__vdso_clock_gettime").unwrap();
-    let clock_gettime: extern "C" fn(i32, *mut [i64; 2]) -> i32 =
-        unsafe { std::mem::transmute(at) };
-    let at = base + lookup("__vdso_time").unwrap();
-    let time: extern "C" fn(*mut i64) -> i64 = unsafe { std::mem::transmute(at) };
-    let at = base + lookup("__vdso_clock_getres").unwrap();
-    let getres: extern "C" fn(i32, *mut [i64; 2]) -> i32 = unsafe { std::mem::transmute(at) };
+    let find = |name| base + lookup(name).unwrap();
     let mut spec = [0i64; 2];
+    // SAFETY: the symbols are functions of these types, executable in place on the host.
+    let (clock_gettime, time, getres) = unsafe {
+        (
+            std::mem::transmute::<usize, ClockFn>(find("__vdso_clock_gettime")),
+            std::mem::transmute::<usize, TimeFn>(find("__vdso_time")),
+            std::mem::transmute::<usize, ClockFn>(find("__vdso_clock_getres")),
+        )
+    };
     assert_eq!(clock_gettime(0, &mut spec), 0);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     assert!((now.as_secs() as i64 - spec[0]).abs() <= 1);

@@ -170,6 +170,39 @@ pub(crate) fn init() {
     log::info!("clock: {name} at {}.{:03} MHz", hz / 1_000_000, hz / 1000 % 1000);
 }
 
+/// TSC and HPET at the first measurement, for [`refine`]; zero when the frequency was stated.
+static FIRST: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Measures the frequency again over the time since [`init`]: a second gives parts per million.
+/// Time goes on without a step, only its pace changes.
+pub(crate) fn refine() {
+    let [tsc0, hpet0] = [&FIRST[0], &FIRST[1]].map(|word| word.load(Ordering::Relaxed));
+    if tsc0 == 0 || SOURCE.load(Ordering::Relaxed) == SOURCE_HPET {
+        return;
+    }
+    let (tsc1, hpet1) = {
+        let _irq = crate::irq::disable();
+        bracket(hpet_count)
+    };
+    let period = HPET_PERIOD.load(Ordering::Relaxed).max(1);
+    // The counter may have 32 bits only: 42 seconds at 100 MHz.
+    let femtoseconds = u128::from(hpet1.wrapping_sub(hpet0) & 0xffff_ffff) * u128::from(period);
+    let old = cycles_per_sec();
+    let hz = u128::from(tsc1.wrapping_sub(tsc0)) * 1_000_000_000_000_000 / femtoseconds.max(1);
+    let (hz, apart) = (hz as u64, (hz as u64).abs_diff(old));
+    // More than a thousandth apart: the counter wrapped, or something stood still.
+    if femtoseconds > 500_000_000_000_000 && apart < old / 1000 {
+        start(hz);
+        super::timer::rescale(old, hz);
+        log::debug!(
+            "clock: {} at {}.{:06} MHz",
+            clocksource_name(),
+            hz / 1_000_000,
+            hz % 1_000_000
+        );
+    }
+}
+
 /// What CPUID or the hypervisor says about the TSC's frequency.
 fn stated_hz() -> Option<u64> {
     let max = regs::cpuid(0, 0)[0];
@@ -275,6 +308,8 @@ fn by_hpet() -> u64 {
     let period = HPET_PERIOD.load(Ordering::Relaxed).max(1);
     let window = WINDOW_NS * 1_000_000 / period;
     let (tsc0, first) = bracket(hpet_count);
+    FIRST[0].store(tsc0, Ordering::Relaxed);
+    FIRST[1].store(first, Ordering::Relaxed);
     while hpet_count().wrapping_sub(first) & 0xffff_ffff < window {
         core::hint::spin_loop();
     }
@@ -379,7 +414,10 @@ pub(crate) fn write_persistent_clock(seconds: u64) {
     set_cmos(0x0b, status | 0x80 | 2);
     for (register, value) in FIELDS.into_iter().zip(values) {
         let value = value as u8;
-        set_cmos(register, if status & 4 == 0 { value / 10 << 4 | value % 10 } else { value });
+        set_cmos(
+            register,
+            if status & 4 == 0 { ((value / 10) << 4) | (value % 10) } else { value },
+        );
     }
     set_cmos(0x0b, (status | 2) & !0x80);
 }

@@ -51,6 +51,13 @@ fn measure() -> u64 {
     (u128::from(first - last) * 1_000_000_000 / u128::from((to - from).max(1))) as u64
 }
 
+/// The clock's frequency was corrected: the timer's was measured against it.
+pub(crate) fn rescale(old_hz: u64, new_hz: u64) {
+    let ticks = u128::from(TICKS_PER_NS.load(Ordering::Relaxed));
+    let scaled = ticks * u128::from(new_hz) / u128::from(old_hz.max(1));
+    TICKS_PER_NS.store(scaled as u64, Ordering::Relaxed);
+}
+
 pub(crate) fn set_handler(handler: fn()) {
     HANDLER.store(handler as *mut (), Ordering::Release);
 }
