@@ -3,6 +3,7 @@
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod addr;
 pub mod backtrace;
 pub mod boot;
@@ -17,7 +18,11 @@ pub mod lock;
 pub mod paging;
 pub mod percpu;
 pub mod phys;
+#[cfg(target_os = "none")]
+pub mod power;
 pub mod preempt;
+#[cfg(target_os = "none")]
+pub mod smp;
 pub mod symbols;
 pub mod thread;
 pub mod time;

@@ -28,6 +28,8 @@ pub use info::{BootInfo, Framebuffer, PhysRange, Protocol};
 pub use memory::{MemoryKind, MemoryMap, MemoryRegion};
 #[cfg(target_os = "none")]
 pub use tables::is_mapped;
+#[cfg(target_os = "none")]
+pub(crate) use tables::trampoline_tables;
 
 /// Parses a size as Linux's command line has it: a number (decimal, `0x`) and a suffix `K M G T`.
 pub fn parse_size(text: &str) -> Option<u64> {

@@ -147,3 +147,25 @@ pub fn is_mapped(address: u64) -> bool {
     }
     true
 }
+
+/// The root of tables with the kernel's upper half as it is now and the first 2 MiB one to one,
+/// below 4 GiB: for processors that start. Made from the tables of the entry code.
+pub(crate) fn trampoline_tables() -> PhysAddr {
+    unsafe extern "C" {
+        static boot_pml4: u8;
+    }
+    let root = crate::phys::to_phys(&raw const boot_pml4);
+    let table = |index: u64| crate::phys::to_virt(root + index * SIZE_4K).cast::<u64>();
+    let kernel = crate::phys::to_virt(crate::paging::kernel::root()).cast::<u64>();
+    // SAFETY: the six tables in the head of the image, written through the direct map; nothing
+    // has run on them since the kernel got its own.
+    unsafe {
+        for slot in 256..512 {
+            table(0).add(slot).write(kernel.add(slot).read());
+        }
+        table(0).write((root.0 + SIZE_4K) | PRESENT | WRITABLE);
+        table(1).write((root.0 + 2 * SIZE_4K) | PRESENT | WRITABLE);
+        table(2).write(LARGE | PRESENT | WRITABLE);
+    }
+    root
+}
