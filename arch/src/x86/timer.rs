@@ -70,8 +70,13 @@ pub(crate) fn arm(deadline_ns: u64) {
         unsafe { regs::wrmsr(regs::msr::TSC_DEADLINE, deadline) };
         return;
     }
+    let ticks_per_ns = TICKS_PER_NS.load(Ordering::Relaxed);
+    if ticks_per_ns == 0 {
+        // Not set up yet: who arms this early arms again when something happens.
+        return;
+    }
     let wait = deadline_ns.saturating_sub(clock::now_ns());
-    let ticks = (u128::from(wait) * u128::from(TICKS_PER_NS.load(Ordering::Relaxed))) >> 32;
+    let ticks = (u128::from(wait) * u128::from(ticks_per_ns)) >> 32;
     // A count of zero would stop the timer; one more so that it is not early.
     lvt::set_count((ticks as u64).saturating_add(1).min(MAX_COUNT) as u32);
 }
