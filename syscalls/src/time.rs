@@ -1,0 +1,3 @@
+//! Clocks, sleeps, interval and POSIX timers.
+
+crate::syscalls! {}
