@@ -380,6 +380,25 @@ impl ThreadGroup {
         self.is_unkillable.load(Ordering::Relaxed)
     }
 
+    /// `PR_GET_CHILD_SUBREAPER`.
+    pub fn is_subreaper(&self) -> bool {
+        self.is_subreaper.load(Ordering::Relaxed)
+    }
+
+    /// `PR_SET_CHILD_SUBREAPER`: orphaned descendants become children of this process.
+    pub fn set_subreaper(&self, on: bool) {
+        self.is_subreaper.store(on, Ordering::Relaxed);
+        if !on {
+            return;
+        }
+        let _tree = tree();
+        let mut below = self.children();
+        while let Some(group) = below.pop() {
+            group.has_subreaper_ancestor.store(true, Ordering::Relaxed);
+            below.extend(group.children());
+        }
+    }
+
     /// The program file.
     pub fn exe(&self) -> Option<Arc<vfs::file::File>> {
         self.exe.get()

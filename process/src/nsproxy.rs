@@ -232,3 +232,6 @@ pub fn new_user_namespace(creds: &vfs::cred::Creds) -> Result<vfs::cred::Creds> 
     new.ambient = vfs::cred::CapSet::EMPTY;
     Ok(new)
 }
+
+/// What an open `/proc/PID/ns/…` file holds; `setns(2)` finds it by its type.
+pub struct NamespaceFile(pub Namespace);

@@ -395,6 +395,45 @@ impl Task {
         self.no_new_privs.load(Ordering::Relaxed)
     }
 
+    /// `PR_SET_NO_NEW_PRIVS`; there is no way back.
+    pub fn set_no_new_privs(&self) {
+        self.no_new_privs.store(true, Ordering::Relaxed);
+    }
+
+    /// `PR_GET_PDEATHSIG`.
+    pub fn parent_death_signal(&self) -> i32 {
+        self.parent_death_signal.load(Ordering::Relaxed)
+    }
+
+    /// `PR_SET_PDEATHSIG`: sent when the thread that made this process ends.
+    pub fn set_parent_death_signal(&self, signal: Option<abi::signal::Signal>) {
+        let raw = signal.map_or(0, |s| s.raw() as i32);
+        self.parent_death_signal.store(raw, Ordering::Relaxed);
+        if let (true, Some(parent)) = (raw != 0, self.group.parent()) {
+            parent.has_death_signals.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The seccomp mode.
+    pub fn seccomp_mode(&self) -> u32 {
+        self.seccomp_mode.load(Ordering::Relaxed)
+    }
+
+    /// The address that `CLONE_CHILD_CLEARTID` or `set_tid_address(2)` named.
+    pub fn clear_child_tid(&self) -> VirtAddr {
+        VirtAddr(self.clear_child_tid.load(Ordering::Relaxed))
+    }
+
+    /// The head of the robust list.
+    pub fn robust_list(&self) -> VirtAddr {
+        VirtAddr(self.robust_list.load(Ordering::Relaxed))
+    }
+
+    /// `set_robust_list(2)`.
+    pub fn set_robust_list(&self, head: VirtAddr) {
+        self.robust_list.store(head.0, Ordering::Relaxed);
+    }
+
     /// Whether the task has `cap` over the whole machine.
     pub fn capable(&self, cap: Cap) -> bool {
         self.creds().capable(cap)
@@ -504,4 +543,43 @@ impl FsContext<'_> {
             caller: self.caller,
         }
     }
+}
+
+/// Whether `caller` may look inside `target` (`ptrace(2)`, "Ptrace access mode checking", with real
+/// ids).
+pub fn may_inspect(caller: &Task, target: &Task) -> abi::Result<()> {
+    if Arc::ptr_eq(&caller.group, &target.group) {
+        return Ok(());
+    }
+    let (mine, theirs) = (caller.creds(), target.creds());
+    let same = [theirs.euid, theirs.suid, theirs.uid].iter().all(|&id| id == mine.uid)
+        && [theirs.egid, theirs.sgid, theirs.gid].iter().all(|&id| id == mine.gid);
+    let privileged = mine.ns_capable(&theirs.user_ns, Cap::SYS_PTRACE);
+    if !privileged && (!same || target.group.dumpable.load(Ordering::Relaxed) != 1) {
+        return Err(abi::Errno::EPERM);
+    }
+    if theirs.permitted.is_subset(mine.permitted) || privileged {
+        Ok(())
+    } else {
+        Err(abi::Errno::EPERM)
+    }
+}
+
+/// A number that is equal for two tasks exactly when they share the resource `kind` of `kcmp(2)`.
+pub fn resource_id(task: &Task, kind: i32, index: i32) -> abi::Result<usize> {
+    fn id<T: ?Sized>(arc: Option<Arc<T>>) -> usize {
+        arc.map_or(0, |a| Arc::as_ptr(&a).cast::<()>() as usize)
+    }
+    Ok(match kind {
+        0 => {
+            let files = task.files().ok_or(abi::Errno::EBADF)?;
+            id(Some(files.get_any(index)?))
+        }
+        1 => id(task.mm()),
+        2 => id(task.files()),
+        3 => id(task.fs()),
+        4 => id(task.sighand()),
+        6 => id(task.sem_undo.lock().clone()),
+        _ => return Err(abi::Errno::EINVAL),
+    })
 }

@@ -15,12 +15,14 @@ mod file;
 mod futex;
 mod ipc;
 mod keys;
+mod log;
 mod misc;
 mod mm;
 mod mount;
 mod mqueue;
 mod namespace;
 mod path;
+mod pidfd;
 mod poll;
 mod prctl;
 mod process;
@@ -32,6 +34,13 @@ mod sysinfo;
 mod time;
 
 pub use cx::{Cx, dispatch};
+
+/// What waits for kernel messages: `syslog(2)` and `/dev/kmsg` readers. Woken by the log's append
+/// hook, which the kernel image registers.
+pub fn kmsg_queue() -> &'static ::sched::WaitQueue {
+    static QUEUE: ::sched::WaitQueue = ::sched::WaitQueue::new();
+    &QUEUE
+}
 
 /// Every family's list; the table is built from it.
 pub(crate) const FAMILIES: &[&[table::Call]] = &[
