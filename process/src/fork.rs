@@ -134,7 +134,7 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
 
     let parent_mm = parent.mm().ok_or(Errno::EINVAL)?;
     let files = parent.files().ok_or(Errno::EINVAL)?;
-    let files = if has(clone::FILES) { files } else { Arc::new(files.duplicate()?) };
+    let files = if has(clone::FILES) { files } else { Arc::new(files.duplicate()) };
     let fs = parent.fs().ok_or(Errno::EINVAL)?;
     let fs = if has(clone::FS) { fs } else { Arc::new(fs.duplicate()) };
     let sighand = parent.sighand().ok_or(Errno::EINVAL)?;
@@ -201,7 +201,7 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
     link(parent, &task, &pid, request)?;
     undo.keep();
     if has(clone::PARENT_SETTID) {
-        let _ = arch::user::store_u32_unaligned(request.parent_tid, nr as u32);
+        let _ = arch::user::write_val(request.parent_tid, &nr);
     }
     FORKS.fetch_add(1, Ordering::Relaxed);
     Ok(Child { task, nr, vfork })
@@ -247,7 +247,7 @@ impl Drop for PidGuard {
 
 fn store_child_tid(mm: &Arc<AddressSpace>, at: VirtAddr, tid: i32, shared: bool) {
     if shared {
-        let _ = arch::user::store_u32_unaligned(at, tid as u32);
+        let _ = arch::user::write_val(at, &tid);
     } else {
         let _ = mm.write_remote(at, &tid.to_le_bytes());
     }

@@ -97,7 +97,7 @@ pub struct ThreadGroup {
     /// Woken when a child changes state, and for `wait(2)` on exit of siblings' children.
     pub(crate) child_wait: WaitQueue,
     /// Woken when a signal arrives that no thread takes at once (`signalfd(2)`).
-    pub signal_wait: WaitQueue,
+    pub signal_wait: Arc<WaitQueue>,
     /// Stopped threads sleep here; also `execve(2)` waiting for the other threads to go.
     pub(crate) resume: WaitQueue,
     /// Resource limits.
@@ -191,7 +191,7 @@ impl ThreadGroup {
             live_count: AtomicUsize::new(0),
             signals: IrqLock::new(&SIGNALS_CLASS, GroupSignals::new()),
             child_wait: WaitQueue::new(),
-            signal_wait: WaitQueue::new(),
+            signal_wait: Arc::new(WaitQueue::new()),
             resume: WaitQueue::new(),
             limits,
             usage: SpinLock::new(&crate::task::PRIVATE_CLASS, GroupUsage::default()),

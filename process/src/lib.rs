@@ -109,3 +109,25 @@ pub(crate) fn run_task_work(task: &Task) {
         work();
     }
 }
+
+/// What memory there is, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "sysinfo(2) describes them")]
+pub struct MemoryTotals {
+    pub total_bytes: u64,
+    pub free_bytes: u64,
+    pub shared_bytes: u64,
+    pub buffer_bytes: u64,
+}
+
+static MEMORY_TOTALS: Once<fn() -> MemoryTotals> = Once::new();
+
+/// Registers who counts memory; called once by the kernel image.
+pub fn set_memory_totals(count: fn() -> MemoryTotals) {
+    MEMORY_TOTALS.call_once(|| count);
+}
+
+/// What memory there is.
+pub fn memory_totals() -> MemoryTotals {
+    MEMORY_TOTALS.get().map_or_else(MemoryTotals::default, |count| count())
+}

@@ -40,7 +40,7 @@ pub(crate) fn copy_mounts(
     let paths = fs.paths().ok_or(abi::Errno::EINVAL)?;
     let mut moved = (*paths).clone();
     let id = crate::pid::next_namespace_id();
-    let new = vfs::mount::ops::clone_namespace(mounts, id, creds.user_ns.clone(), &mut moved)?;
+    let new = vfs::mount::clone_namespace(mounts, id, creds.user_ns.clone(), &mut moved)?;
     fs.update(|paths| *paths = moved);
     Ok(new)
 }

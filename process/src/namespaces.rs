@@ -45,7 +45,7 @@ pub fn unshare(task: &Task, mut flags: u64) -> Result<()> {
     };
     let files = match task.files() {
         Some(files) if flags & clone::FILES != 0 && Arc::strong_count(&files) > 2 => {
-            Some(Arc::new(files.duplicate()?))
+            Some(Arc::new(files.duplicate()))
         }
         _ => None,
     };

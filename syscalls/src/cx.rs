@@ -14,6 +14,19 @@ pub struct Cx<'a> {
     pub frame: &'a mut TrapFrame,
 }
 
+impl Cx<'_> {
+    /// The directory that an `…at` call starts from: the working directory for `AT_FDCWD`, else
+    /// the place of the open file.
+    pub(crate) fn base(&self, context: &process::FsContext<'_>, dirfd: i32) -> Result<vfs::Path> {
+        const AT_FDCWD: i32 = -100;
+        if dirfd == AT_FDCWD {
+            return Ok(context.paths.cwd.clone());
+        }
+        let file = self.task.files().ok_or(Errno::EBADF)?.get_any(dirfd)?;
+        Ok(file.path.clone())
+    }
+}
+
 /// The first of the errors that never leave the kernel.
 const FIRST_INTERNAL: i32 = 512;
 

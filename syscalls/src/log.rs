@@ -3,7 +3,7 @@
 use abi::{Errno, Result};
 use arch::VirtAddr;
 use arch::user;
-use klog::syslog::Action;
+use klog::Action;
 
 /// Performs `action` for a caller whose right to do so has been checked.
 pub(crate) fn syslog(action: i32, buffer: VirtAddr, len: i32) -> Result<usize> {
@@ -28,7 +28,7 @@ pub(crate) fn syslog(action: i32, buffer: VirtAddr, len: i32) -> Result<usize> {
         wait_for_message()?;
     }
     let mut at = buffer;
-    klog::syslog::syslog(action, len, |piece| {
+    klog::syslog(action, len, |piece| {
         user::copy_to_user(at, piece)?;
         at = at.wrapping_add(piece.len() as u64);
         Ok(())
@@ -37,10 +37,10 @@ pub(crate) fn syslog(action: i32, buffer: VirtAddr, len: i32) -> Result<usize> {
 
 /// Sleeps until there is something unread.
 fn wait_for_message() -> Result<()> {
-    if klog::syslog::unread_bytes() > 0 {
+    if klog::unread_bytes() > 0 {
         return Ok(());
     }
     crate::kmsg_queue()
-        .wait_interruptible(|| (klog::syslog::unread_bytes() > 0).then_some(()), None)
+        .wait_interruptible(|| (klog::unread_bytes() > 0).then_some(()), None)
         .map_err(|_| Errno::ERESTARTSYS)
 }

@@ -37,7 +37,8 @@ impl FileOps for PidFile {
 /// An open descriptor file for `pid`.
 pub(crate) fn open(task: &Task, pid: Arc<Pid>) -> Result<Arc<File>> {
     const O_RDWR: u32 = 2;
-    vfs::anon::file("[pidfd]", Arc::new(PidFile { pid }), O_RDWR, task.creds())
+    let context = task.vfs_context();
+    anon::anon_file(&context.get(), "[pidfd]", Arc::new(PidFile { pid }), O_RDWR)
 }
 
 /// The process that descriptor `fd` refers to; `EBADF` if it is no process descriptor.

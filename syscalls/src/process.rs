@@ -10,7 +10,7 @@ use arch::user;
 use process::exec::{self, Program, args};
 use process::fork::{self, Request};
 use process::wait::{self, Report, Target};
-use vfs::walk::At;
+use vfs::{OpenHow, Walk};
 
 crate::syscalls! {
     39 getpid => sys_getpid();
@@ -191,7 +191,7 @@ fn sys_clone3(cx: &mut Cx<'_>, from: VirtAddr, size: usize) -> Result<usize> {
 
 /// `execve(2)`.
 fn sys_execve(cx: &mut Cx<'_>, path: VirtAddr, argv: VirtAddr, envp: VirtAddr) -> Result<usize> {
-    execute(cx, At::Cwd, path, argv, envp, 0)
+    execute(cx, AT_FDCWD, path, argv, envp, 0)
 }
 
 const AT_FDCWD: i32 = -100;
@@ -210,16 +210,12 @@ fn sys_execveat(
     if flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
         return Err(Errno::EINVAL);
     }
-    execute(cx, dirfd_base(dirfd), path, argv, envp, flags)
-}
-
-fn dirfd_base(dirfd: i32) -> At<'static> {
-    if dirfd == AT_FDCWD { At::Cwd } else { At::Fd(dirfd) }
+    execute(cx, dirfd, path, argv, envp, flags)
 }
 
 fn execute(
     cx: &mut Cx<'_>,
-    at: At<'_>,
+    dirfd: i32,
     path: VirtAddr,
     argv: VirtAddr,
     envp: VirtAddr,
@@ -227,18 +223,26 @@ fn execute(
 ) -> Result<usize> {
     let name = crate::misc::read_path(path, flags & AT_EMPTY_PATH != 0)?;
     let context = cx.task.vfs_context();
-    let file = vfs::open::open_exec(&context.get(), at, &name, flags)?;
+    let base = cx.base(&context, dirfd)?;
+    let mut how = OpenHow::execute();
+    if flags & AT_EMPTY_PATH != 0 {
+        how.walk |= Walk::EMPTY;
+    }
+    if flags & AT_SYMLINK_NOFOLLOW != 0 {
+        how.flags |= abi::fcntl::O_NOFOLLOW;
+    }
+    let file = vfs::open(&context.get(), &base, &name, &how)?;
+    drop(base);
     drop(context);
-    let filename = match at {
-        At::Fd(fd) if name.first() != Some(&b'/') => {
-            let mut full = alloc::format!("/dev/fd/{fd}").into_bytes();
-            if !name.is_empty() {
-                full.push(b'/');
-                full.extend_from_slice(&name);
-            }
-            full
+    let filename = if dirfd == AT_FDCWD || name.first() == Some(&b'/') {
+        name
+    } else {
+        let mut full = alloc::format!("/dev/fd/{dirfd}").into_bytes();
+        if !name.is_empty() {
+            full.push(b'/');
+            full.extend_from_slice(&name);
         }
-        _ => name,
+        full
     };
     let mut room = args::room_of(cx.task);
     let argv = args::Strings::from_user(argv, &mut room)?;

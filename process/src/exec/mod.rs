@@ -26,6 +26,8 @@ use vfs::cred::{CapSet, Creds};
 use vfs::file::File;
 use vm::AddressSpace;
 
+pub use image::{randomize_va_space, set_randomize_va_space};
+
 /// `READ_IMPLIES_EXEC` of `personality(2)`.
 pub const READ_IMPLIES_EXEC: u32 = 0x040_0000;
 /// `ADDR_NO_RANDOMIZE` of `personality(2)`.
@@ -82,7 +84,8 @@ pub trait Opener {
 impl Opener for Task {
     fn open(&self, path: &[u8]) -> Result<Arc<File>> {
         let context = self.vfs_context();
-        vfs::open::open_exec(&context.get(), vfs::walk::At::Cwd, path, 0)
+        let ctx = context.get();
+        vfs::open(&ctx, ctx.cwd, path, &vfs::OpenHow::execute())
     }
 }
 
@@ -250,9 +253,9 @@ fn file_privileges(task: &Task, file: &Arc<File>) -> FilePrivileges {
     if mode & S_ISGID_EXEC == S_ISGID_EXEC {
         privileges.gid = Some(inode.gid());
     }
-    let mut value = [0u8; 24];
-    if let Ok(len) = inode.ops().get_xattr(inode, b"security.capability", &mut value) {
-        privileges.caps = value.get(..len).and_then(decode_capabilities);
+    let mut value = Vec::new();
+    if inode.ops().get_xattr(inode, b"security.capability", &mut value).is_ok() {
+        privileges.caps = decode_capabilities(&value);
     }
     privileges
 }
@@ -279,7 +282,6 @@ fn decode_capabilities(value: &[u8]) -> Option<(CapSet, CapSet, bool)> {
 /// Makes the running process the new program.
 fn install(task: &Task, frame: &mut TrapFrame, loaded: Loaded) -> Result<()> {
     crate::exit::become_alone(task)?;
-    let group = &task.group;
     // Handlers and descriptors may be shared with other processes.
     if let Some(hand) = task.sighand() {
         let own = if Arc::strong_count(&hand) > 2 { Arc::new(hand.duplicate()) } else { hand };
@@ -287,7 +289,7 @@ fn install(task: &Task, frame: &mut TrapFrame, loaded: Loaded) -> Result<()> {
         task.sighand.set(Some(own));
     }
     if let Some(files) = task.files() {
-        let own = if Arc::strong_count(&files) > 2 { Arc::new(files.duplicate()?) } else { files };
+        let own = if Arc::strong_count(&files) > 2 { Arc::new(files.duplicate()) } else { files };
         own.close_on_exec();
         task.files.set(Some(own));
     }

@@ -229,7 +229,7 @@ pub struct Pid {
     numbers: SmallVec<[(Arc<PidNamespace>, i32); 1]>,
     links: IrqLock<Links>,
     /// Woken when the thread group has become a zombie (`pidfd`).
-    pub exited: WaitQueue,
+    pub exited: Arc<WaitQueue>,
 }
 
 impl Pid {
@@ -257,7 +257,7 @@ impl Pid {
         let pid = Arc::new(Pid {
             numbers: taken,
             links: IrqLock::new(&LINKS_CLASS, Links::default()),
-            exited: WaitQueue::new(),
+            exited: Arc::new(WaitQueue::new()),
         });
         for (ns, nr) in &pid.numbers {
             ns.table.lock().map.insert(*nr, pid.clone());

@@ -100,20 +100,21 @@ impl Program {
                     _ => false,
                 },
                 ST | STX => i.code <= STX && i.k < MEMWORDS,
+                _ if i.code & 0xff00 != 0 => false,
                 ALU => match (i.code & 0xf0, i.code & X) {
                     (0x30, 0) => i.k != 0,
                     (0x60 | 0x70, 0) => i.k < 32,
                     (0x00 | 0x10 | 0x20 | 0x30 | 0x40 | 0x50 | 0x60 | 0x70 | 0xa0, _) => true,
                     (0x80, 0) => true,
                     _ => false,
-                } && i.code & 0xff00 == 0,
+                },
                 JMP => match i.code & 0xf0 {
                     0x00 => i.code == JMP && (i.k as usize) < rest,
                     0x10 | 0x20 | 0x30 | 0x40 => {
                         usize::from(i.jt) < rest && usize::from(i.jf) < rest
                     }
                     _ => false,
-                } && i.code & 0xff00 == 0,
+                },
                 RET => matches!(i.code, 0x06 | 0x16),
                 _ => matches!(i.code, 0x07 | 0x87),
             };

@@ -23,12 +23,11 @@ impl Record {
 
     /// Puts `rest` behind `first`, for dropping both later.
     pub(crate) fn chain(mut first: Box<Record>, rest: Option<Box<Record>>) -> Box<Record> {
-        let mut at = &mut first;
-        while at.next.is_some() {
-            let Some(next) = at.next.as_mut() else { break };
-            at = next;
+        let mut at = &mut first.next;
+        while let Some(record) = at {
+            at = &mut record.next;
         }
-        at.next = rest;
+        *at = rest;
         first
     }
 }
