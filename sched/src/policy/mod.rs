@@ -14,9 +14,6 @@ mod rt;
 mod tunables;
 pub mod weight;
 
-#[cfg(test)]
-mod simulation;
-
 pub use entity::{Entity, Params, Policy};
 pub use tunables::Tunables;
 
@@ -345,6 +342,20 @@ impl RunQueue {
         item.wait_ns += self.clock_ns.saturating_sub(item.since_ns);
         item.picks += 1;
         next
+    }
+
+    /// Changes the parameters of the running entity, which is in no queue.
+    pub fn set_current_params(&mut self, params: Params) {
+        let Some(current) = self.current else { return };
+        // SAFETY: the current entity is on this queue, hence valid and ours.
+        let item = unsafe { &mut *current.as_ptr() };
+        if !item.is_realtime() {
+            self.load -= u64::from(item.weight);
+        }
+        item.set_params(params);
+        if !item.is_realtime() {
+            self.load += u64::from(item.weight);
+        }
     }
 
     /// The running entity lets others go first at the next [`choose`](Self::choose).

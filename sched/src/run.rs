@@ -1,0 +1,555 @@
+//! The run loop: one queue per processor, switching, waking, idling.
+//!
+//! A thread sleeps by setting its `state` and calling [`schedule`]; a waker changes the state back
+//! and, if the thread has left its queue, puts it on one. `is_queued` and the policy's entity
+//! belong to the lock of the queue of the thread's processor; a thread changes processor only
+//! while it is on no queue, with its `wake_lock` held. A lock is handed across a switch: whoever
+//! runs afterwards releases it in [`finish`].
+//!
+//! Locks: a thread's `wake_lock` (730) → a run queue (740) → the timers of a processor (750).
+
+use crate::policy::{Entity, Enqueue, Params, Prev, RunQueue, Tunables};
+use crate::thread::{Thread, state};
+use crate::timer;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arch::cpu::{AtomicCpuSet, CpuId, CpuSet};
+use arch::lock::{IrqLock, LockClass};
+use arch::thread::{ArchThread, KernelStackRange, flags};
+use core::mem::{forget, offset_of};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+static QUEUE_CLASS: LockClass = LockClass::new("sched.run_queue", 740);
+static DEAD_CLASS: LockClass = LockClass::new("sched.dead", 746);
+
+/// What the administrator can tune.
+pub static TUNABLES: Tunables = Tunables::new();
+
+struct Cpu {
+    queue: RunQueue,
+    idle: *const Thread,
+    current: *const Thread,
+    /// A thread that left because it may not run here any more.
+    migrating: *const Thread,
+}
+
+// SAFETY: the pointers are to threads kept alive by their own reference while they run.
+unsafe impl Send for Cpu {}
+
+arch::percpu! {
+    static CPU: PerCpu<IrqLock<Cpu>> = IrqLock::new(&QUEUE_CLASS, Cpu {
+        queue: RunQueue::new(0, &TUNABLES),
+        idle: core::ptr::null(),
+        current: core::ptr::null(),
+        migrating: core::ptr::null(),
+    });
+}
+arch::percpu! {
+    static SWITCHES: PerCpu<AtomicU64> = AtomicU64::new(0);
+}
+arch::percpu! {
+    static IDLE_NS: PerCpu<AtomicU64> = AtomicU64::new(0);
+}
+arch::percpu! {
+    /// Quiescent states passed, for RCU.
+    static QUIESCENT: PerCpu<AtomicU64> = AtomicU64::new(0);
+}
+
+static IDLE: AtomicCpuSet = AtomicCpuSet::new();
+static IS_RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// The running thread; `None` before [`init_cpu`].
+#[inline]
+pub fn try_current() -> Option<&'static Thread> {
+    let arch = arch::thread::current_ptr();
+    // SAFETY: every current thread is a `Thread`, whose first field (`repr(C)`) this is, and a
+    // running thread is alive.
+    unsafe { arch.cast::<Thread>().as_ref() }
+}
+
+/// The running thread.
+///
+/// # Panics
+/// Before [`init_cpu`].
+#[inline]
+pub fn current() -> &'static Thread {
+    match try_current() {
+        Some(thread) => thread,
+        None => panic!("no thread yet"),
+    }
+}
+
+/// Makes the code that runs on this processor its idle thread. Once per processor, before it takes
+/// interrupts.
+pub fn init_cpu(stack: KernelStackRange) {
+    let this = arch::cpu::id();
+    let mut name = *b"swapper/000\0";
+    let number = this.index();
+    name[8] = b'0' + (number / 100 % 10) as u8;
+    name[9] = b'0' + (number / 10 % 10) as u8;
+    name[10] = b'0' + (number % 10) as u8;
+    let idle = Thread::adopt(&name, stack, true);
+    idle.arch().set_cpu(this);
+    let raw = Arc::into_raw(idle);
+    // SAFETY: the idle thread is never freed: its reference was given away just now.
+    unsafe { arch::thread::set_current(raw.cast::<ArchThread>()) };
+    let mut cpu = CPU.this().lock();
+    cpu.queue.set_number(this.as_u32());
+    cpu.idle = raw;
+    cpu.current = raw;
+    drop(cpu);
+    if !IS_RUNNING.swap(true, Ordering::SeqCst) {
+        arch::thread::set_start_hook(|last| {
+            // SAFETY: called once, right after a switch.
+            unsafe { finish(last.cast()) };
+        });
+        arch::preempt::set_reschedule_hook(preempt);
+        arch::timer::set_handler(timer::interrupt);
+    }
+}
+
+/// The idle loop of this processor; never returns.
+pub fn idle() -> ! {
+    let this = arch::cpu::id();
+    loop {
+        arch::irq::disable_unguarded();
+        if arch::preempt::need_resched() || CPU.this().lock().queue.nr_waiting() > 0 || steal(this) {
+            arch::irq::enable();
+            schedule();
+            continue;
+        }
+        IDLE.insert(this);
+        rcu_quiescent();
+        // A wake-up between the look and here has set the flag.
+        if arch::preempt::need_resched() {
+            IDLE.remove(this);
+            continue;
+        }
+        let since = arch::time::now_ns();
+        arch::irq::enable_and_halt();
+        IDLE.remove(this);
+        let slept = arch::time::now_ns().saturating_sub(since);
+        IDLE_NS.this().fetch_add(slept, Ordering::Relaxed);
+    }
+}
+
+/// Takes a waiting thread from another processor; whether there is one here now. Interrupts are
+/// off.
+fn steal(this: CpuId) -> bool {
+    for cpu in arch::cpu::online().iter() {
+        if cpu == this || CPU.on(cpu).is_locked() {
+            continue;
+        }
+        let Some(mut other) = CPU.on(cpu).try_lock() else { continue };
+        if other.queue.nr_waiting() == 0 {
+            continue;
+        }
+        other.queue.update(arch::time::now_ns());
+        let found = other.queue.find_waiting(8, |_, entity| {
+            // SAFETY: what waits on a queue is alive.
+            let thread = unsafe { &*of_entity(entity) };
+            thread.affinity.try_lock().is_some_and(|a| a.contains(this))
+                && thread.wake_lock.try_lock().is_some()
+                && !thread.on_cpu.load(Ordering::Acquire)
+        });
+        let Some(entity) = found else { continue };
+        // SAFETY: it waits on that queue, which is locked.
+        unsafe { other.queue.dequeue(entity) };
+        // SAFETY: as above.
+        let thread = unsafe { &*of_entity(entity) };
+        thread.is_queued.store(false, Ordering::Relaxed);
+        // Nobody else can find the thread now but a waker, which sees it running; an affinity
+        // change looks at `is_queued` under the lock of the processor it reads afterwards.
+        thread.arch().set_cpu(this);
+        drop(other);
+        enqueue_on(thread, this, Enqueue::Move);
+        return true;
+    }
+    false
+}
+
+fn of_entity(entity: NonNull<Entity>) -> *const Thread {
+    // The entity is a field of its thread (`UnsafeCell` adds nothing).
+    entity.as_ptr().cast::<u8>().wrapping_sub(offset_of!(Thread, entity)).cast::<Thread>()
+}
+
+fn entity_of(thread: &Thread) -> NonNull<Entity> {
+    // SAFETY: a field of a reference is not null.
+    unsafe { NonNull::new_unchecked(thread.entity.get()) }
+}
+
+/// Lets another thread run if the current one sleeps or has had its share.
+pub fn schedule() {
+    switch_away(false);
+}
+
+/// Preemption: the current thread stays runnable whatever its state says.
+fn preempt() {
+    loop {
+        switch_away(true);
+        if !arch::preempt::need_resched() {
+            return;
+        }
+    }
+}
+
+fn switch_away(is_preempted: bool) {
+    let irq = arch::irq::disable();
+    let prev = current();
+    let lock = CPU.this();
+    let mut cpu = lock.lock();
+    let now = arch::time::now_ns();
+    cpu.queue.update(now);
+    arch::preempt::clear_need_resched();
+    QUIESCENT.this().fetch_add(1, Ordering::Relaxed);
+    let mode = prev.state.load(Ordering::SeqCst);
+    let mut leaves = false;
+    if mode != state::RUNNING && !is_preempted {
+        if prev.is_interrupted(mode) {
+            prev.state.store(state::RUNNING, Ordering::SeqCst);
+        } else {
+            leaves = true;
+        }
+    }
+    let is_idle = prev.is_idle;
+    let is_banned = !leaves
+        && !is_idle
+        && !prev.affinity.lock().contains(arch::cpu::id())
+        && !prev.affinity.lock().and(&arch::cpu::online()).is_empty();
+    if is_banned {
+        cpu.migrating = prev;
+    }
+    let how = if leaves || is_banned { Prev::Leaves } else { Prev::Runnable };
+    let chosen = cpu.queue.choose(how);
+    if leaves || is_banned {
+        prev.is_queued.store(false, Ordering::Relaxed);
+        prev.voluntary.fetch_add(1, Ordering::Relaxed);
+    }
+    let next: *const Thread = chosen.map_or(cpu.idle, of_entity);
+    timer::set_slice_end(cpu.queue.slice_end_ns());
+    if ptr::eq(next, prev) {
+        return;
+    }
+    if !leaves && !is_idle {
+        prev.involuntary.fetch_add(1, Ordering::Relaxed);
+    }
+    cpu.current = next;
+    SWITCHES.this().fetch_add(1, Ordering::Relaxed);
+    // Released by whoever runs next, in `finish`.
+    forget(cpu);
+    // SAFETY: `next` was on the queue (or is idle): it is alive and not running elsewhere, since
+    // a thread is queued only after it has left its last processor.
+    unsafe {
+        let to = &*next;
+        to.on_cpu.store(true, Ordering::Relaxed);
+        to.arch().set_cpu(arch::cpu::id());
+        if to.private().is_some() {
+            to.load_space();
+        } else {
+            arch::tlb::enter_lazy();
+        }
+        let last = arch::thread::switch(prev.arch(), to.arch());
+        finish(last.cast());
+    }
+    drop(irq);
+}
+
+/// Ends a switch on the new thread: releases the queue, lets go of the thread that ran before.
+///
+/// # Safety
+/// Called once after each switch, with interrupts off.
+unsafe fn finish(last: *const Thread) {
+    let lock = CPU.this();
+    // SAFETY: the lock was taken and its guard forgotten by `switch_away` on this processor.
+    let migrating = unsafe {
+        let cpu = &mut *lock.as_ptr();
+        let migrating = core::mem::replace(&mut cpu.migrating, ptr::null());
+        lock.force_unlock();
+        migrating
+    };
+    // SAFETY: the thread is alive: it was running until now and dies only below.
+    let last = unsafe { &*last };
+    let is_dead = last.state.load(Ordering::Relaxed) == state::DEAD;
+    // Release: its registers are saved; a waker may put it on another processor's queue now.
+    last.on_cpu.store(false, Ordering::Release);
+    arch::preempt::release_no_resched();
+    if !migrating.is_null() {
+        // SAFETY: it is `last`.
+        let thread = unsafe { &*migrating };
+        let target = choose_cpu(thread);
+        thread.arch().set_cpu(target);
+        enqueue_on(thread, target, Enqueue::Move);
+    }
+    if is_dead {
+        // SAFETY: `start` gave this reference to the thread itself, which will never run again.
+        let thread = unsafe { Arc::from_raw(ptr::from_ref(last)) };
+        DEAD.lock().push(thread);
+        crate::work::wake_reaper();
+    }
+}
+
+static DEAD: IrqLock<Vec<Arc<Thread>>> = IrqLock::new(&DEAD_CLASS, Vec::new());
+
+/// Frees threads that have ended; runs in a thread, since what they own may sleep to go.
+pub(crate) fn reap() {
+    let dead = core::mem::take(&mut *DEAD.lock());
+    drop(dead);
+}
+
+pub(crate) fn has_dead() -> bool {
+    !DEAD.lock().is_empty()
+}
+
+/// Where a waking thread is to run: where it was if that processor idles, here if this one does,
+/// on any idle one, else where it was.
+fn choose_cpu(thread: &Thread) -> CpuId {
+    let online = arch::cpu::online();
+    let mut allowed = thread.affinity.lock().and(&online);
+    if allowed.is_empty() {
+        allowed = online;
+    }
+    let last = thread.arch().cpu();
+    let is_free = |cpu: CpuId| allowed.contains(cpu) && IDLE.contains(cpu);
+    if is_free(last) {
+        return last;
+    }
+    let here = arch::cpu::id();
+    if is_free(here) {
+        return here;
+    }
+    if let Some(cpu) = IDLE.load().and(&allowed).first() {
+        return cpu;
+    }
+    if allowed.contains(last) {
+        last
+    } else if allowed.contains(here) {
+        here
+    } else {
+        allowed.first().unwrap_or(here)
+    }
+}
+
+/// Puts a thread on a processor's queue and makes that processor look if it matters. The caller
+/// has the right to do so: the thread is on no queue and nobody else queues it.
+fn enqueue_on(thread: &Thread, target: CpuId, why: Enqueue) {
+    let mut cpu = CPU.on(target).lock();
+    cpu.queue.update(arch::time::now_ns());
+    let entity = entity_of(thread);
+    // SAFETY: on no queue, and alive while it is queued: it holds a reference to itself.
+    let preempts = unsafe {
+        cpu.queue.enqueue(entity, why);
+        thread.is_queued.store(true, Ordering::Relaxed);
+        cpu.queue.preempts(entity)
+    };
+    if target == arch::cpu::id() {
+        if preempts {
+            arch::preempt::set_need_resched();
+        } else {
+            timer::set_slice_end(cpu.queue.slice_end_ns());
+        }
+    } else if preempts || cpu.queue.nr_waiting() == 1 {
+        // With the first that waits the other processor has to start watching its slice.
+        // SAFETY: the current thread of a processor is alive.
+        if let Some(current) = unsafe { cpu.current.as_ref() } {
+            current.arch().set_flag(flags::NEED_RESCHED);
+        }
+        drop(cpu);
+        arch::ipi::reschedule(target);
+    }
+}
+
+/// Ends a sleep of one of the kinds in `mask`; whether the thread was in one.
+pub(crate) fn wake(thread: &Thread, mask: u32) -> bool {
+    let _turn = thread.wake_lock.lock();
+    if thread.state.load(Ordering::SeqCst) & mask == 0 {
+        return false;
+    }
+    {
+        // It may still be on its way to sleep.
+        let _cpu = CPU.on(thread.arch().cpu()).lock();
+        if thread.is_queued.load(Ordering::Relaxed) {
+            thread.state.store(state::RUNNING, Ordering::SeqCst);
+            return true;
+        }
+    }
+    // Acquire: pairs with `finish`: its registers are saved.
+    while thread.on_cpu.load(Ordering::Acquire) {
+        arch::cpu::relax();
+    }
+    thread.state.store(state::RUNNING, Ordering::SeqCst);
+    let target = choose_cpu(thread);
+    thread.arch().set_cpu(target);
+    enqueue_on(thread, target, Enqueue::Wakeup);
+    true
+}
+
+/// Lets a new thread run.
+pub(crate) fn start(thread: &Thread) {
+    let Some(own) = thread.arc() else { return };
+    // The thread keeps itself alive until it has ended.
+    forget(own);
+    let _turn = thread.wake_lock.lock();
+    thread.state.store(state::RUNNING, Ordering::SeqCst);
+    thread.arch().set_cpu(arch::cpu::id());
+    let target = choose_cpu(thread);
+    thread.arch().set_cpu(target);
+    enqueue_on(thread, target, Enqueue::New);
+}
+
+/// The first function of every kernel thread.
+pub(crate) fn kernel_entry(_: usize) {
+    let work = current().entry.lock().take();
+    if let Some(work) = work {
+        work();
+    }
+    exit()
+}
+
+/// Ends the running thread.
+pub fn exit() -> ! {
+    let thread = current();
+    arch::irq::disable_unguarded();
+    thread.state.store(state::DEAD, Ordering::SeqCst);
+    switch_away(false);
+    panic!("a dead thread ran");
+}
+
+/// Starts a kernel thread.
+pub fn spawn_kernel(name: &str, work: impl FnOnce() + Send + 'static) -> Arc<Thread> {
+    let mut work: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(work));
+    loop {
+        match Thread::new_kernel(name.as_bytes(), &mut work) {
+            Ok(thread) => {
+                thread.start();
+                return thread;
+            }
+            // Kernel threads are made at start-up and by drivers; they wait for memory.
+            Err(_) => yield_now(),
+        }
+    }
+}
+
+/// Lets others go first.
+pub fn yield_now() {
+    let irq = arch::irq::disable();
+    CPU.this().lock().queue.set_yielded();
+    drop(irq);
+    schedule();
+}
+
+/// Takes the running thread's address space away: it has none any more.
+pub(crate) fn leave_space() {
+    arch::tlb::enter_lazy();
+}
+
+/// Calls `f` with the thread's entity, brought up to date; its queue is locked.
+pub(crate) fn with_entity<R>(thread: &Thread, f: impl FnOnce(&mut Entity, u64) -> R) -> R {
+    loop {
+        let at = thread.arch().cpu();
+        let mut cpu = CPU.on(at).lock();
+        if thread.arch().cpu() != at {
+            continue;
+        }
+        if ptr::eq(cpu.current, thread) {
+            cpu.queue.update(arch::time::now_ns());
+        }
+        // SAFETY: the lock of its queue is held.
+        return f(unsafe { &mut *thread.entity.get() }, 0);
+    }
+}
+
+/// Changes policy and priorities.
+pub(crate) fn change_params(thread: &Thread, params: Params) {
+    let _turn = thread.wake_lock.lock();
+    let at = thread.arch().cpu();
+    let mut cpu = CPU.on(at).lock();
+    cpu.queue.update(arch::time::now_ns());
+    let entity = entity_of(thread);
+    // SAFETY: the lock of its queue is held, so the entity is ours to change.
+    unsafe {
+        if !thread.is_queued.load(Ordering::Relaxed) {
+            (*entity.as_ptr()).set_params(params);
+        } else if cpu.queue.current() == Some(entity) {
+            cpu.queue.set_current_params(params);
+        } else {
+            cpu.queue.dequeue(entity);
+            (*entity.as_ptr()).set_params(params);
+            cpu.queue.enqueue(entity, Enqueue::Move);
+        }
+    }
+    drop(cpu);
+    resched(thread);
+}
+
+/// Makes the thread's processor choose again.
+pub(crate) fn resched(thread: &Thread) {
+    let at = thread.arch().cpu();
+    if at == arch::cpu::id() {
+        arch::preempt::set_need_resched();
+        return;
+    }
+    {
+        let cpu = CPU.on(at).lock();
+        // SAFETY: the current thread of a processor is alive.
+        if let Some(current) = unsafe { cpu.current.as_ref() } {
+            current.arch().set_flag(flags::NEED_RESCHED);
+        }
+    }
+    arch::ipi::reschedule(at);
+}
+
+/// The timer fired: has the running thread had its share? Interrupts are off.
+pub(crate) fn tick(now: u64) {
+    let mut cpu = CPU.this().lock();
+    cpu.queue.update(now);
+    if cpu.queue.slice_is_over() {
+        arch::preempt::set_need_resched();
+        timer::set_slice_end(None);
+    } else {
+        timer::set_slice_end(cpu.queue.slice_end_ns());
+    }
+}
+
+fn rcu_quiescent() {
+    QUIESCENT.this().fetch_add(1, Ordering::SeqCst);
+}
+
+/// How many quiescent states a processor has passed; `None` while it idles.
+pub(crate) fn quiescent_count(cpu: CpuId) -> Option<u64> {
+    (!IDLE.contains(cpu)).then(|| QUIESCENT.on(cpu).load(Ordering::SeqCst))
+}
+
+/// Makes every processor of the set pass a quiescent state soon.
+pub(crate) fn hurry(cpus: &CpuSet) {
+    for at in cpus.iter() {
+        {
+            let cpu = CPU.on(at).lock();
+            // SAFETY: the current thread of a processor is alive.
+            if let Some(current) = unsafe { cpu.current.as_ref() } {
+                current.arch().set_flag(flags::NEED_RESCHED);
+            }
+        }
+        if at == arch::cpu::id() {
+            arch::preempt::set_need_resched();
+        } else {
+            arch::ipi::reschedule(at);
+        }
+    }
+}
+
+/// Threads running or ready on all processors.
+pub fn nr_running() -> u32 {
+    arch::cpu::online().iter().map(|cpu| CPU.on(cpu).lock().queue.nr_running()).sum()
+}
+
+/// Context switches on all processors.
+pub fn switches() -> u64 {
+    arch::cpu::online().iter().map(|cpu| SWITCHES.on(cpu).load(Ordering::Relaxed)).sum()
+}
+
+/// Nanoseconds a processor has idled.
+pub fn idle_ns(cpu: CpuId) -> u64 {
+    IDLE_NS.on(cpu).load(Ordering::Relaxed)
+}

@@ -1,0 +1,345 @@
+//! [`Thread`]: what the scheduler runs.
+
+use crate::policy::{Entity, Params};
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use arch::cpu::CpuSet;
+use arch::lock::{LockClass, SpinLock};
+use arch::thread::{ArchThread, KernelStackRange, flags, fpu::FpuStart};
+use arch::trap::TrapFrame;
+use arch::{PAGE_SIZE, VirtAddr};
+use core::any::Any;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use spin::Once;
+
+static NAME_CLASS: LockClass = LockClass::new("sched.thread_name", 760);
+static SPACE_CLASS: LockClass = LockClass::new("sched.thread_space", 761);
+static WAKE_CLASS: LockClass = LockClass::new("sched.wake", 730);
+
+/// The size of a kernel stack.
+pub const STACK_SIZE: usize = 4 * PAGE_SIZE;
+
+/// Whether and how a thread sleeps.
+pub mod state {
+    /// Runs or is ready to.
+    pub const RUNNING: u32 = 0;
+    /// Sleeps until woken or a signal comes.
+    pub const INTERRUPTIBLE: u32 = 1;
+    /// Sleeps until woken.
+    pub const UNINTERRUPTIBLE: u32 = 2;
+    /// Sleeps until woken or killed.
+    pub const KILLABLE: u32 = 4;
+    /// Has ended.
+    pub const DEAD: u32 = 8;
+    /// Any sleep.
+    pub const ANY: u32 = INTERRUPTIBLE | UNINTERRUPTIBLE | KILLABLE;
+}
+
+/// An address space as the scheduler sees it.
+pub trait Space: Send + Sync {
+    /// Loads it on this processor; interrupts are off.
+    fn activate(&self);
+}
+
+/// Processor time and switches of one thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuTimes {
+    /// In user mode, nanoseconds.
+    pub user_ns: u64,
+    /// In the kernel, nanoseconds.
+    pub system_ns: u64,
+    /// Waited for a processor, nanoseconds.
+    pub wait_ns: u64,
+    /// Switches because it slept.
+    pub voluntary_switches: u64,
+    /// Switches because another was to run.
+    pub involuntary_switches: u64,
+}
+
+/// A kernel stack.
+pub(crate) struct Stack {
+    memory: Box<[Chunk]>,
+}
+
+#[derive(Clone)]
+#[repr(C, align(4096))]
+struct Chunk([u8; PAGE_SIZE]);
+
+impl Stack {
+    fn new() -> Result<Stack, abi::Errno> {
+        let mut memory = alloc::vec::Vec::new();
+        let chunks = STACK_SIZE / PAGE_SIZE;
+        memory.try_reserve_exact(chunks).map_err(|_| abi::Errno::ENOMEM)?;
+        memory.resize(chunks, Chunk([0; PAGE_SIZE]));
+        Ok(Stack { memory: memory.into_boxed_slice() })
+    }
+
+    fn range(&self) -> KernelStackRange {
+        let bottom = self.memory.as_ptr() as u64;
+        KernelStackRange {
+            bottom: VirtAddr(bottom),
+            top: VirtAddr(bottom + (self.memory.len() * PAGE_SIZE) as u64),
+        }
+    }
+}
+
+/// One thread.
+#[repr(C)]
+pub struct Thread {
+    arch: ArchThread,
+    pub(crate) state: AtomicU32,
+    /// On a run queue or running; guarded by the queue's lock.
+    pub(crate) is_queued: AtomicBool,
+    /// Its registers are on a processor, not in memory.
+    pub(crate) on_cpu: AtomicBool,
+    pub(crate) is_idle: bool,
+    /// The policy's part; guarded by the lock of the queue of its processor.
+    pub(crate) entity: UnsafeCell<Entity>,
+    /// Wakers take turns.
+    pub(crate) wake_lock: arch::lock::IrqLock<()>,
+    /// Unique, never reused.
+    pub id: u64,
+    name: SpinLock<[u8; 16]>,
+    pub(crate) affinity: SpinLock<CpuSet>,
+    private: Once<Arc<dyn Any + Send + Sync>>,
+    space: SpinLock<Option<Arc<dyn Space>>>,
+    pub(crate) is_killed: AtomicBool,
+    pub(crate) user_ns: AtomicU64,
+    pub(crate) system_ns: AtomicU64,
+    pub(crate) voluntary: AtomicU64,
+    pub(crate) involuntary: AtomicU64,
+    pub(crate) entry: SpinLock<Option<Box<dyn FnOnce() + Send>>>,
+    #[cfg(not(target_os = "none"))]
+    pub(crate) host: spin::Mutex<Option<std::thread::Thread>>,
+    #[expect(dead_code, reason = "owned for its drop")]
+    stack: Option<Stack>,
+    this: Weak<Thread>,
+}
+
+// SAFETY: `entity` is only touched under the run-queue lock of the thread's processor.
+unsafe impl Sync for Thread {}
+// SAFETY: as above; nothing in it is tied to a processor.
+unsafe impl Send for Thread {}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Thread {
+    fn build(arch: ArchThread, name: &[u8], stack: Option<Stack>, is_idle: bool) -> Arc<Thread> {
+        let thread = Arc::new_cyclic(|this| Thread {
+            arch,
+            state: AtomicU32::new(state::UNINTERRUPTIBLE),
+            is_queued: AtomicBool::new(false),
+            on_cpu: AtomicBool::new(false),
+            is_idle,
+            entity: UnsafeCell::new(Entity::new()),
+            wake_lock: arch::lock::IrqLock::new(&WAKE_CLASS, ()),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            name: SpinLock::new(&NAME_CLASS, [0; 16]),
+            affinity: SpinLock::new(&NAME_CLASS, arch::cpu::possible()),
+            private: Once::new(),
+            space: SpinLock::new(&SPACE_CLASS, None),
+            is_killed: AtomicBool::new(false),
+            user_ns: AtomicU64::new(0),
+            system_ns: AtomicU64::new(0),
+            voluntary: AtomicU64::new(0),
+            involuntary: AtomicU64::new(0),
+            entry: SpinLock::new(&NAME_CLASS, None),
+            #[cfg(not(target_os = "none"))]
+            host: spin::Mutex::new(None),
+            stack,
+            this: this.clone(),
+        });
+        thread.set_name(name);
+        thread
+    }
+
+    /// The thread that already runs on this processor.
+    pub(crate) fn adopt(name: &[u8], range: KernelStackRange, is_idle: bool) -> Arc<Thread> {
+        let thread = Thread::build(ArchThread::adopt_current(range), name, None, is_idle);
+        thread.state.store(state::RUNNING, Ordering::Relaxed);
+        thread.on_cpu.store(true, Ordering::Relaxed);
+        thread
+    }
+
+    /// A kernel thread that will run `work`.
+    pub(crate) fn new_kernel(
+        name: &[u8],
+        work: &mut Option<Box<dyn FnOnce() + Send>>,
+    ) -> Result<Arc<Thread>, abi::Errno> {
+        let stack = Stack::new()?;
+        let arch = ArchThread::new_kernel(stack.range(), crate::run::kernel_entry, 0);
+        let thread = Thread::build(arch, name, Some(stack), false);
+        *thread.entry.lock() = work.take();
+        Ok(thread)
+    }
+
+    /// A thread that will return to user mode with `frame`; `private` is what
+    /// [`Thread::private`] gives back. It runs after [`Thread::start`].
+    pub fn new_user(
+        name: &[u8],
+        frame: &TrapFrame,
+        fpu: FpuStart,
+        private: Arc<dyn Any + Send + Sync>,
+    ) -> Result<Arc<Thread>, abi::Errno> {
+        let stack = Stack::new()?;
+        let arch = ArchThread::new_user(stack.range(), frame, fpu);
+        let thread = Thread::build(arch, name, Some(stack), false);
+        thread.private.call_once(|| private);
+        if let Some(parent) = crate::run::try_current() {
+            // SAFETY: the new thread is on no queue, and the parameters of the running thread are
+            // changed by itself or under the queue's lock, which a copy of plain numbers survives.
+            unsafe {
+                let params = (*parent.entity.get()).params;
+                (*thread.entity.get()).set_params(params);
+            }
+            *thread.affinity.lock() = *parent.affinity.lock();
+        }
+        Ok(thread)
+    }
+
+    /// Lets a new thread run.
+    pub fn start(&self) {
+        crate::run::start(self);
+    }
+
+    /// A counted reference.
+    pub fn arc(&self) -> Option<Arc<Thread>> {
+        self.this.upgrade()
+    }
+
+    /// The processor's side.
+    #[inline]
+    pub fn arch(&self) -> &ArchThread {
+        &self.arch
+    }
+
+    /// What the creator attached.
+    #[inline]
+    pub fn private(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.private.get().map(|p| &**p)
+    }
+
+    /// The name, NUL-padded.
+    pub fn name(&self) -> [u8; 16] {
+        *self.name.lock()
+    }
+
+    /// Sets the name; 15 bytes of it count.
+    pub fn set_name(&self, name: &[u8]) {
+        let mut own = [0; 16];
+        let len = name.len().min(15);
+        own[..len].copy_from_slice(&name[..len]);
+        *self.name.lock() = own;
+    }
+
+    /// Gives the thread an address space; the running thread gets it loaded at once.
+    pub fn set_space(&self, space: Option<Arc<dyn Space>>) {
+        let irq = arch::irq::disable();
+        let new = space.clone();
+        let old = core::mem::replace(&mut *self.space.lock(), space);
+        if crate::run::try_current().is_some_and(|t| core::ptr::eq(t, self)) {
+            match new {
+                Some(space) => space.activate(),
+                None => crate::run::leave_space(),
+            }
+        }
+        drop(irq);
+        drop(old);
+    }
+
+    /// Loads the thread's address space, if it has one; interrupts are off.
+    #[inline]
+    pub(crate) fn load_space(&self) {
+        if let Some(space) = self.space.lock().as_ref() {
+            space.activate();
+        }
+    }
+
+    /// Whether a signal is pending for the sleep `mode`.
+    #[inline]
+    pub(crate) fn is_interrupted(&self, mode: u32) -> bool {
+        match mode {
+            state::INTERRUPTIBLE => self.arch.has_flag(flags::SIGPENDING),
+            state::KILLABLE => self.is_killed.load(Ordering::Relaxed),
+            _ => false,
+        }
+    }
+
+    /// A signal is pending: ends an interruptible sleep, and makes a running thread look.
+    pub fn interrupt(&self) {
+        if !crate::run::wake(self, state::INTERRUPTIBLE) {
+            self.kick();
+        }
+    }
+
+    /// The thread is to end: ends killable sleeps too.
+    pub fn interrupt_kill(&self) {
+        self.is_killed.store(true, Ordering::SeqCst);
+        if !crate::run::wake(self, state::INTERRUPTIBLE | state::KILLABLE) {
+            self.kick();
+        }
+    }
+
+    /// Makes a thread that runs in user mode on another processor enter the kernel.
+    pub fn kick(&self) {
+        if self.on_cpu.load(Ordering::Relaxed) && self.arch.cpu() != arch::cpu::id() {
+            arch::ipi::reschedule(self.arch.cpu());
+        }
+    }
+
+    /// `R`, `S` or `D` of `/proc/PID/stat`.
+    pub fn state_letter(&self) -> char {
+        match self.state.load(Ordering::Relaxed) {
+            state::RUNNING => 'R',
+            state::INTERRUPTIBLE => 'S',
+            state::DEAD => 'X',
+            _ => 'D',
+        }
+    }
+
+    /// Processor time and switches.
+    pub fn cpu_times(&self) -> CpuTimes {
+        crate::run::with_entity(self, |entity, ran| {
+            // What the entity ran is divided as the ticks found it.
+            let user = self.user_ns.load(Ordering::Relaxed);
+            let system = self.system_ns.load(Ordering::Relaxed);
+            let total = entity.run_ns + ran;
+            let user_ns = if user + system == 0 {
+                if self.private.get().is_some() { total } else { 0 }
+            } else {
+                (u128::from(total) * u128::from(user) / u128::from(user + system)) as u64
+            };
+            CpuTimes {
+                user_ns,
+                system_ns: total - user_ns,
+                wait_ns: entity.wait_ns,
+                voluntary_switches: self.voluntary.load(Ordering::Relaxed),
+                involuntary_switches: self.involuntary.load(Ordering::Relaxed),
+            }
+        })
+    }
+
+    /// Policy and priorities.
+    pub fn params(&self) -> Params {
+        crate::run::with_entity(self, |entity, _| entity.params)
+    }
+
+    /// Changes policy and priorities.
+    pub fn set_params(&self, params: Params) {
+        crate::run::change_params(self, params);
+    }
+
+    /// The processors it may run on.
+    pub fn affinity(&self) -> CpuSet {
+        *self.affinity.lock()
+    }
+
+    /// Restricts it to some processors; it moves at its next switch at the latest.
+    pub fn set_affinity(&self, cpus: CpuSet) {
+        *self.affinity.lock() = cpus;
+        if !cpus.contains(self.arch.cpu()) {
+            crate::run::resched(self);
+        }
+    }
+}

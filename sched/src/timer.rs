@@ -1,0 +1,222 @@
+//! High-resolution timers: per processor an ordered map of what is to happen when, and the one
+//! hardware timer set to the earliest of them and of the running thread's slice.
+//!
+//! Callbacks run in interrupt context without locks held.
+
+use crate::run;
+use crate::thread::{Thread, state};
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use arch::cpu::CpuId;
+use arch::lock::{IrqLock, LockClass};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+static QUEUE_CLASS: LockClass = LockClass::new("sched.timers", 750);
+static STATE_CLASS: LockClass = LockClass::new("sched.timer", 748);
+
+const NEVER: u64 = u64::MAX;
+
+#[derive(Clone)]
+enum Entry {
+    Wake(Arc<Thread>),
+    Call(Arc<Timer>),
+}
+
+struct Queue {
+    entries: BTreeMap<(u64, u64), Entry>,
+    slice_end: u64,
+    armed: u64,
+}
+
+#[cfg(target_os = "none")]
+arch::percpu! {
+    static QUEUES: PerCpu<IrqLock<Queue>> = IrqLock::new(&QUEUE_CLASS, Queue {
+        entries: BTreeMap::new(),
+        slice_end: u64::MAX,
+        armed: u64::MAX,
+    });
+}
+
+#[cfg(target_os = "none")]
+fn queue(cpu: CpuId) -> &'static IrqLock<Queue> {
+    QUEUES.on(cpu)
+}
+
+/// The host has one queue and a thread that serves it.
+#[cfg(not(target_os = "none"))]
+fn queue(_: CpuId) -> &'static IrqLock<Queue> {
+    static QUEUE: IrqLock<Queue> = IrqLock::new(
+        &QUEUE_CLASS,
+        Queue { entries: BTreeMap::new(), slice_end: NEVER, armed: NEVER },
+    );
+    static SERVER: std::sync::Once = std::sync::Once::new();
+    SERVER.call_once(|| {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::sleep(core::time::Duration::from_micros(500));
+                expire(&QUEUE, arch::time::now_ns());
+            }
+        });
+    });
+    &QUEUE
+}
+
+impl Queue {
+    /// Sets the hardware timer, if this is this processor's queue and something changed.
+    fn program(&mut self) {
+        let first = self.entries.keys().next().map_or(NEVER, |k| k.0);
+        let wanted = first.min(self.slice_end);
+        if wanted != self.armed {
+            self.armed = wanted;
+            #[cfg(target_os = "none")]
+            if wanted != NEVER {
+                arch::timer::arm(wanted);
+            }
+        }
+    }
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+fn insert(at: u64, entry: Entry) -> (CpuId, (u64, u64)) {
+    let key = (at, NEXT_ID.fetch_add(1, Ordering::Relaxed));
+    let irq = arch::irq::disable();
+    let cpu = arch::cpu::id();
+    let mut queue = queue(cpu).lock();
+    queue.entries.insert(key, entry);
+    queue.program();
+    drop(queue);
+    drop(irq);
+    (cpu, key)
+}
+
+fn remove(cpu: CpuId, key: (u64, u64)) -> bool {
+    let removed = queue(cpu).lock().entries.remove(&key);
+    removed.is_some()
+}
+
+/// When the running thread's slice ends. Interrupts are off.
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host has no slices"))]
+pub(crate) fn set_slice_end(end: Option<u64>) {
+    let end = end.unwrap_or(NEVER);
+    let mut queue = queue(arch::cpu::id()).lock();
+    if queue.slice_end != end {
+        queue.slice_end = end;
+        queue.program();
+    }
+}
+
+/// The hardware timer fired.
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host has a server"))]
+pub(crate) fn interrupt() {
+    let queue = queue(arch::cpu::id());
+    queue.lock().armed = NEVER;
+    let now = arch::time::now_ns();
+    expire(queue, now);
+    run::tick(now);
+    queue.lock().program();
+}
+
+fn expire(queue: &IrqLock<Queue>, now: u64) {
+    loop {
+        let (key, entry) = {
+            let mut queue = queue.lock();
+            match queue.entries.first_entry() {
+                Some(first) if first.key().0 <= now => first.remove_entry(),
+                _ => return,
+            }
+        };
+        match entry {
+            Entry::Wake(thread) => {
+                run::wake(&thread, state::ANY);
+            }
+            Entry::Call(timer) => timer.fire(key),
+        }
+    }
+}
+
+/// Wakes a thread at an instant, unless it is dropped before.
+pub(crate) struct Alarm {
+    cpu: CpuId,
+    key: (u64, u64),
+}
+
+impl Alarm {
+    pub(crate) fn new(thread: Arc<Thread>, at: u64) -> Alarm {
+        let (cpu, key) = insert(at, Entry::Wake(thread));
+        Alarm { cpu, key }
+    }
+
+    pub(crate) fn is_armed_for(&self, at: u64) -> bool {
+        self.key.0 == at
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        remove(self.cpu, self.key);
+    }
+}
+
+/// A timer that calls a function, in interrupt context.
+pub struct Timer {
+    callback: Box<dyn Fn(&Arc<Timer>) + Send + Sync>,
+    armed: IrqLock<Option<(CpuId, (u64, u64))>>,
+    this: alloc::sync::Weak<Timer>,
+}
+
+impl Timer {
+    /// A timer that is not armed. The callback may arm it again.
+    pub fn new(callback: impl Fn(&Arc<Timer>) + Send + Sync + 'static) -> Arc<Timer> {
+        Arc::new_cyclic(|this| Timer {
+            callback: Box::new(callback),
+            armed: IrqLock::new(&STATE_CLASS, None),
+            this: this.clone(),
+        })
+    }
+
+    /// Arms it for an instant of the monotonic clock, instead of any earlier one.
+    pub fn arm(&self, at_ns: u64) {
+        let Some(this) = self.this.upgrade() else { return };
+        let mut armed = self.armed.lock();
+        if let Some((cpu, key)) = armed.take() {
+            remove(cpu, key);
+        }
+        *armed = Some(insert(at_ns, Entry::Call(this)));
+    }
+
+    /// Disarms it; whether it was armed. A callback that has begun goes on.
+    pub fn cancel(&self) -> bool {
+        match self.armed.lock().take() {
+            Some((cpu, key)) => remove(cpu, key),
+            None => false,
+        }
+    }
+
+    /// The instant it is armed for.
+    pub fn deadline(&self) -> Option<u64> {
+        self.armed.lock().map(|(_, key)| key.0)
+    }
+
+    fn fire(self: &Arc<Timer>, key: (u64, u64)) {
+        {
+            let mut armed = self.armed.lock();
+            if armed.is_some_and(|(_, k)| k == key) {
+                *armed = None;
+            }
+        }
+        (self.callback)(self);
+    }
+}
+
+/// Sleeps for a time, whatever signals come.
+pub fn sleep_ns(ns: u64) {
+    let end = arch::time::now_ns().saturating_add(ns);
+    crate::WaitQueue::new().wait_deadline(end, || None::<()>);
+}
+
+/// Sleeps until an instant of the monotonic clock, whatever signals come.
+pub fn sleep_until(at_ns: u64) {
+    crate::WaitQueue::new().wait_deadline(at_ns, || None::<()>);
+}

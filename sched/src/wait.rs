@@ -1,0 +1,363 @@
+//! Wait queues: threads that sleep until a condition holds, and listeners that are told.
+//!
+//! A waiter puts a node of its own stack on the queue, sets its state, looks at the condition and
+//! sleeps; so a wake-up after the look finds it. `wake_one` takes the node off, so that the next
+//! one reaches somebody else; a waiter that leaves for another reason passes such a wake-up on.
+//!
+//! Locks: a queue (rank 700), then what waking takes.
+
+use crate::run::{self, current, schedule};
+use crate::thread::{Thread, state};
+use crate::timer;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arch::lock::{IrqLock, LockClass};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+static QUEUE_CLASS: LockClass = LockClass::new("sched.wait_queue", 700);
+
+/// Why a wait ended without its condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitError {
+    /// A signal is pending.
+    Interrupted,
+    /// The deadline has passed.
+    TimedOut,
+}
+
+/// An instant at which a wait ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// On the monotonic clock, in nanoseconds.
+    Monotonic(u64),
+    /// On the real-time clock, in nanoseconds: follows changes of that clock.
+    Realtime(u64),
+}
+
+impl Deadline {
+    /// `ns` from now.
+    pub fn after_ns(ns: u64) -> Deadline {
+        Deadline::Monotonic(arch::time::now_ns().saturating_add(ns))
+    }
+    /// An instant of the monotonic clock.
+    pub fn at_monotonic_ns(ns: u64) -> Deadline {
+        Deadline::Monotonic(ns)
+    }
+    /// An instant of the real-time clock.
+    pub fn at_realtime_ns(ns: u64) -> Deadline {
+        Deadline::Realtime(ns)
+    }
+    /// The instant on the monotonic clock, as of now.
+    pub fn monotonic_ns(self) -> u64 {
+        match self {
+            Deadline::Monotonic(ns) => ns,
+            Deadline::Realtime(ns) => {
+                let now = crate::clock::realtime_ns();
+                arch::time::now_ns().saturating_add_signed(ns as i64 - now as i64)
+            }
+        }
+    }
+}
+
+/// Is told what happens on a queue (`epoll`, `poll`). Called with interrupts off and the queue
+/// locked: it must be short and must not call the queue.
+pub trait Listener: Send + Sync {
+    /// Something of `events` (`POLL*`) happened.
+    fn notify(&self, events: u32);
+}
+
+struct Node {
+    next: *mut Node,
+    prev: *mut Node,
+    thread: *const Thread,
+    is_linked: bool,
+    /// `wake_one` chose this waiter.
+    is_chosen: AtomicBool,
+}
+
+struct Inner {
+    head: *mut Node,
+    tail: *mut Node,
+    listeners: Vec<(u64, u64, Arc<dyn Listener>)>,
+    next_listener: u64,
+}
+
+// SAFETY: nodes live on the stacks of waiting threads, which take them off before they return; all
+// access is under the queue's lock.
+unsafe impl Send for Inner {}
+
+impl Inner {
+    /// # Safety
+    /// The node is on no queue and stays in place until it is unlinked.
+    unsafe fn link(&mut self, node: *mut Node) {
+        // SAFETY: by the caller; the tail is a linked node.
+        unsafe {
+            (*node).next = ptr::null_mut();
+            (*node).prev = self.tail;
+            (*node).is_linked = true;
+            if self.tail.is_null() {
+                self.head = node;
+            } else {
+                (*self.tail).next = node;
+            }
+        }
+        self.tail = node;
+    }
+
+    /// # Safety
+    /// The node is on this queue.
+    unsafe fn unlink(&mut self, node: *mut Node) {
+        // SAFETY: by the caller; neighbours of a linked node are linked.
+        unsafe {
+            let (prev, next) = ((*node).prev, (*node).next);
+            if prev.is_null() {
+                self.head = next;
+            } else {
+                (*prev).next = next;
+            }
+            if next.is_null() {
+                self.tail = prev;
+            } else {
+                (*next).prev = prev;
+            }
+            (*node).is_linked = false;
+        }
+    }
+}
+
+/// A queue of waiting threads.
+pub struct WaitQueue {
+    inner: IrqLock<Inner>,
+}
+
+impl Default for WaitQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl core::fmt::Debug for WaitQueue {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("WaitQueue")
+    }
+}
+
+impl WaitQueue {
+    /// Nobody waits.
+    pub const fn new() -> WaitQueue {
+        WaitQueue {
+            inner: IrqLock::new(
+                &QUEUE_CLASS,
+                Inner {
+                    head: ptr::null_mut(),
+                    tail: ptr::null_mut(),
+                    listeners: Vec::new(),
+                    next_listener: 1,
+                },
+            ),
+        }
+    }
+
+    /// Sleeps until `condition` gives something, whatever signals come.
+    pub fn wait<R>(&self, condition: impl FnMut() -> Option<R>) -> R {
+        match self.sleep(state::UNINTERRUPTIBLE, None, condition) {
+            Ok(result) => result,
+            Err(_) => unreachable!("nothing else ends this wait"),
+        }
+    }
+
+    /// Sleeps until `condition` gives something, a signal is pending, or the deadline passes.
+    pub fn wait_interruptible<R>(
+        &self,
+        condition: impl FnMut() -> Option<R>,
+        deadline: Option<Deadline>,
+    ) -> Result<R, WaitError> {
+        self.sleep(state::INTERRUPTIBLE, deadline, condition)
+    }
+
+    /// Sleeps until `condition` gives something or the thread is to die.
+    pub fn wait_killable<R>(&self, condition: impl FnMut() -> Option<R>) -> Result<R, WaitError> {
+        self.sleep(state::KILLABLE, None, condition)
+    }
+
+    /// Sleeps until `condition` gives something or the monotonic clock reaches `deadline_ns`.
+    pub fn wait_deadline<R>(
+        &self,
+        deadline_ns: u64,
+        condition: impl FnMut() -> Option<R>,
+    ) -> Option<R> {
+        let deadline = Some(Deadline::Monotonic(deadline_ns));
+        self.sleep(state::UNINTERRUPTIBLE, deadline, condition).ok()
+    }
+
+    fn sleep<R>(
+        &self,
+        mode: u32,
+        deadline: Option<Deadline>,
+        mut condition: impl FnMut() -> Option<R>,
+    ) -> Result<R, WaitError> {
+        if let Some(result) = condition() {
+            return Ok(result);
+        }
+        arch::lock::check::might_sleep();
+        let thread = current();
+        let mut node = Node {
+            next: ptr::null_mut(),
+            prev: ptr::null_mut(),
+            thread,
+            is_linked: false,
+            is_chosen: AtomicBool::new(false),
+        };
+        let node: *mut Node = &raw mut node;
+        let mut alarm: Option<timer::Alarm> = None;
+        let outcome = loop {
+            {
+                let mut inner = self.inner.lock();
+                // SAFETY: the node is ours, stays in place, and is taken off below.
+                unsafe {
+                    if !(*node).is_linked {
+                        inner.link(node);
+                    }
+                }
+                thread.state.store(mode, Ordering::SeqCst);
+            }
+            if let Some(result) = condition() {
+                break Ok(result);
+            }
+            if thread.is_interrupted(mode) {
+                break Err(WaitError::Interrupted);
+            }
+            if let Some(deadline) = deadline {
+                let at = deadline.monotonic_ns();
+                if arch::time::now_ns() >= at {
+                    break Err(WaitError::TimedOut);
+                }
+                // Armed anew each time: the real-time clock may have been set.
+                if alarm.as_ref().is_none_or(|a| !a.is_armed_for(at)) {
+                    alarm = thread.arc().map(|thread| timer::Alarm::new(thread, at));
+                }
+            }
+            schedule();
+        };
+        thread.state.store(state::RUNNING, Ordering::SeqCst);
+        drop(alarm);
+        let was_chosen = {
+            let mut inner = self.inner.lock();
+            // SAFETY: the node is ours; it is on this queue or on none.
+            unsafe {
+                if (*node).is_linked {
+                    inner.unlink(node);
+                }
+                (*node).is_chosen.load(Ordering::Relaxed)
+            }
+        };
+        if was_chosen && outcome.is_err() {
+            self.wake_one();
+        }
+        outcome
+    }
+
+    /// Wakes the one that has waited longest; whether there was one.
+    pub fn wake_one(&self) -> bool {
+        let mut inner = self.inner.lock();
+        loop {
+            let node = inner.head;
+            if node.is_null() {
+                return false;
+            }
+            // SAFETY: a linked node is alive, and so is the thread that waits with it.
+            unsafe {
+                inner.unlink(node);
+                (*node).is_chosen.store(true, Ordering::Relaxed);
+                if run::wake(&*(*node).thread, state::ANY) {
+                    return true;
+                }
+                // It is awake already and on its way out; it passes the wake-up on if it leaves
+                // without its condition, so the next one gets this one.
+                (*node).is_chosen.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Wakes up to `count`; how many.
+    pub fn wake_n(&self, count: usize) -> usize {
+        (0..count).take_while(|_| self.wake_one()).count()
+    }
+
+    /// Wakes everybody.
+    pub fn wake_all(&self) {
+        let inner = self.inner.lock();
+        let mut node = inner.head;
+        while !node.is_null() {
+            // SAFETY: as in `wake_one`.
+            unsafe {
+                run::wake(&*(*node).thread, state::ANY);
+                node = (*node).next;
+            }
+        }
+    }
+
+    /// Wakes everybody and tells the listeners that something of `events` happened.
+    pub fn notify(&self, events: u32) {
+        self.wake_all();
+        let inner = self.inner.lock();
+        for (_, _, listener) in &inner.listeners {
+            listener.notify(events);
+        }
+    }
+
+    /// Whether anybody waits or listens.
+    pub fn has_waiters(&self) -> bool {
+        let inner = self.inner.lock();
+        !inner.head.is_null() || !inner.listeners.is_empty()
+    }
+
+    /// Adds a listener; the number is for [`WaitQueue::remove_listener`].
+    pub fn add_listener(&self, listener: Arc<dyn Listener>, key: u64) -> u64 {
+        let mut inner = self.inner.lock();
+        let id = inner.next_listener;
+        inner.next_listener += 1;
+        inner.listeners.push((id, key, listener));
+        id
+    }
+
+    /// Removes a listener.
+    pub fn remove_listener(&self, id: u64) {
+        let removed = {
+            let mut inner = self.inner.lock();
+            let at = inner.listeners.iter().position(|l| l.0 == id);
+            at.map(|at| inner.listeners.swap_remove(at))
+        };
+        drop(removed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::AtomicU32;
+
+    #[test]
+    fn waiters_are_woken_and_time_out() {
+        let queue = Arc::new(WaitQueue::new());
+        let value = Arc::new(AtomicU32::new(0));
+        let waiters: Vec<_> = (0..4)
+            .map(|_| {
+                let (queue, value) = (queue.clone(), value.clone());
+                std::thread::spawn(move || {
+                    queue.wait(|| (value.load(Ordering::SeqCst) > 0).then_some(()));
+                })
+            })
+            .collect();
+        std::thread::sleep(core::time::Duration::from_millis(20));
+        value.store(1, Ordering::SeqCst);
+        queue.wake_all();
+        for waiter in waiters {
+            waiter.join().expect("woken");
+        }
+        let late = queue.wait_interruptible(|| None::<()>, Some(Deadline::after_ns(5_000_000)));
+        assert_eq!(late, Err(WaitError::TimedOut));
+        assert!(!queue.has_waiters());
+    }
+}
