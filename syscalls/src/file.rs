@@ -1,3 +1,0 @@
-//! Calls on open descriptors: read, write, seek, dup, fcntl, ioctl, sync, splice and the rest.
-
-crate::syscalls! {}

@@ -1,3 +1,0 @@
-//! System V shared memory, semaphores and message queues.
-
-crate::syscalls! {}

@@ -1,3 +1,0 @@
-//! Address spaces: mmap, munmap, mprotect, brk, madvise, mlock and the rest.
-
-crate::syscalls! {}

@@ -1,3 +1,0 @@
-//! Mounts: mount, umount, pivot_root, the new mount API, statfs.
-
-crate::syscalls! {}

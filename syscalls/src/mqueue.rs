@@ -1,3 +1,0 @@
-//! POSIX message queues.
-
-crate::syscalls! {}

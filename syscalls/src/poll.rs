@@ -1,3 +1,0 @@
-//! poll, select, epoll.
-
-crate::syscalls! {}

@@ -1,3 +1,0 @@
-//! Scheduling: policies, priorities, affinity, yield.
-
-crate::syscalls! {}
