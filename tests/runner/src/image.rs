@@ -20,8 +20,8 @@ impl Image {
 
 /// What a run does, put into `/oracle` of the image.
 pub(crate) enum Content<'a> {
-    /// The comparison of command lines.
-    Cases(&'a [Case]),
+    /// The comparison of command lines, and the folder of guest programs.
+    Cases(&'a [Case], &'a Path),
     /// The microbenchmarks: the rows' words and the folder of guest programs.
     Bench(&'a [String], &'a Path),
 }
@@ -49,7 +49,8 @@ pub(crate) fn build(
     let _ = fs::remove_dir_all(&oracle);
     make_dir(&oracle)?;
     let script = match content {
-        Content::Cases(cases) => {
+        Content::Cases(cases, programs) => {
+            add_programs(&oracle, programs)?;
             make_dir(&oracle.join("cases"))?;
             for (index, case) in cases.iter().enumerate() {
                 let name = format!("{index:03}-{}", case.name);
@@ -59,8 +60,7 @@ pub(crate) fn build(
         }
         Content::Bench(rows, programs) => {
             write(&oracle.join("rows"), &rows.join(" "))?;
-            let bin = oracle.join("bin");
-            command("cp", &["-r".as_ref(), programs.as_os_str(), bin.as_os_str()])?;
+            add_programs(&oracle, programs)?;
             include_str!("../../oracle/bench.sh")
         }
     };
@@ -83,6 +83,11 @@ pub(crate) fn build(
         ],
     )?;
     Ok(Image { path })
+}
+
+fn add_programs(oracle: &Path, programs: &Path) -> Result<(), String> {
+    let bin = oracle.join("bin");
+    command("cp", &["-r".as_ref(), programs.as_os_str(), bin.as_os_str()])
 }
 
 impl Drop for Image {

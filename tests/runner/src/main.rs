@@ -44,7 +44,9 @@ fn run(options: &Options) -> Result<usize, String> {
         return bench::run(options).map(|()| 0);
     }
     let selected = cases::load(&options.cases_dir, &options.only)?;
-    let base = image::build(&options.rootfs, image::Content::Cases(&selected), &options.work_dir)?;
+    let programs = guest::build(&options.work_dir)?;
+    let content = image::Content::Cases(&selected, &programs);
+    let base = image::build(&options.rootfs, content, &options.work_dir)?;
     match options.command {
         Command::Bench => Ok(0),
         Command::Linux => one_side(Kernel::Linux, options, &base),
