@@ -1,2 +1,35 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(target_os = "none", no_std)]
+
+extern crate alloc;
+
+mod errseq;
+mod io;
+mod mapping;
+mod page;
+mod read;
+mod readahead;
+pub mod reclaim;
+pub mod stats;
+mod tree;
+mod truncate;
+mod write;
+pub mod writeback;
+
+#[cfg(test)]
+mod tests;
+
+pub use errseq::{ErrorCursor, ErrorSequence};
+pub use io::{ReadRun, WriteRun};
+pub use mapping::{Backing, MAX_INDEX, MapObserver, Mapping, ObserverId};
+pub use page::wait_writeback;
+pub use read::mark_accessed;
+pub use readahead::{DEFAULT_MAX_PAGES, ReadAhead};
+pub use writeback::{Flusher, Periodic, Wait, sync_all};
+
+static CACHE: reclaim::Cache = reclaim::Cache;
+
+/// Offers the cache's clean pages to the frame allocator. Once, at start-up.
+pub fn init() {
+    frames::register_reclaim(&CACHE);
+}

@@ -1,0 +1,310 @@
+//! Which clean pages to give up when memory is short.
+//!
+//! Two lists. Pages enter the inactive one; a page used twice moves to the active one. Reclaim takes
+//! from the inactive list's old end: pages used since get another round (or become active when
+//! mapped), clean unused ones are freed, dirty ones wake the flushers. When the active list is
+//! longer than the inactive one its old end moves back. New pages wait in a per-CPU batch, so that
+//! the lists' lock is taken once in fifteen insertions.
+
+use core::sync::atomic::Ordering;
+
+use arch::addr::Pfn;
+use arch::lock::{IrqLock, LockClass};
+use arch::percpu::PerCpuCell;
+use arrayvec::ArrayVec;
+use frames::{Page, PageRef, flag};
+
+use crate::mapping::Mapping;
+use crate::stats::{self, Counter};
+use crate::{page, writeback};
+
+static CLASS: LockClass = LockClass::new("pagecache.lru", 490);
+
+const BATCH: usize = 15;
+
+/// A doubly linked list of frame numbers in `Page::prev` and `Page::next`; newest first. All links are guarded
+/// by the lock around [`Lists`].
+struct List {
+    head: u32,
+    tail: u32,
+    len: usize,
+}
+
+impl List {
+    const fn new() -> List {
+        List { head: 0, tail: 0, len: 0 }
+    }
+
+    fn page(raw: u32) -> &'static Page {
+        frames::page(Pfn(u64::from(raw)))
+    }
+
+    fn push_front(&mut self, raw: u32) {
+        let page = Self::page(raw);
+        page.prev.store(0, Ordering::Relaxed);
+        page.next.store(self.head, Ordering::Relaxed);
+        match self.head {
+            0 => self.tail = raw,
+            head => Self::page(head).prev.store(raw, Ordering::Relaxed),
+        }
+        self.head = raw;
+        self.len += 1;
+    }
+
+    fn unlink(&mut self, raw: u32) {
+        let page = Self::page(raw);
+        let (prev, next) = (page.prev.load(Ordering::Relaxed), page.next.load(Ordering::Relaxed));
+        match prev {
+            0 => self.head = next,
+            prev => Self::page(prev).next.store(next, Ordering::Relaxed),
+        }
+        match next {
+            0 => self.tail = prev,
+            next => Self::page(next).prev.store(prev, Ordering::Relaxed),
+        }
+        self.len -= 1;
+    }
+}
+
+/// Frame numbers link the lists; frame 0 is never handed out.
+fn number(page: &Page) -> u32 {
+    page.pfn().0 as u32
+}
+
+struct Lists {
+    inactive: List,
+    active: List,
+}
+
+impl Lists {
+    fn list(&mut self, page: &Page) -> (&mut List, Counter) {
+        if page.flags() & flag::ACTIVE != 0 {
+            (&mut self.active, Counter::ActiveFile)
+        } else {
+            (&mut self.inactive, Counter::InactiveFile)
+        }
+    }
+
+    fn enter(&mut self, page: &Page, raw: u32) {
+        let (list, counter) = self.list(page);
+        list.push_front(raw);
+        page.set(flag::LRU);
+        stats::add(counter, 1);
+    }
+
+    fn leave(&mut self, page: &Page, raw: u32) -> bool {
+        if page.flags() & flag::LRU == 0 {
+            return false;
+        }
+        let (list, counter) = self.list(page);
+        list.unlink(raw);
+        page.clear(flag::LRU);
+        stats::add(counter, -1);
+        true
+    }
+}
+
+static LISTS: IrqLock<Lists> =
+    IrqLock::new(&CLASS, Lists { inactive: List::new(), active: List::new() });
+
+arch::percpu! {
+    static PENDING: PerCpu<PerCpuCell<ArrayVec<PageRef, BATCH>>> = PerCpuCell::new(ArrayVec::new_const());
+}
+
+/// A page entered the cache.
+pub(crate) fn add(page: PageRef) {
+    let full = PENDING.with(|pending| {
+        let full = if pending.is_full() { core::mem::take(pending) } else { ArrayVec::new() };
+        pending.push(page);
+        full
+    });
+    enter_all(full);
+}
+
+fn enter_all(pages: ArrayVec<PageRef, BATCH>) {
+    if pages.is_empty() {
+        return;
+    }
+    let mut lists = LISTS.lock();
+    for page in &pages {
+        // A page that has left the cache meanwhile stays out; `forget` takes the same lock.
+        if page.flags() & flag::LRU == 0 && page.owner.load(Ordering::Acquire) != 0 {
+            lists.enter(page, number(page));
+        }
+    }
+    drop(lists);
+    // The references go outside the lock: the last one frees its frame.
+    drop(pages);
+}
+
+/// Puts this CPU's waiting pages on the lists.
+pub(crate) fn drain() {
+    let pages = PENDING.with(core::mem::take);
+    enter_all(pages);
+}
+
+/// A page leaves the cache (its owner word is cleared already).
+pub(crate) fn forget(page: &PageRef) {
+    // Always with the lock: another CPU may be entering the page at this moment.
+    LISTS.lock().leave(page, number(page));
+    page.clear(flag::ACTIVE | flag::REFERENCED);
+}
+
+/// A page used more than once becomes active.
+pub(crate) fn activate(page: &PageRef) {
+    let mut lists = LISTS.lock();
+    if page.flags() & flag::ACTIVE == 0 && lists.leave(page, number(page)) {
+        page.set(flag::ACTIVE);
+        page.clear(flag::REFERENCED);
+        lists.enter(page, number(page));
+        stats::add(Counter::Activated, 1);
+    }
+}
+
+/// Frees up to `target` clean pages; how many it did. May sleep (maps are removed).
+pub fn shrink(target: usize) -> usize {
+    drain();
+    let mut freed = 0;
+    let mut dirty = 0;
+    let mut scanned = 0;
+    let limit = {
+        let lists = LISTS.lock();
+        2 * (lists.active.len + lists.inactive.len) + 64
+    };
+    while freed < target && scanned < limit {
+        age();
+        let batch = isolate();
+        if batch.is_empty() {
+            break;
+        }
+        scanned += batch.len();
+        for page in batch {
+            match try_free(&page) {
+                Fate::Freed => freed += 1,
+                fate => {
+                    dirty += usize::from(fate == Fate::Dirty);
+                    put_back(&page, fate);
+                }
+            }
+        }
+    }
+    stats::add(Counter::Scanned, scanned as i64);
+    stats::add(Counter::Reclaimed, freed as i64);
+    if freed < target && dirty > 0 {
+        writeback::kick_all();
+    }
+    freed
+}
+
+/// Moves old active pages back while the active list is the longer one.
+fn age() {
+    let mut lists = LISTS.lock();
+    for _ in 0..32 {
+        let raw = lists.active.tail;
+        if raw == 0 || lists.active.len <= lists.inactive.len {
+            return;
+        }
+        let page = List::page(raw);
+        lists.leave(page, raw);
+        page.clear(flag::ACTIVE);
+        lists.enter(page, raw);
+        stats::add(Counter::Deactivated, 1);
+    }
+}
+
+/// Takes pages off the inactive list's old end.
+fn isolate() -> ArrayVec<PageRef, 32> {
+    let mut batch = ArrayVec::new();
+    let mut lists = LISTS.lock();
+    while !batch.is_full() {
+        let raw = lists.inactive.tail;
+        if raw == 0 {
+            break;
+        }
+        let page = PageRef::try_new(List::page(raw));
+        lists.leave(List::page(raw), raw);
+        if let Some(page) = page {
+            batch.push(page);
+        }
+    }
+    batch
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Freed,
+    Dirty,
+    Used,
+    UsedMapped,
+    Busy,
+}
+
+fn try_free(page: &PageRef) -> Fate {
+    if !page::try_lock(page) {
+        return Fate::Busy;
+    }
+    let fate = free_locked(page);
+    page::unlock(page);
+    fate
+}
+
+fn free_locked(page: &PageRef) -> Fate {
+    let owner = page.owner.load(Ordering::Acquire);
+    if owner == 0 {
+        // It left the cache by itself.
+        return Fate::Freed;
+    }
+    if page.flags() & (flag::DIRTY | flag::WRITEBACK) != 0 {
+        return Fate::Dirty;
+    }
+    // SAFETY: the owner word of a locked page in the cache: a mapping locks each of its pages to
+    // remove it before it is freed, so it lives until the lock is given back.
+    let mapping = unsafe { &*core::ptr::with_exposed_provenance::<Mapping>(owner as usize) };
+    let index = page.index.load(Ordering::Relaxed);
+    let mapped = page.map_count() != 0;
+    let young = mapped && mapping.test_and_clear_young(index);
+    if page.clear(flag::REFERENCED) & flag::REFERENCED != 0 || young {
+        return if mapped { Fate::UsedMapped } else { Fate::Used };
+    }
+    if mapped {
+        mapping.unmap(index, index);
+    }
+    if mapping.remove_unused(index, page) { Fate::Freed } else { Fate::Busy }
+}
+
+fn put_back(page: &PageRef, fate: Fate) {
+    let mut lists = LISTS.lock();
+    if page.owner.load(Ordering::Acquire) == 0 || page.flags() & flag::LRU != 0 {
+        return;
+    }
+    if fate == Fate::UsedMapped {
+        page.set(flag::ACTIVE);
+    }
+    lists.enter(page, number(page));
+}
+
+/// Drops every clean page nobody uses: `echo 1 > /proc/sys/vm/drop_caches`. How many.
+pub fn drop_caches() -> usize {
+    let mut total = 0;
+    for _ in 0..3 {
+        let freed = shrink(usize::MAX);
+        total += freed;
+        if freed == 0 {
+            break;
+        }
+    }
+    total
+}
+
+/// The cache as one of those that give memory back.
+pub(crate) struct Cache;
+
+impl frames::Reclaim for Cache {
+    fn reclaim(&self, pages: usize) -> usize {
+        shrink(pages)
+    }
+    fn reclaimable(&self) -> u64 {
+        let file = stats::sum(Counter::ActiveFile) + stats::sum(Counter::InactiveFile);
+        file.saturating_sub(stats::sum(Counter::Dirty) + stats::sum(Counter::Writeback))
+    }
+}

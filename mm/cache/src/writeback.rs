@@ -1,0 +1,448 @@
+//! Write-back: who writes dirty pages, when, and who has to wait for it.
+//!
+//! Every device has a [`Flusher`] with a kernel thread. A mapping joins its flusher's list when its
+//! first page becomes dirty. The thread wakes every `writeback_interval` and writes mappings that
+//! have been dirty for `dirty_expire`; above the background threshold it writes everything. A
+//! writer that finds the machine above the dirty limit waits for write-back to make progress.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use abi::Result;
+use arch::addr::PAGE_SHIFT;
+use arch::lock::{IrqLock, LockClass, SpinLock};
+use arch::time::now_ns;
+use frames::{PageRef, flag};
+use sched::WaitQueue;
+
+use crate::io::WriteRun;
+use crate::mapping::{MAX_INDEX, Mapping};
+use crate::page;
+use crate::stats::{self, Counter};
+use crate::tree::Mark;
+
+static LIST: LockClass = LockClass::new("pagecache.flusher", 470);
+static FLUSHERS: LockClass = LockClass::new("pagecache.flushers", 460);
+
+/// Pages of one run at most (2 MiB).
+const RUN_PAGES: usize = 512;
+
+/// The knobs of `/proc/sys/vm`.
+#[derive(Debug)]
+pub struct Tunables {
+    /// `dirty_ratio`, percent of available memory.
+    pub dirty_ratio: AtomicU64,
+    /// `dirty_background_ratio`.
+    pub background_ratio: AtomicU64,
+    /// `dirty_bytes`; 0: the ratio counts.
+    pub dirty_bytes: AtomicU64,
+    /// `dirty_background_bytes`; 0: the ratio counts.
+    pub background_bytes: AtomicU64,
+    /// `dirty_expire_centisecs`.
+    pub expire_centisecs: AtomicU64,
+    /// `dirty_writeback_centisecs`; 0: no periodic write-back.
+    pub interval_centisecs: AtomicU64,
+}
+
+/// Their values.
+pub static TUNABLES: Tunables = Tunables {
+    dirty_ratio: AtomicU64::new(20),
+    background_ratio: AtomicU64::new(10),
+    dirty_bytes: AtomicU64::new(0),
+    background_bytes: AtomicU64::new(0),
+    expire_centisecs: AtomicU64::new(3000),
+    interval_centisecs: AtomicU64::new(500),
+};
+
+/// Writers that wait for write-back, and where.
+static THROTTLED: WaitQueue = WaitQueue::new();
+static THROTTLED_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// The background and hard limit on dirty pages, in pages.
+pub fn dirty_limits() -> (u64, u64) {
+    // What could hold file data: free frames and the cache.
+    let available = frames::stats().free + stats::sum(Counter::FilePages);
+    let limit = |bytes: &AtomicU64, ratio: &AtomicU64| match bytes.load(Ordering::Relaxed) {
+        0 => available * ratio.load(Ordering::Relaxed) / 100,
+        bytes => bytes >> PAGE_SHIFT,
+    };
+    let hard = limit(&TUNABLES.dirty_bytes, &TUNABLES.dirty_ratio).max(64);
+    let background = limit(&TUNABLES.background_bytes, &TUNABLES.background_ratio);
+    (background.min(hard / 2).max(16), hard)
+}
+
+/// The calling writer made `dirtied` pages of `mapping` dirty: starts write-back or waits for it.
+pub(crate) fn balance(mapping: &Mapping, dirtied: usize) {
+    let _ = dirtied;
+    let Some(flusher) = mapping.backing().and_then(|backing| backing.flusher()) else { return };
+    let (background, hard) = dirty_limits();
+    if stats::sum(Counter::Dirty) + stats::sum(Counter::Writeback) <= background {
+        return;
+    }
+    flusher.kick();
+    let mut rounds = 0;
+    while stats::sum(Counter::Dirty) + stats::sum(Counter::Writeback) > hard && rounds < 50 {
+        THROTTLED_COUNT.fetch_add(1, Ordering::SeqCst);
+        let seen = stats::sum(Counter::Written);
+        let deadline = now_ns() + 100_000_000;
+        THROTTLED.wait_deadline(deadline, || (stats::sum(Counter::Written) != seen).then_some(()));
+        THROTTLED_COUNT.fetch_sub(1, Ordering::SeqCst);
+        flusher.kick();
+        rounds += 1;
+    }
+}
+
+/// How a range is written back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    /// What is easy to get.
+    Background,
+    /// Everything that was dirty when it began.
+    Sync,
+}
+
+impl Mapping {
+    pub(crate) fn note_dirty(&self) {
+        if self.dirty_pages.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.dirtied_ns.store(now_ns(), Ordering::Relaxed);
+        }
+        if !self.queued.load(Ordering::Relaxed) && !self.queued.swap(true, Ordering::AcqRel) {
+            match (self.backing().and_then(|backing| backing.flusher()), self.handle()) {
+                (Some(flusher), Some(handle)) => flusher.list.lock().push_back(handle),
+                _ => self.queued.store(false, Ordering::Release),
+            }
+        }
+    }
+
+    pub(crate) fn writeback_ended(&self, pages: usize) {
+        self.writeback_pages.fetch_sub(pages, Ordering::AcqRel);
+        if THROTTLED_COUNT.load(Ordering::SeqCst) != 0 {
+            THROTTLED.wake_all();
+        }
+    }
+
+    /// Starts writing the dirty pages that hold bytes `start..=end`, without waiting for the device.
+    pub fn start_writeback(&self, start: u64, end: u64) {
+        self.writeback(start >> PAGE_SHIFT, end >> PAGE_SHIFT, Mode::Sync, usize::MAX);
+    }
+
+    /// Waits for write-back of the bytes `start..=end` that is under way.
+    pub fn wait_writeback(&self, start: u64, end: u64) {
+        let (mut index, last) = (start >> PAGE_SHIFT, end >> PAGE_SHIFT);
+        while self.writeback_pages.load(Ordering::Acquire) != 0 {
+            let found = self.with_writer(|_| {
+                let (at, raw) = self.tree.next_marked(index, Mark::Writeback)?;
+                PageRef::try_new(page::page_at(raw)).map(|page| (at, page))
+            });
+            let Some((at, page)) = found else { return };
+            if at > last {
+                return;
+            }
+            page::wait_writeback(&page);
+            let Some(next) = at.checked_add(1) else { return };
+            index = next;
+        }
+    }
+
+    /// Writes the bytes `start..=end` and waits until the device has them. Errors are found with
+    /// [`Mapping::check_error`].
+    pub fn write_and_wait(&self, start: u64, end: u64) -> Result<()> {
+        if self.dirty_pages.load(Ordering::Acquire) != 0 {
+            self.start_writeback(start, end);
+        }
+        self.wait_writeback(start, end);
+        Ok(())
+    }
+
+    /// Everything: `fsync(2)`'s data part.
+    pub fn sync(&self) -> Result<()> {
+        self.write_and_wait(0, i64::MAX as u64)
+    }
+
+    /// Writes dirty pages in `first..=last`; returns how many were started.
+    pub(crate) fn writeback(&self, first: u64, last: u64, mode: Mode, budget: usize) -> usize {
+        let Some(backing) = self.backing() else { return 0 };
+        let last = last.min(MAX_INDEX);
+        let mark = match mode {
+            Mode::Background => Mark::Dirty,
+            Mode::Sync => {
+                // A busy writer cannot keep us here for ever: only what is dirty now counts.
+                self.with_writer(|tree| tree.copy_marks(first, last, Mark::Dirty, Mark::ToWrite));
+                Mark::ToWrite
+            }
+        };
+        let mut index = first;
+        let mut started = 0;
+        while started < budget {
+            let candidates = self.marked_run(index, last, mark);
+            let Some((run_first, last_page)) =
+                candidates.first().map(|c| c.0).zip(candidates.last().map(|c| c.0))
+            else {
+                break;
+            };
+            let mut pages = Vec::with_capacity(candidates.len());
+            let mut pages_first = run_first;
+            for (at, page) in candidates {
+                if self.take_for_writeback(at, &page, mode) {
+                    if pages.is_empty() {
+                        pages_first = at;
+                    }
+                    pages.push(page);
+                    continue;
+                }
+                started += self.submit_run(&**backing, pages_first, &mut pages, mode);
+            }
+            started += self.submit_run(&**backing, pages_first, &mut pages, mode);
+            let Some(next) = last_page.checked_add(1) else { break };
+            index = next;
+        }
+        started
+    }
+
+    fn submit_run(
+        &self,
+        backing: &dyn crate::Backing,
+        first: u64,
+        pages: &mut Vec<PageRef>,
+        mode: Mode,
+    ) -> usize {
+        let Some(handle) = self.handle().filter(|_| !pages.is_empty()) else { return 0 };
+        let pages = core::mem::take(pages);
+        let count = pages.len();
+        backing.write(WriteRun::new(handle, first, pages, mode == Mode::Sync));
+        count
+    }
+
+    /// The next adjacent pages with `mark` from `index` on.
+    fn marked_run(&self, index: u64, last: u64, mark: Mark) -> Vec<(u64, PageRef)> {
+        let mut pages = Vec::with_capacity(32);
+        // The vector may grow under the lock: its room is made before, in steps.
+        loop {
+            let room = pages.capacity();
+            let full = self.with_writer(|_| {
+                let mut next = index;
+                while let Some((at, raw)) = self.tree.next_marked(next, mark) {
+                    if at > last || (!pages.is_empty() && at != next) {
+                        return false;
+                    }
+                    if pages.len() == room {
+                        return true;
+                    }
+                    if let Some(page) = PageRef::try_new(page::page_at(raw)) {
+                        pages.push((at, page));
+                    }
+                    next = at + 1;
+                }
+                false
+            });
+            if !full || room >= RUN_PAGES {
+                return pages;
+            }
+            pages = Vec::with_capacity((room * 4).min(RUN_PAGES));
+        }
+    }
+
+    /// Turns a dirty page into one under write-back; whether it did.
+    fn take_for_writeback(&self, index: u64, page: &PageRef, mode: Mode) -> bool {
+        if mode == Mode::Background {
+            if page.flags() & flag::WRITEBACK != 0 || !page::try_lock(page) {
+                return false;
+            }
+        } else {
+            loop {
+                page::lock(page);
+                if page.flags() & flag::WRITEBACK == 0 {
+                    break;
+                }
+                page::unlock(page);
+                page::wait_writeback(page);
+            }
+        }
+        let wanted = self.owns(index, page) && page.flags() & (flag::DIRTY | flag::WRITEBACK) == flag::DIRTY;
+        if wanted && page.map_count() != 0 {
+            // From here on a write through a map faults and waits for the page lock.
+            self.write_protect(index);
+        }
+        let taken = self.with_writer(|tree| {
+            tree.clear_mark(index, Mark::ToWrite);
+            if !wanted || page.clear(flag::DIRTY) & flag::DIRTY == 0 {
+                return false;
+            }
+            page.set(flag::WRITEBACK);
+            tree.clear_mark(index, Mark::Dirty);
+            tree.set_mark(index, Mark::Writeback);
+            true
+        });
+        if taken {
+            self.dirty_pages.fetch_sub(1, Ordering::AcqRel);
+            self.writeback_pages.fetch_add(1, Ordering::AcqRel);
+            stats::add(Counter::Dirty, -1);
+            stats::add(Counter::Writeback, 1);
+        }
+        page::unlock(page);
+        taken
+    }
+}
+
+/// Metadata that a flusher writes now and then together with the data.
+pub trait Periodic: Send + Sync {
+    /// Writes what has been dirty since before `older_than_ns` (ns since boot), without waiting.
+    fn write_old(&self, older_than_ns: u64);
+}
+
+/// Writes dirty mappings of one device in the background.
+pub struct Flusher {
+    name: String,
+    list: IrqLock<VecDeque<Arc<Mapping>>>,
+    periodic: SpinLock<Vec<Weak<dyn Periodic>>>,
+    wake: WaitQueue,
+    kicked: AtomicBool,
+    stopped: AtomicBool,
+}
+
+static ALL: SpinLock<Vec<Weak<Flusher>>> = SpinLock::new(&FLUSHERS, Vec::new());
+static PERIODIC: LockClass = LockClass::new("pagecache.periodic", 465);
+
+impl Flusher {
+    /// A flusher with its thread; `name` names the device. The thread ends with the last handle.
+    pub fn new(name: &str) -> Arc<Flusher> {
+        let flusher = Arc::new(Flusher {
+            name: String::from(name),
+            list: IrqLock::new(&LIST, VecDeque::new()),
+            periodic: SpinLock::new(&PERIODIC, Vec::new()),
+            wake: WaitQueue::new(),
+            kicked: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+        });
+        {
+            let mut all = ALL.lock();
+            all.retain(|known| known.strong_count() > 0);
+            all.push(Arc::downgrade(&flusher));
+        }
+        let thread = flusher.clone();
+        sched::spawn_kernel(&alloc::format!("flush-{name}"), move || thread.run());
+        flusher
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Adds metadata to write periodically.
+    pub fn add_periodic(&self, periodic: Weak<dyn Periodic>) {
+        let mut list = self.periodic.lock();
+        list.retain(|known| known.strong_count() > 0);
+        list.push(periodic);
+    }
+
+    /// Starts background write-back now.
+    pub fn kick(&self) {
+        if !self.kicked.swap(true, Ordering::AcqRel) {
+            self.wake.wake_all();
+        }
+    }
+
+    /// Ends the thread (the device goes away).
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.wake.wake_all();
+    }
+
+    fn run(&self) {
+        while !self.stopped.load(Ordering::Acquire) {
+            let interval = TUNABLES.interval_centisecs.load(Ordering::Relaxed);
+            let pause = if interval == 0 { 3_600_000_000_000 } else { interval * 10_000_000 };
+            let due = || {
+                let due = self.kicked.swap(false, Ordering::AcqRel)
+                    || self.stopped.load(Ordering::Acquire);
+                due.then_some(())
+            };
+            self.wake.wait_deadline(now_ns() + pause, due);
+            self.pass();
+        }
+    }
+
+    fn pass(&self) {
+        let expire = TUNABLES.expire_centisecs.load(Ordering::Relaxed) * 10_000_000;
+        let old = now_ns().saturating_sub(expire);
+        let over_background = || {
+            stats::sum(Counter::Dirty) + stats::sum(Counter::Writeback) > dirty_limits().0
+        };
+        let count = self.list.lock().len();
+        for _ in 0..count {
+            let Some(mapping) = self.list.lock().pop_front() else { break };
+            let expired = mapping.dirtied_ns.load(Ordering::Relaxed) <= old;
+            if expired || over_background() {
+                mapping.writeback(0, MAX_INDEX, Mode::Background, 1 << 14);
+                mapping.dirtied_ns.store(now_ns(), Ordering::Relaxed);
+            }
+            self.requeue(mapping);
+        }
+        let periodic: Vec<_> = self.periodic.lock().iter().filter_map(Weak::upgrade).collect();
+        for metadata in periodic {
+            metadata.write_old(old);
+        }
+    }
+
+    fn requeue(&self, mapping: Arc<Mapping>) {
+        if mapping.dirty_pages.load(Ordering::Acquire) != 0 {
+            self.list.lock().push_back(mapping);
+            return;
+        }
+        mapping.queued.store(false, Ordering::Release);
+        // A page that became dirty just now saw `queued` set and left the queueing to us.
+        if mapping.dirty_pages.load(Ordering::Acquire) != 0
+            && !mapping.queued.swap(true, Ordering::AcqRel)
+        {
+            self.list.lock().push_back(mapping);
+        }
+    }
+
+    /// Starts writing every dirty mapping of this device, and waits for them if told to.
+    pub fn write_all(&self, wait: Wait) {
+        let mappings: Vec<_> = self.list.lock().iter().cloned().collect();
+        for mapping in &mappings {
+            mapping.start_writeback(0, i64::MAX as u64);
+        }
+        if wait == Wait::ForDevice {
+            for mapping in &mappings {
+                mapping.wait_writeback(0, i64::MAX as u64);
+            }
+        }
+    }
+}
+
+/// Whether to wait for the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// Until the data is there.
+    ForDevice,
+    /// Not at all.
+    No,
+}
+
+/// Writes all dirty pages of all devices: the first part of `sync(2)`.
+pub fn sync_all(wait: Wait) {
+    let all: Vec<_> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+    for flusher in &all {
+        flusher.write_all(Wait::No);
+    }
+    if wait == Wait::ForDevice {
+        for flusher in &all {
+            flusher.write_all(wait);
+        }
+    }
+}
+
+/// Wakes all flushers: memory is short and the pages at hand are dirty.
+pub(crate) fn kick_all() {
+    let all: Box<[_]> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+    for flusher in &*all {
+        flusher.kick();
+    }
+}
