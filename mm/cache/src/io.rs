@@ -43,7 +43,11 @@ impl ReadRun {
     /// Keeps the first `count` pages and returns the rest as a run of its own.
     pub fn split_off(&mut self, count: usize) -> ReadRun {
         let rest = self.pages.split_off(count.min(self.pages.len()));
-        ReadRun { mapping: self.mapping.clone(), first: self.first + self.pages.len() as u64, pages: rest }
+        ReadRun {
+            mapping: self.mapping.clone(),
+            first: self.first + self.pages.len() as u64,
+            pages: rest,
+        }
     }
 
     /// Ends the run: the pages are valid, or reading them failed.
@@ -83,7 +87,12 @@ pub struct WriteRun {
 }
 
 impl WriteRun {
-    pub(crate) fn new(mapping: Arc<Mapping>, first: u64, pages: Vec<PageRef>, waits: bool) -> WriteRun {
+    pub(crate) fn new(
+        mapping: Arc<Mapping>,
+        first: u64,
+        pages: Vec<PageRef>,
+        waits: bool,
+    ) -> WriteRun {
         WriteRun { mapping, first, pages, waits }
     }
 

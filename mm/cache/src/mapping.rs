@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
@@ -14,11 +15,11 @@ use sched::{RwLock, rcu};
 
 use crate::errseq::{ErrorCursor, ErrorSequence};
 use crate::io::{ReadRun, WriteRun};
+use crate::page::{page_at, word};
 use crate::stats::{self, Counter};
 use crate::tree::{InsertError, Mark, Node, Tree, TreeWriter};
 use crate::writeback::Flusher;
 use crate::{page, reclaim};
-use crate::page::{page_at, word};
 
 static TREE: LockClass = LockClass::new("pagecache.tree", 480);
 static OBSERVERS: LockClass = LockClass::new("pagecache.observers", 455);
@@ -209,9 +210,17 @@ impl Mapping {
 
     /// Runs `change` with the tree's lock.
     pub(crate) fn with_writer<R>(&self, change: impl FnOnce(&TreeWriter<'_>) -> R) -> R {
-        let retire = |node: Box<Node>| rcu::call(Box::new(move || drop(node)));
-        let _guard = self.lock.lock();
-        change(&self.tree.writer(&retire))
+        // A removal frees at most one node per level.
+        let retired = RefCell::new(arrayvec::ArrayVec::<Box<Node>, 12>::new());
+        let retire = |node: Box<Node>| retired.borrow_mut().push(node);
+        let result = {
+            let _guard = self.lock.lock();
+            change(&self.tree.writer(&retire))
+        };
+        for node in retired.into_inner() {
+            rcu::call(Box::new(move || drop(node)));
+        }
+        result
     }
 
     /// The cached page at `index`, in whatever state. No lock is taken.

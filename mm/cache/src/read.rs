@@ -56,7 +56,9 @@ impl Mapping {
     ) -> Result<usize> {
         let index = pos >> PAGE_SHIFT;
         let page = match self.find(index) {
-            Some(page) if page.flags() & (flag::UPTODATE | flag::READAHEAD) == flag::UPTODATE => page,
+            Some(page) if page.flags() & (flag::UPTODATE | flag::READAHEAD) == flag::UPTODATE => {
+                page
+            }
             _ => {
                 let pages = (wanted as u64).div_ceil(PAGE_SIZE as u64);
                 match self.page_for_read(index, pages, Some(ahead))? {
@@ -121,7 +123,8 @@ impl Mapping {
         ahead: Option<&ReadAhead>,
     ) -> Result<Option<PageRef>> {
         if let Some(page) = self.find(index) {
-            if page.flags() & flag::READAHEAD != 0 && page.clear(flag::READAHEAD) & flag::READAHEAD != 0
+            if page.flags() & flag::READAHEAD != 0
+                && page.clear(flag::READAHEAD) & flag::READAHEAD != 0
                 && let Some(ahead) = ahead
                 && let Some(window) = ahead.on_marker(index, wanted)
             {

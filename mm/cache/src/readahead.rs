@@ -95,8 +95,7 @@ impl ReadAhead {
             Self::first(wanted, max)
         };
         let ahead = if size > wanted { size - wanted } else { size };
-        let window =
-            Window { start: index, size, marker: Some(index + u64::from(size - ahead)) };
+        let window = Window { start: index, size, marker: Some(index + u64::from(size - ahead)) };
         self.store(window, ahead)
     }
 

@@ -64,9 +64,7 @@ impl Backing for Store {
 
 fn read(mapping: &Mapping, pos: u64, len: usize) -> Vec<u8> {
     let mut buffer = vec![0xee; len];
-    let count = mapping
-        .read(pos, &mut Sink::kernel(&mut buffer), &ReadAhead::new())
-        .unwrap();
+    let count = mapping.read(pos, &mut Sink::kernel(&mut buffer), &ReadAhead::new()).unwrap();
     buffer.truncate(count);
     buffer
 }

@@ -137,7 +137,12 @@ impl Tree {
     /// Calls `each(index, slot)` for `index..index + count`, stopping when it returns `false`; slots
     /// of missing nodes end the run. Caller: RCU read lock or tree lock.
     #[inline]
-    pub(crate) fn run(&self, mut index: u64, end: u64, mut each: impl FnMut(u64, &AtomicUsize) -> bool) {
+    pub(crate) fn run(
+        &self,
+        mut index: u64,
+        end: u64,
+        mut each: impl FnMut(u64, &AtomicUsize) -> bool,
+    ) {
         while index < end {
             let Some(first) = self.leaf(index) else { return };
             match first {
@@ -291,7 +296,12 @@ impl TreeWriter<'_> {
         Ok(())
     }
 
-    fn take(spare: &mut Option<Box<Node>>, shift: u32, offset: usize, parent: usize) -> Result<usize, InsertError> {
+    fn take(
+        spare: &mut Option<Box<Node>>,
+        shift: u32,
+        offset: usize,
+        parent: usize,
+    ) -> Result<usize, InsertError> {
         let mut node = spare.take().ok_or(InsertError::NeedNode)?;
         node.shift = shift;
         node.offset = offset;
@@ -299,7 +309,11 @@ impl TreeWriter<'_> {
         Ok(Box::into_raw(node).expose_provenance() | NODE)
     }
 
-    fn make_slot(&self, index: u64, spare: &mut Option<Box<Node>>) -> Result<Leaf<'_>, InsertError> {
+    fn make_slot(
+        &self,
+        index: u64,
+        spare: &mut Option<Box<Node>>,
+    ) -> Result<Leaf<'_>, InsertError> {
         let tree = self.tree;
         loop {
             let root = tree.root.load(Ordering::Acquire);
@@ -396,9 +410,8 @@ impl TreeWriter<'_> {
             };
             // SAFETY: `word` came from `Box::into_raw` in `take`; it was just unlinked by the only
             // writer, so nobody else frees it, and `retire` waits for readers.
-            let node_box = unsafe {
-                Box::from_raw(ptr::with_exposed_provenance_mut::<Node>(word & !NODE))
-            };
+            let node_box =
+                unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<Node>(word & !NODE)) };
             (self.retire)(node_box);
             if parent == 0 {
                 return;
@@ -477,9 +490,8 @@ impl Drop for Tree {
                 return;
             }
             // SAFETY: the tree is being dropped, nobody else can reach its nodes.
-            let node = unsafe {
-                Box::from_raw(ptr::with_exposed_provenance_mut::<Node>(word & !NODE))
-            };
+            let node =
+                unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<Node>(word & !NODE)) };
             for slot in &node.slots {
                 free(slot.load(Ordering::Relaxed));
             }

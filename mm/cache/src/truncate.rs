@@ -4,7 +4,7 @@ use abi::{Errno, Result};
 use arch::addr::{PAGE_SHIFT, PAGE_SIZE};
 use frames::{PageRef, flag};
 
-use crate::mapping::{Mapping, MAX_INDEX};
+use crate::mapping::{MAX_INDEX, Mapping};
 use crate::page;
 
 impl Mapping {

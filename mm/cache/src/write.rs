@@ -100,7 +100,11 @@ impl Mapping {
         dirtied: &mut usize,
     ) -> Result<usize> {
         let index = pos >> PAGE_SHIFT;
-        let page = if whole { frames::alloc_page(frames::Flags::empty())? } else { frames::alloc_page(frames::Flags::ZERO)? };
+        let page = if whole {
+            frames::alloc_page(frames::Flags::empty())?
+        } else {
+            frames::alloc_page(frames::Flags::ZERO)?
+        };
         if let Some(backing) = self.backing() {
             backing.prepare_write(self, pos, len)?;
         }

@@ -262,7 +262,8 @@ impl Mapping {
                 page::wait_writeback(page);
             }
         }
-        let wanted = self.owns(index, page) && page.flags() & (flag::DIRTY | flag::WRITEBACK) == flag::DIRTY;
+        let wanted =
+            self.owns(index, page) && page.flags() & (flag::DIRTY | flag::WRITEBACK) == flag::DIRTY;
         if wanted && page.map_count() != 0 {
             // From here on a write through a map faults and waits for the page lock.
             self.write_protect(index);
@@ -370,9 +371,8 @@ impl Flusher {
     fn pass(&self) {
         let expire = TUNABLES.expire_centisecs.load(Ordering::Relaxed) * 10_000_000;
         let old = now_ns().saturating_sub(expire);
-        let over_background = || {
-            stats::sum(Counter::Dirty) + stats::sum(Counter::Writeback) > dirty_limits().0
-        };
+        let over_background =
+            || stats::sum(Counter::Dirty) + stats::sum(Counter::Writeback) > dirty_limits().0;
         let count = self.list.lock().len();
         for _ in 0..count {
             let Some(mapping) = self.list.lock().pop_front() else { break };
