@@ -1,0 +1,35 @@
+//! What file mappings take their pages from.
+
+use abi::{Errno, Result};
+use alloc::string::String;
+use alloc::sync::Arc;
+use arch::PhysAddr;
+use pagecache::Mapping;
+
+/// The file behind a mapping; kept alive by it.
+pub trait MapSource: Send + Sync {
+    /// The page cache that holds the pages; `None` for device memory.
+    fn mapping(&self) -> Option<Arc<Mapping>>;
+
+    /// The frame at byte `offset` of device memory.
+    fn device_frame(&self, offset: u64) -> Result<PhysAddr> {
+        let _ = offset;
+        Err(Errno::EFAULT)
+    }
+
+    /// Device number, inode number and path for `/proc/PID/maps`.
+    fn describe(&self) -> Description {
+        Description::default()
+    }
+}
+
+/// What `/proc/PID/maps` shows of a mapped file.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// Major and minor number of the file system's device.
+    pub dev: (u32, u32),
+    /// Inode number.
+    pub ino: u64,
+    /// The path, or a name in brackets.
+    pub path: String,
+}
