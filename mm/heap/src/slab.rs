@@ -1,0 +1,354 @@
+//! Size classes: magazines per processor over slabs.
+//!
+//! A slab is a naturally aligned block of frames cut into objects. The metadata of its first frame
+//! says how it stands: `private` is the address of its first free object, `private2` how many are
+//! free, `next`/`prev` link it into its class's list of slabs with free objects. A free object's
+//! first word is the address of the next one.
+
+use arch::addr::{PAGE_SIZE, Pfn};
+use arch::lock::{IrqLock, LockClass};
+use arch::percpu::PerCpuCell;
+use core::alloc::Layout;
+use core::sync::atomic::Ordering;
+use frames::{Counter, Flags, FrameBlock, Page, kind};
+
+/// Object sizes. Each is a multiple of what its neighbours need for alignment.
+pub(crate) const SIZES: [usize; 20] = [
+    16, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048, 4096,
+    8192,
+];
+pub(crate) const CLASSES: usize = SIZES.len();
+/// The largest object.
+const LARGEST: usize = 8192;
+const DEPTH: usize = 32;
+const NIL: u32 = u32::MAX;
+/// Free slabs a class keeps.
+const KEEP_FREE: usize = 2;
+
+/// Class of each size in units of 16 bytes.
+static BY_SIZE: [u8; LARGEST / 16 + 1] = {
+    let mut table = [0; LARGEST / 16 + 1];
+    let mut unit = 0;
+    while unit < table.len() {
+        let mut class = 0;
+        while SIZES[class] < unit * 16 {
+            class += 1;
+        }
+        table[unit] = class as u8;
+        unit += 1;
+    }
+    table
+};
+
+/// log2 of the frames in a slab of a class.
+const fn slab_order(class: usize) -> u8 {
+    match SIZES[class] {
+        0..=256 => 0,
+        257..=512 => 1,
+        513..=1024 => 2,
+        _ => 3,
+    }
+}
+
+const fn per_slab(class: usize) -> usize {
+    (PAGE_SIZE << slab_order(class)) / SIZES[class]
+}
+
+/// The class for a layout; `None` for large ones.
+#[inline(always)]
+pub(crate) fn class_of(layout: Layout) -> Option<usize> {
+    let size = layout.size();
+    if size > LARGEST || layout.align() > PAGE_SIZE {
+        return None;
+    }
+    let mut class = usize::from(*BY_SIZE.get(size.div_ceil(16))?);
+    if layout.align() > 16 {
+        while SIZES[class] & (layout.align() - 1) != 0 {
+            class += 1;
+            if class == CLASSES {
+                return None;
+            }
+        }
+    }
+    Some(class)
+}
+
+struct Magazine {
+    len: usize,
+    objects: [usize; DEPTH],
+}
+
+struct Magazines {
+    by_class: [Magazine; CLASSES],
+}
+
+arch::percpu! {
+    static MAGAZINES: PerCpu<PerCpuCell<Magazines>> = PerCpuCell::new(Magazines {
+        by_class: [const { Magazine { len: 0, objects: [0; DEPTH] } }; CLASSES],
+    });
+}
+
+/// Slabs with free objects, and counts.
+struct Class {
+    partial: u32,
+    slabs: usize,
+    free_slabs: usize,
+    /// Objects that are not in slabs: in use or in magazines.
+    out: usize,
+}
+
+static CLASS: LockClass = LockClass::new("heap.class", 810);
+static POOLS: [IrqLock<Class>; CLASSES] =
+    [const { IrqLock::new(&CLASS, Class { partial: NIL, slabs: 0, free_slabs: 0, out: 0 }) };
+        CLASSES];
+
+/// An object of a class, or null.
+#[inline]
+pub(crate) fn alloc(class: usize) -> *mut u8 {
+    let object = MAGAZINES.with(|magazines| {
+        let magazine = &mut magazines.by_class[class];
+        let at = magazine.len.checked_sub(1)?;
+        magazine.len = at;
+        magazine.objects.get(at).copied()
+    });
+    let object = match object {
+        Some(object) => object as *mut u8,
+        None => refill(class),
+    };
+    if cfg!(debug_assertions) && !object.is_null() {
+        check_poison(object, SIZES[class]);
+    }
+    object
+}
+
+/// Takes an object back.
+///
+/// # Safety
+/// `alloc` gave it for this class and it was not freed since.
+#[inline]
+pub(crate) unsafe fn free(class: usize, object: *mut u8) {
+    if cfg!(debug_assertions) {
+        debug_assert_eq!(slab_of(class, object as usize).kind(), kind::SLAB, "free of {object:p}");
+        // SAFETY: the object is ours now and this long.
+        unsafe { core::ptr::write_bytes(object, POISON, SIZES[class]) };
+    }
+    let full = MAGAZINES.with(|magazines| {
+        let magazine = &mut magazines.by_class[class];
+        match magazine.objects.get_mut(magazine.len) {
+            Some(slot) => {
+                *slot = object as usize;
+                magazine.len += 1;
+                false
+            }
+            None => true,
+        }
+    });
+    if full {
+        drain(class, object);
+    }
+}
+
+/// The metadata of the slab an object is in.
+fn slab_of(class: usize, object: usize) -> &'static Page {
+    let start = object & !((PAGE_SIZE << slab_order(class)) - 1);
+    frames::page(arch::phys::to_phys(start as *const u8).pfn())
+}
+
+fn slab_at(pfn: u32) -> &'static Page {
+    frames::page(Pfn(u64::from(pfn)))
+}
+
+/// # Safety
+/// `object` is a free object of a slab.
+unsafe fn next_free(object: usize) -> usize {
+    // SAFETY: the caller vouches; objects are 16-byte aligned.
+    unsafe { (object as *const usize).read() }
+}
+
+impl Class {
+    fn link(&mut self, slab: &Page) {
+        let pfn = slab.pfn().0 as u32;
+        slab.next.store(self.partial, Ordering::Relaxed);
+        slab.prev.store(NIL, Ordering::Relaxed);
+        if self.partial != NIL {
+            slab_at(self.partial).prev.store(pfn, Ordering::Relaxed);
+        }
+        self.partial = pfn;
+    }
+
+    fn unlink(&mut self, slab: &Page) {
+        let next = slab.next.load(Ordering::Relaxed);
+        let prev = slab.prev.load(Ordering::Relaxed);
+        if prev == NIL {
+            self.partial = next;
+        } else {
+            slab_at(prev).next.store(next, Ordering::Relaxed);
+        }
+        if next != NIL {
+            slab_at(next).prev.store(prev, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes up to `to.len()` objects out of slabs; how many.
+    fn take(&mut self, class: usize, to: &mut [usize]) -> usize {
+        let mut count = 0;
+        while count < to.len() && self.partial != NIL {
+            let slab = slab_at(self.partial);
+            let mut head = slab.private.load(Ordering::Relaxed) as usize;
+            let mut free = slab.private2.load(Ordering::Relaxed) as usize;
+            if free == per_slab(class) {
+                self.free_slabs -= 1;
+            }
+            while free > 0
+                && let Some(slot) = to.get_mut(count)
+            {
+                *slot = head;
+                // SAFETY: `head` is a free object of this slab, whose list we own by the lock.
+                head = unsafe { next_free(head) };
+                free -= 1;
+                count += 1;
+            }
+            slab.private.store(head as u64, Ordering::Relaxed);
+            slab.private2.store(free as u64, Ordering::Relaxed);
+            if free == 0 {
+                self.unlink(slab);
+            }
+        }
+        self.out += count;
+        count
+    }
+
+    /// Puts an object back into its slab; the slab if it is to be freed.
+    fn put(&mut self, class: usize, object: usize) -> Option<&'static Page> {
+        let slab = slab_of(class, object);
+        let head = slab.private.load(Ordering::Relaxed);
+        let free = slab.private2.load(Ordering::Relaxed) as usize + 1;
+        // SAFETY: the object is free and ours.
+        unsafe { (object as *mut usize).write(head as usize) };
+        slab.private.store(object as u64, Ordering::Relaxed);
+        slab.private2.store(free as u64, Ordering::Relaxed);
+        self.out -= 1;
+        if free == 1 {
+            self.link(slab);
+        }
+        if free < per_slab(class) {
+            return None;
+        }
+        if self.free_slabs < KEEP_FREE {
+            self.free_slabs += 1;
+            return None;
+        }
+        self.unlink(slab);
+        self.slabs -= 1;
+        Some(slab)
+    }
+}
+
+/// The magazine is empty: takes a batch of objects, making a slab when there are none.
+#[cold]
+#[inline(never)]
+fn refill(class: usize) -> *mut u8 {
+    let mut batch = [0; DEPTH / 2];
+    let mut count = POOLS[class].lock().take(class, &mut batch);
+    if count == 0 {
+        if !grow(class) {
+            return core::ptr::null_mut();
+        }
+        count = POOLS[class].lock().take(class, &mut batch);
+    }
+    let Some((first, rest)) = batch.get(..count).and_then(|taken| taken.split_first()) else {
+        // Another processor took the new slab's objects: as good as none.
+        return refill(class);
+    };
+    let mut kept = 0;
+    MAGAZINES.with(|magazines| {
+        let magazine = &mut magazines.by_class[class];
+        for object in rest {
+            let Some(slot) = magazine.objects.get_mut(magazine.len) else { break };
+            *slot = *object;
+            magazine.len += 1;
+            kept += 1;
+        }
+    });
+    // An interrupt filled the magazine meanwhile.
+    rest.iter().skip(kept).for_each(|object| give_back(class, &[*object]));
+    *first as *mut u8
+}
+
+/// Makes a slab.
+fn grow(class: usize) -> bool {
+    let order = slab_order(class);
+    let Ok(block) = frames::alloc(order, Flags::empty()) else { return false };
+    let slab = block.page();
+    slab.set_kind(kind::SLAB);
+    slab.set_class(class as u8);
+    let start = block.as_ptr() as usize;
+    let (size, count) = (SIZES[class], per_slab(class));
+    for index in 0..count {
+        let object = start + index * size;
+        let next = if index + 1 < count { object + size } else { 0 };
+        if cfg!(debug_assertions) {
+            // SAFETY: inside the new block.
+            unsafe { core::ptr::write_bytes(object as *mut u8, POISON, size) };
+        }
+        // SAFETY: inside the new block, which nobody else knows.
+        unsafe { (object as *mut usize).write(next) };
+    }
+    slab.private.store(start as u64, Ordering::Relaxed);
+    slab.private2.store(count as u64, Ordering::Relaxed);
+    block.into_raw();
+    Counter::SlabUnreclaimable.add(1 << order);
+    let mut pool = POOLS[class].lock();
+    pool.slabs += 1;
+    pool.free_slabs += 1;
+    pool.link(slab);
+    true
+}
+
+/// The magazine is full: half of it and the object go back to their slabs.
+#[cold]
+#[inline(never)]
+fn drain(class: usize, object: *mut u8) {
+    let mut batch = [0; DEPTH / 2 + 1];
+    let mut count = 0;
+    MAGAZINES.with(|magazines| {
+        let magazine = &mut magazines.by_class[class];
+        while count < DEPTH / 2
+            && let Some(at) = magazine.len.checked_sub(1)
+        {
+            batch[count] = magazine.objects[at];
+            magazine.len = at;
+            count += 1;
+        }
+    });
+    batch[count] = object as usize;
+    give_back(class, &batch[..=count]);
+}
+
+fn give_back(class: usize, objects: &[usize]) {
+    let order = slab_order(class);
+    for object in objects {
+        let empty = POOLS[class].lock().put(class, *object);
+        if let Some(slab) = empty {
+            Counter::SlabUnreclaimable.sub(1 << order);
+            // SAFETY: `grow` gave the block away with this order, and no object of it is out.
+            drop(unsafe { FrameBlock::from_raw(slab.pfn(), order) });
+        }
+    }
+}
+
+const POISON: u8 = 0x6b;
+
+/// Looks whether a free object was written to. The first word held the list link.
+fn check_poison(object: *const u8, size: usize) {
+    let link = size_of::<usize>();
+    // SAFETY: the object is ours and this long.
+    let rest = unsafe { core::slice::from_raw_parts(object.add(link), size - link) };
+    assert!(rest.iter().all(|byte| *byte == POISON), "object {object:p}+{size} written while free");
+}
+
+/// Slabs, objects out of them, object size and objects per slab of a class.
+pub(crate) fn class_stats(class: usize) -> (usize, usize, usize, usize) {
+    let pool = POOLS[class].lock();
+    (pool.slabs, pool.out, SIZES[class], per_slab(class))
+}

@@ -1,0 +1,121 @@
+//! Kernel stacks: mapped in the kernel's area with an unmapped page below, and cached.
+
+use crate::large;
+use arch::addr::{PAGE_SIZE, VirtAddr};
+use arch::lock::{LockClass, SpinLock};
+#[cfg(target_os = "none")]
+use arch::paging::{PteFlags, kernel};
+use frames::{Counter, Flags, OutOfMemory};
+
+/// The size of a kernel stack in bytes.
+pub const STACK_SIZE: usize = 4 * PAGE_SIZE;
+const PAGES: usize = STACK_SIZE / PAGE_SIZE;
+/// Stacks kept for reuse.
+const CACHED: usize = 128;
+
+static CLASS: LockClass = LockClass::new("heap.stacks", 800);
+
+struct Cache {
+    stacks: [VirtAddr; CACHED],
+    len: usize,
+}
+
+static CACHE: SpinLock<Cache> =
+    SpinLock::new(&CLASS, Cache { stacks: [VirtAddr::ZERO; CACHED], len: 0 });
+
+/// A stack for a thread in the kernel. Debug builds do not clear it between users.
+#[derive(Debug)]
+pub struct KernelStack {
+    bottom: VirtAddr,
+}
+
+impl KernelStack {
+    /// A stack, from the cache if there is one.
+    pub fn new() -> Result<KernelStack, OutOfMemory> {
+        {
+            let mut cache = CACHE.lock();
+            if let Some(at) = cache.len.checked_sub(1) {
+                cache.len = at;
+                return Ok(KernelStack { bottom: cache.stacks[at] });
+            }
+        }
+        let bottom = make()?;
+        Counter::KernelStacks.add(PAGES as u64);
+        Ok(KernelStack { bottom })
+    }
+
+    /// The lowest byte.
+    pub fn bottom(&self) -> VirtAddr {
+        self.bottom
+    }
+
+    /// One past the highest byte; aligned to a page.
+    pub fn top(&self) -> VirtAddr {
+        self.bottom + STACK_SIZE
+    }
+
+    /// Both ends, as `arch` wants them.
+    pub fn range(&self) -> arch::thread::KernelStackRange {
+        arch::thread::KernelStackRange { bottom: self.bottom, top: self.top() }
+    }
+}
+
+impl Drop for KernelStack {
+    fn drop(&mut self) {
+        {
+            let mut cache = CACHE.lock();
+            let len = cache.len;
+            if let Some(slot) = cache.stacks.get_mut(len) {
+                *slot = self.bottom;
+                cache.len += 1;
+                return;
+            }
+        }
+        Counter::KernelStacks.sub(PAGES as u64);
+        destroy(self.bottom);
+    }
+}
+
+#[cfg(target_os = "none")]
+fn make() -> Result<VirtAddr, OutOfMemory> {
+    // The guard page comes first; the area leaves what was reserved before below it.
+    let start = kernel::reserve(STACK_SIZE + PAGE_SIZE).ok_or(OutOfMemory)?;
+    let bottom = start + PAGE_SIZE;
+    for index in 0..PAGES {
+        let mapped = frames::alloc_page(Flags::empty()).and_then(|page| {
+            page.set_kind(frames::kind::STACK);
+            let at = bottom + index * PAGE_SIZE;
+            kernel::map_page(at, page.phys(), PteFlags::KERNEL_DATA).map_err(|_| OutOfMemory)?;
+            page.into_raw();
+            Ok(())
+        });
+        if let Err(error) = mapped {
+            large::release(bottom, index);
+            kernel::unreserve(start, STACK_SIZE + PAGE_SIZE);
+            return Err(error);
+        }
+    }
+    Ok(bottom)
+}
+
+#[cfg(target_os = "none")]
+fn destroy(bottom: VirtAddr) {
+    large::release(bottom, PAGES);
+    kernel::unreserve(bottom - PAGE_SIZE as u64, STACK_SIZE + PAGE_SIZE);
+}
+
+#[cfg(not(target_os = "none"))]
+fn make() -> Result<VirtAddr, OutOfMemory> {
+    let block = frames::alloc(2, Flags::empty())?;
+    let bottom = VirtAddr::from_ptr(block.as_ptr());
+    block.into_raw();
+    Ok(bottom)
+}
+
+#[cfg(not(target_os = "none"))]
+fn destroy(bottom: VirtAddr) {
+    let pfn = arch::phys::to_phys(bottom.as_ptr::<u8>()).pfn();
+    let _ = large::release;
+    // SAFETY: `make` gave this block away.
+    drop(unsafe { frames::FrameBlock::from_raw(pfn, 2) });
+}
