@@ -139,6 +139,27 @@ impl Bio {
         }
     }
 
+    /// Sets the completion; one set before is forgotten, not called.
+    pub(crate) fn set_done(&mut self, done: impl FnOnce(Result<()>) + Send + 'static) {
+        self.done = Some(Box::new(done));
+    }
+
+    /// Cuts `sectors` off the end.
+    pub(crate) fn trim(&mut self, mut sectors: u64) {
+        while sectors > 0
+            && let Some(last) = self.segments.last_mut()
+        {
+            let has = u64::from(last.len >> SECTOR_SHIFT);
+            let cut = has.min(sectors);
+            last.len -= (cut as u32) << SECTOR_SHIFT;
+            sectors -= cut;
+            self.sectors -= cut;
+            if cut == has {
+                self.segments.pop();
+            }
+        }
+    }
+
     /// Replaces the completion by one that wraps it.
     pub(crate) fn wrap_done(&mut self, wrap: impl FnOnce(Done) -> Done) {
         if let Some(done) = self.done.take() {

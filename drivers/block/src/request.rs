@@ -97,7 +97,11 @@ impl Request {
     }
 
     /// Tries to append `bio`; gives it back if it does not fit behind this request.
-    pub(crate) fn try_append(&mut self, bio: Bio, limits: &Limits) -> core::result::Result<(), Bio> {
+    pub(crate) fn try_append(
+        &mut self,
+        bio: Bio,
+        limits: &Limits,
+    ) -> core::result::Result<(), Bio> {
         let fits = matches!(self.op(), Op::Read | Op::Write)
             && bio.op == self.op()
             && bio.flags.difference(BioFlags::SYNC) == self.flags().difference(BioFlags::SYNC)
@@ -114,7 +118,11 @@ impl Request {
     }
 
     /// Tries to prepend `bio`; gives it back if it does not fit before this request.
-    pub(crate) fn try_prepend(&mut self, bio: Bio, limits: &Limits) -> core::result::Result<(), Bio> {
+    pub(crate) fn try_prepend(
+        &mut self,
+        bio: Bio,
+        limits: &Limits,
+    ) -> core::result::Result<(), Bio> {
         let fits = matches!(self.op(), Op::Read | Op::Write)
             && bio.op == self.op()
             && bio.flags.difference(BioFlags::SYNC) == self.flags().difference(BioFlags::SYNC)
