@@ -3,8 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod errno;
+pub mod fcntl;
+pub mod inotify;
+pub mod mount;
+pub mod poll;
 pub mod process;
 pub mod signal;
+pub mod stat;
 pub mod termios;
 
 pub use errno::{Errno, Result};

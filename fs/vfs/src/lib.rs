@@ -1,3 +1,54 @@
 #![doc = include_str!("../README.md")]
-#![cfg_attr(target_os = "none", no_std)]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod atime;
+mod clock;
+pub mod context;
+pub mod cred;
+pub mod dcache;
+mod dentry;
+pub mod dev;
+pub mod dpath;
+mod extra;
+pub mod fdtable;
+pub mod file;
+pub mod inode;
+mod inode_cache;
+pub mod locks;
+pub mod mount;
+pub mod notify;
+pub mod ops;
+pub mod pagefile;
+pub mod path;
+pub mod perm;
+pub mod poll;
+pub mod rw;
+pub mod seek;
+pub mod superblock;
+pub mod types;
+pub mod walk;
+
+pub use context::{Caller, Context, FsPaths, FsState, KernelCaller, Limit};
+pub use cred::{Cap, CapSet, Creds, UserNamespace};
+pub use dentry::Dentry;
+pub use extra::InodeExtra;
+pub use fdtable::{CloseOnExec, FdTable};
+pub use file::{
+    DirEntry, DirSink, File, FileInit, FileMode, FileOps, FileWatcher, MapArgs, PageSink,
+    SignalOwner,
+};
+pub use inode::{DenyWrite, Inode, InodeInit, InodeOps, InodeRef, Link, NewInode, RenameEnd};
+pub use inode_cache::InodeCache;
+pub use mount::{Mount, MountNamespace};
+pub use ops::{OpenHow, open};
+pub use path::Path;
+pub use poll::{PollTable, poll_wait};
+pub use superblock::{
+    FileSystemType, MountRequest, SuperBlock, SuperInit, SuperOps, anonymous_dev, file_systems,
+    find_super, register_file_system, super_blocks, sync_all,
+};
+pub use types::*;
+pub use walk::{Walk, walk};

@@ -1,0 +1,151 @@
+//! Who calls, from where: passed into every operation, never looked up.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use sched::rcu::RcuArc;
+
+use crate::cred::Creds;
+use crate::mount::MountNamespace;
+use crate::path::Path;
+
+/// A resource limit that file operations obey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `RLIMIT_FSIZE`.
+    FileSize,
+    /// `RLIMIT_NOFILE`.
+    OpenFiles,
+    /// `RLIMIT_MEMLOCK`.
+    LockedMemory,
+    /// `RLIMIT_LOCKS`.
+    Locks,
+}
+
+/// The task behind a call, as far as files are concerned. `process` implements it.
+pub trait Caller: Send + Sync {
+    /// The soft limit of a resource.
+    fn limit(&self, limit: Limit) -> u64;
+    /// Sends signal `signal` to the calling thread (`SIGXFSZ`, `SIGPIPE`).
+    fn raise(&self, signal: u32);
+    /// The thread group's id in the caller's pid namespace: `l_pid` of locks.
+    fn process_id(&self) -> u32;
+    /// The thread's id in the caller's pid namespace.
+    fn thread_id(&self) -> u32;
+    /// Identity of the file-descriptor table: the owner of POSIX record locks.
+    fn files_id(&self) -> u64;
+}
+
+/// A caller without limits that ignores signals: the kernel itself, and tests.
+#[derive(Debug)]
+pub struct KernelCaller;
+
+impl Caller for KernelCaller {
+    fn limit(&self, _: Limit) -> u64 {
+        u64::MAX
+    }
+    fn raise(&self, _: u32) {}
+    fn process_id(&self) -> u32 {
+        0
+    }
+    fn thread_id(&self) -> u32 {
+        0
+    }
+    fn files_id(&self) -> u64 {
+        0
+    }
+}
+
+/// Everything an operation may need to know about its caller.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Credentials (an `Arc` because open files keep them).
+    pub creds: &'a Arc<Creds>,
+    /// The root directory.
+    pub root: &'a Path,
+    /// The working directory.
+    pub cwd: &'a Path,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// The mount namespace.
+    pub mounts: &'a Arc<MountNamespace>,
+    /// The calling task.
+    pub caller: &'a dyn Caller,
+}
+
+impl core::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Context").field("uid", &self.creds.fsuid).finish_non_exhaustive()
+    }
+}
+
+/// Root and working directory together: replaced as one, so that a reader sees a pair.
+#[derive(Clone, Debug)]
+pub struct FsPaths {
+    /// The root directory.
+    pub root: Path,
+    /// The working directory.
+    pub cwd: Path,
+}
+
+/// The `fs_struct` of a task: shared between the threads that asked for it (`CLONE_FS`).
+pub struct FsState {
+    paths: RcuArc<FsPaths>,
+    umask: AtomicU32,
+    update: sched::Mutex<()>,
+}
+
+static FS_STATE: arch::lock::LockClass = arch::lock::LockClass::new("vfs.fs_state", 205);
+
+impl FsState {
+    /// A state with these directories and mask.
+    pub fn new(paths: FsPaths, umask: u32) -> FsState {
+        FsState {
+            paths: RcuArc::new(Some(Arc::new(paths))),
+            umask: AtomicU32::new(umask),
+            update: sched::Mutex::new(&FS_STATE, ()),
+        }
+    }
+
+    /// A private copy (fork without `CLONE_FS`).
+    #[must_use]
+    pub fn duplicate(&self) -> FsState {
+        FsState {
+            paths: RcuArc::new(self.paths.get()),
+            umask: AtomicU32::new(self.umask()),
+            update: sched::Mutex::new(&FS_STATE, ()),
+        }
+    }
+
+    /// The directories at this moment; `None` never happens after construction.
+    pub fn paths(&self) -> Option<Arc<FsPaths>> {
+        self.paths.get()
+    }
+
+    /// Changes the directories under the update lock.
+    pub fn update(&self, change: impl FnOnce(&mut FsPaths)) {
+        let _held = self.update.lock();
+        if let Some(old) = self.paths.get() {
+            let mut new = (*old).clone();
+            change(&mut new);
+            self.paths.set(Some(Arc::new(new)));
+        }
+    }
+
+    /// The file mode creation mask.
+    pub fn umask(&self) -> u32 {
+        // Relaxed: a lone number.
+        self.umask.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the mask and returns the old one.
+    pub fn set_umask(&self, mask: u32) -> u32 {
+        self.umask.swap(mask & 0o777, Ordering::Relaxed)
+    }
+}
+
+impl core::fmt::Debug for FsState {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("FsState").field("umask", &self.umask()).finish_non_exhaustive()
+    }
+}

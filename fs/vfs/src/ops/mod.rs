@@ -1,0 +1,57 @@
+//! What programs ask of the tree: one function per request, decoded by `syscalls`.
+
+mod attr;
+mod entries;
+mod open;
+mod rename;
+mod xattr;
+
+pub use attr::{
+    AccessMode, NewTime, access, chdir_target, check_times, chmod, chown, set_times, statfs, truncate, truncate_file,
+};
+pub use entries::{link, link_open_file, mkdir, mknod, readlink, rmdir, symlink, unlink};
+pub use open::{OpenHow, open, open_inode, open_path, tmpfile_in};
+pub use rename::rename;
+pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
+
+use alloc::sync::Arc;
+
+use abi::stat::*;
+
+use crate::context::Context;
+use crate::cred::Cap;
+use crate::inode::{Inode, NewInode};
+use crate::perm::capable_towards;
+use crate::types::*;
+
+/// The owner, group and mode of something made in `dir`: set-group-id directories pass on their
+/// group, and to directories the bit.
+fn new_inode<'a>(
+    ctx: &Context<'_>,
+    dir: &Inode,
+    kind: FileKind,
+    mode: u32,
+    rdev: DeviceNumber,
+    target: &'a [u8],
+) -> NewInode<'a> {
+    let mut mode = mode & 0o7777;
+    let mut gid = ctx.creds.fsgid;
+    if dir.mode() & S_ISGID != 0 {
+        gid = dir.gid();
+        if kind == FileKind::Directory {
+            mode |= S_ISGID;
+        } else if mode & (S_ISGID | S_IXGRP) == S_ISGID | S_IXGRP
+            && !ctx.creds.in_group(gid)
+            && !capable_towards(dir, ctx.creds, Cap::FSETID)
+        {
+            mode &= !S_ISGID;
+        }
+    }
+    NewInode { kind, mode, uid: ctx.creds.fsuid, gid, rdev, target, now: Time::now() }
+}
+
+/// The mode with the umask applied.
+fn masked(ctx: &Context<'_>, mode: u32) -> u32 {
+    mode & !ctx.umask
+}
+

@@ -1,0 +1,75 @@
+//! Regular files in the page cache: what every such file system's `FileOps` are made of.
+
+use alloc::sync::Arc;
+
+use abi::{Errno, Result};
+use arch::uio::{Sink, Source};
+use pagecache::Mapping;
+
+use crate::file::{File, PageSink};
+
+fn mapping(file: &File) -> Result<&Arc<Mapping>> {
+    file.inode().mapping().ok_or(Errno::EIO)
+}
+
+/// Reads through the page cache.
+#[inline]
+pub fn read_at(file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
+    mapping(file)?.read(pos, sink, file.read_ahead())
+}
+
+/// Writes through the page cache; the inode is locked.
+#[inline]
+pub fn write_at(file: &File, pos: u64, source: &mut Source<'_>) -> Result<usize> {
+    mapping(file)?.write(pos, source)
+}
+
+/// Passes cached pages on.
+pub fn splice_read(file: &File, mut pos: u64, len: usize, out: &mut dyn PageSink) -> Result<usize> {
+    let mapping = mapping(file)?;
+    let mut done = 0;
+    while done < len && out.room() > 0 {
+        let size = mapping.size();
+        if pos >= size {
+            break;
+        }
+        let offset = pos as usize & 4095;
+        let step = (4096 - offset).min(len - done).min(out.room()).min((size - pos) as usize);
+        let page = match mapping.get_page(pos >> 12) {
+            Ok(page) => page,
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        };
+        match out.push(page, offset, step) {
+            Ok(()) => {}
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
+        done += step;
+        pos += step as u64;
+    }
+    if done > 0 {
+        crate::atime::accessed(file);
+    }
+    Ok(done)
+}
+
+/// `SEEK_DATA` and `SEEK_HOLE` where the cached pages are all the data there is (tmpfs).
+pub fn seek_pages(file: &File, current: u64, offset: i64, whence: u32) -> Result<u64> {
+    use abi::fcntl::{SEEK_DATA, SEEK_HOLE};
+    if whence != SEEK_DATA && whence != SEEK_HOLE {
+        return crate::seek::generic_seek(file, current, offset, whence);
+    }
+    let mapping = mapping(file)?;
+    let size = mapping.size();
+    let Ok(offset) = u64::try_from(offset) else { return Err(Errno::ENXIO) };
+    if offset >= size {
+        return Err(Errno::ENXIO);
+    }
+    let found = mapping.seek_cached(offset, whence == SEEK_DATA);
+    match found {
+        Some(pos) if pos < size => Ok(pos.max(offset)),
+        _ if whence == SEEK_DATA => Err(Errno::ENXIO),
+        _ => Ok(size),
+    }
+}
