@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use abi::{Errno, Result};
 use arch::uio::{Sink, Source};
 use pagecache::Mapping;
+use vm::MapSource;
 
 use crate::file::{File, PageSink};
 
@@ -72,4 +73,42 @@ pub fn seek_pages(file: &File, current: u64, offset: i64, whence: u32) -> Result
         _ if whence == SEEK_DATA => Err(Errno::ENXIO),
         _ => Ok(size),
     }
+}
+
+/// Makes sure that the page at `index` exists (`fallocate` where pages are the file).
+pub fn allocate_page(mapping: &Arc<Mapping>, index: u64) -> Result<()> {
+    mapping.get_page(index).map(|_| ())
+}
+
+/// A file as the source of a mapping: its page cache.
+struct Mapped<F: Fn(&File) + Send + Sync> {
+    file: Arc<File>,
+    unmapped: F,
+}
+
+impl<F: Fn(&File) + Send + Sync> Drop for Mapped<F> {
+    fn drop(&mut self) {
+        (self.unmapped)(&self.file);
+    }
+}
+
+impl<F: Fn(&File) + Send + Sync> MapSource for Mapped<F> {
+    fn mapping(&self) -> Option<Arc<Mapping>> {
+        self.file.inode().mapping().cloned()
+    }
+}
+
+/// What a mapping of a file in the page cache takes its pages from.
+pub fn map(file: &Arc<File>) -> Result<Arc<dyn MapSource>> {
+    map_with(file, |_| ())
+}
+
+/// Like [`map`]; `unmapped` runs when nothing maps this source any more.
+pub fn map_with(
+    file: &Arc<File>,
+    unmapped: impl Fn(&File) + Send + Sync + 'static,
+) -> Result<Arc<dyn MapSource>> {
+    mapping(file)?;
+    crate::atime::accessed(file);
+    Ok(Arc::new(Mapped { file: file.clone(), unmapped }))
 }

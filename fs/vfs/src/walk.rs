@@ -352,9 +352,6 @@ impl<'a> Walker<'a> {
                 }
                 _ => {}
             }
-            if name.len() > NAME_MAX {
-                return Err(Errno::ENAMETOOLONG);
-            }
             if self.stop_at_parent && component.last == IsLast::Yes {
                 let name = Name::new(name);
                 let trailing = self.texts.trailing;
@@ -537,6 +534,9 @@ pub(crate) fn lookup_locked(
 ) -> Result<Option<Arc<Dentry>>> {
     if let Some(dentry) = cached(dir, inode, name, hash) {
         return Ok(Some(dentry));
+    }
+    if name.len() > NAME_MAX {
+        return Err(Errno::ENAMETOOLONG);
     }
     if inode.has(InodeFlags::DEAD) {
         return Err(Errno::ENOENT);

@@ -14,7 +14,6 @@ pub use open::{OpenHow, open, open_inode, open_path, tmpfile_in};
 pub use rename::rename;
 pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
 
-use alloc::sync::Arc;
 
 use abi::stat::*;
 
