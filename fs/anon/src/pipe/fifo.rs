@@ -1,0 +1,88 @@
+//! Opening fifos: each side waits for the other (`fifo(7)`).
+
+use alloc::sync::Arc;
+use core::any::Any;
+use core::sync::atomic::Ordering;
+
+use abi::fcntl::*;
+use abi::{Errno, Result};
+use vfs::dev::{Opened, SpecialOpen, set_fifo_opener};
+use vfs::{Context, FileMode, Inode};
+
+use super::Pipe;
+use super::file::{End, PipeEnd};
+use crate::wait::wait_interruptible;
+
+struct FifoOpener;
+
+/// Makes fifos work.
+pub fn init() {
+    set_fifo_opener(&FifoOpener);
+}
+
+/// The pipe of a fifo inode.
+fn pipe_of(inode: &Inode) -> Result<Arc<Pipe>> {
+    let special = inode.extra().special.call_once(|| {
+        let pipe: Arc<dyn Any + Send + Sync> = Arc::new(Pipe::new());
+        pipe
+    });
+    special.clone().downcast::<Pipe>().map_err(|_| Errno::EIO)
+}
+
+impl Pipe {
+    pub(super) fn writer_opens(&self) -> u32 {
+        self.writer_opens.load(Ordering::Acquire)
+    }
+
+    fn reader_opens(&self) -> u32 {
+        self.reader_opens.load(Ordering::Acquire)
+    }
+}
+
+impl SpecialOpen for FifoOpener {
+    fn open(&self, inode: &Arc<Inode>, flags: u32, _ctx: &Context<'_>) -> Result<Opened> {
+        let pipe = pipe_of(inode)?;
+        let nonblocking = flags & O_NONBLOCK != 0;
+        let end = match flags & O_ACCMODE {
+            O_RDONLY => End::Read,
+            O_WRONLY => End::Write,
+            _ => End::Both,
+        };
+        // man 7 fifo: a writer that must not wait needs a reader.
+        if end == End::Write && nonblocking && !pipe.has_readers() {
+            return Err(Errno::ENXIO);
+        }
+        let (readers, writers) = (pipe.reader_opens(), pipe.writer_opens());
+        pipe.open_end(end);
+        match end {
+            End::Read => pipe.tell_writers(),
+            End::Write => pipe.tell_readers(),
+            End::Both => {
+                pipe.tell_readers();
+                pipe.tell_writers();
+            }
+        }
+        let wait = match end {
+            End::Read if !nonblocking && !pipe.has_writers() => {
+                let queue = pipe.readable.clone();
+                wait_interruptible(&queue, || (pipe.writer_opens() != writers).then_some(()))
+            }
+            End::Write if !pipe.has_readers() => {
+                let queue = pipe.writable.clone();
+                wait_interruptible(&queue, || (pipe.reader_opens() != readers).then_some(()))
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = wait {
+            pipe.close_end(end);
+            return Err(error);
+        }
+        let lonely = end == End::Read && nonblocking && !pipe.has_writers();
+        let ops = if lonely {
+            PipeEnd::lonely(pipe, end, writers)
+        } else {
+            PipeEnd::new(pipe, end, false)
+        };
+        Ok(Opened { ops, mode: FileMode::SIGPIPE | FileMode::NOWAIT })
+    }
+}
