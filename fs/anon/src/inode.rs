@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use abi::{Errno, Result};
+use abi::Result;
 use arch::lock::Once;
 use vfs::{
     Context, Dentry, File, FileInit, FileMode, FileOps, FsStat, Inode, InodeFlags, InodeInit,
@@ -46,7 +46,11 @@ fn make(name: &'static str, magic: u64) -> Result<Arc<Mount>> {
     Mount::internal(&sb)
 }
 
-fn once(cell: &'static Once<Arc<Mount>>, name: &'static str, magic: u64) -> Result<&'static Arc<Mount>> {
+fn once(
+    cell: &'static Once<Arc<Mount>>,
+    name: &'static str,
+    magic: u64,
+) -> Result<&'static Arc<Mount>> {
     if let Some(mount) = cell.get() {
         return Ok(mount);
     }
@@ -94,9 +98,4 @@ pub fn anon_file(
     let creds = ctx.creds.clone();
     let mode = FileMode::QUIET;
     Ok(File::new(FileInit { ops, inode: inode.clone(), path, creds, flags, mode }))
-}
-
-/// The private part of a file, or the error that says it is something else.
-pub(crate) fn private<T: 'static>(file: &File, error: Errno) -> Result<&T> {
-    file.private().ok_or(error)
 }

@@ -151,7 +151,13 @@ impl FileOps for TmpFile {
         Ok(())
     }
 
-    fn splice_read(&self, file: &File, pos: u64, len: usize, out: &mut dyn PageSink) -> Result<usize> {
+    fn splice_read(
+        &self,
+        file: &File,
+        pos: u64,
+        len: usize,
+        out: &mut dyn PageSink,
+    ) -> Result<usize> {
         pagefile::splice_read(file, pos, len, out)
     }
 
@@ -196,7 +202,9 @@ impl FileOps for DirFile {
                 .lock()
                 .older(cursor)
                 .take(64)
-                .map(|(cookie, name, inode)| (cookie, name.into(), inode.ino, inode.kind.dirent_type()))
+                .map(|(cookie, name, inode)| {
+                    (cookie, name.into(), inode.ino, inode.kind.dirent_type())
+                })
                 .collect();
             if batch.is_empty() {
                 return Ok(cursor);

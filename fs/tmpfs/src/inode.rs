@@ -293,7 +293,9 @@ impl InodeOps for TmpInode {
     fn setattr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
         if let (Some(size), Some(mapping)) = (change.size, inode.mapping()) {
             let old = inode.size();
-            if (size < old && self.sealed(F_SEAL_SHRINK)) || (size > old && self.sealed(F_SEAL_GROW)) {
+            if (size < old && self.sealed(F_SEAL_SHRINK))
+                || (size > old && self.sealed(F_SEAL_GROW))
+            {
                 return Err(Errno::EPERM);
             }
             if size != old {
@@ -340,7 +342,12 @@ impl InodeOps for TmpInode {
         Ok(())
     }
 
-    fn open(&self, _inode: &Arc<Inode>, _flags: u32, _ctx: &Context<'_>) -> Result<Arc<dyn FileOps>> {
+    fn open(
+        &self,
+        _inode: &Arc<Inode>,
+        _flags: u32,
+        _ctx: &Context<'_>,
+    ) -> Result<Arc<dyn FileOps>> {
         match &self.body {
             Body::File => Ok(TmpFile::shared()),
             Body::Dir(..) => Ok(DirFile::shared()),
@@ -384,7 +391,8 @@ fn exchange(
     drop((first, second));
     if !Arc::ptr_eq(old.dir, new.dir) {
         if moved.is_dir() != other.is_dir() {
-            let (gains, loses) = if moved.is_dir() { (new.dir, old.dir) } else { (old.dir, new.dir) };
+            let (gains, loses) =
+                if moved.is_dir() { (new.dir, old.dir) } else { (old.dir, new.dir) };
             gains.add_link();
             loses.drop_link();
         }

@@ -7,7 +7,7 @@ use abi::fcntl::*;
 use abi::{Errno, Result};
 use arch::lock::Once;
 use vfs::{
-    Context, DeviceNumber, Dentry, File, FileInit, FileKind, FileMode, Mount, NewInode, Path, Time,
+    Context, Dentry, DeviceNumber, File, FileInit, FileKind, FileMode, Mount, NewInode, Path, Time,
 };
 
 use crate::file::TmpFile;

@@ -158,7 +158,11 @@ impl SuperOps for TmpSuper {
 }
 
 /// A super block in memory under the type name `fs_type`, with its root directory.
-pub fn create(fs_type: &'static str, options: Options, owner: (u32, u32)) -> Result<Arc<SuperBlock>> {
+pub fn create(
+    fs_type: &'static str,
+    options: Options,
+    owner: (u32, u32),
+) -> Result<Arc<SuperBlock>> {
     let magic = if fs_type == "ramfs" || fs_type == "rootfs" { RAMFS_MAGIC } else { TMPFS_MAGIC };
     let limit = if magic == RAMFS_MAGIC { 0 } else { default_limit() };
     let ops = TmpSuper {

@@ -10,8 +10,8 @@ use arch::uio::{Sink, Source};
 use proptest::prelude::*;
 use vfs::rw::{self, At};
 use vfs::{
-    Context, Creds, DeviceNumber, FileKind, KernelCaller, MountNamespace, OpenHow, Path, RenameFlags,
-    UserNamespace, Walk,
+    Context, Creds, DeviceNumber, FileKind, KernelCaller, MountNamespace, OpenHow, Path,
+    RenameFlags, UserNamespace, Walk,
 };
 
 #[derive(Clone, Debug)]
@@ -136,7 +136,8 @@ struct Host {
 
 impl Host {
     fn new(case: u64) -> Host {
-        let dir = std::path::PathBuf::from(format!("/dev/shm/tmpfs-diff-{}-{case}", std::process::id()));
+        let dir =
+            std::path::PathBuf::from(format!("/dev/shm/tmpfs-diff-{}-{case}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(dir.join(DEEP)).unwrap();
         let path = CString::new(dir.join(DEEP).to_str().unwrap()).unwrap();
@@ -149,11 +150,17 @@ impl Host {
     fn run(&self, op: &Op) -> Outcome {
         let c = |s: &str| CString::new(s).unwrap();
         let check = |result: i64| -> Result<i64, i32> {
-            if result < 0 { Err(std::io::Error::last_os_error().raw_os_error().unwrap()) } else { Ok(result) }
+            if result < 0 {
+                Err(std::io::Error::last_os_error().raw_os_error().unwrap())
+            } else {
+                Ok(result)
+            }
         };
         let open = |p: &str, flags: i32, mode: u32| {
             // SAFETY: a valid C string.
-            check(i64::from(unsafe { libc::openat(self.fd, c(p).as_ptr(), flags | libc::O_NONBLOCK, mode) }))
+            check(i64::from(unsafe {
+                libc::openat(self.fd, c(p).as_ptr(), flags | libc::O_NONBLOCK, mode)
+            }))
         };
         // SAFETY (all): a descriptor of this function.
         let close = |fd: i64| unsafe { libc::close(fd as i32) };
@@ -166,7 +173,9 @@ impl Host {
         // SAFETY: every pointer below is to a live C string or buffer of the given length.
         unsafe {
             match op {
-                Op::Mkdir(p, m) => check(libc::mkdirat(self.fd, c(p).as_ptr(), *m).into()).map(number),
+                Op::Mkdir(p, m) => {
+                    check(libc::mkdirat(self.fd, c(p).as_ptr(), *m).into()).map(number)
+                }
                 Op::Open(p, f, m) => {
                     let fd = open(p, *f, *m)?;
                     close(fd);
@@ -175,7 +184,8 @@ impl Host {
                 Op::Write(p, o, n) => {
                     let fd = open(p, libc::O_WRONLY, 0)?;
                     let data = pattern(*o, *n);
-                    let r = check(libc::pwrite(fd as i32, data.as_ptr().cast(), *n, *o as i64) as i64);
+                    let r =
+                        check(libc::pwrite(fd as i32, data.as_ptr().cast(), *n, *o as i64) as i64);
                     close(fd);
                     r.map(number)
                 }
@@ -185,17 +195,28 @@ impl Host {
                     close(fd);
                     r.map(number)
                 }
-                Op::Unlink(p) => check(libc::unlinkat(self.fd, c(p).as_ptr(), 0).into()).map(number),
+                Op::Unlink(p) => {
+                    check(libc::unlinkat(self.fd, c(p).as_ptr(), 0).into()).map(number)
+                }
                 Op::Rmdir(p) => {
-                    check(libc::unlinkat(self.fd, c(p).as_ptr(), libc::AT_REMOVEDIR).into()).map(number)
+                    check(libc::unlinkat(self.fd, c(p).as_ptr(), libc::AT_REMOVEDIR).into())
+                        .map(number)
                 }
                 Op::Rename(a, b, f) => {
-                    let r = libc::syscall(libc::SYS_renameat2, self.fd, c(a).as_ptr(), self.fd, c(b).as_ptr(), *f);
+                    let r = libc::syscall(
+                        libc::SYS_renameat2,
+                        self.fd,
+                        c(a).as_ptr(),
+                        self.fd,
+                        c(b).as_ptr(),
+                        *f,
+                    );
                     check(r).map(number)
                 }
                 Op::Link(a, b, follow) => {
                     let flag = if *follow { libc::AT_SYMLINK_FOLLOW } else { 0 };
-                    check(libc::linkat(self.fd, c(a).as_ptr(), self.fd, c(b).as_ptr(), flag).into()).map(number)
+                    check(libc::linkat(self.fd, c(a).as_ptr(), self.fd, c(b).as_ptr(), flag).into())
+                        .map(number)
                 }
                 Op::Symlink(t, p) => {
                     check(libc::symlinkat(c(t).as_ptr(), self.fd, c(p).as_ptr()).into()).map(number)
@@ -208,16 +229,27 @@ impl Host {
                 }
                 Op::Readlink(p) => {
                     let mut buf = [0u8; 4096];
-                    let n = check(libc::readlinkat(self.fd, c(p).as_ptr(), buf.as_mut_ptr().cast(), 4096) as i64);
+                    let n = check(libc::readlinkat(
+                        self.fd,
+                        c(p).as_ptr(),
+                        buf.as_mut_ptr().cast(),
+                        4096,
+                    ) as i64);
                     // An empty path means the descriptor, which is no link there: ENOENT.
                     n.map(|n| buf[..n as usize].to_vec())
                 }
-                Op::Chmod(p, m) => check(libc::fchmodat(self.fd, c(p).as_ptr(), *m, 0).into()).map(number),
-                Op::Mkfifo(p) => check(libc::mkfifoat(self.fd, c(p).as_ptr(), 0o644).into()).map(number),
+                Op::Chmod(p, m) => {
+                    check(libc::fchmodat(self.fd, c(p).as_ptr(), *m, 0).into()).map(number)
+                }
+                Op::Mkfifo(p) => {
+                    check(libc::mkfifoat(self.fd, c(p).as_ptr(), 0o644).into()).map(number)
+                }
                 Op::Read(p, o, n) => {
                     let fd = open(p, libc::O_RDONLY, 0)?;
                     let mut buf = vec![0u8; *n];
-                    let r = check(libc::pread(fd as i32, buf.as_mut_ptr().cast(), *n, *o as i64) as i64);
+                    let r = check(
+                        libc::pread(fd as i32, buf.as_mut_ptr().cast(), *n, *o as i64) as i64
+                    );
                     close(fd);
                     r.map(|n| buf[..n as usize].to_vec())
                 }
@@ -237,12 +269,20 @@ impl Host {
                 Op::Tmpfile(d, p) => {
                     let fd = open(d, libc::O_TMPFILE | libc::O_RDWR, 0o640)?;
                     let from = c(&format!("/proc/self/fd/{fd}"));
-                    let r = libc::linkat(libc::AT_FDCWD, from.as_ptr(), self.fd, c(p).as_ptr(), libc::AT_SYMLINK_FOLLOW);
+                    let r = libc::linkat(
+                        libc::AT_FDCWD,
+                        from.as_ptr(),
+                        self.fd,
+                        c(p).as_ptr(),
+                        libc::AT_SYMLINK_FOLLOW,
+                    );
                     let r = check(r.into());
                     close(fd);
                     r.map(number)
                 }
-                Op::Access(p, m) => check(libc::faccessat(self.fd, c(p).as_ptr(), *m as i32, 0).into()).map(number),
+                Op::Access(p, m) => {
+                    check(libc::faccessat(self.fd, c(p).as_ptr(), *m as i32, 0).into()).map(number)
+                }
             }
         }
     }
@@ -338,7 +378,8 @@ impl Ours {
             Op::Write(p, o, n) => {
                 let file = open(p, libc::O_WRONLY, 0)?;
                 let data = pattern(*o, *n);
-                rw::write(ctx, &file, At::Offset(*o), &mut Source::kernel(&data), 0).map(|n| number(n as i64))
+                rw::write(ctx, &file, At::Offset(*o), &mut Source::kernel(&data), 0)
+                    .map(|n| number(n as i64))
             }
             Op::Truncate(p, s) => {
                 let file = open(p, libc::O_WRONLY, 0)?;
@@ -348,10 +389,12 @@ impl Ours {
             Op::Rmdir(p) => vfs::ops::rmdir(ctx, base, p.as_bytes()).map(|()| number(0)),
             Op::Rename(a, b, f) => {
                 let flags = RenameFlags::from_bits_retain(*f);
-                vfs::ops::rename(ctx, base, a.as_bytes(), base, b.as_bytes(), flags).map(|()| number(0))
+                vfs::ops::rename(ctx, base, a.as_bytes(), base, b.as_bytes(), flags)
+                    .map(|()| number(0))
             }
             Op::Link(a, b, f) => {
-                vfs::ops::link(ctx, base, a.as_bytes(), follow(*f), base, b.as_bytes()).map(|()| number(0))
+                vfs::ops::link(ctx, base, a.as_bytes(), follow(*f), base, b.as_bytes())
+                    .map(|()| number(0))
             }
             Op::Symlink(t, p) => {
                 vfs::ops::symlink(ctx, t.as_bytes(), base, p.as_bytes()).map(|()| number(0))
@@ -360,7 +403,12 @@ impl Ours {
                 let path = vfs::walk(ctx, base, p.as_bytes(), follow(*f))?;
                 let attr = path.inode()?.attr()?;
                 let regular = attr.mode & 0o170000 == 0o100000;
-                Ok(facts(attr.mode, attr.nlink.into(), attr.size, if regular { attr.blocks } else { 0 }))
+                Ok(facts(
+                    attr.mode,
+                    attr.nlink.into(),
+                    attr.size,
+                    if regular { attr.blocks } else { 0 },
+                ))
             }
             Op::Readlink(p) => vfs::ops::readlink(ctx, base, p.as_bytes()).map(|t| t.to_vec()),
             Op::Chmod(p, m) => {
@@ -369,7 +417,8 @@ impl Ours {
             }
             Op::Mkfifo(p) => {
                 let none = DeviceNumber::NONE;
-                vfs::ops::mknod(ctx, base, p.as_bytes(), FileKind::Fifo, 0o644, none).map(|_| number(0))
+                vfs::ops::mknod(ctx, base, p.as_bytes(), FileKind::Fifo, 0o644, none)
+                    .map(|_| number(0))
             }
             Op::Read(p, o, n) => {
                 let file = open(p, libc::O_RDONLY, 0)?;

@@ -111,3 +111,13 @@ pub fn within_super(dentry: &Arc<Dentry>) -> Vec<u8> {
     }
     text
 }
+
+/// The path from the top of the mount tree it is in.
+pub fn from_top(path: &Path) -> Vec<u8> {
+    let mut top = path.mount.clone();
+    while let Some(up) = top.mountpoint() {
+        top = up.mount;
+    }
+    let root = Path { dentry: top.root.clone(), mount: top };
+    describe(path, &root)
+}

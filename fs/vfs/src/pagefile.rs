@@ -1,11 +1,12 @@
 //! Regular files in the page cache: what every such file system's `FileOps` are made of.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 
 use abi::{Errno, Result};
 use arch::uio::{Sink, Source};
 use pagecache::Mapping;
-use vm::MapSource;
+use vm::{Description, MapSource};
 
 use crate::file::{File, PageSink};
 
@@ -95,6 +96,23 @@ impl<F: Fn(&File) + Send + Sync> Drop for Mapped<F> {
 impl<F: Fn(&File) + Send + Sync> MapSource for Mapped<F> {
     fn mapping(&self) -> Option<Arc<Mapping>> {
         self.file.inode().mapping().cloned()
+    }
+
+    fn describe(&self) -> Description {
+        describe(&self.file)
+    }
+}
+
+/// What `/proc/PID/maps` shows of a mapped file.
+pub fn describe(file: &File) -> Description {
+    let inode = file.inode();
+    let dev = inode.sb().dev;
+    // The path from the top of its namespace: readers in a chroot see more than they should name.
+    let text = crate::dpath::from_top(&file.path);
+    Description {
+        dev: (dev.major(), dev.minor()),
+        ino: inode.ino,
+        path: String::from_utf8_lossy(&text).into_owned(),
     }
 }
 

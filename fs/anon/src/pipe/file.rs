@@ -84,7 +84,9 @@ impl FileOps for PipeEnd {
                 table.add(&self.pipe.writable);
             }
         }
-        let seen = self.anonymous || self.pipe.writer_opens() != self.writers_then || self.pipe.has_writers();
+        let seen = self.anonymous
+            || self.pipe.writer_opens() != self.writers_then
+            || self.pipe.has_writers();
         self.pipe.events(self.end, seen)
     }
 

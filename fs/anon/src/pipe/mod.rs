@@ -289,4 +289,3 @@ pub fn pipe(ctx: &Context<'_>, flags: u32) -> Result<(Arc<File>, Arc<File>)> {
 pub fn pipe_of(file: &File) -> Option<&Arc<Pipe>> {
     file.private::<PipeEnd>().map(PipeEnd::pipe)
 }
-

@@ -249,7 +249,13 @@ fn pipe_to_file(
 }
 
 /// Moves or duplicates chunks from one pipe to another.
-fn pipe_to_pipe(from: &File, to: &File, len: usize, nonblocking: bool, keep: bool) -> Result<usize> {
+fn pipe_to_pipe(
+    from: &File,
+    to: &File,
+    len: usize,
+    nonblocking: bool,
+    keep: bool,
+) -> Result<usize> {
     let (source, target) = (readable_end(from)?, writable_end(to)?);
     if Arc::ptr_eq(source, target) {
         return Err(Errno::EINVAL);
@@ -346,7 +352,13 @@ pub fn vmsplice_out(from: &File, sink: &mut Sink<'_>, flags: u32) -> Result<usiz
 }
 
 /// `sendfile(2)`: up to `len` bytes of `from` to `to`.
-pub fn sendfile(ctx: &Context<'_>, to: &File, from: &File, from_at: At, len: usize) -> Result<usize> {
+pub fn sendfile(
+    ctx: &Context<'_>,
+    to: &File,
+    from: &File,
+    from_at: At,
+    len: usize,
+) -> Result<usize> {
     if !from.can_read() || !to.can_write() {
         return Err(Errno::EBADF);
     }
