@@ -1,3 +1,68 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod cx;
+pub mod names;
+pub mod table;
+pub mod tracer;
+
+mod anon;
+mod cred;
+mod file;
+mod futex;
+mod ipc;
+mod keys;
+mod log;
+mod misc;
+mod mm;
+mod mount;
+mod mqueue;
+mod namespace;
+mod path;
+mod pidfd;
+mod poll;
+mod prctl;
+mod process;
+mod rlimit;
+mod sched;
+mod seccomp;
+mod signal;
+mod sysinfo;
+mod time;
+
+pub use cx::{Cx, dispatch};
+
+/// What waits for kernel messages: `syslog(2)` and `/dev/kmsg` readers. Woken by the log's append
+/// hook, which the kernel image registers.
+pub fn kmsg_queue() -> &'static ::sched::WaitQueue {
+    static QUEUE: ::sched::WaitQueue = ::sched::WaitQueue::new();
+    &QUEUE
+}
+
+/// Every family's list; the table is built from it.
+pub(crate) const FAMILIES: &[&[table::Call]] = &[
+    anon::CALLS,
+    cred::CALLS,
+    file::CALLS,
+    futex::CALLS,
+    ipc::CALLS,
+    keys::CALLS,
+    misc::CALLS,
+    mm::CALLS,
+    mount::CALLS,
+    mqueue::CALLS,
+    namespace::CALLS,
+    path::CALLS,
+    poll::CALLS,
+    prctl::CALLS,
+    process::CALLS,
+    rlimit::CALLS,
+    sched::CALLS,
+    seccomp::CALLS,
+    signal::CALLS,
+    sysinfo::CALLS,
+    time::CALLS,
+];

@@ -1,0 +1,338 @@
+//! `execve(2)`: replacing the program of a process.
+//!
+//! The new address space is built in full, stack included, before anything of the old program is
+//! given up, so nearly every failure is an errno. What Linux discovers past its point of no return
+//! (segments that cannot be mapped) kills the process here as well: [`Failure::Fatal`].
+
+pub mod args;
+pub mod elf;
+mod image;
+pub mod script;
+mod stack;
+
+use crate::creds::{self, FilePrivileges};
+use crate::group::MemoryLayout;
+use crate::task::Task;
+use abi::process::{Resource, auxv};
+use abi::signal::{SS_DISABLE, SigInfo, Signal, StackT, si};
+use abi::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arch::trap::TrapFrame;
+use arch::VirtAddr;
+use args::Strings;
+use core::sync::atomic::Ordering;
+use vfs::cred::{CapSet, Creds};
+use vfs::file::File;
+use vm::AddressSpace;
+
+pub use image::{randomize_va_space, set_randomize_va_space};
+
+/// `READ_IMPLIES_EXEC` of `personality(2)`.
+pub const READ_IMPLIES_EXEC: u32 = 0x040_0000;
+/// `ADDR_NO_RANDOMIZE` of `personality(2)`.
+pub const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
+/// What a set-user-id program does not inherit of the personality.
+const PER_CLEAR_ON_SETID: u32 = READ_IMPLIES_EXEC | ADDR_NO_RANDOMIZE | 0x020_0000 | 0x010_0000;
+
+/// What to run.
+pub struct Program {
+    /// The open file.
+    pub file: Arc<File>,
+    /// Its name as the caller gave it (`AT_EXECFN`, `comm`).
+    pub filename: Vec<u8>,
+    /// Arguments.
+    pub argv: Strings,
+    /// Environment.
+    pub envp: Strings,
+}
+
+/// A program ready to take over.
+pub(crate) struct Loaded {
+    pub(crate) mm: Arc<AddressSpace>,
+    pub(crate) entry: u64,
+    pub(crate) sp: u64,
+    layout: MemoryLayout,
+    creds: Creds,
+    secure: bool,
+    personality: u32,
+    file: Arc<File>,
+    filename: Vec<u8>,
+}
+
+/// Why a program could not be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// `execve` fails; the caller goes on.
+    Errno(Errno),
+    /// Linux would have given up the old program already: the process dies.
+    Fatal(Errno),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Failure {
+        Failure::Errno(errno)
+    }
+}
+
+/// Finds an interpreter or a program for the kernel itself: an open, executable file.
+pub trait Opener {
+    /// Opens `path` for execution.
+    fn open(&self, path: &[u8]) -> Result<Arc<File>>;
+}
+
+impl Opener for Task {
+    fn open(&self, path: &[u8]) -> Result<Arc<File>> {
+        let context = self.vfs_context();
+        let ctx = context.get();
+        vfs::open(&ctx, ctx.cwd, path, &vfs::OpenHow::execute())
+    }
+}
+
+/// Replaces the running program. On success the registers in `frame` are those of the new one.
+pub fn exec(task: &Task, frame: &mut TrapFrame, program: Program) -> Result<()> {
+    let original = program.file.clone();
+    match load(task, program, &task.creds(), &task.group.limits) {
+        Ok(loaded) => {
+            drop(original);
+            install(task, frame, loaded)
+        }
+        Err(Failure::Errno(errno)) => Err(errno),
+        Err(Failure::Fatal(errno)) => {
+            crate::signal::force(task, SigInfo::new(Signal::SIGSEGV, si::KERNEL));
+            crate::exit::become_alone(task)?;
+            if let Some(hand) = task.sighand() {
+                hand.reset_handlers();
+            }
+            Err(errno)
+        }
+    }
+}
+
+/// Reads from a file into kernel memory; how much there was.
+pub(crate) fn read_at(file: &Arc<File>, pos: u64, buffer: &mut [u8]) -> Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        let rest = buffer.get_mut(done..).ok_or(Errno::EINVAL)?;
+        let mut sink = arch::uio::Sink::kernel(rest);
+        let got = file.ops().read_at(file, pos + done as u64, &mut sink)?;
+        if got == 0 {
+            break;
+        }
+        done += got;
+    }
+    Ok(done)
+}
+
+/// Builds the new program beside the old one.
+pub(crate) fn load(
+    task: &Task,
+    program: Program,
+    old: &Arc<Creds>,
+    limits: &crate::limits::Limits,
+) -> core::result::Result<Loaded, Failure> {
+    let Program { mut file, filename, mut argv, envp } = program;
+    let mut script_name = filename.clone();
+    let mut head = [0u8; script::HEAD_LEN];
+    let mut depth = 0;
+    let len = loop {
+        head.fill(0);
+        let len = read_at(&file, 0, &mut head)?;
+        let bytes = head.get(..len).unwrap_or_default();
+        let Some(interpreter) = script::parse(bytes)? else { break len };
+        depth += 1;
+        if depth > script::MAX_DEPTH {
+            return Err(Errno::ELOOP.into());
+        }
+        let mut new_head: Vec<&[u8]> = alloc::vec![interpreter.path];
+        new_head.extend(interpreter.argument);
+        new_head.push(&script_name);
+        argv = argv.with_head(&new_head)?;
+        let next = interpreter.path.to_vec();
+        file = Opener::open(task, &next)?;
+        script_name = next;
+    };
+    let bytes = head.get(..len).unwrap_or_default();
+    let header = elf::Header::parse(bytes).map_err(Errno::from)?;
+    let segments = image::read_segments(&file, &header)?;
+    let interpreter = image::open_interpreter(task, &file, &segments)?;
+
+    let privileges = file_privileges(task, &file);
+    let (creds, secure) = creds::exec(old, &privileges)?;
+    let mut personality = task.personality.load(Ordering::Relaxed);
+    if creds.euid != old.euid || creds.egid != old.egid {
+        personality &= !PER_CLEAR_ON_SETID;
+    }
+    let stack_flags = segments.iter().rev().find(|s| s.kind == elf::PT_GNU_STACK).map(|s| s.flags);
+    if stack_flags.is_none_or(|f| f & elf::PF_X != 0) {
+        personality |= READ_IMPLIES_EXEC;
+    }
+    let randomize = personality & ADDR_NO_RANDOMIZE == 0 && image::randomize_va_space() > 0;
+    let stack_limit = limits.soft(Resource::Stack);
+
+    let mut builder = image::Builder::new(randomize, stack_limit, personality)?;
+    let main = builder.load_main(&file, &header, &segments, interpreter.is_some())?;
+    let interp = match &interpreter {
+        Some(i) => Some(builder.load_interpreter(i)?),
+        None => None,
+    };
+    let vdso = builder.map_vdso();
+    let executable = stack_flags.is_none_or(|f| f & elf::PF_X != 0);
+    let top = builder.stack_top();
+    let ns = &creds.user_ns;
+    let auxv = [
+        (auxv::SYSINFO_EHDR, vdso),
+        (auxv::HWCAP, u64::from(crate::cpu_features())),
+        (auxv::PAGESZ, 4096),
+        (auxv::CLKTCK, 100),
+        (auxv::PHDR, main.phdr),
+        (auxv::PHENT, elf::PHENT_SIZE as u64),
+        (auxv::PHNUM, u64::from(header.phnum)),
+        (auxv::BASE, interp.as_ref().map_or(0, |i| i.base)),
+        (auxv::FLAGS, 0),
+        (auxv::ENTRY, main.entry),
+        (auxv::UID, u64::from(ns.uid_in(creds.uid))),
+        (auxv::EUID, u64::from(ns.uid_in(creds.euid))),
+        (auxv::GID, u64::from(ns.gid_in(creds.gid))),
+        (auxv::EGID, u64::from(ns.gid_in(creds.egid))),
+        (auxv::SECURE, u64::from(secure)),
+        (auxv::HWCAP2, 0),
+    ];
+    let used = usize::from(vdso == 0);
+    let mut random = [0u8; 16];
+    crate::random_bytes(&mut random);
+    let image = stack::build(top, &stack::Contents {
+        argv: &argv,
+        envp: &envp,
+        filename: &filename,
+        random,
+        auxv: auxv.get(used..).unwrap_or_default(),
+        gap: if randomize { crate::random_u64() % 8192 } else { 0 },
+    })?;
+    builder.write_stack(&image, executable, stack_limit)?;
+    let layout = MemoryLayout {
+        start_code: main.start_code,
+        end_code: main.end_code,
+        start_data: main.start_data,
+        end_data: main.end_data,
+        start_brk: main.brk,
+        start_stack: image.sp,
+        arg_start: image.arg_start,
+        arg_end: image.arg_end,
+        env_start: image.env_start,
+        env_end: image.env_end,
+        auxv: image.auxv,
+    };
+    let entry = interp.map_or(main.entry, |i| i.entry);
+    Ok(Loaded {
+        mm: builder.finish(main.brk, randomize)?,
+        entry,
+        sp: image.sp,
+        layout,
+        creds,
+        secure,
+        personality,
+        file,
+        filename,
+    })
+}
+
+/// Set-id bits and file capabilities, where they count.
+fn file_privileges(task: &Task, file: &Arc<File>) -> FilePrivileges {
+    const S_ISUID: u32 = 0o4000;
+    const S_ISGID_EXEC: u32 = 0o2010;
+    let mut privileges = FilePrivileges::default();
+    if task.no_new_privs() || file.path.mount.has(abi::mount::MS_NOSUID) {
+        return privileges;
+    }
+    let inode = file.inode();
+    let mode = inode.mode();
+    if mode & S_ISUID != 0 {
+        privileges.uid = Some(inode.uid());
+    }
+    if mode & S_ISGID_EXEC == S_ISGID_EXEC {
+        privileges.gid = Some(inode.gid());
+    }
+    let mut value = Vec::new();
+    if inode.ops().get_xattr(inode, b"security.capability", &mut value).is_ok() {
+        privileges.caps = decode_capabilities(&value);
+    }
+    privileges
+}
+
+/// `struct vfs_cap_data` (revision 2 and 3).
+fn decode_capabilities(value: &[u8]) -> Option<(CapSet, CapSet, bool)> {
+    let word = |i: usize| {
+        value.get(i * 4..i * 4 + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes)
+    };
+    let magic = word(0)?;
+    let wide = match magic & 0xff00_0000 {
+        0x0100_0000 if value.len() == 12 => false,
+        0x0200_0000 if value.len() == 20 => true,
+        0x0300_0000 if value.len() == 24 => true,
+        _ => return None,
+    };
+    let high = |i: usize| if wide { word(i) } else { Some(0) };
+    let permitted = u64::from(word(1)?) | u64::from(high(3)?) << 32;
+    let inheritable = u64::from(word(2)?) | u64::from(high(4)?) << 32;
+    let mask = CapSet::FULL.0;
+    Some((CapSet(permitted & mask), CapSet(inheritable & mask), magic & 1 != 0))
+}
+
+/// Makes the running process the new program.
+fn install(task: &Task, frame: &mut TrapFrame, loaded: Loaded) -> Result<()> {
+    crate::exit::become_alone(task)?;
+    // Handlers and descriptors may be shared with other processes.
+    if let Some(hand) = task.sighand() {
+        let own = if Arc::strong_count(&hand) > 2 { Arc::new(hand.duplicate()) } else { hand };
+        own.reset_handlers();
+        task.sighand.set(Some(own));
+    }
+    if let Some(files) = task.files() {
+        let own = if Arc::strong_count(&files) > 2 { Arc::new(files.duplicate()) } else { files };
+        own.close_on_exec();
+        task.files.set(Some(own));
+    }
+    let mm = loaded.mm.clone();
+    crate::futex::thread_exit(task);
+    crate::exit::release_memory(task);
+    crate::set_address_space(task, Some(mm));
+    begin(task, frame, loaded);
+    Ok(())
+}
+
+/// The last steps of an `execve(2)`.
+fn begin(task: &Task, frame: &mut TrapFrame, loaded: Loaded) {
+    arch::thread::fpu::reset_current();
+    if let Some(thread) = task.thread() {
+        thread.arch().set_fs_base(0);
+        thread.arch().set_gs_base(0);
+    }
+    adopt(task, frame, loaded);
+}
+
+/// Makes `task` the new program as far as the process layer is concerned; also for process 1, which
+/// does not run yet.
+pub(crate) fn adopt(task: &Task, frame: &mut TrapFrame, loaded: Loaded) {
+    let group = &task.group;
+    let name = loaded.filename.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    task.set_comm(name);
+    group.timers.exec();
+    task.robust_list.store(0, Ordering::Relaxed);
+    task.personality.store(loaded.personality, Ordering::Relaxed);
+    *task.altstack.lock() = StackT { sp: 0, flags: SS_DISABLE, pad: 0, size: 0 };
+    group.exit_signal.store(Signal::SIGCHLD.raw() as i32, Ordering::Relaxed);
+    group.has_execed.store(true, Ordering::Relaxed);
+    group.exe.set(Some(loaded.file));
+    group.update_layout(|layout| *layout = loaded.layout);
+    let old = task.creds();
+    let is_setid = loaded.secure || old.euid != loaded.creds.euid || old.egid != loaded.creds.egid;
+    creds::commit(task, loaded.creds);
+    let dumpable = if is_setid { crate::coredump::suid_dumpable() } else { 1 };
+    group.dumpable.store(dumpable, Ordering::Relaxed);
+    if is_setid {
+        task.parent_death_signal.store(0, Ordering::Relaxed);
+    }
+    crate::trace_hook(task);
+    *frame = TrapFrame::new_user(VirtAddr(loaded.entry), VirtAddr(loaded.sp));
+}

@@ -1,0 +1,446 @@
+//! [`ThreadGroup`]: a process, that is what its threads share, and its place in the family tree.
+//!
+//! The tree (parents, children, process groups, sessions) changes under one global lock,
+//! [`tree`]; each process's part of it lies in its own `family` lock, taken after the global one,
+//! so that no function needs more than the tree lock to see a consistent picture, and reading one
+//! process's part needs its lock only. A child's `kin` may be taken while its parent's `family` is
+//! held, not the other way round.
+//!
+//! Locks: tree (rank 600) → family (605) → threads (610) → signals (620, interrupts off).
+
+use crate::limits::Limits;
+use crate::pid::{Pid, PidNamespace};
+use crate::signal::GroupSignals;
+use crate::task::{Life, Task};
+use crate::usage::Usage;
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use arch::lock::{IrqLock, LockClass, SpinLock, SpinLockGuard};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use sched::WaitQueue;
+use tty::Tty;
+
+static TREE_CLASS: LockClass = LockClass::new("process.tree", 600);
+static FAMILY_CLASS: LockClass = LockClass::new("process.family", 605);
+static KIN_CLASS: LockClass = LockClass::new("process.kin", 607);
+static THREADS_CLASS: LockClass = LockClass::new("process.threads", 622);
+static SIGNALS_CLASS: LockClass = LockClass::new("process.group_signals", 620);
+static TERMINAL_CLASS: LockClass = LockClass::new("process.terminal", 646);
+
+static TREE: SpinLock<()> = SpinLock::new(&TREE_CLASS, ());
+
+/// Holds the family tree still.
+pub(crate) fn tree() -> SpinLockGuard<'static, ()> {
+    TREE.lock()
+}
+
+static NEXT_BIRTH: AtomicU64 = AtomicU64::new(1);
+/// Processes ever made, for `/proc/stat`.
+pub(crate) static FORKS: AtomicU64 = AtomicU64::new(0);
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Tasks ever made (`processes` in `/proc/stat`).
+pub fn fork_count() -> u64 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Threads that exist now.
+pub fn thread_count() -> usize {
+    THREADS.load(Ordering::Relaxed)
+}
+
+/// A process's children.
+#[derive(Default)]
+pub(crate) struct Family {
+    /// By birth number, so in the order of birth.
+    pub(crate) children: BTreeMap<u64, Arc<ThreadGroup>>,
+    /// The children that have ended and wait to be reaped.
+    pub(crate) zombies: BTreeMap<u64, Arc<ThreadGroup>>,
+    /// The children that stopped or continued and were not waited for since.
+    pub(crate) changed: BTreeMap<u64, Arc<ThreadGroup>>,
+}
+
+/// What a process belongs to.
+pub(crate) struct Kin {
+    pub(crate) parent: Weak<ThreadGroup>,
+    /// The thread that made this process (`__WNOTHREAD`, parent-death signals).
+    pub(crate) parent_thread: Weak<Task>,
+    pub(crate) pgrp: Arc<Pid>,
+    pub(crate) session: Arc<Pid>,
+    /// Set while the process is a zombie that its parent has been told about.
+    pub(crate) is_zombie: bool,
+}
+
+pub(crate) struct Threads {
+    pub(crate) leader: Weak<Task>,
+    /// By birth order of the threads.
+    pub(crate) live: BTreeMap<u64, Arc<Task>>,
+    pub(crate) next: u64,
+}
+
+/// A process.
+pub struct ThreadGroup {
+    this: Weak<ThreadGroup>,
+    /// Its place in the order of births; never reused.
+    pub birth: u64,
+    pid: Arc<Pid>,
+    tgid: i32,
+    /// The parent's number in this process's pid namespace, cached for `getppid(2)`.
+    ppid: AtomicI32,
+    pub(crate) family: SpinLock<Family>,
+    pub(crate) kin: SpinLock<Kin>,
+    pub(crate) threads: IrqLock<Threads>,
+    /// Threads that have not begun to exit.
+    pub(crate) live_count: AtomicUsize,
+    pub(crate) signals: IrqLock<GroupSignals>,
+    /// Woken when a child changes state, and for `wait(2)` on exit of siblings' children.
+    pub(crate) child_wait: WaitQueue,
+    /// Woken when a signal arrives that no thread takes at once (`signalfd(2)`).
+    pub signal_wait: Arc<WaitQueue>,
+    /// Stopped threads sleep here; also `execve(2)` waiting for the other threads to go.
+    pub(crate) resume: WaitQueue,
+    /// Resource limits.
+    pub limits: Limits,
+    /// Usage of threads that are gone, and of children that were waited for.
+    pub(crate) usage: SpinLock<GroupUsage>,
+    pub(crate) exit_signal: AtomicI32,
+    pub(crate) terminal: SpinLock<Option<Arc<Tty>>>,
+    /// The group that was in the foreground when the terminal was hung up; told at this leader's
+    /// exit.
+    pub(crate) old_foreground: SpinLock<Option<Arc<Pid>>>,
+    /// `PR_SET_CHILD_SUBREAPER`.
+    pub(crate) is_subreaper: AtomicBool,
+    pub(crate) has_subreaper_ancestor: AtomicBool,
+    pub(crate) has_death_signals: AtomicBool,
+    /// Has called `execve(2)` since its birth (`setpgid(2)`).
+    pub(crate) has_execed: AtomicBool,
+    /// 0: not, 1: yes, 2: for root only.
+    pub dumpable: AtomicU32,
+    /// `/proc/PID/oom_score_adj`.
+    pub oom_score_adj: AtomicI32,
+    /// The lowest `oom_score_adj` that an unprivileged process may set.
+    pub oom_score_adj_min: AtomicI32,
+    pub(crate) is_unkillable: AtomicBool,
+    /// Timers of the process; owned by the time family.
+    pub timers: crate::itimer::Timers,
+    pub(crate) exe: sched::rcu::RcuArc<vfs::file::File>,
+    pub(crate) args: SpinLock<MemoryLayout>,
+    pub(crate) coredump_filter: AtomicU32,
+    /// `/proc/PID/loginuid`.
+    pub loginuid: AtomicU32,
+    /// Nanoseconds since boot at birth.
+    pub start_time_ns: u64,
+}
+
+/// Where `execve(2)` put things, for `/proc/PID/cmdline`, `environ`, `stat` and `prctl(2)`.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "prctl(2), PR_SET_MM, describes them")]
+pub struct MemoryLayout {
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_brk: u64,
+    pub start_stack: u64,
+    pub arg_start: u64,
+    pub arg_end: u64,
+    pub env_start: u64,
+    pub env_end: u64,
+    pub auxv: Vec<u64>,
+}
+
+/// Usage that no live thread carries any more.
+#[derive(Clone, Copy, Default)]
+pub struct GroupUsage {
+    /// Of threads that have ended.
+    pub dead_threads: Usage,
+    /// Of children that have been waited for, with theirs.
+    pub children: Usage,
+}
+
+impl ThreadGroup {
+    pub(crate) fn new(
+        pid: Arc<Pid>,
+        pgrp: Arc<Pid>,
+        session: Arc<Pid>,
+        limits: Limits,
+    ) -> Arc<ThreadGroup> {
+        let tgid = pid.local();
+        Arc::new_cyclic(|this| ThreadGroup {
+            this: this.clone(),
+            birth: NEXT_BIRTH.fetch_add(1, Ordering::Relaxed),
+            pid,
+            tgid,
+            ppid: AtomicI32::new(0),
+            family: SpinLock::new(&FAMILY_CLASS, Family::default()),
+            kin: SpinLock::new(
+                &KIN_CLASS,
+                Kin {
+                    parent: Weak::new(),
+                    parent_thread: Weak::new(),
+                    pgrp,
+                    session,
+                    is_zombie: false,
+                },
+            ),
+            threads: IrqLock::new(
+                &THREADS_CLASS,
+                Threads { leader: Weak::new(), live: BTreeMap::new(), next: 0 },
+            ),
+            live_count: AtomicUsize::new(0),
+            signals: IrqLock::new(&SIGNALS_CLASS, GroupSignals::new()),
+            child_wait: WaitQueue::new(),
+            signal_wait: Arc::new(WaitQueue::new()),
+            resume: WaitQueue::new(),
+            limits,
+            usage: SpinLock::new(&crate::task::PRIVATE_CLASS, GroupUsage::default()),
+            exit_signal: AtomicI32::new(17),
+            terminal: SpinLock::new(&TERMINAL_CLASS, None),
+            old_foreground: SpinLock::new(&TERMINAL_CLASS, None),
+            is_subreaper: AtomicBool::new(false),
+            has_subreaper_ancestor: AtomicBool::new(false),
+            has_death_signals: AtomicBool::new(false),
+            has_execed: AtomicBool::new(false),
+            dumpable: AtomicU32::new(1),
+            oom_score_adj: AtomicI32::new(0),
+            oom_score_adj_min: AtomicI32::new(0),
+            is_unkillable: AtomicBool::new(false),
+            timers: crate::itimer::Timers::new(),
+            exe: sched::rcu::RcuArc::new(None),
+            args: SpinLock::new(&crate::task::PRIVATE_CLASS, MemoryLayout::default()),
+            coredump_filter: AtomicU32::new(0x33),
+            loginuid: AtomicU32::new(u32::MAX),
+            start_time_ns: sched::clock::boottime_ns(),
+        })
+    }
+
+    /// A counted reference.
+    pub fn arc(&self) -> Option<Arc<ThreadGroup>> {
+        self.this.upgrade()
+    }
+
+    /// The process's number object.
+    pub fn pid(&self) -> &Arc<Pid> {
+        &self.pid
+    }
+
+    /// `getpid(2)`: the number in the process's own pid namespace.
+    #[inline]
+    pub fn tgid(&self) -> i32 {
+        self.tgid
+    }
+
+    /// `getppid(2)`.
+    #[inline]
+    pub fn ppid(&self) -> i32 {
+        self.ppid.load(Ordering::Relaxed)
+    }
+
+    /// The pid namespace it lives in.
+    pub fn pid_ns(&self) -> &Arc<PidNamespace> {
+        self.pid.namespace()
+    }
+
+    /// The parent process.
+    pub fn parent(&self) -> Option<Arc<ThreadGroup>> {
+        self.kin.lock().parent.upgrade()
+    }
+
+    /// Makes `parent` the parent; the caller holds the tree lock (or the process is unborn).
+    pub(crate) fn set_parent(&self, parent: &Arc<ThreadGroup>, thread: Weak<Task>) {
+        let mut kin = self.kin.lock();
+        kin.parent = Arc::downgrade(parent);
+        kin.parent_thread = thread;
+        self.ppid.store(parent.pid.number_in(self.pid_ns()), Ordering::Relaxed);
+    }
+
+    /// The process group.
+    pub fn pgrp(&self) -> Arc<Pid> {
+        self.kin.lock().pgrp.clone()
+    }
+
+    /// The session.
+    pub fn session(&self) -> Arc<Pid> {
+        self.kin.lock().session.clone()
+    }
+
+    /// Whether it leads its session.
+    pub fn is_session_leader(&self) -> bool {
+        Arc::ptr_eq(&self.kin.lock().session, &self.pid)
+    }
+
+    /// The child processes, in the order of their birth.
+    pub fn children(&self) -> Vec<Arc<ThreadGroup>> {
+        self.family.lock().children.values().cloned().collect()
+    }
+
+    /// The controlling terminal.
+    pub fn terminal(&self) -> Option<Arc<Tty>> {
+        self.terminal.lock().clone()
+    }
+
+    /// Replaces the controlling terminal.
+    pub fn set_terminal(&self, terminal: Option<Arc<Tty>>) {
+        let old = core::mem::replace(&mut *self.terminal.lock(), terminal);
+        drop(old);
+    }
+
+    /// The leader; it stays until the process is reaped, even after it has exited.
+    pub fn leader(&self) -> Option<Arc<Task>> {
+        self.threads.lock().leader.upgrade()
+    }
+
+    pub(crate) fn leader_is(&self, task: &Task) -> bool {
+        core::ptr::eq(self.threads.lock().leader.as_ptr(), task)
+    }
+
+    /// Every thread that is not reaped, oldest first.
+    pub fn tasks(&self) -> Vec<Arc<Task>> {
+        loop {
+            // Room is made before the lock is taken: it keeps interrupts off.
+            let wanted = self.threads.lock().live.len();
+            let mut tasks = Vec::with_capacity(wanted + 4);
+            let threads = self.threads.lock();
+            if threads.live.len() <= tasks.capacity() {
+                tasks.extend(threads.live.values().cloned());
+                return tasks;
+            }
+        }
+    }
+
+    /// Calls `act` for every thread that is not reaped, with the thread list locked: `act` must be
+    /// short and may take no lock of a lower rank than a thread's signals.
+    pub(crate) fn for_each_task(&self, mut act: impl FnMut(&Arc<Task>)) {
+        for task in self.threads.lock().live.values() {
+            act(task);
+        }
+    }
+
+    /// The first thread that satisfies `test`, the leader before the others.
+    pub(crate) fn find_task(&self, test: impl Fn(&Task) -> bool) -> Option<Arc<Task>> {
+        let threads = self.threads.lock();
+        if let Some(leader) = threads.leader.upgrade()
+            && test(&leader)
+        {
+            return Some(leader);
+        }
+        threads.live.values().find(|t| test(t)).cloned()
+    }
+
+    /// How many threads there are.
+    pub fn thread_count(&self) -> usize {
+        self.threads.lock().live.len()
+    }
+
+    /// Whether it has one thread only.
+    pub fn is_single_threaded(&self) -> bool {
+        self.live_count.load(Ordering::Acquire) == 1
+    }
+
+    /// Any thread that still runs; the leader if it does.
+    pub fn any_task(&self) -> Option<Arc<Task>> {
+        let threads = self.threads.lock();
+        if let Some(leader) = threads.leader.upgrade()
+            && leader.life() == Life::Alive
+        {
+            return Some(leader);
+        }
+        threads.live.values().find(|t| t.life() == Life::Alive).cloned()
+    }
+
+    pub(crate) fn add_thread(&self, task: &Arc<Task>, is_leader: bool) {
+        let mut threads = self.threads.lock();
+        let key = threads.next;
+        threads.next += 1;
+        task.thread_key.store(key, Ordering::Relaxed);
+        threads.live.insert(key, task.clone());
+        if is_leader {
+            threads.leader = Arc::downgrade(task);
+        }
+        self.live_count.fetch_add(1, Ordering::AcqRel);
+        THREADS.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_leader(&self, task: &Arc<Task>) {
+        self.threads.lock().leader = Arc::downgrade(task);
+    }
+
+    pub(crate) fn remove_thread(&self, task: &Task) -> Option<Arc<Task>> {
+        let key = task.thread_key.load(Ordering::Relaxed);
+        let removed = self.threads.lock().live.remove(&key);
+        if removed.is_some() {
+            THREADS.fetch_sub(1, Ordering::Relaxed);
+        }
+        removed
+    }
+
+    /// Whether process 1 of its namespace, which signals without a handler do not touch.
+    pub fn is_unkillable(&self) -> bool {
+        self.is_unkillable.load(Ordering::Relaxed)
+    }
+
+    /// `PR_GET_CHILD_SUBREAPER`.
+    pub fn is_subreaper(&self) -> bool {
+        self.is_subreaper.load(Ordering::Relaxed)
+    }
+
+    /// `PR_SET_CHILD_SUBREAPER`: orphaned descendants become children of this process.
+    pub fn set_subreaper(&self, on: bool) {
+        self.is_subreaper.store(on, Ordering::Relaxed);
+        if !on {
+            return;
+        }
+        let _tree = tree();
+        let mut below = self.children();
+        while let Some(group) = below.pop() {
+            group.has_subreaper_ancestor.store(true, Ordering::Relaxed);
+            below.extend(group.children());
+        }
+    }
+
+    /// The program file.
+    pub fn exe(&self) -> Option<Arc<vfs::file::File>> {
+        self.exe.get()
+    }
+
+    /// Where `execve(2)` put code, data, arguments.
+    pub fn layout(&self) -> MemoryLayout {
+        self.args.lock().clone()
+    }
+
+    /// Changes the layout (`PR_SET_MM`).
+    pub fn update_layout(&self, change: impl FnOnce(&mut MemoryLayout)) {
+        change(&mut self.args.lock());
+    }
+
+    /// Whether all its threads have ended.
+    pub fn is_zombie(&self) -> bool {
+        self.kin.lock().is_zombie
+    }
+
+    /// Whether it has ended and another thread of the parent, whose family is locked, is about to
+    /// reap it.
+    pub(crate) fn family_is_claimed(&self, parent: &Family) -> bool {
+        self.kin.lock().is_zombie && !parent.zombies.contains_key(&self.birth)
+    }
+
+    /// Usage of all threads, dead and alive.
+    pub fn usage(&self) -> Usage {
+        let mut sum = self.usage.lock().dead_threads;
+        for task in self.tasks() {
+            sum.add(&Usage::of(&task));
+        }
+        sum.max_rss_kib = sum.max_rss_kib.max(self.max_rss_kib());
+        sum
+    }
+
+    /// Usage of the children that were waited for.
+    pub fn children_usage(&self) -> Usage {
+        self.usage.lock().children
+    }
+
+    fn max_rss_kib(&self) -> u64 {
+        self.any_task().and_then(|t| t.mm()).map_or(0, |mm| mm.stats().max_rss_kib())
+    }
+}

@@ -1,0 +1,237 @@
+//! The namespaces of a task: UTS names, System V IPC and message queues, mounts, network (the place
+//! for it), control groups.
+//!
+//! An [`NsProxy`] never changes; `clone`, `unshare` and `setns` give the task another one.
+
+use crate::ipc::IpcNamespace;
+use crate::pid::{PidNamespace, next_namespace_id};
+use abi::process::UtsName;
+use abi::{Errno, Result};
+use alloc::sync::Arc;
+use arch::lock::{LockClass, SpinLock};
+use spin::Once;
+use vfs::context::FsPaths;
+use vfs::cred::UserNamespace;
+use vfs::mount::MountNamespace;
+use vfs::path::Path;
+
+static UTS_CLASS: LockClass = LockClass::new("process.uts", 648);
+
+/// What `uname -r` says.
+pub const RELEASE: &str = "5.4.0-tkernel";
+
+/// Host and domain name (`uname(2)`).
+pub struct UtsNamespace {
+    /// Inode number in `/proc/PID/ns/uts`.
+    pub id: u64,
+    /// Who may act on it.
+    pub user_ns: Arc<UserNamespace>,
+    names: SpinLock<UtsName>,
+}
+
+fn field(text: &str) -> [u8; 65] {
+    let mut out = [0; 65];
+    let len = text.len().min(64);
+    if let (Some(to), Some(from)) = (out.get_mut(..len), text.as_bytes().get(..len)) {
+        to.copy_from_slice(from);
+    }
+    out
+}
+
+impl UtsNamespace {
+    fn initial(user_ns: Arc<UserNamespace>) -> UtsNamespace {
+        UtsNamespace {
+            id: 0xefff_fffe,
+            user_ns,
+            names: SpinLock::new(
+                &UTS_CLASS,
+                UtsName {
+                    sysname: field("Linux"),
+                    nodename: field("(none)"),
+                    release: field(RELEASE),
+                    version: field("#1 SMP"),
+                    machine: field("x86_64"),
+                    domainname: field("(none)"),
+                },
+            ),
+        }
+    }
+
+    fn duplicate(&self, user_ns: Arc<UserNamespace>) -> UtsNamespace {
+        UtsNamespace {
+            id: next_namespace_id(),
+            user_ns,
+            names: SpinLock::new(&UTS_CLASS, *self.names.lock()),
+        }
+    }
+
+    /// All names.
+    pub fn names(&self) -> UtsName {
+        *self.names.lock()
+    }
+
+    /// Changes a name.
+    pub fn update(&self, change: impl FnOnce(&mut UtsName)) {
+        change(&mut self.names.lock());
+    }
+}
+
+/// A namespace that so far only has an identity.
+pub struct PlainNamespace {
+    /// Inode number in `/proc/PID/ns`.
+    pub id: u64,
+    /// Who may act on it.
+    pub user_ns: Arc<UserNamespace>,
+}
+
+/// The namespaces of a task.
+#[derive(Clone)]
+pub struct NsProxy {
+    /// Host names.
+    pub uts: Arc<UtsNamespace>,
+    /// System V IPC and POSIX message queues.
+    pub ipc: Arc<IpcNamespace>,
+    /// Mounts.
+    pub mounts: Arc<MountNamespace>,
+    /// The network stack's place.
+    pub net: Arc<PlainNamespace>,
+    /// Control groups.
+    pub cgroup: Arc<PlainNamespace>,
+}
+
+static INITIAL: Once<Arc<NsProxy>> = Once::new();
+static ROOT: Once<Arc<FsPaths>> = Once::new();
+
+/// Makes the namespaces of the machine around its mount namespace; `root` is the root directory.
+pub fn init(mounts: Arc<MountNamespace>, root: Path) -> Arc<NsProxy> {
+    ROOT.call_once(|| Arc::new(FsPaths { root: root.clone(), cwd: root }));
+    INITIAL
+        .call_once(|| {
+            let user_ns = crate::creds::initial_user_ns();
+            Arc::new(NsProxy {
+                uts: Arc::new(UtsNamespace::initial(user_ns.clone())),
+                ipc: Arc::new(IpcNamespace::new(0xefff_ffff, user_ns.clone())),
+                mounts,
+                net: Arc::new(PlainNamespace { id: 0xf000_0000 - 0x65, user_ns: user_ns.clone() }),
+                cgroup: Arc::new(PlainNamespace { id: 0xefff_fffb, user_ns: user_ns.clone() }),
+            })
+        })
+        .clone()
+}
+
+/// The namespaces of the machine, once [`init`] has run.
+pub fn try_initial() -> Option<&'static Arc<NsProxy>> {
+    INITIAL.get()
+}
+
+/// The namespaces of the machine. A task exists only after [`init`].
+pub(crate) fn initial() -> &'static Arc<NsProxy> {
+    INITIAL.wait()
+}
+
+/// The directories of a task that has given up its own: the machine's root.
+pub(crate) fn detached_paths() -> Arc<FsPaths> {
+    ROOT.wait().clone()
+}
+
+impl NsProxy {
+    /// The namespaces after `clone(2)` or `unshare(2)` with `flags`. The mount namespace is the
+    /// caller's to copy, because root and working directory move along with it.
+    pub fn copy(&self, flags: u64, user_ns: &Arc<UserNamespace>, mounts: Option<Arc<MountNamespace>>) -> Result<NsProxy> {
+        use abi::process::clone;
+        let mut new = self.clone();
+        let plain =
+            || Arc::new(PlainNamespace { id: next_namespace_id(), user_ns: user_ns.clone() });
+        if flags & clone::NEWUTS != 0 {
+            new.uts = Arc::new(self.uts.duplicate(user_ns.clone()));
+        }
+        if flags & clone::NEWIPC != 0 {
+            new.ipc = Arc::new(IpcNamespace::new(next_namespace_id(), user_ns.clone()));
+        }
+        if flags & clone::NEWNET != 0 {
+            new.net = plain();
+        }
+        if flags & clone::NEWCGROUP != 0 {
+            new.cgroup = plain();
+        }
+        if let Some(mounts) = mounts {
+            new.mounts = mounts;
+        }
+        Ok(new)
+    }
+}
+
+/// Every flag that makes a namespace.
+pub const NEW_ANY: u64 = {
+    use abi::process::clone;
+    clone::NEWNS
+        | clone::NEWUTS
+        | clone::NEWIPC
+        | clone::NEWPID
+        | clone::NEWNET
+        | clone::NEWCGROUP
+};
+
+/// A namespace as `/proc/PID/ns/…` holds it, for `setns(2)`.
+#[derive(Clone)]
+pub enum Namespace {
+    /// Host names.
+    Uts(Arc<UtsNamespace>),
+    /// System V IPC.
+    Ipc(Arc<IpcNamespace>),
+    /// Mounts.
+    Mount(Arc<MountNamespace>),
+    /// Process numbers.
+    Pid(Arc<PidNamespace>),
+    /// Users.
+    User(Arc<UserNamespace>),
+    /// Network.
+    Net(Arc<PlainNamespace>),
+    /// Control groups.
+    Cgroup(Arc<PlainNamespace>),
+}
+
+impl Namespace {
+    /// The `CLONE_NEW*` flag of its kind.
+    pub fn flag(&self) -> u64 {
+        use abi::process::clone;
+        match self {
+            Namespace::Uts(_) => clone::NEWUTS,
+            Namespace::Ipc(_) => clone::NEWIPC,
+            Namespace::Mount(_) => clone::NEWNS,
+            Namespace::Pid(_) => clone::NEWPID,
+            Namespace::User(_) => clone::NEWUSER,
+            Namespace::Net(_) => clone::NEWNET,
+            Namespace::Cgroup(_) => clone::NEWCGROUP,
+        }
+    }
+}
+
+/// Makes a child user namespace for a caller with `creds`; the new credentials have every
+/// capability inside it.
+pub fn new_user_namespace(creds: &vfs::cred::Creds) -> Result<vfs::cred::Creds> {
+    if creds.user_ns.level >= 32 {
+        return Err(Errno::ENOSPC);
+    }
+    let ns = Arc::new(UserNamespace {
+        id: next_namespace_id(),
+        parent: Some(creds.user_ns.clone()),
+        owner: creds.euid,
+        group: creds.egid,
+        level: creds.user_ns.level + 1,
+        uid_map: Once::new(),
+        gid_map: Once::new(),
+    });
+    let mut new = creds.clone();
+    new.user_ns = ns;
+    new.securebits = 0;
+    new.inheritable = vfs::cred::CapSet::EMPTY;
+    new.permitted = vfs::cred::CapSet::FULL;
+    new.effective = vfs::cred::CapSet::FULL;
+    new.bounding = vfs::cred::CapSet::FULL;
+    new.ambient = vfs::cred::CapSet::EMPTY;
+    Ok(new)
+}
+
+/// What an open `/proc/PID/ns/…` file holds; `setns(2)` finds it by its type.
+pub struct NamespaceFile(pub Namespace);

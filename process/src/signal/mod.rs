@@ -1,0 +1,175 @@
+//! Signals: queues, masks, handlers, sending, stopping, delivery and the user-space frame.
+//!
+//! State: [`GroupSignals`] per process (shared queue, group exit, group stop), [`Pending`] per
+//! thread, [`SigHand`] (the handlers; shared by `CLONE_SIGHAND`). Senders take the process's lock
+//! (rank 620), then the handlers' (625), then a thread's (630); all with interrupts off, because
+//! timers and terminals send from interrupts. Nobody sleeps or allocates under them: records are
+//! made before.
+//!
+//! A thread learns of a signal through its `SIGPENDING` flag: it interrupts sleeps and makes the
+//! return to user space call [`deliver::exit_to_user`].
+
+pub mod action;
+pub mod deliver;
+pub mod frame;
+pub mod queue;
+pub mod send;
+pub mod stop;
+pub mod wait;
+
+pub use self::action::SigHand;
+pub use self::queue::{Pending, Record, next_signal};
+pub use self::send::{
+    Target, force, force_fault, interrupt_all, may_signal, send_to_group, send_to_pgrp,
+    send_to_task,
+};
+
+use crate::task::{Life, Task};
+use abi::signal::{SigSet, Signal};
+use arch::thread::flags;
+
+/// Signal state that the threads of a process share.
+pub struct GroupSignals {
+    /// Sent to the process.
+    pub pending: Pending,
+    /// Set once: every thread is to end with this status.
+    pub exit_code: Option<i32>,
+    /// The group is stopping or stopped by this signal.
+    pub stop: Option<StopState>,
+    /// A stop or continuation that `wait(2)` has not seen.
+    pub event: Option<Event>,
+    /// A thread is replacing the process's program and ends the others.
+    pub exec_by: Option<u64>,
+    /// Counts arrivals of SIGCONT: a stop that was decided before one is off.
+    pub continues: u64,
+    /// SIGCONT arrived: the parent is to be told by the next thread that returns to user space.
+    pub report_continue: bool,
+}
+
+/// A stop in progress or complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopState {
+    /// What stopped it.
+    pub signal: Signal,
+    /// Threads that have still to stop.
+    pub waiting_for: usize,
+}
+
+/// What `waitpid(2)` can report besides exits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Stopped by the signal.
+    Stopped(Signal),
+    /// Continued.
+    Continued,
+}
+
+impl Default for GroupSignals {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl GroupSignals {
+    /// Nothing has happened yet.
+    pub const fn new() -> GroupSignals {
+        GroupSignals {
+            pending: Pending::new(),
+            exit_code: None,
+            stop: None,
+            event: None,
+            exec_by: None,
+            continues: 0,
+            report_continue: false,
+        }
+    }
+
+    /// Whether the process is ending.
+    pub fn is_exiting(&self) -> bool {
+        self.exit_code.is_some()
+    }
+}
+
+/// Sets or clears the current thread's `SIGPENDING` flag by what is pending now.
+pub(crate) fn recalculate(task: &Task) {
+    let signals = task.group.signals.lock();
+    recalculate_locked(task, &signals);
+}
+
+pub(crate) fn recalculate_locked(task: &Task, signals: &GroupSignals) {
+    let own = task.signals.lock().pending.set();
+    let pending = own.union(signals.pending.set()).minus(task.blocked());
+    let must_stop = signals.stop.is_some() && !task.is_stopped();
+    if !pending.is_empty() || must_stop || signals.is_exiting() || signals.report_continue {
+        task.set_flag(flags::SIGPENDING);
+    } else {
+        task.clear_flag(flags::SIGPENDING);
+    }
+}
+
+/// Replaces the current thread's mask. Signals of the process that this thread no longer takes
+/// are offered to its other threads.
+pub fn set_blocked(task: &Task, set: SigSet) {
+    let set = set.minus(SigSet::UNBLOCKABLE);
+    let old = task.blocked();
+    if old == set {
+        return;
+    }
+    let signals = task.group.signals.lock();
+    task.store_blocked(set);
+    let newly = signals.pending.set().intersection(set.minus(old));
+    if !newly.is_empty() {
+        send::offer_to_others(task, newly);
+    }
+    recalculate_locked(task, &signals);
+}
+
+/// Whether SIGKILL is on its way to this thread: a killable sleep ends.
+pub fn fatal_pending(task: &Task) -> bool {
+    task.has_signal() && task.signals.lock().pending.set().contains(Signal::SIGKILL)
+}
+
+/// Everything pending for the thread: its own and the process's.
+pub fn all_pending(task: &Task) -> SigSet {
+    let shared = task.group.signals.lock().pending.set();
+    shared.union(task.pending())
+}
+
+/// Whether the thread still takes signals.
+pub(crate) fn takes_signals(task: &Task) -> bool {
+    task.life() == Life::Alive
+}
+
+/// `sigaction(2)`: replaces and returns the action of `signal`; a signal that becomes ignored is no
+/// longer pending.
+pub fn replace_action(
+    task: &Task,
+    signal: Signal,
+    new: Option<abi::signal::SigAction>,
+) -> abi::Result<abi::signal::SigAction> {
+    let hand = task.sighand().ok_or(abi::Errno::ESRCH)?;
+    let Some(mut new) = new else { return Ok(hand.get(signal)) };
+    if SigSet::UNBLOCKABLE.contains(signal) {
+        return Err(abi::Errno::EINVAL);
+    }
+    new.mask = new.mask.minus(SigSet::UNBLOCKABLE);
+    let dropped;
+    let mut from_threads = None;
+    let old;
+    {
+        let mut signals = task.group.signals.lock();
+        old = hand.set(signal, new);
+        if !action::is_ignored(&new, signal) {
+            return Ok(old);
+        }
+        let set = SigSet::of(signal);
+        dropped = signals.pending.discard(set);
+        task.group.for_each_task(|t| {
+            if let Some(record) = t.signals.lock().pending.discard(set) {
+                from_threads = Some(Record::chain(record, from_threads.take()));
+            }
+        });
+    }
+    drop((dropped, from_threads));
+    Ok(old)
+}

@@ -1,0 +1,169 @@
+//! Exceptions of programs: page faults, and the signals that the others become (`signal(7)`,
+//! SDM vol. 3A chapter 6).
+
+use crate::signal;
+use crate::task::Task;
+use abi::signal::{SigInfo, Signal, si};
+use arch::VirtAddr;
+use arch::trap::{FaultCode, FaultOutcome, Handlers, TrapFrame, vector};
+use core::sync::atomic::Ordering;
+use vm::{FaultAccess, FaultError};
+
+/// The first of the three calls of the old vsyscall page.
+const VSYSCALL_PAGE: u64 = 0xffff_ffff_ff60_0000;
+
+/// What the trap layer calls, apart from the system-call entry, which `syscalls` provides.
+pub const fn handlers(syscall: fn(&mut TrapFrame)) -> Handlers {
+    Handlers { syscall, page_fault, user_exception, exit_to_user: signal::deliver::exit_to_user }
+}
+
+fn note(task: &Task, vector: u8, code: u64, address: Option<u64>) {
+    let [v, e, a] = &task.last_trap;
+    v.store(u64::from(vector), Ordering::Relaxed);
+    e.store(code, Ordering::Relaxed);
+    if let Some(address) = address {
+        a.store(address, Ordering::Relaxed);
+    }
+}
+
+/// A page fault on a user address.
+pub fn page_fault(frame: &mut TrapFrame, address: VirtAddr, code: FaultCode) -> FaultOutcome {
+    let Some(task) = crate::try_current() else { return FaultOutcome::Unresolved };
+    let Some(mm) = task.mm() else { return FaultOutcome::Unresolved };
+    let access = if code.is_fetch() {
+        FaultAccess::Execute
+    } else if code.is_write() {
+        FaultAccess::Write
+    } else {
+        FaultAccess::Read
+    };
+    let stack_limit = task.limit(abi::process::Resource::Stack);
+    let outcome = mm.handle_fault(address, access, stack_limit);
+    let error = match outcome {
+        Ok(kind) => {
+            let counter = if kind.is_major() { &task.faults_major } else { &task.faults_minor };
+            // Relaxed, and not atomic as a whole: only this thread writes.
+            counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            return FaultOutcome::Resolved;
+        }
+        Err(error) => error,
+    };
+    drop(mm);
+    if !frame.is_user() {
+        return FaultOutcome::Unresolved;
+    }
+    note(task, vector::PAGE_FAULT, code.0, Some(address.0));
+    match error {
+        FaultError::Segv { code } => {
+            signal::force_fault(task, Signal::SIGSEGV, code, address.0);
+        }
+        FaultError::Bus => {
+            signal::force_fault(task, Signal::SIGBUS, si::BUS_ADRERR, address.0);
+        }
+        FaultError::Oom => crate::oom::fault(task),
+        FaultError::Retry => {}
+    }
+    FaultOutcome::Resolved
+}
+
+/// Any other exception in user mode.
+pub fn user_exception(frame: &mut TrapFrame, number: u8, code: u64) {
+    let Some(task) = crate::try_current() else { return };
+    if number == vector::PAGE_FAULT {
+        return kernel_address(task, frame, code);
+    }
+    note(task, number, code, None);
+    let rip = frame.rip;
+    let plain = |signal| SigInfo::new(signal, si::KERNEL);
+    let info = match number {
+        vector::DIVIDE => SigInfo::fault(Signal::SIGFPE, si::FPE_INTDIV, rip),
+        vector::DEBUG => SigInfo::fault(Signal::SIGTRAP, si::TRAP_TRACE, rip),
+        vector::BREAKPOINT => plain(Signal::SIGTRAP),
+        vector::INVALID_OPCODE => SigInfo::fault(Signal::SIGILL, si::ILL_ILLOPN, rip),
+        vector::SEGMENT_NOT_PRESENT | vector::STACK => plain(Signal::SIGBUS),
+        vector::FLOATING_POINT => SigInfo::fault(Signal::SIGFPE, x87_code(), rip),
+        vector::SIMD => SigInfo::fault(Signal::SIGFPE, sse_code(), rip),
+        vector::ALIGNMENT => SigInfo::fault(Signal::SIGBUS, si::BUS_ADRALN, 0),
+        _ => plain(Signal::SIGSEGV),
+    };
+    signal::force(task, info);
+}
+
+/// A user-mode access outside the user half: a call into the vsyscall page, or a wild pointer.
+fn kernel_address(task: &Task, frame: &mut TrapFrame, code: u64) {
+    if frame.rip & !0xc00 == VSYSCALL_PAGE && FaultCode(code).is_fetch() {
+        if emulate_vsyscall(frame).is_none() {
+            signal::force(task, SigInfo::new(Signal::SIGSEGV, si::KERNEL));
+        }
+        return;
+    }
+    // Linux does not tell programs whether kernel addresses are mapped.
+    let address = arch::trap::fault_address();
+    note(task, vector::PAGE_FAULT, code | FaultCode::PRESENT, Some(address.0));
+    signal::force_fault(task, Signal::SIGSEGV, si::SEGV_MAPERR, address.0);
+}
+
+/// `vsyscall=emulate`: runs the system call and returns to the caller, as the page's code did.
+fn emulate_vsyscall(frame: &mut TrapFrame) -> Option<()> {
+    const CALLS: [u64; 3] = [96, 201, 309]; // gettimeofday, time, getcpu
+    let number = *CALLS.get((frame.rip >> 10 & 3) as usize)?;
+    let caller = arch::user::load_u64(VirtAddr(frame.rsp)).ok()?;
+    let handlers = arch::trap::handlers()?;
+    frame.orig_rax = number;
+    (handlers.syscall)(frame);
+    frame.orig_rax = u64::MAX;
+    frame.rip = caller;
+    frame.rsp = frame.rsp.wrapping_add(8);
+    Some(())
+}
+
+/// The registers in FXSAVE's layout.
+fn fpu_words() -> (u16, u16, u32) {
+    let mut area = alloc::vec![0u8; arch::thread::fpu::signal_area_len()];
+    arch::thread::fpu::save_for_signal(&mut area);
+    let u16_at = |at: usize| {
+        area.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
+    };
+    (u16_at(0), u16_at(2), u32::from(u16_at(24)) | u32::from(u16_at(26)) << 16)
+}
+
+fn x87_code() -> i32 {
+    let (control, status, _) = fpu_words();
+    exception_code(u32::from(status & !control))
+}
+
+fn sse_code() -> i32 {
+    let (.., mxcsr) = fpu_words();
+    exception_code(mxcsr & !(mxcsr >> 7))
+}
+
+/// `si_code` for unmasked exception bits (invalid, denormal, zero divide, overflow, underflow,
+/// precision), in Linux's order of preference.
+fn exception_code(bits: u32) -> i32 {
+    if bits & 0x01 != 0 {
+        si::FPE_FLTINV
+    } else if bits & 0x04 != 0 {
+        si::FPE_FLTDIV
+    } else if bits & 0x08 != 0 {
+        si::FPE_FLTOVF
+    } else if bits & 0x12 != 0 {
+        si::FPE_FLTUND
+    } else if bits & 0x20 != 0 {
+        si::FPE_FLTRES
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floating_point_codes() {
+        assert_eq!(exception_code(0x05), si::FPE_FLTINV);
+        assert_eq!(exception_code(0x24), si::FPE_FLTDIV);
+        assert_eq!(exception_code(0x02), si::FPE_FLTUND);
+        assert_eq!(exception_code(0x20), si::FPE_FLTRES);
+    }
+}

@@ -1,0 +1,228 @@
+//! `wait4(2)`, `waitid(2)`: waiting for children to end, stop or continue.
+//!
+//! A parent keeps the children that have news in maps of their own, in the order of birth, so that
+//! waiting for any child costs nothing for the silent ones.
+
+use crate::exit;
+use crate::group::{ThreadGroup, tree};
+use crate::pid::Pid;
+use crate::signal::Event;
+use crate::task::Task;
+use crate::usage::Usage;
+use abi::process::wait::{
+    WALL, WCLONE, WCONTINUED, WEXITED, WNOHANG, WNOTHREAD, WNOWAIT, WSTOPPED,
+};
+use abi::signal::{Signal, si};
+use abi::{Errno, Result};
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+/// Which children.
+#[derive(Clone)]
+pub enum Target {
+    /// All.
+    Any,
+    /// The one with this number.
+    Process(Arc<Pid>),
+    /// Those of this process group.
+    Group(Arc<Pid>),
+}
+
+/// A request to wait.
+#[derive(Clone)]
+pub struct Request {
+    /// Which children.
+    pub target: Target,
+    /// `W*` of `waitid(2)`; at least one of exited, stopped and continued.
+    pub options: u32,
+}
+
+/// What a child did.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// Its number in the caller's namespace.
+    pub pid: i32,
+    /// Its real uid.
+    pub uid: u32,
+    /// The wait status, as `waitpid(2)` encodes it.
+    pub status: i32,
+    /// `si_code`.
+    pub code: i32,
+    /// `si_status`.
+    pub value: i32,
+    /// What it used.
+    pub usage: Usage,
+}
+
+enum Found {
+    Ended(Arc<ThreadGroup>),
+    Changed(Arc<ThreadGroup>, Event),
+    NoChild,
+}
+
+/// Waits. `Ok(None)` with `WNOHANG` when no child has news; `ECHILD` when there is no such child;
+/// `ERESTARTSYS` when a signal came first.
+pub fn wait(task: &Task, request: &Request) -> Result<Option<Report>> {
+    let found = if request.options & WNOHANG != 0 {
+        look(task, request)
+    } else {
+        let wait_here = &task.group.child_wait;
+        let waited = wait_here.wait_interruptible(|| look(task, request), None);
+        Some(waited.map_err(|_| Errno::ERESTARTSYS)?)
+    };
+    match found {
+        None => Ok(None),
+        Some(Found::NoChild) => Err(Errno::ECHILD),
+        Some(Found::Ended(child)) => Ok(Some(collect(task, &child, request.options))),
+        Some(Found::Changed(child, event)) => Ok(Some(report_event(task, &child, event))),
+    }
+}
+
+fn matches(task: &Task, request: &Request, child: &ThreadGroup) -> bool {
+    let right_target = match &request.target {
+        Target::Any => true,
+        Target::Process(pid) => Arc::ptr_eq(child.pid(), pid),
+        Target::Group(pgrp) => Arc::ptr_eq(&child.pgrp(), pgrp),
+    };
+    if !right_target {
+        return false;
+    }
+    if request.options & WNOTHREAD != 0
+        && !core::ptr::eq(child.kin.lock().parent_thread.as_ptr(), task)
+    {
+        return false;
+    }
+    let is_clone = child.exit_signal.load(Ordering::Relaxed) != Signal::SIGCHLD.raw() as i32;
+    request.options & WALL != 0 || is_clone == (request.options & WCLONE != 0)
+}
+
+/// One look at the children; `None` when there are some but none has news.
+fn look(task: &Task, request: &Request) -> Option<Found> {
+    let _tree = tree();
+    let group = &task.group;
+    if let Target::Process(pid) = &request.target {
+        return look_at_one(task, request, pid);
+    }
+    let mut family = group.family.lock();
+    if request.options & WEXITED != 0
+        && let Some(child) = first(&family.zombies, |c| matches(task, request, c))
+    {
+        if request.options & WNOWAIT == 0 {
+            family.zombies.remove(&child.birth);
+        }
+        return Some(Found::Ended(child));
+    }
+    if request.options & (WSTOPPED | WCONTINUED) != 0 {
+        for child in family.changed.values() {
+            if matches(task, request, child)
+                && let Some(event) = take_event(child, request.options)
+            {
+                let child = child.clone();
+                if request.options & WNOWAIT == 0 {
+                    family.changed.remove(&child.birth);
+                }
+                return Some(Found::Changed(child, event));
+            }
+        }
+    }
+    let any = family.children.values().any(|c| matches(task, request, c));
+    if any { None } else { Some(Found::NoChild) }
+}
+
+fn look_at_one(task: &Task, request: &Request, pid: &Arc<Pid>) -> Option<Found> {
+    let Some(child) = pid.group() else { return Some(Found::NoChild) };
+    let is_mine = child.parent().is_some_and(|p| Arc::ptr_eq(&p, &task.group));
+    if !is_mine || !matches(task, request, &child) {
+        return Some(Found::NoChild);
+    }
+    let mut family = task.group.family.lock();
+    if request.options & WEXITED != 0 && family.zombies.contains_key(&child.birth) {
+        if request.options & WNOWAIT == 0 {
+            family.zombies.remove(&child.birth);
+        }
+        return Some(Found::Ended(child));
+    }
+    if child.family_is_claimed(&family) {
+        return Some(Found::NoChild);
+    }
+    if let Some(event) = take_event(&child, request.options) {
+        if request.options & WNOWAIT == 0 {
+            family.changed.remove(&child.birth);
+        }
+        return Some(Found::Changed(child, event));
+    }
+    None
+}
+
+fn first(
+    map: &BTreeMap<u64, Arc<ThreadGroup>>,
+    test: impl Fn(&ThreadGroup) -> bool,
+) -> Option<Arc<ThreadGroup>> {
+    map.values().find(|c| test(c)).cloned()
+}
+
+/// The child's stop or continuation, if asked for; consumed unless `WNOWAIT`.
+fn take_event(child: &ThreadGroup, options: u32) -> Option<Event> {
+    let mut signals = child.signals.lock();
+    let event = signals.event?;
+    let wanted = match event {
+        Event::Stopped(_) => options & WSTOPPED != 0,
+        Event::Continued => options & WCONTINUED != 0,
+    };
+    if !wanted {
+        return None;
+    }
+    if options & WNOWAIT == 0 {
+        signals.event = None;
+    }
+    Some(event)
+}
+
+fn uid_of(task: &Task, child: &ThreadGroup) -> u32 {
+    let uid = child.leader().map_or(0, |l| l.creds().uid);
+    task.creds().user_ns.uid_in(uid)
+}
+
+fn report_event(task: &Task, child: &ThreadGroup, event: Event) -> Report {
+    let (status, code, value) = match event {
+        Event::Stopped(signal) => {
+            let signal = signal.raw() as i32;
+            (signal << 8 | 0x7f, si::CLD_STOPPED, signal)
+        }
+        Event::Continued => (0xffff, si::CLD_CONTINUED, Signal::SIGCONT.raw() as i32),
+    };
+    Report {
+        pid: child.pid().number_in(task.group.pid_ns()),
+        uid: uid_of(task, child),
+        status,
+        code,
+        value,
+        usage: child.usage(),
+    }
+}
+
+/// Reads what an ended child leaves, and unless `WNOWAIT` removes it.
+fn collect(task: &Task, child: &Arc<ThreadGroup>, options: u32) -> Report {
+    let status = child.leader().map_or(0, |leader| exit::exit_status(child, &leader));
+    let (code, value) = exit::decode_status(status);
+    let usage = child.usage();
+    let report = Report {
+        pid: child.pid().number_in(task.group.pid_ns()),
+        uid: uid_of(task, child),
+        status,
+        code,
+        value,
+        usage,
+    };
+    if options & WNOWAIT == 0 {
+        let grandchildren = child.children_usage();
+        {
+            let mut own = task.group.usage.lock();
+            own.children.add(&usage);
+            own.children.add(&grandchildren);
+        }
+        exit::release(child);
+    }
+    report
+}

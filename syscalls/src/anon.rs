@@ -1,0 +1,3 @@
+//! Pipes, eventfd, timerfd, signalfd, inotify, memfd and the other descriptors without a file.
+
+crate::syscalls! {}

@@ -1,0 +1,3 @@
+//! System V shared memory, semaphores and message queues.
+
+crate::syscalls! {}

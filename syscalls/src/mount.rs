@@ -1,0 +1,3 @@
+//! Mounts: mount, umount, pivot_root, the new mount API, statfs.
+
+crate::syscalls! {}

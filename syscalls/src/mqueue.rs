@@ -1,0 +1,3 @@
+//! POSIX message queues.
+
+crate::syscalls! {}

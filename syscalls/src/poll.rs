@@ -1,0 +1,3 @@
+//! poll, select, epoll.
+
+crate::syscalls! {}

@@ -1,0 +1,3 @@
+//! Scheduling: policies, priorities, affinity, yield.
+
+crate::syscalls! {}
