@@ -124,7 +124,7 @@ pub struct ThreadGroup {
     pub(crate) is_unkillable: AtomicBool,
     /// Timers of the process; owned by the time family.
     pub timers: crate::itimer::Timers,
-    pub(crate) exe: sched::rcu::RcuArc<vfs::file::File>,
+    pub(crate) exe: crate::cell::ArcCell<vfs::file::File>,
     pub(crate) args: SpinLock<MemoryLayout>,
     pub(crate) coredump_filter: AtomicU32,
     /// `/proc/PID/loginuid`.
@@ -207,7 +207,7 @@ impl ThreadGroup {
             oom_score_adj_min: AtomicI32::new(0),
             is_unkillable: AtomicBool::new(false),
             timers: crate::itimer::Timers::new(),
-            exe: sched::rcu::RcuArc::new(None),
+            exe: crate::cell::ArcCell::new(None),
             args: SpinLock::new(&crate::task::PRIVATE_CLASS, MemoryLayout::default()),
             coredump_filter: AtomicU32::new(0x33),
             loginuid: AtomicU32::new(u32::MAX),

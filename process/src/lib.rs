@@ -15,6 +15,7 @@ pub mod ipc;
 pub mod itimer;
 pub mod jobs;
 pub mod limits;
+pub mod cell;
 mod memory;
 pub mod namespaces;
 pub mod nsproxy;

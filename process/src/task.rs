@@ -3,7 +3,7 @@
 //! What several threads share lies in [`ThreadGroup`](crate::group::ThreadGroup) or in an `Arc`
 //! that the task points to: address space, descriptors, directories, handlers, namespaces. Those
 //! pointers are changed by their owner only (or before it runs, or after it is gone) and read by
-//! anybody, so they are RCU cells: reading one is a load and a reference.
+//! anybody, so they are cells: reading one takes a reference.
 
 use crate::group::ThreadGroup;
 use crate::nsproxy::NsProxy;
@@ -19,7 +19,7 @@ use arch::addr::VirtAddr;
 use arch::lock::{IrqLock, LockClass, SpinLock};
 use arch::thread::flags;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
-use sched::rcu::RcuArc;
+use crate::cell::ArcCell;
 use sched::{Completion, Thread};
 use spin::Once;
 use vfs::context::{Caller, FsPaths, FsState, Limit};
@@ -69,12 +69,12 @@ pub struct Task {
     pub(crate) thread_key: AtomicU64,
     life: AtomicU32,
 
-    creds: RcuArc<Creds>,
-    pub(crate) mm: RcuArc<AddressSpace>,
-    pub(crate) files: RcuArc<FdTable>,
-    pub(crate) fs: RcuArc<FsState>,
-    pub(crate) sighand: RcuArc<SigHand>,
-    pub(crate) ns: RcuArc<NsProxy>,
+    creds: ArcCell<Creds>,
+    pub(crate) mm: ArcCell<AddressSpace>,
+    pub(crate) files: ArcCell<FdTable>,
+    pub(crate) fs: ArcCell<FsState>,
+    pub(crate) sighand: ArcCell<SigHand>,
+    pub(crate) ns: ArcCell<NsProxy>,
     pub(crate) user: SpinLock<Option<Arc<User>>>,
     /// The namespace new children's pids come from (`unshare(CLONE_NEWPID)`).
     pub(crate) pid_ns_for_children: SpinLock<Option<Arc<crate::pid::PidNamespace>>>,
@@ -102,7 +102,7 @@ pub struct Task {
     pub(crate) parent_death_signal: AtomicI32,
     pub(crate) no_new_privs: AtomicBool,
     /// Seccomp filters; `SECCOMP` in the flags says whether there are any.
-    pub(crate) seccomp: RcuArc<Filters>,
+    pub(crate) seccomp: ArcCell<Filters>,
     pub(crate) seccomp_mode: AtomicU32,
     /// `personality(2)`.
     pub personality: AtomicU32,
@@ -162,12 +162,12 @@ impl Task {
             tid: AtomicI32::new(tid),
             thread_key: AtomicU64::new(0),
             life: AtomicU32::new(Life::Alive as u32),
-            creds: RcuArc::new(Some(parts.creds)),
-            mm: RcuArc::new(parts.mm),
-            files: RcuArc::new(Some(parts.files)),
-            fs: RcuArc::new(Some(parts.fs)),
-            sighand: RcuArc::new(Some(parts.sighand)),
-            ns: RcuArc::new(Some(parts.ns)),
+            creds: ArcCell::new(Some(parts.creds)),
+            mm: ArcCell::new(parts.mm),
+            files: ArcCell::new(Some(parts.files)),
+            fs: ArcCell::new(Some(parts.fs)),
+            sighand: ArcCell::new(Some(parts.sighand)),
+            ns: ArcCell::new(Some(parts.ns)),
             user: SpinLock::new(&PRIVATE_CLASS, Some(parts.user)),
             pid_ns_for_children: SpinLock::new(&PRIVATE_CLASS, None),
             signals: IrqLock::new(&SIGNALS_CLASS, TaskSignals { pending: Pending::new() }),
@@ -186,7 +186,7 @@ impl Task {
             pi: crate::futex::PiState::new(),
             parent_death_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(false),
-            seccomp: RcuArc::new(None),
+            seccomp: ArcCell::new(None),
             seccomp_mode: AtomicU32::new(0),
             personality: AtomicU32::new(0),
             timer_slack_ns: AtomicU64::new(50_000),

@@ -1,0 +1,31 @@
+//! [`ArcCell`]: an optional `Arc` that its owner replaces and anybody reads.
+//!
+//! The old object is given up at once when it is replaced, not after a grace period: descriptors
+//! of a process that ends must be closed before its parent learns of it.
+
+use alloc::sync::Arc;
+use arch::lock::{LockClass, SpinLock};
+
+static CLASS: LockClass = LockClass::new("process.cell", 650);
+
+/// An optional `Arc`.
+pub struct ArcCell<T: ?Sized>(SpinLock<Option<Arc<T>>>);
+
+impl<T: ?Sized> ArcCell<T> {
+    /// Holding `value`.
+    pub const fn new(value: Option<Arc<T>>) -> ArcCell<T> {
+        ArcCell(SpinLock::new(&CLASS, value))
+    }
+
+    /// What it holds.
+    #[inline]
+    pub fn get(&self) -> Option<Arc<T>> {
+        self.0.lock().clone()
+    }
+
+    /// Replaces what it holds; the old object is dropped without the lock.
+    pub fn set(&self, value: Option<Arc<T>>) {
+        let old = core::mem::replace(&mut *self.0.lock(), value);
+        drop(old);
+    }
+}
