@@ -83,8 +83,7 @@ fn require(cx: &Cx<'_>, cap: Cap) -> Result<()> {
 
 fn sys_vhangup(cx: &mut Cx<'_>) -> Result<usize> {
     require(cx, Cap::SYS_TTY_CONFIG)?;
-    tty::Tty::virtual_hangup();
-    Ok(0)
+    Err(Errno::ENOSYS)
 }
 
 /// `modify_ldt(2)`: there is no LDT; reading one gives nothing.
