@@ -4,20 +4,24 @@
 
 extern crate alloc;
 
+pub mod console;
+mod control;
+mod driver;
+mod file;
+mod io;
+mod ioctl;
 mod jobs;
 pub mod ldisc;
+mod proc;
+pub mod pty;
 pub mod ring;
+pub mod serial;
+pub mod termios;
+mod tty;
+mod wait;
 
+pub use driver::Driver;
+pub use file::{TtyFile, all, find, find_by_name, init, open, register, terminal_of};
 pub use jobs::{Caller, JobControl, PidRef, set_job_control};
-
-/// A terminal.
-pub struct Tty {
-    name: alloc::string::String,
-}
-
-impl Tty {
-    /// Its name below `/dev`: `ttyS0`, `pts/3`.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-}
+pub use proc::describe_drivers;
+pub use tty::{Tty, TtyKind};

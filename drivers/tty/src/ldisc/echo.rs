@@ -22,6 +22,12 @@ impl Ldisc {
             self.echo_byte(byte);
             return;
         }
+        if byte == 0xff {
+            // As Linux does: this one is echoed as it is.
+            self.echo_byte(byte);
+            self.column += 1;
+            return;
+        }
         let mut out = [0; 8];
         let n = self.process_byte(byte, &mut out);
         for &byte in out.iter().take(n) {
@@ -37,7 +43,9 @@ impl Ldisc {
         self.echo_byte(0x08);
         self.echo_byte(b' ');
         self.echo_byte(0x08);
-        self.column = self.column.saturating_sub(1);
+        if self.has_oflag(OPOST) {
+            self.column = self.column.saturating_sub(1);
+        }
     }
 
     /// Ends the `\erased/` of `ECHOPRT`.

@@ -231,7 +231,6 @@ impl Ldisc {
         }
         if byte == b'\n' {
             if self.has_lflag(ECHO | ECHONL) {
-                self.finish_erasing();
                 self.echo_raw(b'\n');
             }
             self.finish_line(b'\n');
@@ -388,6 +387,8 @@ impl Ldisc {
             let mut position = start.wrapping_add(1);
             while position != end {
                 self.echo_raw(self.buffer.at(position));
+                // As Linux counts, one column too few for each.
+                self.column = self.column.saturating_sub(1);
                 position = position.wrapping_add(1);
             }
         } else if is_single && !self.has_lflag(ECHOE) {

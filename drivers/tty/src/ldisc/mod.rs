@@ -363,7 +363,7 @@ mod latin1 {
 
     pub(super) fn upper(byte: u8) -> u8 {
         match byte {
-            b'a'..=b'z' | 0xdf..=0xf6 | 0xf8..=0xfe => byte - 0x20,
+            b'a'..=b'z' | 0xdf..=0xf6 | 0xf8..=0xff => byte - 0x20,
             _ => byte,
         }
     }
