@@ -63,6 +63,12 @@ pub fn boot_page_table() -> PhysAddr {
     PhysAddr(unsafe { *ROOT.0.get() })
 }
 
+/// The stack that `kernel_main` starts on; it becomes the boot processor's idle thread's.
+pub fn boot_stack() -> crate::thread::KernelStackRange {
+    let bottom = VirtAddr(STACK.0.get() as u64);
+    crate::thread::KernelStackRange { bottom, top: bottom + STACK_BYTES }
+}
+
 /// A stop before anything works: says why on the serial port.
 fn die(reason: &str) -> ! {
     early_print("boot: ");

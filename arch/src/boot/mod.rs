@@ -23,7 +23,7 @@ mod tables;
 mod zeropage;
 
 #[cfg(target_os = "none")]
-pub use early::{boot_page_table, info};
+pub use early::{boot_page_table, boot_stack, info};
 pub use info::{BootInfo, Framebuffer, PhysRange, Protocol};
 pub use memory::{MemoryKind, MemoryMap, MemoryRegion};
 #[cfg(target_os = "none")]
