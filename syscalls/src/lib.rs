@@ -11,7 +11,9 @@ pub mod tracer;
 
 mod anon;
 mod cred;
+mod fcntl;
 mod file;
+mod fsctx;
 mod futex;
 mod ipc;
 mod keys;

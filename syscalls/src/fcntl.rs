@@ -1,0 +1,206 @@
+//! `fcntl(2)`.
+
+use crate::Cx;
+use crate::fsctx::*;
+use abi::fcntl::*;
+use abi::process::Resource;
+use abi::{Errno, Result};
+use arch::VirtAddr;
+use arch::user;
+use vfs::file::SignalOwner;
+use vfs::locks::{self, LockKind, Owner, RecordLock, Wait};
+use vfs::{CloseOnExec, File, FileMode};
+
+/// The flags `F_SETFL` can change.
+const SETTABLE: u32 = O_APPEND | O_NONBLOCK | O_ASYNC | O_DIRECT | O_NOATIME;
+
+/// `fcntl(2)`. Leases and directory notification (`F_SETLEASE`, `F_NOTIFY`) are `EINVAL`.
+pub(crate) fn fcntl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<usize> {
+    let table = files(cx)?;
+    let file = table.get_any(fd)?;
+    let limit = cx.task.limit(Resource::Nofile);
+    let dup = |cloexec| -> Result<usize> {
+        if arg >= limit || arg > u64::from(u32::MAX) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(table.add(file.clone(), arg as u32, limit, cloexec)? as usize)
+    };
+    match cmd {
+        F_DUPFD => return dup(CloseOnExec::No),
+        F_DUPFD_CLOEXEC => return dup(CloseOnExec::Yes),
+        F_GETFD => return Ok(usize::from(table.cloexec(fd)?)),
+        F_SETFD => {
+            table.set_cloexec(fd, CloseOnExec::from_flags(arg as u32, FD_CLOEXEC))?;
+            return Ok(0);
+        }
+        F_GETFL => {
+            let path = if file.mode().contains(FileMode::PATH) { O_PATH } else { 0 };
+            return Ok((file.flags() | path) as usize);
+        }
+        _ if file.mode().contains(FileMode::PATH) => return Err(Errno::EBADF),
+        _ => {}
+    }
+    let address = VirtAddr(arg);
+    match cmd {
+        F_SETFL => set_flags(cx, &file, arg as u32),
+        F_GETLK | F_OFD_GETLK => get_lock(cx, &file, cmd == F_OFD_GETLK, address, table.id()),
+        F_SETLK => set_lock(cx, &file, false, address, Wait::No, table.id()),
+        F_SETLKW => set_lock(cx, &file, false, address, Wait::Yes, table.id()),
+        F_OFD_SETLK => set_lock(cx, &file, true, address, Wait::No, table.id()),
+        F_OFD_SETLKW => set_lock(cx, &file, true, address, Wait::Yes, table.id()),
+        F_SETOWN | F_GETOWN | F_SETSIG | F_GETSIG | F_SETOWN_EX | F_GETOWN_EX
+        | F_GETOWNER_UIDS => owner(cx, &file, cmd, arg),
+        F_SETPIPE_SZ => {
+            let pipe = anon::pipe::pipe_of(&file).ok_or(Errno::EBADF)?;
+            pipe.set_capacity(&context(cx).get(), arg as u32 as usize)
+        }
+        F_GETPIPE_SZ => Ok(anon::pipe::pipe_of(&file).ok_or(Errno::EBADF)?.capacity()),
+        F_ADD_SEALS => {
+            let seals = u32::try_from(arg).map_err(|_| Errno::EINVAL)?;
+            tmpfs::add_seals(&file, seals).map(|()| 0)
+        }
+        F_GET_SEALS => Ok(tmpfs::get_seals(&file)? as usize),
+        F_GETLEASE => Ok(F_UNLCK as usize),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn set_flags(cx: &Cx<'_>, file: &File, arg: u32) -> Result<usize> {
+    let old = file.flags();
+    if old & O_APPEND != 0 && arg & O_APPEND == 0 && file.inode().has(vfs::InodeFlags::APPEND) {
+        return Err(Errno::EPERM);
+    }
+    if arg & O_NOATIME != 0
+        && old & O_NOATIME == 0
+        && !vfs::perm::is_owner_or_capable(file.inode(), &cx.task.creds())
+    {
+        return Err(Errno::EPERM);
+    }
+    file.ops().set_flags(file, (old & !SETTABLE) | (arg & SETTABLE))?;
+    file.replace_flags(SETTABLE, arg);
+    Ok(0)
+}
+
+/// The bytes and the kind a `struct flock` means; `None` is `F_UNLCK`.
+fn decode(cx: &Cx<'_>, file: &File, lock: &Flock, owner: Owner) -> Result<(RecordLock, Option<LockKind>)> {
+    let base = match u32::from(lock.l_whence as u16) {
+        SEEK_SET => 0,
+        SEEK_CUR => *file.position().lock() as i64,
+        SEEK_END => file.inode().size() as i64,
+        _ => return Err(Errno::EINVAL),
+    };
+    let start = base.checked_add(lock.l_start).ok_or(Errno::EOVERFLOW)?;
+    if start < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (start, end) = match lock.l_len {
+        0 => (start, i64::MAX),
+        len @ 1.. => (start, start.checked_add(len - 1).ok_or(Errno::EOVERFLOW)?),
+        // man 2 fcntl: a negative length covers the bytes before.
+        len => {
+            let first = start.checked_add(len).filter(|s| *s >= 0).ok_or(Errno::EINVAL)?;
+            (first, start - 1)
+        }
+    };
+    let kind = match lock.l_type {
+        F_RDLCK => Some(LockKind::Read),
+        F_WRLCK => Some(LockKind::Write),
+        F_UNLCK => None,
+        _ => return Err(Errno::EINVAL),
+    };
+    let pid = if matches!(owner, Owner::Table(_)) { cx.task.group.tgid() } else { -1 };
+    let record = RecordLock {
+        start: start as u64,
+        end: end as u64,
+        kind: kind.unwrap_or(LockKind::Read),
+        owner,
+        pid,
+    };
+    Ok((record, kind))
+}
+
+fn lock_owner(file: &File, ofd: bool, table: u64, lock: &Flock) -> Result<Owner> {
+    if !ofd {
+        return Ok(Owner::Table(table));
+    }
+    // man 2 fcntl: `l_pid` must be zero.
+    if lock.l_pid != 0 { Err(Errno::EINVAL) } else { Ok(file.lock_owner()) }
+}
+
+fn get_lock(cx: &Cx<'_>, file: &File, ofd: bool, at: VirtAddr, table: u64) -> Result<usize> {
+    let mut lock: Flock = user::read_val(at)?;
+    let owner = lock_owner(file, ofd, table, &lock)?;
+    let (wanted, kind) = decode(cx, file, &lock, owner)?;
+    kind.ok_or(Errno::EINVAL)?;
+    match locks::test_record(file.inode(), &wanted) {
+        None => lock.l_type = F_UNLCK,
+        Some(found) => {
+            lock.l_type = if found.kind == LockKind::Read { F_RDLCK } else { F_WRLCK };
+            lock.l_whence = 0;
+            lock.l_start = found.start as i64;
+            let open_end = found.end == i64::MAX as u64;
+            lock.l_len = if open_end { 0 } else { (found.end - found.start + 1) as i64 };
+            lock.l_pid = found.pid;
+        }
+    }
+    user::write_val(at, &lock)?;
+    Ok(0)
+}
+
+fn set_lock(cx: &Cx<'_>, file: &File, ofd: bool, at: VirtAddr, wait: Wait, table: u64) -> Result<usize> {
+    let lock: Flock = user::read_val(at)?;
+    let owner = lock_owner(file, ofd, table, &lock)?;
+    let (wanted, kind) = decode(cx, file, &lock, owner)?;
+    match kind {
+        None => locks::unlock_record(file.inode(), &wanted),
+        Some(LockKind::Read) if !file.can_read() => return Err(Errno::EBADF),
+        Some(LockKind::Write) if !file.can_write() => return Err(Errno::EBADF),
+        Some(_) => locks::set_record(file.inode(), wanted, wait)?,
+    }
+    Ok(0)
+}
+
+fn owner(cx: &Cx<'_>, file: &File, cmd: u32, arg: u64) -> Result<usize> {
+    let creds = cx.task.creds();
+    let mut owner = file.signal_owner().unwrap_or_default();
+    let ids = (creds.uid, creds.euid);
+    match cmd {
+        F_SETOWN => {
+            let id = arg as i32;
+            let kind = if id < 0 { F_OWNER_PGRP } else { F_OWNER_PID };
+            let id = id.checked_abs().ok_or(Errno::EINVAL)?;
+            file.set_signal_owner(Some(SignalOwner { kind, id, uids: ids, ..owner }));
+            Ok(0)
+        }
+        F_GETOWN => {
+            let id = if owner.kind == F_OWNER_PGRP { -owner.id } else { owner.id };
+            Ok(id as isize as usize)
+        }
+        F_SETOWN_EX => {
+            let new: FOwnerEx = user::read_val(VirtAddr(arg))?;
+            if !(F_OWNER_TID..=F_OWNER_PGRP).contains(&new.kind) {
+                return Err(Errno::EINVAL);
+            }
+            owner = SignalOwner { kind: new.kind, id: new.pid, uids: ids, ..owner };
+            file.set_signal_owner(Some(owner));
+            Ok(0)
+        }
+        F_GETOWN_EX => {
+            user::write_val(VirtAddr(arg), &FOwnerEx { kind: owner.kind, pid: owner.id })?;
+            Ok(0)
+        }
+        F_SETSIG => {
+            if arg > 64 {
+                return Err(Errno::EINVAL);
+            }
+            owner.signal = arg as u32;
+            file.set_signal_owner(Some(owner));
+            Ok(0)
+        }
+        F_GETSIG => Ok(owner.signal as usize),
+        _ => {
+            user::write_val(VirtAddr(arg), &[owner.uids.0, owner.uids.1])?;
+            Ok(0)
+        }
+    }
+}
