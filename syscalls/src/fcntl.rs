@@ -48,8 +48,9 @@ pub(crate) fn fcntl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<usiz
         F_SETLKW => set_lock(cx, &file, false, address, Wait::Yes, table.id()),
         F_OFD_SETLK => set_lock(cx, &file, true, address, Wait::No, table.id()),
         F_OFD_SETLKW => set_lock(cx, &file, true, address, Wait::Yes, table.id()),
-        F_SETOWN | F_GETOWN | F_SETSIG | F_GETSIG | F_SETOWN_EX | F_GETOWN_EX
-        | F_GETOWNER_UIDS => owner(cx, &file, cmd, arg),
+        F_SETOWN | F_GETOWN | F_SETSIG | F_GETSIG | F_SETOWN_EX | F_GETOWN_EX | F_GETOWNER_UIDS => {
+            owner(cx, &file, cmd, arg)
+        }
         F_SETPIPE_SZ => {
             let pipe = anon::pipe::pipe_of(&file).ok_or(Errno::EBADF)?;
             pipe.set_capacity(&context(cx).get(), arg as u32 as usize)
@@ -82,7 +83,12 @@ fn set_flags(cx: &Cx<'_>, file: &File, arg: u32) -> Result<usize> {
 }
 
 /// The bytes and the kind a `struct flock` means; `None` is `F_UNLCK`.
-fn decode(cx: &Cx<'_>, file: &File, lock: &Flock, owner: Owner) -> Result<(RecordLock, Option<LockKind>)> {
+fn decode(
+    cx: &Cx<'_>,
+    file: &File,
+    lock: &Flock,
+    owner: Owner,
+) -> Result<(RecordLock, Option<LockKind>)> {
     let base = match u32::from(lock.l_whence as u16) {
         SEEK_SET => 0,
         SEEK_CUR => *file.position().lock() as i64,
@@ -147,7 +153,14 @@ fn get_lock(cx: &Cx<'_>, file: &File, ofd: bool, at: VirtAddr, table: u64) -> Re
     Ok(0)
 }
 
-fn set_lock(cx: &Cx<'_>, file: &File, ofd: bool, at: VirtAddr, wait: Wait, table: u64) -> Result<usize> {
+fn set_lock(
+    cx: &Cx<'_>,
+    file: &File,
+    ofd: bool,
+    at: VirtAddr,
+    wait: Wait,
+    table: u64,
+) -> Result<usize> {
     let lock: Flock = user::read_val(at)?;
     let owner = lock_owner(file, ofd, table, &lock)?;
     let (wanted, kind) = decode(cx, file, &lock, owner)?;

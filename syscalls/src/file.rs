@@ -84,7 +84,14 @@ fn read_vector(cx: &Cx<'_>, fd: i32, iov: VirtAddr, count: usize, at: At) -> Res
     rw::read(&file, at, &mut Sink::user_segments(&list))
 }
 
-fn write_vector(cx: &Cx<'_>, fd: i32, iov: VirtAddr, count: usize, at: At, rwf: u32) -> Result<usize> {
+fn write_vector(
+    cx: &Cx<'_>,
+    fd: i32,
+    iov: VirtAddr,
+    count: usize,
+    at: At,
+    rwf: u32,
+) -> Result<usize> {
     let list = segments(iov, count)?;
     write_source(cx, fd, at, &mut Source::user_segments(&list), rwf)
 }
@@ -275,9 +282,14 @@ fn sys_fdatasync(cx: &mut Cx<'_>, fd: i32) -> Result<usize> {
 }
 
 /// `sync_file_range(2)`: writes the range's data.
-fn sys_sync_file_range(cx: &mut Cx<'_>, fd: i32, offset: i64, bytes: i64, flags: u32) -> Result<usize> {
-    let known =
-        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+fn sys_sync_file_range(
+    cx: &mut Cx<'_>,
+    fd: i32,
+    offset: i64,
+    bytes: i64,
+    flags: u32,
+) -> Result<usize> {
+    let known = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
     if flags & !known != 0 || offset < 0 || bytes < 0 {
         return Err(Errno::EINVAL);
     }
@@ -350,7 +362,13 @@ fn store_offset(at: VirtAddr, start: At, count: usize) -> Result<()> {
 }
 
 /// `sendfile(2)`.
-fn sys_sendfile(cx: &mut Cx<'_>, out: i32, input: i32, at: VirtAddr, count: usize) -> Result<usize> {
+fn sys_sendfile(
+    cx: &mut Cx<'_>,
+    out: i32,
+    input: i32,
+    at: VirtAddr,
+    count: usize,
+) -> Result<usize> {
     let (from, to) = (file(cx, input)?, file(cx, out)?);
     let start = optional_offset(at)?;
     let ctx = context(cx);
@@ -402,7 +420,13 @@ fn sys_tee(cx: &mut Cx<'_>, from: i32, to: i32, len: usize, flags: u32) -> Resul
 }
 
 /// `vmsplice(2)`.
-fn sys_vmsplice(cx: &mut Cx<'_>, fd: i32, iov: VirtAddr, count: usize, flags: u32) -> Result<usize> {
+fn sys_vmsplice(
+    cx: &mut Cx<'_>,
+    fd: i32,
+    iov: VirtAddr,
+    count: usize,
+    flags: u32,
+) -> Result<usize> {
     let file = file(cx, fd)?;
     let list = segments(iov, count)?;
     if file.mode().contains(FileMode::WRITE) {

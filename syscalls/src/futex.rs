@@ -5,8 +5,8 @@ use abi::process::futex as f;
 use abi::{Errno, Result};
 use arch::VirtAddr;
 use arch::user;
-use process::futex::{self, Scope, pi};
 use process::Task;
+use process::futex::{self, Scope, pi};
 use sched::Deadline;
 
 crate::syscalls! {
@@ -38,9 +38,9 @@ fn wait(
 ) -> Result<usize> {
     match futex::wait(task, word, scope, value, deadline, bits) {
         Ok(()) => Ok(0),
-        Err(Errno::ERESTARTSYS) if deadline.is_some() => Err(task.restart_with(move |task| {
-            wait(task, word, scope, value, deadline, bits)
-        })),
+        Err(Errno::ERESTARTSYS) if deadline.is_some() => {
+            Err(task.restart_with(move |task| wait(task, word, scope, value, deadline, bits)))
+        }
         Err(error) => Err(error),
     }
 }

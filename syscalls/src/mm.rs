@@ -203,7 +203,9 @@ fn sys_mincore(cx: &mut Cx<'_>, addr: u64, len: u64, out: VirtAddr) -> Result<us
     if !user::range_ok(out, count as usize) {
         return Err(Errno::EFAULT);
     }
-    pages.try_reserve(usize::try_from(count).map_err(|_| Errno::ENOMEM)?).map_err(|_| Errno::ENOMEM)?;
+    pages
+        .try_reserve(usize::try_from(count).map_err(|_| Errno::ENOMEM)?)
+        .map_err(|_| Errno::ENOMEM)?;
     space(cx.task)?.mincore(addr, len, |resident| pages.push(u8::from(resident)))?;
     user::copy_to_user(out, &pages)?;
     Ok(0)
@@ -331,9 +333,9 @@ fn transfer(
             let n = len.min(current.1).min(PAGE_SIZE - at.page_offset());
             let part = buffer.get_mut(..n).ok_or(Errno::EFAULT)?;
             let outcome = match direction {
-                Direction::FromRemote => mm
-                    .read_remote(at, part)
-                    .and_then(|_| Ok(user::copy_to_user(current.0, part)?)),
+                Direction::FromRemote => {
+                    mm.read_remote(at, part).and_then(|_| Ok(user::copy_to_user(current.0, part)?))
+                }
                 Direction::ToRemote => user::copy_from_user(part, current.0)
                     .map_err(Errno::from)
                     .and_then(|()| mm.write_remote(at, part).map(drop)),

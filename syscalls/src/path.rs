@@ -10,7 +10,9 @@ use alloc::sync::Arc;
 use arch::VirtAddr;
 use arch::user;
 use vfs::ops::{self, AccessMode, NewTime};
-use vfs::{Attr, CloseOnExec, Context, DeviceNumber, FileKind, FileMode, OpenHow, Path, RenameFlags, Walk};
+use vfs::{
+    Attr, CloseOnExec, Context, DeviceNumber, FileKind, FileMode, OpenHow, Path, RenameFlags, Walk,
+};
 
 crate::syscalls! {
     2 open => sys_open(path: Path, flags: OpenFlags, mode: Oct);
@@ -148,7 +150,13 @@ fn sys_creat(cx: &mut Cx<'_>, path: VirtAddr, mode: u32) -> Result<usize> {
 }
 
 /// `openat2(2)`: unknown flags are `EINVAL`.
-fn sys_openat2(cx: &mut Cx<'_>, dir: i32, path: VirtAddr, how: VirtAddr, size: usize) -> Result<usize> {
+fn sys_openat2(
+    cx: &mut Cx<'_>,
+    dir: i32,
+    path: VirtAddr,
+    how: VirtAddr,
+    size: usize,
+) -> Result<usize> {
     let how: abi::fcntl::OpenHow = read_sized(how, size, size_of::<abi::fcntl::OpenHow>())?;
     let flags = u32::try_from(how.flags).map_err(|_| Errno::EINVAL)?;
     let known = RESOLVE_NO_XDEV
@@ -221,7 +229,13 @@ fn sys_fstat(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr) -> Result<usize> {
 }
 
 /// `fstatat(2)`.
-fn sys_newfstatat(cx: &mut Cx<'_>, dir: i32, path: VirtAddr, buf: VirtAddr, flags: u32) -> Result<usize> {
+fn sys_newfstatat(
+    cx: &mut Cx<'_>,
+    dir: i32,
+    path: VirtAddr,
+    buf: VirtAddr,
+    flags: u32,
+) -> Result<usize> {
     if flags & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL);
     }
@@ -314,7 +328,13 @@ fn sys_faccessat(cx: &mut Cx<'_>, dir: i32, path: VirtAddr, mode: u32) -> Result
 }
 
 /// `faccessat2(2)`.
-fn sys_faccessat2(cx: &mut Cx<'_>, dir: i32, path: VirtAddr, mode: u32, flags: u32) -> Result<usize> {
+fn sys_faccessat2(
+    cx: &mut Cx<'_>,
+    dir: i32,
+    path: VirtAddr,
+    mode: u32,
+    flags: u32,
+) -> Result<usize> {
     access_at(cx, dir, path, mode, flags)
 }
 
@@ -437,7 +457,11 @@ fn sys_unlinkat(cx: &mut Cx<'_>, dir: i32, path: VirtAddr, flags: u32) -> Result
     let ctx = ctx.get();
     let base = base(cx, dir, &name)?;
     let base = base.path(&ctx);
-    if flags != 0 { ops::rmdir(&ctx, base, &name)? } else { ops::unlink(&ctx, base, &name)? }
+    if flags != 0 {
+        ops::rmdir(&ctx, base, &name)?
+    } else {
+        ops::unlink(&ctx, base, &name)?
+    }
     Ok(0)
 }
 
@@ -447,7 +471,13 @@ fn sys_rename(cx: &mut Cx<'_>, old: VirtAddr, new: VirtAddr) -> Result<usize> {
 }
 
 /// `renameat(2)`.
-fn sys_renameat(cx: &mut Cx<'_>, old_dir: i32, old: VirtAddr, new_dir: i32, new: VirtAddr) -> Result<usize> {
+fn sys_renameat(
+    cx: &mut Cx<'_>,
+    old_dir: i32,
+    old: VirtAddr,
+    new_dir: i32,
+    new: VirtAddr,
+) -> Result<usize> {
     sys_renameat2(cx, old_dir, old, new_dir, new, 0)
 }
 
@@ -523,7 +553,13 @@ fn sys_readlink(cx: &mut Cx<'_>, path: VirtAddr, buf: VirtAddr, size: i32) -> Re
 }
 
 /// `readlinkat(2)`.
-fn sys_readlinkat(cx: &mut Cx<'_>, dir: i32, path: VirtAddr, buf: VirtAddr, size: i32) -> Result<usize> {
+fn sys_readlinkat(
+    cx: &mut Cx<'_>,
+    dir: i32,
+    path: VirtAddr,
+    buf: VirtAddr,
+    size: i32,
+) -> Result<usize> {
     let size = usize::try_from(size).ok().filter(|s| *s > 0).ok_or(Errno::EINVAL)?;
     let name = read_path(path, true)?;
     let ctx = context(cx);
@@ -563,7 +599,14 @@ fn chown(ctx: &Context<'_>, path: &Path, uid: u32, gid: u32) -> Result<usize> {
     ops::chown(ctx, path, uid, gid).map(|()| 0)
 }
 
-fn chown_at(cx: &Cx<'_>, dir: i32, path: VirtAddr, uid: u32, gid: u32, flags: Walk) -> Result<usize> {
+fn chown_at(
+    cx: &Cx<'_>,
+    dir: i32,
+    path: VirtAddr,
+    uid: u32,
+    gid: u32,
+    flags: Walk,
+) -> Result<usize> {
     let ctx = context(cx);
     let ctx = ctx.get();
     let path = resolve(cx, &ctx, dir, path, flags)?;
@@ -588,7 +631,14 @@ fn sys_fchown(cx: &mut Cx<'_>, fd: i32, uid: u32, gid: u32) -> Result<usize> {
 }
 
 /// `fchownat(2)`.
-fn sys_fchownat(cx: &mut Cx<'_>, dir: i32, path: VirtAddr, uid: u32, gid: u32, flags: u32) -> Result<usize> {
+fn sys_fchownat(
+    cx: &mut Cx<'_>,
+    dir: i32,
+    path: VirtAddr,
+    uid: u32,
+    gid: u32,
+    flags: u32,
+) -> Result<usize> {
     if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL);
     }
@@ -616,7 +666,13 @@ fn times_at(
 const NOW: (NewTime, NewTime) = (NewTime::Now, NewTime::Now);
 
 /// `utimensat(2)`.
-fn sys_utimensat(cx: &mut Cx<'_>, dir: i32, path: VirtAddr, times: VirtAddr, flags: u32) -> Result<usize> {
+fn sys_utimensat(
+    cx: &mut Cx<'_>,
+    dir: i32,
+    path: VirtAddr,
+    times: VirtAddr,
+    flags: u32,
+) -> Result<usize> {
     let pair = if times.0 == 0 {
         NOW
     } else {
@@ -722,7 +778,13 @@ fn give(bytes: &[u8], to: VirtAddr, size: usize) -> Result<usize> {
     Ok(bytes.len())
 }
 
-fn get_xattr(cx: &Cx<'_>, target: &Target, name: VirtAddr, value: VirtAddr, size: usize) -> Result<usize> {
+fn get_xattr(
+    cx: &Cx<'_>,
+    target: &Target,
+    name: VirtAddr,
+    value: VirtAddr,
+    size: usize,
+) -> Result<usize> {
     let name = xattr_name(name)?;
     let ctx = context(cx);
     let ctx = ctx.get();
@@ -878,7 +940,12 @@ fn sys_name_to_handle_at(
 }
 
 /// `open_by_handle_at(2)`.
-fn sys_open_by_handle_at(cx: &mut Cx<'_>, mount: i32, handle: VirtAddr, flags: u32) -> Result<usize> {
+fn sys_open_by_handle_at(
+    cx: &mut Cx<'_>,
+    mount: i32,
+    handle: VirtAddr,
+    flags: u32,
+) -> Result<usize> {
     let ctx = context(cx);
     let ctx = ctx.get();
     ctx.creds.require(vfs::Cap::DAC_READ_SEARCH)?;

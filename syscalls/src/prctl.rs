@@ -106,7 +106,13 @@ fn sys_prctl(cx: &mut Cx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -
         }
         // PR_GET_TIMING, PR_SET_TIMING: statistical only.
         13 => Ok(0),
-        14 => if a2 == 0 { Ok(0) } else { Err(Errno::EINVAL) },
+        14 => {
+            if a2 == 0 {
+                Ok(0)
+            } else {
+                Err(Errno::EINVAL)
+            }
+        }
         15 => {
             let mut name = [0u8; 16];
             let len = read_name(VirtAddr(a2), &mut name)?;
@@ -141,7 +147,13 @@ fn sys_prctl(cx: &mut Cx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -
             user::write_val(VirtAddr(a2), &1u32)?;
             Ok(0)
         }
-        26 => if a2 == 1 { Ok(0) } else { Err(Errno::EINVAL) },
+        26 => {
+            if a2 == 1 {
+                Ok(0)
+            } else {
+                Err(Errno::EINVAL)
+            }
+        }
         27 => Ok(task.creds().securebits as usize),
         28 => set_securebits(cx, a2),
         29 => {

@@ -263,8 +263,7 @@ fn sys_wait4(
     options: u32,
     rusage: VirtAddr,
 ) -> Result<usize> {
-    let known =
-        w::WNOHANG | w::WUNTRACED | w::WCONTINUED | w::WNOTHREAD | w::WCLONE | w::WALL;
+    let known = w::WNOHANG | w::WUNTRACED | w::WCONTINUED | w::WNOTHREAD | w::WCLONE | w::WALL;
     if options & !known != 0 {
         return Err(Errno::EINVAL);
     }

@@ -88,12 +88,8 @@ fn sys_getrusage(cx: &mut Cx<'_>, who: i32, at: VirtAddr) -> Result<usize> {
 fn sys_times(cx: &mut Cx<'_>, at: VirtAddr) -> Result<usize> {
     if !at.is_null() {
         let (own, children) = (cx.task.group.usage(), cx.task.group.children_usage());
-        let ticks = [
-            own.utime_ticks(),
-            own.stime_ticks(),
-            children.utime_ticks(),
-            children.stime_ticks(),
-        ];
+        let ticks =
+            [own.utime_ticks(), own.stime_ticks(), children.utime_ticks(), children.stime_ticks()];
         user::write_val(at, &ticks)?;
     }
     Ok((sched::clock::boottime_ns() / 10_000_000) as usize)

@@ -175,11 +175,8 @@ fn sys_kill(cx: &mut Cx<'_>, pid: i32, signal: i32) -> Result<usize> {
         -1 => kill_all(cx, signal?)?,
         i32::MIN => return Err(Errno::ESRCH),
         _ => {
-            let pgrp = if pid == 0 {
-                cx.task.group.pgrp()
-            } else {
-                ns.find(-pid).ok_or(Errno::ESRCH)?
-            };
+            let pgrp =
+                if pid == 0 { cx.task.group.pgrp() } else { ns.find(-pid).ok_or(Errno::ESRCH)? };
             kill_group(cx, &pgrp.members(), signal?)?;
         }
     }
@@ -335,4 +332,3 @@ fn sys_pidfd_send_signal(
     }
     Ok(0)
 }
-

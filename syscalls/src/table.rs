@@ -124,47 +124,70 @@ macro_rules! syscalls {
 #[macro_export]
 #[doc(hidden)]
 macro_rules! syscall_invoke {
-    ($cx:ident, $f:ident,) => { $f($cx) };
+    ($cx:ident, $f:ident,) => {
+        $f($cx)
+    };
     ($cx:ident, $f:ident, $a:ident) => {{
         let a = $cx.frame.rdi;
         $f($cx, $crate::table::FromRegister::from_register(a))
     }};
     ($cx:ident, $f:ident, $a:ident $b:ident) => {{
         let (a, b) = ($cx.frame.rdi, $cx.frame.rsi);
-        $f($cx, $crate::table::FromRegister::from_register(a),
-            $crate::table::FromRegister::from_register(b))
+        $f(
+            $cx,
+            $crate::table::FromRegister::from_register(a),
+            $crate::table::FromRegister::from_register(b),
+        )
     }};
     ($cx:ident, $f:ident, $a:ident $b:ident $c:ident) => {{
         let (a, b, c) = ($cx.frame.rdi, $cx.frame.rsi, $cx.frame.rdx);
-        $f($cx, $crate::table::FromRegister::from_register(a),
+        $f(
+            $cx,
+            $crate::table::FromRegister::from_register(a),
             $crate::table::FromRegister::from_register(b),
-            $crate::table::FromRegister::from_register(c))
+            $crate::table::FromRegister::from_register(c),
+        )
     }};
     ($cx:ident, $f:ident, $a:ident $b:ident $c:ident $d:ident) => {{
         let (a, b, c, d) = ($cx.frame.rdi, $cx.frame.rsi, $cx.frame.rdx, $cx.frame.r10);
-        $f($cx, $crate::table::FromRegister::from_register(a),
+        $f(
+            $cx,
+            $crate::table::FromRegister::from_register(a),
             $crate::table::FromRegister::from_register(b),
             $crate::table::FromRegister::from_register(c),
-            $crate::table::FromRegister::from_register(d))
+            $crate::table::FromRegister::from_register(d),
+        )
     }};
     ($cx:ident, $f:ident, $a:ident $b:ident $c:ident $d:ident $e:ident) => {{
         let (a, b, c, d, e) =
             ($cx.frame.rdi, $cx.frame.rsi, $cx.frame.rdx, $cx.frame.r10, $cx.frame.r8);
-        $f($cx, $crate::table::FromRegister::from_register(a),
-            $crate::table::FromRegister::from_register(b),
-            $crate::table::FromRegister::from_register(c),
-            $crate::table::FromRegister::from_register(d),
-            $crate::table::FromRegister::from_register(e))
-    }};
-    ($cx:ident, $f:ident, $a:ident $b:ident $c:ident $d:ident $e:ident $g:ident) => {{
-        let (a, b, c, d, e, g) = ($cx.frame.rdi, $cx.frame.rsi, $cx.frame.rdx, $cx.frame.r10,
-            $cx.frame.r8, $cx.frame.r9);
-        $f($cx, $crate::table::FromRegister::from_register(a),
+        $f(
+            $cx,
+            $crate::table::FromRegister::from_register(a),
             $crate::table::FromRegister::from_register(b),
             $crate::table::FromRegister::from_register(c),
             $crate::table::FromRegister::from_register(d),
             $crate::table::FromRegister::from_register(e),
-            $crate::table::FromRegister::from_register(g))
+        )
+    }};
+    ($cx:ident, $f:ident, $a:ident $b:ident $c:ident $d:ident $e:ident $g:ident) => {{
+        let (a, b, c, d, e, g) = (
+            $cx.frame.rdi,
+            $cx.frame.rsi,
+            $cx.frame.rdx,
+            $cx.frame.r10,
+            $cx.frame.r8,
+            $cx.frame.r9,
+        );
+        $f(
+            $cx,
+            $crate::table::FromRegister::from_register(a),
+            $crate::table::FromRegister::from_register(b),
+            $crate::table::FromRegister::from_register(c),
+            $crate::table::FromRegister::from_register(d),
+            $crate::table::FromRegister::from_register(e),
+            $crate::table::FromRegister::from_register(g),
+        )
     }};
 }
 

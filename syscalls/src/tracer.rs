@@ -35,9 +35,7 @@ pub fn init(value: Option<&str>) {
 fn decide(task: &Task) {
     let comm = task.comm();
     let name = comm.split(|&b| b == 0).next().unwrap_or_default();
-    let wanted = PATTERNS
-        .get()
-        .is_some_and(|p| p.iter().any(|p| p == "*" || p.as_bytes() == name));
+    let wanted = PATTERNS.get().is_some_and(|p| p.iter().any(|p| p == "*" || p.as_bytes() == name));
     if wanted {
         task.set_flag(flags::SYSCALL_TRACE);
     } else {
@@ -224,8 +222,19 @@ fn show_flags(
 
 fn show_futex(out: &mut String, op: u32) -> core::fmt::Result {
     const NAMES: [&str; 13] = [
-        "WAIT", "WAKE", "FD", "REQUEUE", "CMP_REQUEUE", "WAKE_OP", "LOCK_PI", "UNLOCK_PI",
-        "TRYLOCK_PI", "WAIT_BITSET", "WAKE_BITSET", "WAIT_REQUEUE_PI", "CMP_REQUEUE_PI",
+        "WAIT",
+        "WAKE",
+        "FD",
+        "REQUEUE",
+        "CMP_REQUEUE",
+        "WAKE_OP",
+        "LOCK_PI",
+        "UNLOCK_PI",
+        "TRYLOCK_PI",
+        "WAIT_BITSET",
+        "WAKE_BITSET",
+        "WAIT_REQUEUE_PI",
+        "CMP_REQUEUE_PI",
     ];
     let name = NAMES.get((op & 0x7f) as usize).copied().unwrap_or("?");
     write!(out, "FUTEX_{name}")?;
