@@ -1,3 +1,48 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod command;
+mod controller;
+mod namespace;
+mod queue;
+mod registers;
+mod reset;
+mod transfer;
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use abi::Result;
+
+use controller::Controller;
+
+/// Class code of NVM Express controllers.
+const CLASS: u32 = 0x01_08_02;
+
+struct Nvme;
+
+impl pci::Driver for Nvme {
+    fn name(&self) -> &'static str {
+        "nvme"
+    }
+
+    fn matches(&self, device: &pci::Device) -> bool {
+        device.id.class == CLASS
+    }
+
+    fn probe(&self, device: &Arc<pci::Device>) -> Result<()> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let controller = Controller::start(device, number)?;
+        namespace::add_all(&controller)
+    }
+}
+
+/// Registers the driver.
+pub fn init() {
+    static DRIVER: Nvme = Nvme;
+    pci::register_driver(&DRIVER);
+}

@@ -1,3 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod blk;
+
+mod driver;
+mod queue;
+mod rng;
+mod transport;
+
+pub use driver::{init, probe_mmio};

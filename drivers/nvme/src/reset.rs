@@ -1,0 +1,110 @@
+//! When a controller does not answer: abort, then reset, then give up.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::Result;
+use block::TimeoutAction;
+
+use crate::controller::{Controller, Pending, State};
+
+/// How often a reset is tried.
+const ATTEMPTS: u32 = 3;
+
+impl Controller {
+    /// A request is past its time. First it is looked for, as an interrupt may have been lost;
+    /// then the controller is asked to abort it; then it is reset.
+    pub(crate) fn timed_out(self: &Arc<Self>, queue: usize, tag: usize) -> TimeoutAction {
+        if self.state() != State::Live {
+            return TimeoutAction::Extend;
+        }
+        self.reap(queue);
+        let has_been_aborted = {
+            let Some(io) = self.queues.get(queue) else { return TimeoutAction::Handled };
+            let mut lane = io.lane.lock();
+            match lane.pending.get_mut(tag).and_then(Option::as_mut) {
+                None => return TimeoutAction::Handled,
+                Some(pending) => core::mem::replace(&mut pending.is_aborting, true),
+            }
+        };
+        if !has_been_aborted && !self.registers.is_failed() {
+            log::warn!("nvme nvme{}: queue {queue} command {tag} takes too long, aborting", self.number);
+            self.abort(queue, tag);
+            return TimeoutAction::Extend;
+        }
+        log::warn!("nvme nvme{}: queue {queue} command {tag} is stuck, resetting", self.number);
+        self.begin_reset();
+        TimeoutAction::Extend
+    }
+
+    fn begin_reset(self: &Arc<Self>) {
+        {
+            // Under every queue's lock, so that whoever saw the old state is done.
+            let _guards: Vec<_> = self.queues.iter().map(|queue| queue.lane.lock_nested()).collect();
+            if !self.enter(State::Live, State::Resetting) {
+                return;
+            }
+        }
+        let this = self.clone();
+        sched::spawn_kernel("nvme-reset", move || this.reset());
+    }
+
+    fn reset(self: Arc<Self>) {
+        for attempt in 1..=ATTEMPTS {
+            match self.restart() {
+                Ok(()) => {
+                    log::warn!("nvme nvme{}: reset, going on", self.number);
+                    self.resume();
+                    return;
+                }
+                Err(error) => {
+                    log::error!("nvme nvme{}: reset {attempt} failed: {error:?}", self.number);
+                }
+            }
+        }
+        self.give_up();
+    }
+
+    fn restart(&self) -> Result<()> {
+        self.function.enable();
+        self.registers.disable()?;
+        self.restart_admin()?;
+        let wanted = self.queues.len();
+        if self.request_queues(wanted)? < wanted {
+            return Err(abi::Errno::ENODEV);
+        }
+        for queue in &self.queues {
+            queue.lane.lock().rings.clear();
+        }
+        self.create_queues()
+    }
+
+    /// Issues every unfinished command again.
+    fn resume(&self) {
+        let mut guards: Vec<_> = self.queues.iter().map(|queue| queue.lane.lock_nested()).collect();
+        for lane in &mut guards {
+            let lane = &mut **lane;
+            for pending in lane.pending.iter_mut().flatten() {
+                pending.reissue(&mut lane.rings);
+            }
+        }
+        self.set_state(State::Live);
+        for lane in &mut guards {
+            lane.rings.ring();
+        }
+    }
+
+    fn give_up(&self) {
+        log::error!("nvme nvme{}: removed", self.number);
+        self.set_state(State::Dead);
+        // If it still runs, it cannot reach memory any more.
+        self.function.disable_master();
+        for queue in &self.queues {
+            let pending: Vec<Pending> =
+                queue.lane.lock().pending.iter_mut().filter_map(Option::take).collect();
+            for pending in pending {
+                pending.fail();
+            }
+        }
+    }
+}
