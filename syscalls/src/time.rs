@@ -1,15 +1,350 @@
-//! Clocks, sleeps, interval and POSIX timers.
+//! Clocks, sleeps, interval timers.
 
-crate::syscalls! {}
+use crate::Cx;
+use abi::signal::{SigInfo, Signal, si};
+use abi::{Errno, Result};
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use arch::VirtAddr;
+use arch::lock::{IrqLock, LockClass};
+use arch::user;
+use core::any::Any;
+use process::itimer::TimerSet;
+use process::usage::Usage;
+use process::{Task, ThreadGroup};
+use sched::timer::Timer;
+use sched::{Deadline, WaitQueue, clock};
+use vfs::cred::Cap;
+
+crate::syscalls! {
+    35 nanosleep => sys_nanosleep(request: Timespec, remaining: Hex);
+    36 getitimer => sys_getitimer(which: Dec, value: Hex);
+    37 alarm => sys_alarm(seconds: Dec);
+    38 setitimer => sys_setitimer(which: Dec, new: Hex, old: Hex);
+    96 gettimeofday => sys_gettimeofday(time: Hex, zone: Hex);
+    159 adjtimex => sys_adjtimex(buffer: Hex);
+    164 settimeofday => sys_settimeofday(time: Hex, zone: Hex);
+    201 time => sys_time(at: Hex);
+    227 clock_settime => sys_clock_settime(clock: Dec, time: Timespec);
+    228 clock_gettime => sys_clock_gettime(clock: Dec, time: Hex);
+    229 clock_getres => sys_clock_getres(clock: Dec, time: Hex);
+    230 clock_nanosleep => sys_clock_nanosleep(clock: Dec, flags: Hex, request: Timespec, remaining: Hex);
+    305 clock_adjtime => sys_clock_adjtime(clock: Dec, buffer: Hex);
+}
+
+const NANOS: u64 = 1_000_000_000;
 
 /// Reads a `struct timespec` in nanoseconds; `None` for a null pointer (no limit).
-pub(crate) fn read_timeout(at: arch::VirtAddr) -> abi::Result<Option<u64>> {
+pub(crate) fn read_timeout(at: VirtAddr) -> Result<Option<u64>> {
     if at.is_null() {
         return Ok(None);
     }
-    let [sec, nsec]: [i64; 2] = arch::user::read_val(at)?;
+    read_timespec(at).map(Some)
+}
+
+/// Reads a `struct timespec` in nanoseconds.
+pub(crate) fn read_timespec(at: VirtAddr) -> Result<u64> {
+    let [sec, nsec]: [i64; 2] = user::read_val(at)?;
     if sec < 0 || !(0..1_000_000_000).contains(&nsec) {
-        return Err(abi::Errno::EINVAL);
+        return Err(Errno::EINVAL);
     }
-    Ok(Some((sec as u64).saturating_mul(1_000_000_000).saturating_add(nsec as u64)))
+    Ok((sec as u64).saturating_mul(NANOS).saturating_add(nsec as u64))
+}
+
+/// Writes nanoseconds as a `struct timespec`.
+pub(crate) fn write_timespec(at: VirtAddr, ns: u64) -> Result<()> {
+    user::write_val(at, &[ns / NANOS, ns % NANOS])?;
+    Ok(())
+}
+
+fn cpu_ns(usage: &Usage) -> u64 {
+    usage.utime_ns + usage.stime_ns
+}
+
+/// A clock's value in nanoseconds.
+fn read_clock(task: &Task, id: i32) -> Result<u64> {
+    Ok(match id {
+        0 => clock::realtime_ns(),
+        1 | 4 | 6 => clock::monotonic_ns(),
+        2 => cpu_ns(&task.group.usage()),
+        3 => cpu_ns(&Usage::of(task)),
+        5 => clock::realtime_coarse() as u64,
+        7 | 9 => clock::boottime_ns(),
+        8 => clock::realtime_ns(),
+        11 => clock::tai_ns(),
+        _ if id < 0 => return read_cpu_clock(task, id),
+        _ => return Err(Errno::EINVAL),
+    })
+}
+
+/// The clocks of other processes and threads (`clock_getcpuclockid(3)`): the number, inverted, above
+/// three bits of kind.
+fn read_cpu_clock(task: &Task, id: i32) -> Result<u64> {
+    let (pid, kind) = (!(id >> 3), id & 7);
+    if kind & 3 == 3 {
+        return Err(Errno::EINVAL);
+    }
+    let ns = task.group.pid_ns();
+    let target = if pid == 0 { task.arc() } else { ns.task(pid) }.ok_or(Errno::EINVAL)?;
+    let usage = if kind & 4 != 0 { Usage::of(&target) } else { target.group.usage() };
+    Ok(if kind & 3 == 1 { usage.utime_ns } else { cpu_ns(&usage) })
+}
+
+fn sys_clock_gettime(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
+    write_timespec(at, read_clock(cx.task, id)?)?;
+    Ok(0)
+}
+
+fn sys_clock_getres(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
+    read_clock(cx.task, id)?;
+    if !at.is_null() {
+        write_timespec(at, if matches!(id, 5 | 6) { 4_000_000 } else { 1 })?;
+    }
+    Ok(0)
+}
+
+fn sys_clock_settime(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
+    if id != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let ns = read_timespec(at)?;
+    cx.task.creds().require(Cap::SYS_TIME)?;
+    clock::set_realtime(ns);
+    Ok(0)
+}
+
+fn sys_gettimeofday(_: &mut Cx<'_>, time: VirtAddr, zone: VirtAddr) -> Result<usize> {
+    if !time.is_null() {
+        let now = clock::realtime_ns();
+        user::write_val(time, &[now / NANOS, now % NANOS / 1000])?;
+    }
+    if !zone.is_null() {
+        user::write_val(zone, &[0i32, 0])?;
+    }
+    Ok(0)
+}
+
+fn sys_settimeofday(cx: &mut Cx<'_>, time: VirtAddr, _zone: VirtAddr) -> Result<usize> {
+    if time.is_null() {
+        return Ok(0);
+    }
+    let [sec, usec]: [i64; 2] = user::read_val(time)?;
+    if sec < 0 || !(0..1_000_000).contains(&usec) {
+        return Err(Errno::EINVAL);
+    }
+    cx.task.creds().require(Cap::SYS_TIME)?;
+    clock::set_realtime(sec as u64 * NANOS + usec as u64 * 1000);
+    Ok(0)
+}
+
+fn sys_time(_: &mut Cx<'_>, at: VirtAddr) -> Result<usize> {
+    let now = clock::realtime_ns() / NANOS;
+    if !at.is_null() {
+        user::write_val(at, &now)?;
+    }
+    Ok(now as usize)
+}
+
+/// Sleeps; what is left goes to `remaining` when a handler ran, and is slept after a stop.
+fn sleep(task: &Task, deadline: Deadline, remaining: Option<VirtAddr>) -> Result<usize> {
+    let queue = WaitQueue::new();
+    match queue.wait_interruptible(|| None::<()>, Some(deadline)) {
+        Ok(()) | Err(sched::WaitError::TimedOut) => Ok(0),
+        Err(sched::WaitError::Interrupted) => {
+            if let Some(at) = remaining.filter(|at| !at.is_null()) {
+                let left = deadline.monotonic_ns().saturating_sub(clock::monotonic_ns());
+                write_timespec(at, left)?;
+            }
+            Err(task.restart_with(move |task| sleep(task, deadline, remaining)))
+        }
+    }
+}
+
+fn sys_nanosleep(cx: &mut Cx<'_>, request: VirtAddr, remaining: VirtAddr) -> Result<usize> {
+    let ns = read_timespec(request)?;
+    sleep(cx.task, Deadline::after_ns(ns), Some(remaining))
+}
+
+fn sys_clock_nanosleep(
+    cx: &mut Cx<'_>,
+    id: i32,
+    flags: u32,
+    request: VirtAddr,
+    remaining: VirtAddr,
+) -> Result<usize> {
+    const ABSTIME: u32 = 1;
+    if !matches!(id, 0 | 1 | 7 | 8 | 9 | 11) {
+        return Err(if id == 2 { Errno::EOPNOTSUPP } else { Errno::EINVAL });
+    }
+    let ns = read_timespec(request)?;
+    if flags & ABSTIME == 0 {
+        return sleep(cx.task, Deadline::after_ns(ns), Some(remaining));
+    }
+    let deadline = match id {
+        0 | 8 => Deadline::at_realtime_ns(ns),
+        11 => {
+            let leap = clock::tai_ns().saturating_sub(clock::realtime_ns());
+            Deadline::at_realtime_ns(ns.saturating_sub(leap))
+        }
+        _ => Deadline::at_monotonic_ns(ns),
+    };
+    match sleep(cx.task, deadline, None) {
+        // An absolute sleep simply starts again.
+        Err(Errno::ERESTART_RESTARTBLOCK) => Err(Errno::ERESTARTNOHAND),
+        other => other,
+    }
+}
+
+/// `struct timex`: read only. The clock is not steered: state `TIME_ERROR` until it is set.
+fn timex(cx: &Cx<'_>, at: VirtAddr) -> Result<usize> {
+    const LEN: usize = 208;
+    let mut buffer = [0u8; LEN];
+    user::copy_from_user(&mut buffer, at)?;
+    let modes = u32::from_le_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
+    if modes != 0 {
+        cx.task.creds().require(Cap::SYS_TIME)?;
+    }
+    let now = clock::realtime_ns();
+    let mut put = |offset: usize, value: u64| {
+        if let Some(slot) = buffer.get_mut(offset..offset + 8) {
+            slot.copy_from_slice(&value.to_le_bytes());
+        }
+    };
+    put(24, 16_000_000); // maxerror
+    put(32, 16_000_000); // esterror
+    put(40, 0x40); // STA_UNSYNC
+    put(48, 2); // constant
+    put(56, 1); // precision
+    put(64, 32_768_000); // tolerance
+    put(72, now / NANOS);
+    put(80, now % NANOS / 1000);
+    put(88, 10_000); // tick
+    user::copy_to_user(at, &buffer)?;
+    Ok(5)
+}
+
+fn sys_adjtimex(cx: &mut Cx<'_>, at: VirtAddr) -> Result<usize> {
+    timex(cx, at)
+}
+
+fn sys_clock_adjtime(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
+    if id != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    timex(cx, at)
+}
+
+static REAL_CLASS: LockClass = LockClass::new("syscalls.itimer", 560);
+
+/// The interval timers of a process. `ITIMER_VIRTUAL` and `ITIMER_PROF` count time of the wall as
+/// long as the process runs alone on its processor.
+struct Interval {
+    timer: Arc<Timer>,
+    /// Period in nanoseconds, 0 for once.
+    period: IrqLock<u64>,
+}
+
+struct Intervals {
+    each: [Arc<Interval>; 3],
+}
+
+impl Interval {
+    fn new(group: Weak<ThreadGroup>, signal: Signal) -> Arc<Interval> {
+        Arc::new_cyclic(|this: &Weak<Interval>| {
+            let this = this.clone();
+            Interval {
+                timer: Timer::new(move |timer| {
+                    if let Some(group) = group.upgrade() {
+                        process::itimer::expire(&group, SigInfo::new(signal, si::KERNEL));
+                    }
+                    let period = this.upgrade().map_or(0, |i| *i.period.lock());
+                    if period != 0 {
+                        timer.arm(arch::time::now_ns().saturating_add(period));
+                    }
+                }),
+                period: IrqLock::new(&REAL_CLASS, 0),
+            }
+        })
+    }
+
+    /// `(period, time left)`.
+    fn get(&self) -> (u64, u64) {
+        let now = arch::time::now_ns();
+        let left = self.timer.deadline().map_or(0, |d| d.saturating_sub(now).max(1000));
+        (*self.period.lock(), left)
+    }
+
+    fn set(&self, period: u64, first: u64) {
+        self.timer.cancel();
+        *self.period.lock() = period;
+        if first != 0 {
+            self.timer.arm(arch::time::now_ns().saturating_add(first));
+        }
+    }
+}
+
+impl TimerSet for Intervals {
+    fn cancel_all(&self) {
+        for interval in &self.each {
+            interval.set(0, 0);
+        }
+    }
+
+    fn exec(&self) {}
+
+    fn delivered(&self, _: &SigInfo) {}
+
+    fn as_any(&self) -> &(dyn Any + Send + Sync) {
+        self
+    }
+}
+
+fn interval(task: &Task, which: i32) -> Result<Arc<Interval>> {
+    let index = usize::try_from(which).ok().filter(|&w| w < 3).ok_or(Errno::EINVAL)?;
+    let group = task.group.arc().map(|g| Arc::downgrade(&g)).unwrap_or_default();
+    let set = task.group.timers.get_or_create(|| {
+        let signals = [Signal::SIGALRM, Signal::SIGVTALRM, Signal::SIGPROF];
+        Box::new(Intervals { each: signals.map(|s| Interval::new(group.clone(), s)) })
+    });
+    let set = set.as_any().downcast_ref::<Intervals>().ok_or(Errno::EINVAL)?;
+    set.each.get(index).cloned().ok_or(Errno::EINVAL)
+}
+
+fn write_itimer(at: VirtAddr, (period, left): (u64, u64)) -> Result<()> {
+    let micros = |ns: u64| [ns / NANOS, ns % NANOS / 1000];
+    let ([a, b], [c, d]) = (micros(period), micros(left));
+    user::write_val(at, &[a, b, c, d])?;
+    Ok(())
+}
+
+fn sys_getitimer(cx: &mut Cx<'_>, which: i32, at: VirtAddr) -> Result<usize> {
+    write_itimer(at, interval(cx.task, which)?.get())?;
+    Ok(0)
+}
+
+fn sys_setitimer(cx: &mut Cx<'_>, which: i32, new: VirtAddr, old: VirtAddr) -> Result<usize> {
+    let interval = interval(cx.task, which)?;
+    let [psec, pusec, sec, usec]: [i64; 4] =
+        if new.is_null() { [0; 4] } else { user::read_val(new)? };
+    let valid = |s: i64, us: i64| s >= 0 && (0..1_000_000).contains(&us);
+    if !valid(psec, pusec) || !valid(sec, usec) {
+        return Err(Errno::EINVAL);
+    }
+    let before = interval.get();
+    let ns = |s: i64, us: i64| (s as u64).saturating_mul(NANOS).saturating_add(us as u64 * 1000);
+    interval.set(ns(psec, pusec), ns(sec, usec));
+    if !old.is_null() {
+        write_itimer(old, before)?;
+    }
+    Ok(0)
+}
+
+fn sys_alarm(cx: &mut Cx<'_>, seconds: u32) -> Result<usize> {
+    let interval = interval(cx.task, 0)?;
+    let (_, left) = interval.get();
+    interval.set(0, u64::from(seconds) * NANOS);
+    // A rest counts as a second unless it is less than half of one and not the only one.
+    let whole = left / NANOS;
+    let rounded = if left % NANOS >= NANOS / 2 || (whole == 0 && left > 0) { whole + 1 } else { whole };
+    Ok(rounded as usize)
 }
