@@ -118,8 +118,15 @@ pub(super) unsafe extern "C" fn early_main(protocol: u32, argument: u64, base: u
     unsafe { *ROOT.0.get() = root };
 
     let shift = info.kernel_virt.0.wrapping_sub(base);
-    let stack = (STACK.0.get() as u64).wrapping_add(STACK_BYTES as u64).wrapping_add(shift);
-    let entry = (at_final_address as *const () as u64).wrapping_add(shift);
+    let (mut stack, mut entry): (u64, u64);
+    // SAFETY: computes two addresses. Relative to the instruction, since a pointer loaded from the
+    // image's data may be loaded after the second relocation, and would then be moved twice.
+    unsafe {
+        asm!("lea {}, [rip + {}]", out(reg) stack, sym STACK, options(nomem, nostack, preserves_flags));
+        asm!("lea {}, [rip + {}]", out(reg) entry, sym at_final_address, options(nomem, nostack, preserves_flags));
+    }
+    stack = stack.wrapping_add(STACK_BYTES as u64).wrapping_add(shift);
+    entry = entry.wrapping_add(shift);
     enable_no_execute();
     // SAFETY: the tables map the image at its final address and the code running now one to one.
     // After `relocate` nothing but registers is used until the jump.
