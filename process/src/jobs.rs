@@ -98,6 +98,11 @@ pub fn setpgid(task: &Task, pid: i32, pgid: i32) -> Result<()> {
 
 /// The process leads its session and ends: the terminal is free again.
 pub(crate) fn session_exit(group: &ThreadGroup) {
+    if group.is_session_leader()
+        && let Some(tty) = group.terminal()
+    {
+        tty.session_leader_exited(&PidRef::new(group.session()));
+    }
     let foreground = group.old_foreground.lock().take();
     if let Some(pgrp) = foreground {
         for signal in [Signal::SIGHUP, Signal::SIGCONT] {
