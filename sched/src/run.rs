@@ -245,7 +245,7 @@ fn switch_away(is_preempted: bool) {
         let to = &*next;
         to.on_cpu.store(true, Ordering::Relaxed);
         to.arch().set_cpu(arch::cpu::id());
-        if to.private().is_some() {
+        if to.is_user() {
             to.load_space();
         } else {
             arch::tlb::enter_lazy();
@@ -295,7 +295,9 @@ static DEAD: IrqLock<Vec<Arc<Thread>>> = IrqLock::new(&DEAD_CLASS, Vec::new());
 /// Frees threads that have ended; runs in a thread, since what they own may sleep to go.
 pub(crate) fn reap() {
     let dead = core::mem::take(&mut *DEAD.lock());
-    drop(dead);
+    for thread in dead {
+        thread.forget_private();
+    }
 }
 
 pub(crate) fn has_dead() -> bool {

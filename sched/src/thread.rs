@@ -7,18 +7,16 @@ use arch::cpu::CpuSet;
 use arch::lock::{LockClass, SpinLock};
 use arch::thread::{ArchThread, KernelStackRange, flags, fpu::FpuStart};
 use arch::trap::TrapFrame;
-use arch::{PAGE_SIZE, VirtAddr};
+use heap::KernelStack;
 use core::any::Any;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use spin::Once;
 
 static NAME_CLASS: LockClass = LockClass::new("sched.thread_name", 760);
 static SPACE_CLASS: LockClass = LockClass::new("sched.thread_space", 761);
 static WAKE_CLASS: LockClass = LockClass::new("sched.wake", 730);
 
-/// The size of a kernel stack.
-pub const STACK_SIZE: usize = 4 * PAGE_SIZE;
+pub use heap::STACK_SIZE;
 
 /// Whether and how a thread sleeps.
 pub mod state {
@@ -57,33 +55,6 @@ pub struct CpuTimes {
     pub involuntary_switches: u64,
 }
 
-/// A kernel stack.
-pub(crate) struct Stack {
-    memory: Box<[Chunk]>,
-}
-
-#[derive(Clone)]
-#[repr(C, align(4096))]
-struct Chunk([u8; PAGE_SIZE]);
-
-impl Stack {
-    fn new() -> Result<Stack, abi::Errno> {
-        let mut memory = alloc::vec::Vec::new();
-        let chunks = STACK_SIZE / PAGE_SIZE;
-        memory.try_reserve_exact(chunks).map_err(|_| abi::Errno::ENOMEM)?;
-        memory.resize(chunks, Chunk([0; PAGE_SIZE]));
-        Ok(Stack { memory: memory.into_boxed_slice() })
-    }
-
-    fn range(&self) -> KernelStackRange {
-        let bottom = self.memory.as_ptr() as u64;
-        KernelStackRange {
-            bottom: VirtAddr(bottom),
-            top: VirtAddr(bottom + (self.memory.len() * PAGE_SIZE) as u64),
-        }
-    }
-}
-
 /// One thread.
 #[repr(C)]
 pub struct Thread {
@@ -102,7 +73,9 @@ pub struct Thread {
     pub id: u64,
     name: SpinLock<[u8; 16]>,
     pub(crate) affinity: SpinLock<CpuSet>,
-    private: Once<Arc<dyn Any + Send + Sync>>,
+    /// Set before the thread runs, taken by the reaper when it never will again.
+    private: UnsafeCell<Option<Arc<dyn Any + Send + Sync>>>,
+    is_user: AtomicBool,
     space: SpinLock<Option<Arc<dyn Space>>>,
     pub(crate) is_killed: AtomicBool,
     pub(crate) user_ns: AtomicU64,
@@ -113,7 +86,7 @@ pub struct Thread {
     #[cfg(not(target_os = "none"))]
     pub(crate) host: spin::Mutex<Option<std::thread::Thread>>,
     #[expect(dead_code, reason = "owned for its drop")]
-    stack: Option<Stack>,
+    stack: Option<KernelStack>,
     this: Weak<Thread>,
 }
 
@@ -125,7 +98,7 @@ unsafe impl Send for Thread {}
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Thread {
-    fn build(arch: ArchThread, name: &[u8], stack: Option<Stack>, is_idle: bool) -> Arc<Thread> {
+    fn build(arch: ArchThread, name: &[u8], stack: Option<KernelStack>, is_idle: bool) -> Arc<Thread> {
         let thread = Arc::new_cyclic(|this| Thread {
             arch,
             state: AtomicU32::new(state::UNINTERRUPTIBLE),
@@ -137,7 +110,8 @@ impl Thread {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name: SpinLock::new(&NAME_CLASS, [0; 16]),
             affinity: SpinLock::new(&NAME_CLASS, arch::cpu::possible()),
-            private: Once::new(),
+            private: UnsafeCell::new(None),
+            is_user: AtomicBool::new(false),
             space: SpinLock::new(&SPACE_CLASS, None),
             is_killed: AtomicBool::new(false),
             user_ns: AtomicU64::new(0),
@@ -167,7 +141,7 @@ impl Thread {
         name: &[u8],
         work: &mut Option<Box<dyn FnOnce() + Send>>,
     ) -> Result<Arc<Thread>, abi::Errno> {
-        let stack = Stack::new()?;
+        let stack = KernelStack::new()?;
         let arch = ArchThread::new_kernel(stack.range(), crate::run::kernel_entry, 0);
         let thread = Thread::build(arch, name, Some(stack), false);
         *thread.entry.lock() = work.take();
@@ -182,10 +156,12 @@ impl Thread {
         fpu: FpuStart,
         private: Arc<dyn Any + Send + Sync>,
     ) -> Result<Arc<Thread>, abi::Errno> {
-        let stack = Stack::new()?;
+        let stack = KernelStack::new()?;
         let arch = ArchThread::new_user(stack.range(), frame, fpu);
         let thread = Thread::build(arch, name, Some(stack), false);
-        thread.private.call_once(|| private);
+        // SAFETY: nobody else knows the thread yet.
+        unsafe { *thread.private.get() = Some(private) };
+        thread.is_user.store(true, Ordering::Relaxed);
         if let Some(parent) = crate::run::try_current() {
             // SAFETY: the new thread is on no queue, and the parameters of the running thread are
             // changed by itself or under the queue's lock, which a copy of plain numbers survives.
@@ -217,7 +193,22 @@ impl Thread {
     /// What the creator attached.
     #[inline]
     pub fn private(&self) -> Option<&(dyn Any + Send + Sync)> {
-        self.private.get().map(|p| &**p)
+        // SAFETY: written before the thread was shared; taken by `forget_private` only, when the
+        // thread has ended and only its creator's objects know it.
+        unsafe { (*self.private.get()).as_deref() }
+    }
+
+    /// Whether it is a program's thread.
+    #[inline]
+    pub fn is_user(&self) -> bool {
+        self.is_user.load(Ordering::Relaxed)
+    }
+
+    /// Gives back what the creator attached, which may hold the thread in turn.
+    pub(crate) fn forget_private(&self) {
+        // SAFETY: the thread has ended: it does not ask for it any more, and others ask running
+        // threads only.
+        drop(unsafe { (*self.private.get()).take() });
     }
 
     /// The name, NUL-padded.
@@ -306,7 +297,7 @@ impl Thread {
             let system = self.system_ns.load(Ordering::Relaxed);
             let total = entity.run_ns + ran;
             let user_ns = if user + system == 0 {
-                if self.private.get().is_some() { total } else { 0 }
+                if self.is_user() { total } else { 0 }
             } else {
                 (u128::from(total) * u128::from(user) / u128::from(user + system)) as u64
             };
