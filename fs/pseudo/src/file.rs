@@ -1,0 +1,91 @@
+//! Open generated files and directories.
+
+use crate::node::{Directory, Text};
+use abi::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arch::lock::LockClass;
+use arch::uio::{Sink, Source};
+use core::any::Any;
+use sched::Mutex;
+use vfs::{DirEntry, DirSink, File, FileOps};
+
+static CONTENTS: LockClass = LockClass::new("pseudo.contents", 310);
+/// The most one write may carry.
+const WRITE_MAX: usize = 64 * 1024;
+
+/// An open text file: its contents as of the last read from the start.
+pub(crate) struct TextFile {
+    text: Arc<dyn Text>,
+    contents: Mutex<Option<Vec<u8>>>,
+}
+
+impl TextFile {
+    pub(crate) fn new(text: Arc<dyn Text>) -> TextFile {
+        TextFile { text, contents: Mutex::new(&CONTENTS, None) }
+    }
+}
+
+impl FileOps for TextFile {
+    fn read_at(&self, _file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
+        let mut contents = self.contents.lock();
+        if pos == 0 || contents.is_none() {
+            let mut fresh = Vec::new();
+            self.text.show(&mut fresh)?;
+            *contents = Some(fresh);
+        }
+        let all = contents.as_deref().unwrap_or_default();
+        let from = usize::try_from(pos).map_or(all.len(), |pos| pos.min(all.len()));
+        let rest = all.get(from..).unwrap_or_default();
+        let rest = rest.get(..rest.len().min(sink.remaining())).unwrap_or_default();
+        Ok(sink.put(rest)?)
+    }
+
+    fn write_at(&self, _file: &File, _pos: u64, source: &mut Source<'_>) -> Result<usize> {
+        let len = source.remaining().min(WRITE_MAX);
+        let mut bytes = alloc::vec![0; len];
+        source.take_all(&mut bytes)?;
+        self.text.store(&bytes)?;
+        Ok(len)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// An open directory.
+pub(crate) struct ListFile {
+    pub(crate) dir: Arc<dyn Directory>,
+}
+
+impl FileOps for ListFile {
+    fn readdir(&self, file: &File, cursor: u64, out: &mut dyn DirSink) -> Result<u64> {
+        const DT_DIR: u8 = 4;
+        let own = file.inode().ino;
+        let mut at = cursor;
+        for (number, name) in [(0u64, &b"."[..]), (1, b"..")] {
+            if at == number {
+                let entry = DirEntry { name, ino: own, kind: DT_DIR, next: number + 1 };
+                if !out.emit(&entry) {
+                    return Ok(at);
+                }
+                at += 1;
+            }
+        }
+        let first = at.checked_sub(2).ok_or(Errno::EINVAL)?;
+        self.dir.list(first, &mut |next, name, ino, kind| {
+            let entry = DirEntry { name, ino, kind, next: next + 2 };
+            let taken = out.emit(&entry);
+            if taken {
+                at = next + 2;
+            }
+            taken
+        })?;
+        Ok(at)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

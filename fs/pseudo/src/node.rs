@@ -1,0 +1,189 @@
+//! What a generated tree is made of, and its inodes.
+
+use crate::PseudoSuper;
+use crate::file::{ListFile, TextFile};
+use abi::stat::{S_IFDIR, S_IFLNK, S_IFREG};
+use abi::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+use vfs::{Attr, Context, FileOps, Inode, InodeInit, InodeOps, Link, Path, SetAttr, SuperBlock};
+
+/// A directory computed on demand.
+pub trait Directory: Send + Sync {
+    /// The entry of this name.
+    fn lookup(&self, name: &[u8]) -> Result<Option<Node>>;
+    /// Lists the entries from `cursor` on (0 is the first), each with the cursor behind it, until
+    /// `out` answers false.
+    fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()>;
+    /// Whether names may come and go by themselves.
+    fn is_volatile(&self) -> bool {
+        false
+    }
+    /// Hard links the directory claims.
+    fn nlink(&self) -> u32 {
+        2
+    }
+}
+
+/// Takes an entry: the cursor behind it, its name, its inode number and `DT_*`.
+pub type Lister<'a> = dyn FnMut(u64, &[u8], u64, u8) -> bool + 'a;
+
+/// A file whose contents are computed when it is read from its start.
+pub trait Text: Send + Sync {
+    /// Produces the contents.
+    fn show(&self, out: &mut Vec<u8>) -> Result<()>;
+    /// Takes what was written in one call.
+    fn store(&self, bytes: &[u8]) -> Result<()> {
+        let _ = bytes;
+        Err(Errno::EINVAL)
+    }
+    /// Opens the file with operations of its own instead.
+    fn open(&self) -> Option<Result<Arc<dyn FileOps>>> {
+        None
+    }
+}
+
+/// Where a symbolic link leads.
+pub trait Target: Send + Sync {
+    /// The text of the link.
+    fn text(&self) -> Result<Vec<u8>>;
+    /// The object itself, where the text is only a description.
+    fn jump(&self) -> Result<Option<Path>> {
+        Ok(None)
+    }
+}
+
+/// What a node is.
+#[derive(Clone)]
+pub enum Body {
+    /// A directory.
+    Dir(Arc<dyn Directory>),
+    /// A regular file.
+    File(Arc<dyn Text>),
+    /// A symbolic link.
+    Link(Arc<dyn Target>),
+}
+
+/// One node of the tree.
+#[derive(Clone)]
+pub struct Node {
+    /// Inode number: the node's identity.
+    pub ino: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// What it is.
+    pub body: Body,
+}
+
+impl Node {
+    /// `DT_*` of the node.
+    pub fn dirent_kind(&self) -> u8 {
+        match self.body {
+            Body::Dir(_) => 4,
+            Body::File(_) => 8,
+            Body::Link(_) => 10,
+        }
+    }
+}
+
+/// The inode's part of a node.
+pub struct NodeInode {
+    pub(crate) body: Body,
+}
+
+/// The inode of a node: the one in use if there is one.
+pub(crate) fn inode_of(sb: &Arc<SuperBlock>, node: Node) -> Arc<Inode> {
+    let cache = sb.private::<PseudoSuper>().map(|s| &s.inodes);
+    if let Some(found) = cache.and_then(|c| c.get(node.ino)) {
+        found.set_uid(node.owner.0);
+        found.set_gid(node.owner.1);
+        return found;
+    }
+    let kind = match node.body {
+        Body::Dir(_) => S_IFDIR,
+        Body::File(_) => S_IFREG,
+        Body::Link(_) => S_IFLNK,
+    };
+    let mut init = InodeInit::pseudo(node.ino, kind | node.mode);
+    (init.uid, init.gid) = node.owner;
+    if let Body::Dir(dir) = &node.body {
+        init.nlink = dir.nlink();
+    }
+    let inode = Inode::new(sb, &init, Arc::new(NodeInode { body: node.body }), None);
+    match cache {
+        Some(cache) => cache.insert(inode),
+        None => inode,
+    }
+}
+
+impl InodeOps for NodeInode {
+    fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        let Body::Dir(own) = &self.body else { return Err(Errno::ENOTDIR) };
+        Ok(own.lookup(name)?.map(|node| inode_of(dir.sb(), node)))
+    }
+
+    fn revalidate(&self, _dir: &Inode, name: &[u8], child: Option<&Inode>) -> bool {
+        let Body::Dir(own) = &self.body else { return false };
+        if !own.is_volatile() {
+            return true;
+        }
+        match (own.lookup(name), child) {
+            (Ok(Some(node)), Some(child)) => {
+                child.set_uid(node.owner.0);
+                child.set_gid(node.owner.1);
+                node.ino == child.ino
+            }
+            (Ok(None), None) => true,
+            _ => false,
+        }
+    }
+
+    fn getattr(&self, inode: &Inode, attr: &mut Attr) -> Result<()> {
+        let _ = inode;
+        attr.blksize = 1024;
+        Ok(())
+    }
+
+    fn setattr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
+        inode.apply(change);
+        inode.set_size(0);
+        Ok(())
+    }
+
+    fn follow(&self, _inode: &Arc<Inode>, _ctx: &Context<'_>) -> Result<Link> {
+        let Body::Link(target) = &self.body else { return Err(Errno::EINVAL) };
+        Ok(match target.jump()? {
+            Some(path) => Link::Jump(path),
+            None => Link::Text(target.text()?.into()),
+        })
+    }
+
+    fn readlink(&self, _inode: &Arc<Inode>, _ctx: &Context<'_>) -> Result<Arc<[u8]>> {
+        let Body::Link(target) = &self.body else { return Err(Errno::EINVAL) };
+        Ok(target.text()?.into())
+    }
+
+    fn open(&self, _: &Arc<Inode>, _: u32, _: &Context<'_>) -> Result<Arc<dyn FileOps>> {
+        match &self.body {
+            Body::Dir(dir) => Ok(Arc::new(ListFile { dir: dir.clone() })),
+            Body::File(text) => match text.open() {
+                Some(ops) => ops,
+                None => Ok(Arc::new(TextFile::new(text.clone()))),
+            },
+            Body::Link(_) => Err(Errno::ELOOP),
+        }
+    }
+
+    fn evict(&self, inode: &Arc<Inode>) {
+        if let Some(own) = inode.sb().private::<PseudoSuper>() {
+            own.inodes.remove(inode.ino);
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
