@@ -20,7 +20,7 @@ test:
 	@tools/test
 
 bench:
-	@tests/oracle/bench.sh
+	@$(CARGO) run --quiet --release -p runner -- bench
 
 stats:
 	@$(CARGO) run --quiet --release -p stats
