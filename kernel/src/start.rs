@@ -29,6 +29,7 @@ fn kernel_main(info: &'static BootInfo) -> ! {
     unsafe { x86::init::early(info) };
     memory(info);
     klog::init(info.command_line());
+    klog::register_console(&klog::Early, klog::Replay::All);
     log::info!("Linux version {} ({})", process::nsproxy::RELEASE, env!("CARGO_PKG_NAME"));
     log::info!("Command line: {}", info.command_line());
     log::info!("boot: {:?}, kernel at {:?}", info.protocol, info.kernel);
