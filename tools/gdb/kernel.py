@@ -32,17 +32,18 @@ class Dmesg(gdb.Command):
         super().__init__("k-dmesg", gdb.COMMAND_DATA)
 
     def invoke(self, argument, from_tty):
-        ring = gdb.parse_and_eval("&'klog::ring::RING'")
-        start = int(ring)
-        size = int(ring.dereference().type.sizeof)
-        raw = memory(start, size)
-        # The counters follow the buffer; the buffer is the longest array in the lock.
-        value = ring.dereference()
-        inner = find_field(value, "bytes")
-        base = int(inner.address) - start
-        owner = find_owner(value, "bytes")
-        head, tail = int(owner["head"]), int(owner["tail"])
-        data = raw[base : base + RING_LEN]
+        listing = gdb.execute("info variables klog.*ring.*RING", to_string=True)
+        start = next((int(w, 16) for w in listing.split() if w.startswith("0x")), None)
+        if start is None:
+            start = int(gdb.parse_and_eval("(unsigned long) &'klog::ring::RING'"))
+        # The ring's counters, then its bytes (`repr(C)`), behind the few words of its lock.
+        for offset in range(0, 128, 8):
+            head, tail, first, following = struct.unpack("<4Q", memory(start + offset, 32))
+            if tail < head <= tail + RING_LEN and first < following <= first + RING_LEN:
+                return self.show(memory(start + offset + 32, RING_LEN), head, tail)
+        print("the log is empty")
+
+    def show(self, data, head, tail):
         doubled = data + data
         while tail < head:
             at = tail % RING_LEN
@@ -52,24 +53,6 @@ class Dmesg(gdb.Command):
             seconds, rest = divmod(time_ns // 1000, 1000000)
             print("<%d>[%5d.%06d] %s" % (level, seconds, rest, text.decode(errors="replace")))
             tail += HEADER_LEN + length
-
-
-def find_owner(value, name):
-    """The structure inside `value` that has a field of this name."""
-    if value.type.strip_typedefs().code != gdb.TYPE_CODE_STRUCT:
-        return None
-    names = [field.name for field in value.type.fields()]
-    if name in names:
-        return value
-    for field in names:
-        found = find_owner(value[field], name)
-        if found is not None:
-            return found
-    return None
-
-
-def find_field(value, name):
-    return find_owner(value, name)[name]
 
 
 class Cpus(gdb.Command):

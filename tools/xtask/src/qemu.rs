@@ -144,10 +144,10 @@ fn tell_window_size(mut stream: UnixStream) {
     loop {
         std::thread::sleep(Duration::from_millis(500));
         let now = window_size();
-        if let Some((rows, columns)) = now.filter(|_| now != last) {
-            if writeln!(stream, "size {rows} {columns}").is_err() {
-                return;
-            }
+        if let Some((rows, columns)) = now.filter(|_| now != last)
+            && writeln!(stream, "size {rows} {columns}").is_err()
+        {
+            return;
         }
         last = now;
     }
