@@ -17,7 +17,7 @@ debug:
 	@$(CARGO) xtask debug
 
 test:
-	@tools/test
+	@$(CARGO) xtask test
 
 bench:
 	@$(CARGO) run --quiet --release -p runner -- bench
