@@ -34,6 +34,7 @@ fn kernel_main(info: &'static BootInfo) -> ! {
     log::info!("Command line: {}", info.command_line());
     log::info!("boot: {:?}, kernel at {:?}", info.protocol, info.kernel);
     let line = klog::parse_command_line(info.command_line());
+    syscalls::tracer::init(line.value("tkernel.strace"));
     settings(&line);
 
     if let Err(error) = x86::init::interrupts() {
@@ -102,4 +103,13 @@ fn secondary(cpu: CpuId) -> ! {
     }
     arch::irq::enable();
     sched::idle()
+}
+
+/// The initial RAM disk, where the loader put it.
+pub(crate) fn initrd(info: &'static BootInfo) -> Option<&'static [u8]> {
+    let range = info.initrd?;
+    let len = usize::try_from(range.len()).ok()?;
+    // SAFETY: the boot information reserves the range, so nobody else got it; it is in the direct
+    // map, and nothing writes there.
+    Some(unsafe { core::slice::from_raw_parts(arch::phys::to_virt(range.start), len) })
 }
