@@ -12,7 +12,8 @@ impl AddressSpace {
     /// A copy of the address space.
     pub fn fork(&self) -> Result<Arc<AddressSpace>> {
         let child = AddressSpace::new(self.mmap_base)?;
-        *child.brk.lock() = *self.brk.lock();
+        let brk = *self.brk.lock();
+        *child.brk.lock() = brk;
         child.vdso.store(self.vdso.load(Ordering::Relaxed), Ordering::Relaxed);
         child.set_thp_disabled(self.is_thp_disabled());
         let areas = self.areas.write();
