@@ -29,3 +29,6 @@ pub use vma::{Vma, flag, prot};
 /// In [`MapRequest::flags`]: `mprotect` may never add write permission (a shared mapping of a file
 /// that is open for reading only).
 pub const MAP_NEVER_WRITE: u32 = 1 << 30;
+
+/// The lowest address that a program without `CAP_SYS_RAWIO` may map: `vm.mmap_min_addr`.
+pub const MMAP_MIN: u64 = layout::MIN_ADDRESS;

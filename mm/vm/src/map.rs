@@ -175,9 +175,6 @@ impl AddressSpace {
             return Err(Errno::EINVAL);
         }
         let end = at.checked_add(len).filter(|end| *end <= USER_END).ok_or(Errno::ENOMEM)?;
-        if at < MIN_ADDRESS && at != 0 || at == 0 {
-            return Err(Errno::EPERM);
-        }
         if request.flags & MAP_FIXED_NOREPLACE != 0 {
             return if areas.is_free(at, end) { Ok(at) } else { Err(Errno::EEXIST) };
         }
@@ -295,6 +292,12 @@ impl AddressSpace {
     /// Whether the address space would have more than `limit` bytes with `more`.
     pub fn exceeds(&self, more: u64, limit: u64) -> bool {
         limit != u64::MAX && (self.areas.read().total_pages << 12).saturating_add(more) > limit
+    }
+
+    /// Where the heap starts and ends.
+    pub fn heap(&self) -> (u64, u64) {
+        let brk = *self.brk.lock();
+        (brk.start, brk.end)
     }
 
     /// Locked bytes, for `RLIMIT_MEMLOCK`.
