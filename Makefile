@@ -17,10 +17,10 @@ debug:
 	@$(CARGO) xtask debug
 
 test:
-	@$(CARGO) xtask test
+	@tools/test
 
 bench:
-	@$(CARGO) run --quiet --release -p runner -- bench
+	@tests/oracle/bench.sh
 
 stats:
 	@$(CARGO) run --quiet --release -p stats

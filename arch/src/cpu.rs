@@ -285,6 +285,12 @@ pub fn hardware_random() -> Option<u64> {
     None
 }
 
+/// What the processor says of itself: `eax`, `ebx`, `ecx`, `edx` of a `cpuid` leaf.
+pub fn identify(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+    [r.eax, r.ebx, r.ecx, r.edx]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -119,6 +119,11 @@ fn current_group() -> Option<&'static ThreadGroup> {
     crate::try_current().map(|task| &*task.group)
 }
 
+/// The number in a namespace of a session or group that a terminal keeps.
+pub fn number_of(pid: &PidRef, ns: &Arc<crate::pid::PidNamespace>) -> Option<i32> {
+    pid_of(pid).map(|pid| pid.number_in(ns)).filter(|number| *number != 0)
+}
+
 fn pid_of(pid: &PidRef) -> Option<Arc<Pid>> {
     pid.downcast::<Pid>()
 }

@@ -456,6 +456,22 @@ impl Task {
         (self.faults_minor.load(Ordering::Relaxed), self.faults_major.load(Ordering::Relaxed))
     }
 
+    /// The signals the program ignores and those it catches, for `/proc/PID/status`.
+    pub fn dispositions(&self) -> (SigSet, SigSet) {
+        let (mut ignored, mut caught) = (0, 0);
+        if let Some(hand) = self.sighand() {
+            for number in 1..=64u32 {
+                let Some(signal) = abi::signal::Signal::new(number as _) else { continue };
+                match hand.get(signal).handler {
+                    0 => {}
+                    1 => ignored |= 1u64 << (number - 1),
+                    _ => caught |= 1u64 << (number - 1),
+                }
+            }
+        }
+        (SigSet(ignored), SigSet(caught))
+    }
+
     /// Signals pending for this thread alone.
     pub fn pending(&self) -> SigSet {
         self.signals.lock().pending.set()

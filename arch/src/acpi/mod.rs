@@ -8,7 +8,6 @@
 mod affinity;
 #[cfg(target_os = "none")]
 mod read;
-#[cfg(any(target_os = "none", test))]
 mod sleep;
 
 pub use affinity::{Affinity, MemoryNode};

@@ -1,3 +1,65 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+/// Appends formatted text to a byte vector.
+macro_rules! put {
+    ($out:expr, $($arg:tt)*) => {
+        // Writing to a vector does not fail.
+        let _ = core::fmt::Write::write_fmt(&mut $crate::Out($out), format_args!($($arg)*));
+    };
+}
+
+mod cpu;
+mod fds;
+mod global;
+mod maps;
+mod memory;
+mod pid;
+mod root;
+mod status;
+mod sysctl;
+
+use abi::Result;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use process::pid::PidNamespace;
+use vfs::{FileSystemType, MountRequest, SuperBlock};
+
+/// A byte vector that text can be written to.
+pub(crate) struct Out<'a>(pub(crate) &'a mut Vec<u8>);
+
+impl core::fmt::Write for Out<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+const MAGIC: u64 = 0x9fa0;
+
+struct Proc;
+
+impl FileSystemType for Proc {
+    fn name(&self) -> &'static str {
+        "proc"
+    }
+    fn userns_mount(&self) -> bool {
+        true
+    }
+    fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
+        let ns = match process::try_current() {
+            Some(task) => task.pid().namespace().clone(),
+            None => PidNamespace::initial().clone(),
+        };
+        Ok(pseudo::super_block("proc", MAGIC, root::node(ns)))
+    }
+}
+
+/// Makes the type known to `mount(2)`; `command_line` is what `/proc/cmdline` shows.
+pub fn init(command_line: &str) {
+    global::set_command_line(command_line);
+    vfs::register_file_system(&Proc);
+}

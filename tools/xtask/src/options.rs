@@ -9,8 +9,6 @@ use std::path::PathBuf;
 pub(crate) enum Disk {
     Virtio,
     Nvme,
-    /// No disk: the root is unpacked from an initial ramdisk.
-    Ram,
 }
 
 /// Which file the machine starts, and how.
@@ -35,7 +33,7 @@ pub(crate) struct Options {
     pub(crate) cpus: u32,
     /// `MEM`: memory as QEMU takes it.
     pub(crate) memory: String,
-    /// `DISK`: virtio, nvme, or ram (no disk: an initial ramdisk).
+    /// `DISK`: virtio or nvme.
     pub(crate) disk: Disk,
     /// `DISK_SIZE`: size of a root image that is made.
     pub(crate) disk_size: String,
@@ -69,8 +67,7 @@ impl Options {
         let disk = match text("DISK").as_deref() {
             None | Some("virtio") => Disk::Virtio,
             Some("nvme") => Disk::Nvme,
-            Some("ram") => Disk::Ram,
-            Some(other) => return Err(format!("DISK={other}: virtio, nvme or ram").into()),
+            Some(other) => return Err(format!("DISK={other}: virtio or nvme").into()),
         };
         let entry = match text("BOOT").as_deref() {
             None | Some("bios") => Entry::Bios,

@@ -1,0 +1,130 @@
+//! Files of the whole system that need little.
+
+use abi::Result;
+use alloc::string::String;
+use alloc::vec::Vec;
+use process::pid::PidNamespace;
+use spin::Once;
+
+static COMMAND_LINE: Once<String> = Once::new();
+
+pub(crate) fn set_command_line(line: &str) {
+    COMMAND_LINE.call_once(|| line.into());
+}
+
+/// A field of `uname(2)` without its padding.
+pub(crate) fn text(field: &[u8]) -> &[u8] {
+    let len = field.iter().position(|b| *b == 0).unwrap_or(field.len());
+    field.get(..len).unwrap_or_default()
+}
+
+pub(crate) fn cmdline(out: &mut Vec<u8>) -> Result<()> {
+    put!(out, "{}\n", COMMAND_LINE.get().map_or("", |line| line.as_str()));
+    Ok(())
+}
+
+pub(crate) fn version(out: &mut Vec<u8>) -> Result<()> {
+    let Some(ns) = process::nsproxy::try_initial() else { return Ok(()) };
+    let names = ns.uts.names();
+    let (system, release) = (text(&names.sysname), text(&names.release));
+    let version = text(&names.version);
+    for (part, between) in
+        [(system, &b" version "[..]), (release, b" (tkernel) (rustc) "), (version, b"\n")]
+    {
+        out.extend_from_slice(part);
+        out.extend_from_slice(between);
+    }
+    Ok(())
+}
+
+pub(crate) fn uptime(out: &mut Vec<u8>) -> Result<()> {
+    let up = sched::clock::boottime_ns() / 10_000_000;
+    let idle: u64 = arch::cpu::online().iter().map(sched::idle_ns).sum::<u64>() / 10_000_000;
+    put!(out, "{}.{:02} {}.{:02}\n", up / 100, up % 100, idle / 100, idle % 100);
+    Ok(())
+}
+
+pub(crate) fn loadavg(out: &mut Vec<u8>) -> Result<()> {
+    for average in sched::loadavg() {
+        // Rounded to hundredths, as the fixed-point number allows.
+        let hundredths = (average * 100 + (1 << 15)) >> 16;
+        put!(out, "{}.{:02} ", hundredths / 100, hundredths % 100);
+    }
+    let last = PidNamespace::initial().last();
+    put!(out, "{}/{} {last}\n", sched::nr_running(), process::group::thread_count());
+    Ok(())
+}
+
+pub(crate) fn filesystems(out: &mut Vec<u8>) -> Result<()> {
+    for fs in vfs::file_systems() {
+        put!(out, "{}\t{}\n", if fs.needs_device() { "" } else { "nodev" }, fs.name());
+    }
+    Ok(())
+}
+
+pub(crate) fn partitions(out: &mut Vec<u8>) -> Result<()> {
+    let devices = block::devices();
+    if !devices.is_empty() {
+        put!(out, "major minor  #blocks  name\n\n");
+    }
+    for device in devices {
+        let id = device.id();
+        let kib = device.sectors() / 2;
+        put!(out, "{:4}  {:7} {kib:10} {}\n", id.major, id.minor, device.name());
+    }
+    Ok(())
+}
+
+pub(crate) fn diskstats(out: &mut Vec<u8>) -> Result<()> {
+    for device in block::devices() {
+        let (id, s) = (device.id(), device.stats());
+        put!(out, "{:4} {:7} {}", id.major, id.minor, device.name());
+        for kind in [&s.read, &s.write] {
+            put!(out, " {} {} {} {}", kind.ios, kind.merges, kind.sectors, kind.ms);
+        }
+        let weighted = s.read.ms + s.write.ms + s.discard.ms;
+        put!(out, " {} {} {weighted}", s.in_flight, s.busy_ms);
+        let d = &s.discard;
+        put!(out, " {} {} {} {}", d.ios, d.merges, d.sectors, d.ms);
+        out.push(b'\n');
+    }
+    Ok(())
+}
+
+pub(crate) fn devices(out: &mut Vec<u8>) -> Result<()> {
+    put!(out, "Character devices:\n");
+    let characters = [
+        (1, "mem"),
+        (4, "tty"),
+        (4, "ttyS"),
+        (5, "/dev/tty"),
+        (5, "/dev/console"),
+        (5, "/dev/ptmx"),
+        (10, "misc"),
+        (136, "pts"),
+    ];
+    for (major, name) in characters {
+        put!(out, "{major:3} {name}\n");
+    }
+    put!(out, "\nBlock devices:\n");
+    let mut last = None;
+    for device in block::devices() {
+        let major = device.id().major;
+        if device.partition().is_none() && last != Some(major) {
+            last = Some(major);
+            let name = match major {
+                8 => "sd",
+                7 => "loop",
+                253 | 254 => "virtblk",
+                _ => "blkext",
+            };
+            put!(out, "{major:3} {name}\n");
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn consoles(out: &mut Vec<u8>) -> Result<()> {
+    put!(out, "{:<21}{}\n", "ttyS0", "-W- (EC p a)    4:64");
+    Ok(())
+}

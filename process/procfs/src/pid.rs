@@ -1,0 +1,277 @@
+//! `/proc/PID` and `/proc/PID/task/TID`: one table of files serves both.
+
+use crate::{fds, maps, status};
+use abi::{Errno, Result};
+use alloc::format;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use process::Task;
+use process::pid::PidNamespace;
+use pseudo::{Body, Directory, Lister, Node, Target, Text};
+
+/// A thread, or the process it leads.
+pub(crate) struct View {
+    pub(crate) task: Arc<Task>,
+    /// The numbers of the whole process are wanted.
+    pub(crate) whole: bool,
+    pub(crate) ns: Arc<PidNamespace>,
+}
+
+/// Produces a file.
+type Show = fn(&View, &mut Vec<u8>) -> Result<()>;
+/// Takes what is written to a file.
+type Store = fn(&View, &[u8]) -> Result<()>;
+
+enum Kind {
+    File(u32, Show),
+    Knob(u32, Show, Store),
+    Link(fds::Where),
+    Dir(u32),
+}
+
+const FILES: &[(&str, Kind)] = &[
+    ("task", Kind::Dir(0o555)),
+    ("fd", Kind::Dir(0o500)),
+    ("fdinfo", Kind::Dir(0o500)),
+    ("ns", Kind::Dir(0o511)),
+    ("auxv", Kind::File(0o400, status::auxv)),
+    ("cgroup", Kind::File(0o444, status::cgroup)),
+    ("cmdline", Kind::File(0o444, status::cmdline)),
+    ("comm", Kind::Knob(0o644, status::comm, status::set_comm)),
+    ("cwd", Kind::Link(fds::Where::Cwd)),
+    ("environ", Kind::File(0o400, status::environ)),
+    ("exe", Kind::Link(fds::Where::Exe)),
+    ("gid_map", Kind::File(0o644, status::id_map)),
+    ("io", Kind::File(0o400, status::io)),
+    ("limits", Kind::File(0o444, status::limits)),
+    ("loginuid", Kind::Knob(0o644, status::loginuid, status::set_loginuid)),
+    ("maps", Kind::File(0o444, maps::maps)),
+    ("mountinfo", Kind::File(0o444, status::mountinfo)),
+    ("mounts", Kind::File(0o444, status::mounts)),
+    ("mountstats", Kind::File(0o400, status::mountstats)),
+    ("oom_adj", Kind::File(0o644, status::oom_adj)),
+    ("oom_score", Kind::File(0o444, status::oom_score)),
+    ("oom_score_adj", Kind::Knob(0o644, status::oom_score_adj, status::set_oom_score_adj)),
+    ("personality", Kind::File(0o400, status::personality)),
+    ("root", Kind::Link(fds::Where::Root)),
+    ("schedstat", Kind::File(0o444, status::schedstat)),
+    ("sessionid", Kind::File(0o444, status::sessionid)),
+    ("setgroups", Kind::File(0o644, status::setgroups)),
+    ("smaps", Kind::File(0o444, maps::smaps)),
+    ("smaps_rollup", Kind::File(0o444, maps::smaps_rollup)),
+    ("stat", Kind::File(0o444, status::stat)),
+    ("statm", Kind::File(0o444, status::statm)),
+    ("status", Kind::File(0o444, status::status)),
+    ("uid_map", Kind::File(0o644, status::id_map)),
+    ("wchan", Kind::File(0o444, status::wchan)),
+];
+
+/// Files take these numbers below a thread's identity; descriptors come above.
+const SLOT_BITS: u32 = 26;
+const THREAD_SLOT: u64 = 0x80;
+
+fn base_ino(task: &Task) -> u64 {
+    let identity = task.thread().map_or(task.start_time_ns, |thread| thread.id);
+    (identity + 1).wrapping_shl(SLOT_BITS) | 1 << 63
+}
+
+/// The inode number of `/proc/PID`.
+pub(crate) fn process_ino(task: &Task) -> u64 {
+    base_ino(task)
+}
+
+/// A canonical decimal number.
+pub(crate) fn parse_number(name: &[u8]) -> Option<i32> {
+    let text = core::str::from_utf8(name).ok()?;
+    if text.starts_with('0') && text.len() > 1 || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+fn owner_of(task: &Task) -> (u32, u32) {
+    let creds = task.creds();
+    (creds.euid, creds.egid)
+}
+
+struct TaskDir {
+    task: Weak<Task>,
+    whole: bool,
+    ns: Arc<PidNamespace>,
+}
+
+/// `/proc/PID`.
+pub(crate) fn process_node(task: &Arc<Task>, ns: &Arc<PidNamespace>) -> Node {
+    dir_node(task, ns, true)
+}
+
+fn dir_node(task: &Arc<Task>, ns: &Arc<PidNamespace>, whole: bool) -> Node {
+    let slot = if whole { 0 } else { THREAD_SLOT };
+    let dir = TaskDir { task: task.weak(), whole, ns: ns.clone() };
+    let body = Body::Dir(Arc::new(dir));
+    Node { ino: base_ino(task) | slot, mode: 0o555, owner: owner_of(task), body }
+}
+
+impl TaskDir {
+    fn view(&self) -> Result<View> {
+        let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
+        Ok(View { task, whole: self.whole, ns: self.ns.clone() })
+    }
+
+    fn ino(&self, task: &Task, index: usize) -> u64 {
+        let slot = if self.whole { 0 } else { THREAD_SLOT };
+        base_ino(task) | (slot + 1 + index as u64)
+    }
+
+    fn is_shown(&self, name: &str) -> bool {
+        self.whole || name != "task"
+    }
+}
+
+impl Directory for TaskDir {
+    fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
+        let view = self.view()?;
+        let found = FILES.iter().enumerate().find(|(_, (own, _))| own.as_bytes() == name);
+        let Some((index, (own, kind))) = found else { return Ok(None) };
+        if !self.is_shown(own) {
+            return Ok(None);
+        }
+        let task = &view.task;
+        let ino = self.ino(task, index);
+        let text = |show, store| {
+            let weak = self.task.clone();
+            Arc::new(TaskText { task: weak, whole: self.whole, ns: self.ns.clone(), show, store })
+        };
+        let (mode, body) = match kind {
+            Kind::File(mode, show) => (*mode, Body::File(text(*show, None))),
+            Kind::Knob(mode, show, store) => (*mode, Body::File(text(*show, Some(*store)))),
+            Kind::Link(place) => {
+                let link = TaskLink { task: self.task.clone(), place: *place };
+                (0o777, Body::Link(Arc::new(link)))
+            }
+            Kind::Dir(mode) => {
+                let weak = self.task.clone();
+                let dir: Arc<dyn Directory> = match *own {
+                    "task" => Arc::new(Threads { task: weak, ns: self.ns.clone() }),
+                    "fd" => Arc::new(fds::Fds { task: weak, info: false, base: base_ino(task) }),
+                    "fdinfo" => Arc::new(fds::Fds { task: weak, info: true, base: base_ino(task) }),
+                    _ => Arc::new(fds::Namespaces { task: weak, base: base_ino(task) }),
+                };
+                (*mode, Body::Dir(dir))
+            }
+        };
+        Ok(Some(Node { ino, mode, owner: owner_of(task), body }))
+    }
+
+    fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {
+        let view = self.view()?;
+        let first = usize::try_from(cursor).unwrap_or(usize::MAX);
+        for (index, (name, kind)) in FILES.iter().enumerate().skip(first) {
+            if !self.is_shown(name) {
+                continue;
+            }
+            let kind = match kind {
+                Kind::Dir(_) => 4,
+                Kind::Link(_) => 10,
+                _ => 8,
+            };
+            if !out(index as u64 + 1, name.as_bytes(), self.ino(&view.task, index), kind) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_volatile(&self) -> bool {
+        true
+    }
+}
+
+/// `/proc/PID/task`.
+struct Threads {
+    task: Weak<Task>,
+    ns: Arc<PidNamespace>,
+}
+
+impl Directory for Threads {
+    fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
+        let leader = self.task.upgrade().ok_or(Errno::ENOENT)?;
+        let Some(number) = parse_number(name) else { return Ok(None) };
+        let thread = self.ns.task(number);
+        let thread = thread.filter(|task| Arc::ptr_eq(&task.group, &leader.group));
+        Ok(thread.map(|task| dir_node(&task, &self.ns, false)))
+    }
+
+    fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {
+        let leader = self.task.upgrade().ok_or(Errno::ENOENT)?;
+        let mut numbers: Vec<(i32, u64)> = leader
+            .group
+            .tasks()
+            .iter()
+            .map(|task| (task.pid().number_in(&self.ns), base_ino(task) | THREAD_SLOT))
+            .collect();
+        numbers.sort_unstable();
+        for (number, ino) in numbers {
+            if number as u64 <= cursor {
+                continue;
+            }
+            if !out(number as u64, format!("{number}").as_bytes(), ino, 4) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_volatile(&self) -> bool {
+        true
+    }
+}
+
+struct TaskText {
+    task: Weak<Task>,
+    whole: bool,
+    ns: Arc<PidNamespace>,
+    show: Show,
+    store: Option<Store>,
+}
+
+impl TaskText {
+    fn view(&self) -> Result<View> {
+        let task = self.task.upgrade().ok_or(Errno::ESRCH)?;
+        Ok(View { task, whole: self.whole, ns: self.ns.clone() })
+    }
+}
+
+impl Text for TaskText {
+    fn show(&self, out: &mut Vec<u8>) -> Result<()> {
+        (self.show)(&self.view()?, out)
+    }
+    fn store(&self, bytes: &[u8]) -> Result<()> {
+        let store = self.store.ok_or(Errno::EINVAL)?;
+        store(&self.view()?, bytes)
+    }
+}
+
+struct TaskLink {
+    task: Weak<Task>,
+    place: fds::Where,
+}
+
+impl Target for TaskLink {
+    fn text(&self) -> Result<Vec<u8>> {
+        let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
+        fds::describe(&fds::resolve(&task, self.place)?)
+    }
+    fn jump(&self) -> Result<Option<vfs::Path>> {
+        let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
+        fds::resolve(&task, self.place).map(Some)
+    }
+}
+
+/// Checks that the caller may look inside the task.
+pub(crate) fn check_inspect(task: &Task) -> Result<()> {
+    match process::try_current() {
+        Some(caller) => process::task::may_inspect(caller, task).map_err(|_| Errno::EACCES),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,115 @@
+//! The root directory: files of the whole system, then one directory per process.
+
+use crate::{cpu, global, memory, pid, sysctl};
+use abi::Result;
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use process::pid::PidNamespace;
+use pseudo::{Body, Directory, Lister, Node, Target, Tree, link, show};
+
+/// Cursors from here on are process numbers.
+const FIRST_PID: u64 = 256;
+
+struct Root {
+    fixed: Tree,
+    ns: Arc<PidNamespace>,
+}
+
+/// The root of a mount that shows the processes of `ns`.
+pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
+    let fixed = Tree::new()
+        .with("buddyinfo", show(memory::buddyinfo))
+        .with("cmdline", show(global::cmdline))
+        .with("consoles", show(global::consoles))
+        .with("cpuinfo", show(cpu::cpuinfo))
+        .with("devices", show(global::devices))
+        .with("diskstats", show(global::diskstats))
+        .with("filesystems", show(global::filesystems))
+        .with("interrupts", show(cpu::interrupts))
+        .with("loadavg", show(global::loadavg))
+        .with("locks", show(|_| Ok(())))
+        .with("meminfo", show(memory::meminfo))
+        .with("misc", show(|_| Ok(())))
+        .with("modules", show(|_| Ok(())))
+        .with("mounts", link("self/mounts"))
+        .with("net", link("self/net"))
+        .with("partitions", show(global::partitions))
+        .with("self", self_link(ns.clone(), false))
+        .with("softirqs", show(cpu::softirqs))
+        .with("stat", show(cpu::stat))
+        .with("swaps", show(memory::swaps))
+        .dir("sys", sysctl::tree())
+        .with("thread-self", self_link(ns.clone(), true))
+        .with("uptime", show(global::uptime))
+        .with("version", show(global::version))
+        .with("vmstat", show(memory::vmstat));
+    let root = Root { fixed, ns };
+    Node { ino: 1, mode: 0o555, owner: (0, 0), body: Body::Dir(Arc::new(root)) }
+}
+
+impl Directory for Root {
+    fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
+        if let Some(node) = self.fixed.lookup(name)? {
+            return Ok(Some(node));
+        }
+        let Some(number) = pid::parse_number(name) else { return Ok(None) };
+        Ok(self.ns.task(number).map(|task| pid::process_node(&task, &self.ns)))
+    }
+
+    fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {
+        if cursor < FIRST_PID {
+            let mut is_full = false;
+            self.fixed.list(cursor, &mut |next, name, ino, kind| {
+                is_full = !out(next, name, ino, kind);
+                !is_full
+            })?;
+            if is_full {
+                return Ok(());
+            }
+        }
+        let mut from = i32::try_from(cursor.saturating_sub(FIRST_PID)).unwrap_or(i32::MAX).max(1);
+        while let Some((number, group)) = self.ns.next_group(from) {
+            let Some(next) = number.checked_add(1) else { break };
+            from = next;
+            let Some(task) = group.leader() else { continue };
+            let ino = pid::process_ino(&task);
+            let name = format!("{number}");
+            if !out(FIRST_PID + next as u64, name.as_bytes(), ino, 4) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_volatile(&self) -> bool {
+        true
+    }
+}
+
+struct SelfLink {
+    ns: Arc<PidNamespace>,
+    thread: bool,
+}
+
+fn self_link(ns: Arc<PidNamespace>, thread: bool) -> Node {
+    let ino = if thread { 0xf000_0000 - 1 } else { 0xf000_0000 - 2 };
+    let body = Body::Link(Arc::new(SelfLink { ns, thread }));
+    Node { ino, mode: 0o777, owner: (0, 0), body }
+}
+
+impl Target for SelfLink {
+    fn text(&self) -> Result<Vec<u8>> {
+        let task = process::try_current().ok_or(abi::Errno::ENOENT)?;
+        let group = task.group.pid().number_in(&self.ns);
+        let own = task.pid().number_in(&self.ns);
+        if group == 0 || own == 0 {
+            return Err(abi::Errno::ENOENT);
+        }
+        Ok(match self.thread {
+            true => format!("{group}/task/{own}"),
+            false => format!("{group}"),
+        }
+        .into_bytes())
+    }
+}

@@ -1,0 +1,424 @@
+//! The text files of `/proc/PID`, proc(5).
+
+use crate::pid::{View, check_inspect};
+use abi::process::{RLIM_INFINITY, Resource};
+use abi::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arch::VirtAddr;
+use core::sync::atomic::Ordering;
+use process::Task;
+use process::task::Life;
+use process::usage::Usage;
+use sched::Policy;
+
+const TICK_NS: u64 = 10_000_000;
+const PF_KTHREAD_NONE: u32 = 0x0040_0000;
+
+fn state(task: &Task) -> (char, &'static str) {
+    let letter = match task.life() {
+        Life::Zombie => 'Z',
+        Life::Dead => 'X',
+        _ if task.is_stopped() => 'T',
+        _ => task.thread().map_or('X', |thread| thread.state_letter()),
+    };
+    let word = match letter {
+        'R' => "running",
+        'S' => "sleeping",
+        'D' => "disk sleep",
+        'T' => "stopped",
+        't' => "tracing stop",
+        'Z' => "zombie",
+        _ => "dead",
+    };
+    (letter, word)
+}
+
+fn name(task: &Task) -> Vec<u8> {
+    crate::global::text(&task.comm()).to_vec()
+}
+
+fn usage(view: &View) -> Usage {
+    if view.whole { view.task.group.usage() } else { Usage::of(&view.task) }
+}
+
+fn parameters(task: &Task) -> (i64, i64, u32, u32) {
+    let Some(thread) = task.thread() else { return (20, 0, 0, 0) };
+    let params = thread.params();
+    let nice = i64::from(params.nice);
+    let priority = match params.policy {
+        Policy::Fifo | Policy::RoundRobin => -1 - i64::from(params.rt_priority),
+        _ => 20 + nice,
+    };
+    (priority, nice, u32::from(params.rt_priority), params.policy as u32)
+}
+
+pub(crate) fn stat(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    let task = &view.task;
+    let group = &task.group;
+    let may_look = check_inspect(task).is_ok();
+    let used = usage(view);
+    let children = group.children_usage();
+    let (mut tty_nr, mut tpgid) = (0, -1);
+    if let Some(tty) = group.terminal() {
+        let dev = tty.dev();
+        tty_nr = (dev.major() << 8 | dev.minor() & 0xff | (dev.minor() & 0xfff00) << 12) as i32;
+        if let Some(foreground) = tty.foreground() {
+            tpgid = process::jobs::number_of(&foreground, &view.ns).unwrap_or(-1);
+        }
+    }
+    let parent = group.parent().map_or(0, |p| p.pid().number_in(&view.ns));
+    put!(out, "{} (", task.pid().number_in(&view.ns));
+    out.extend_from_slice(&name(task));
+    put!(out, ") {} {parent}", state(task).0);
+    let (pgrp, session) = (group.pgrp(), group.session());
+    put!(out, " {} {}", pgrp.number_in(&view.ns), session.number_in(&view.ns));
+    put!(out, " {tty_nr} {tpgid} {PF_KTHREAD_NONE}");
+    put!(out, " {} {}", used.minor_faults, children.minor_faults);
+    put!(out, " {} {}", used.major_faults, children.major_faults);
+    put!(out, " {} {}", used.utime_ticks(), used.stime_ticks());
+    put!(out, " {} {}", children.utime_ticks(), children.stime_ticks());
+    let (priority, nice, rt_priority, policy) = parameters(task);
+    let start = task.start_time_ns / TICK_NS;
+    put!(out, " {priority} {nice} {} 0 {start}", group.thread_count());
+    let stats = task.mm().map(|mm| mm.stats()).unwrap_or_default();
+    let limit = group.limits.soft(Resource::Rss);
+    put!(out, " {} {} {limit}", stats.total * 4096, stats.rss_pages());
+    let layout = if may_look { group.layout() } else { Default::default() };
+    put!(out, " {} {} {} 0 0", layout.start_code, layout.end_code, layout.start_stack);
+    let (ignored, caught) = task.dispositions();
+    put!(out, " {} {}", task.pending().0 & 0x7fff_ffff, task.blocked().0 & 0x7fff_ffff);
+    put!(out, " {} {} 0 0 0", ignored.0 & 0x7fff_ffff, caught.0 & 0x7fff_ffff);
+    let cpu = task.thread().map_or(0, |thread| thread.arch().cpu().as_u32());
+    put!(out, " 17 {cpu} {rt_priority} {policy} 0 0 0");
+    put!(out, " {} {} {}", layout.start_data, layout.end_data, layout.start_brk);
+    put!(out, " {} {}", layout.arg_start, layout.arg_end);
+    put!(out, " {} {} 0\n", layout.env_start, layout.env_end);
+    Ok(())
+}
+
+pub(crate) fn statm(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    let stats = view.task.mm().map(|mm| mm.stats()).unwrap_or_default();
+    let shared = stats.file + stats.shmem;
+    let (text, data) = (stats.text, stats.data + stats.stack);
+    put!(out, "{} {} {shared} {text} 0 {data} 0\n", stats.total, stats.rss_pages());
+    Ok(())
+}
+
+pub(crate) fn status(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    let task = &view.task;
+    let group = &task.group;
+    let fs_mask = task.fs().map(|fs| fs.umask());
+    put!(out, "Name:\t");
+    out.extend_from_slice(&name(task));
+    out.push(b'\n');
+    if let Some(mask) = fs_mask {
+        put!(out, "Umask:\t{mask:04o}\n");
+    }
+    let (letter, word) = state(task);
+    put!(out, "State:\t{letter} ({word})\n");
+    let tgid = group.pid().number_in(&view.ns);
+    let pid = task.pid().number_in(&view.ns);
+    let ppid = group.parent().map_or(0, |p| p.pid().number_in(&view.ns));
+    put!(out, "Tgid:\t{tgid}\nNgid:\t0\nPid:\t{pid}\nPPid:\t{ppid}\nTracerPid:\t0\n");
+    let creds = task.creds();
+    put!(out, "Uid:\t{}\t{}\t{}\t{}\n", creds.uid, creds.euid, creds.suid, creds.fsuid);
+    put!(out, "Gid:\t{}\t{}\t{}\t{}\n", creds.gid, creds.egid, creds.sgid, creds.fsgid);
+    put!(out, "FDSize:\t{}\nGroups:\t", task.files().map_or(0, |files| files.capacity()));
+    for gid in creds.groups.iter() {
+        put!(out, "{gid} ");
+    }
+    put!(out, "\nNStgid:\t{tgid}\nNSpid:\t{pid}\n");
+    let pgrp = group.pgrp().number_in(&view.ns);
+    put!(out, "NSpgid:\t{pgrp}\nNSsid:\t{}\n", group.session().number_in(&view.ns));
+    if let Some(mm) = task.mm() {
+        let s = mm.stats();
+        let peak = s.max_rss.max(s.rss_pages());
+        let rows = [
+            ("VmPeak", s.total),
+            ("VmSize", s.total),
+            ("VmLck", s.locked),
+            ("VmPin", 0),
+            ("VmHWM", peak),
+            ("VmRSS", s.rss_pages()),
+            ("RssAnon", s.anon),
+            ("RssFile", s.file),
+            ("RssShmem", s.shmem),
+            ("VmData", s.data),
+            ("VmStk", s.stack),
+            ("VmExe", s.text),
+            ("VmLib", 0),
+            ("VmPTE", 0),
+            ("VmSwap", 0),
+            ("HugetlbPages", 0),
+        ];
+        for (name, pages) in rows {
+            put!(out, "{name}:\t{:8} kB\n", pages * 4);
+        }
+        put!(out, "CoreDumping:\t0\nTHP_enabled:\t{}\n", u8::from(!mm.is_thp_disabled()));
+    }
+    put!(out, "Threads:\t{}\n", group.thread_count());
+    let queued = task.user().map_or(0, |user| user.signals());
+    put!(out, "SigQ:\t{queued}/{}\n", group.limits.soft(Resource::Sigpending));
+    let (ignored, caught) = task.dispositions();
+    let all = process::signal::all_pending(task).0;
+    let own = task.pending().0;
+    let rows = [
+        ("SigPnd", own),
+        ("ShdPnd", all & !own),
+        ("SigBlk", task.blocked().0),
+        ("SigIgn", ignored.0),
+        ("SigCgt", caught.0),
+        ("CapInh", creds.inheritable.0),
+        ("CapPrm", creds.permitted.0),
+        ("CapEff", creds.effective.0),
+        ("CapBnd", creds.bounding.0),
+        ("CapAmb", creds.ambient.0),
+    ];
+    for (name, bits) in rows {
+        put!(out, "{name}:\t{bits:016x}\n");
+    }
+    put!(out, "NoNewPrivs:\t{}\n", u8::from(task.no_new_privs()));
+    put!(out, "Seccomp:\t{}\n", task.seccomp_mode());
+    put!(out, "Speculation_Store_Bypass:\tvulnerable\n");
+    if let Some(thread) = task.thread() {
+        let allowed = thread.affinity().and(&arch::cpu::possible());
+        put!(out, "Cpus_allowed:\t");
+        crate::cpu::put_mask(out, &allowed);
+        put!(out, "\nCpus_allowed_list:\t{allowed}\n");
+        put!(out, "Mems_allowed:\t1\nMems_allowed_list:\t0\n");
+    }
+    let used = Usage::of(task);
+    put!(out, "voluntary_ctxt_switches:\t{}\n", used.voluntary_switches);
+    put!(out, "nonvoluntary_ctxt_switches:\t{}\n", used.involuntary_switches);
+    Ok(())
+}
+
+/// Reads a piece of the program's memory.
+fn read_memory(task: &Task, start: u64, end: u64, out: &mut Vec<u8>) -> Result<()> {
+    const LIMIT: u64 = 1 << 20;
+    let Some(mm) = task.mm() else { return Ok(()) };
+    let len = usize::try_from(end.saturating_sub(start).min(LIMIT)).unwrap_or(0);
+    let mut bytes = alloc::vec![0; len];
+    let done = mm.read_remote(VirtAddr(start), &mut bytes).unwrap_or(0);
+    bytes.truncate(done);
+    out.extend_from_slice(&bytes);
+    Ok(())
+}
+
+pub(crate) fn cmdline(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    let layout = view.task.group.layout();
+    read_memory(&view.task, layout.arg_start, layout.arg_end, out)?;
+    // A program that wrote over its arguments up to the end goes on in its environment.
+    if out.last().is_some_and(|last| *last != 0) {
+        read_memory(&view.task, layout.env_start, layout.env_end, out)?;
+        if let Some(end) = out.iter().position(|b| *b == 0) {
+            out.truncate(end + 1);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn environ(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    check_inspect(&view.task)?;
+    let layout = view.task.group.layout();
+    read_memory(&view.task, layout.env_start, layout.env_end, out)
+}
+
+pub(crate) fn auxv(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    check_inspect(&view.task)?;
+    for word in view.task.group.layout().auxv {
+        out.extend_from_slice(&word.to_ne_bytes());
+    }
+    Ok(())
+}
+
+pub(crate) fn comm(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    out.extend_from_slice(&name(&view.task));
+    out.push(b'\n');
+    Ok(())
+}
+
+pub(crate) fn set_comm(view: &View, bytes: &[u8]) -> Result<()> {
+    let own = process::try_current().ok_or(Errno::EINVAL)?;
+    if !Arc::ptr_eq(&own.group, &view.task.group) {
+        return Err(Errno::EINVAL);
+    }
+    view.task.set_comm(bytes.strip_suffix(b"\n").unwrap_or(bytes));
+    Ok(())
+}
+
+pub(crate) fn cgroup(_: &View, out: &mut Vec<u8>) -> Result<()> {
+    put!(out, "0::/\n");
+    Ok(())
+}
+
+pub(crate) fn io(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    check_inspect(&view.task)?;
+    let tasks = if view.whole { view.task.group.tasks() } else { Vec::from([view.task.clone()]) };
+    let mut sums = [0u64; 4];
+    for task in tasks {
+        let io = &task.io;
+        let all = [&io.read_bytes, &io.written_bytes, &io.read_calls, &io.write_calls];
+        for (sum, counter) in sums.iter_mut().zip(all) {
+            *sum += counter.load(Ordering::Relaxed);
+        }
+    }
+    let [read, written, reads, writes] = sums;
+    put!(out, "rchar: {read}\nwchar: {written}\nsyscr: {reads}\nsyscw: {writes}\n");
+    let used = usage(view);
+    let (from, to) = (used.blocks_read * 512, used.blocks_written * 512);
+    put!(out, "read_bytes: {from}\nwrite_bytes: {to}\ncancelled_write_bytes: 0\n");
+    Ok(())
+}
+
+pub(crate) fn limits(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    const ROWS: [(&str, &str); 16] = [
+        ("Max cpu time", "seconds"),
+        ("Max file size", "bytes"),
+        ("Max data size", "bytes"),
+        ("Max stack size", "bytes"),
+        ("Max core file size", "bytes"),
+        ("Max resident set", "bytes"),
+        ("Max processes", "processes"),
+        ("Max open files", "files"),
+        ("Max locked memory", "bytes"),
+        ("Max address space", "bytes"),
+        ("Max file locks", "locks"),
+        ("Max pending signals", "signals"),
+        ("Max msgqueue size", "bytes"),
+        ("Max nice priority", ""),
+        ("Max realtime priority", ""),
+        ("Max realtime timeout", "us"),
+    ];
+    put!(out, "{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
+    for (index, (name, unit)) in ROWS.iter().enumerate() {
+        let Some(resource) = Resource::from_raw(index as u32) else { continue };
+        let limit = view.task.group.limits.get(resource);
+        put!(out, "{name:<25} ");
+        for value in [limit.cur, limit.max] {
+            if value == RLIM_INFINITY {
+                put!(out, "{:<20} ", "unlimited");
+            } else {
+                put!(out, "{value:<20} ");
+            }
+        }
+        if !unit.is_empty() {
+            put!(out, "{unit:<10}");
+        }
+        out.push(b'\n');
+    }
+    Ok(())
+}
+
+pub(crate) fn loginuid(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    put!(out, "{}", view.task.group.loginuid.load(Ordering::Relaxed));
+    Ok(())
+}
+
+/// A number as programs write it to a knob.
+pub(crate) fn parse<T: core::str::FromStr>(bytes: &[u8]) -> Result<T> {
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\0').parse().map_err(|_| Errno::EINVAL)
+}
+
+pub(crate) fn set_loginuid(view: &View, bytes: &[u8]) -> Result<()> {
+    let own = process::try_current().ok_or(Errno::EPERM)?;
+    if !Arc::ptr_eq(&own.group, &view.task.group) {
+        return Err(Errno::EPERM);
+    }
+    own.creds().require(vfs::Cap::AUDIT_CONTROL)?;
+    view.task.group.loginuid.store(parse(bytes)?, Ordering::Relaxed);
+    Ok(())
+}
+
+pub(crate) fn sessionid(_: &View, out: &mut Vec<u8>) -> Result<()> {
+    put!(out, "{}", u32::MAX);
+    Ok(())
+}
+
+fn with_mounts(
+    view: &View,
+    out: &mut Vec<u8>,
+    write: fn(&vfs::MountNamespace, &vfs::Path, &mut dyn core::fmt::Write) -> core::fmt::Result,
+) -> Result<()> {
+    let paths = view.task.fs().and_then(|fs| fs.paths()).ok_or(Errno::EINVAL)?;
+    write(&view.task.ns().mounts, &paths.root, &mut crate::Out(out)).map_err(|_| Errno::EIO)
+}
+
+pub(crate) fn mounts(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    with_mounts(view, out, vfs::mount::write_mounts)
+}
+
+pub(crate) fn mountinfo(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    with_mounts(view, out, vfs::mount::write_mountinfo)
+}
+
+pub(crate) fn mountstats(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    with_mounts(view, out, vfs::mount::write_mountstats)
+}
+
+pub(crate) fn oom_score(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    let total = frames::stats().total.max(1);
+    let points = process::oom::badness(&view.task.group, total).unwrap_or(0);
+    put!(out, "{}\n", points * 1000 / total);
+    Ok(())
+}
+
+pub(crate) fn oom_score_adj(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    put!(out, "{}\n", view.task.group.oom_score_adj.load(Ordering::Relaxed));
+    Ok(())
+}
+
+pub(crate) fn oom_adj(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    let adj = view.task.group.oom_score_adj.load(Ordering::Relaxed);
+    put!(out, "{}\n", if adj == 1000 { 15 } else { adj * 17 / 1000 });
+    Ok(())
+}
+
+pub(crate) fn set_oom_score_adj(view: &View, bytes: &[u8]) -> Result<()> {
+    let value: i32 = parse(bytes)?;
+    if !(-1000..=1000).contains(&value) {
+        return Err(Errno::EINVAL);
+    }
+    let group = &view.task.group;
+    let is_lower = value < group.oom_score_adj_min.load(Ordering::Relaxed);
+    let privileged = process::try_current().is_none_or(|t| t.capable(vfs::Cap::SYS_RESOURCE));
+    if is_lower && !privileged {
+        return Err(Errno::EACCES);
+    }
+    group.oom_score_adj.store(value, Ordering::Relaxed);
+    if privileged {
+        group.oom_score_adj_min.store(value, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+pub(crate) fn personality(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    check_inspect(&view.task)?;
+    put!(out, "{:08x}\n", view.task.personality.load(Ordering::Relaxed));
+    Ok(())
+}
+
+pub(crate) fn schedstat(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    let times = view.task.thread().map(|thread| thread.cpu_times()).unwrap_or_default();
+    let ran = times.user_ns + times.system_ns;
+    let slices = times.voluntary_switches + times.involuntary_switches;
+    put!(out, "{ran} {} {slices}\n", times.wait_ns);
+    Ok(())
+}
+
+pub(crate) fn wchan(_: &View, out: &mut Vec<u8>) -> Result<()> {
+    out.push(b'0');
+    Ok(())
+}
+
+pub(crate) fn id_map(_: &View, out: &mut Vec<u8>) -> Result<()> {
+    put!(out, "{:10} {:10} {:10}\n", 0, 0, u32::MAX);
+    Ok(())
+}
+
+pub(crate) fn setgroups(_: &View, out: &mut Vec<u8>) -> Result<()> {
+    put!(out, "allow\n");
+    Ok(())
+}
