@@ -17,10 +17,10 @@ debug:
 	@$(CARGO) xtask debug
 
 test:
-	@tools/test
+	@$(CARGO) xtask test
 
 bench:
-	@tests/oracle/bench.sh
+	@$(CARGO) run --quiet --release -p runner -- bench
 
 stats:
 	@$(CARGO) run --quiet --release -p stats

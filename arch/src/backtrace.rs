@@ -56,7 +56,7 @@ impl Backtrace {
 /// The saved frame pointer and return address at `frame`, if that can be read safely.
 #[cfg(target_os = "none")]
 fn read_frame(frame: u64) -> Option<[u64; 2]> {
-    if frame & 7 != 0 || frame < 0xffff_8000_0000_0000 || frame > u64::MAX - 16 {
+    if frame & 7 != 0 || !(0xffff_8000_0000_0000..=u64::MAX - 16).contains(&frame) {
         return None;
     }
     if !crate::boot::is_mapped(frame) || !crate::boot::is_mapped(frame + 8) {

@@ -9,6 +9,7 @@ use core::fmt;
 /// Room for the table; what does not fit is left out by the build.
 #[cfg(target_os = "none")]
 const ROOM: usize = 1 << 20;
+#[cfg(any(target_os = "none", test))]
 const HEADER: usize = 16;
 const GROUP: usize = 16;
 const NAME_MAX: usize = 255;
@@ -62,6 +63,7 @@ struct Table<'a> {
     names: &'a [u8],
 }
 
+#[cfg(any(target_os = "none", test))]
 impl<'a> Table<'a> {
     fn parse(bytes: &'a [u8]) -> Option<Table<'a>> {
         let word = |index: usize| word_at(bytes, index * 4);
@@ -76,7 +78,9 @@ impl<'a> Table<'a> {
         let (kinds, rest) = rest.split_at_checked(count)?;
         Some(Table { count, offsets, groups, kinds, names: rest.get(..names_len)? })
     }
+}
 
+impl Table<'_> {
     fn offset(&self, index: usize) -> Option<u32> {
         word_at(self.offsets, index * 4)
     }

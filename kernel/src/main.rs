@@ -1,4 +1,4 @@
-#![doc = include_str!("../README.md")]
+//! The kernel image: entry after boot, the order of start-up, and panic.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
@@ -7,12 +7,9 @@ extern crate alloc;
 #[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]
-mod start;
-
-/// The kernel's heap.
+mod root;
 #[cfg(target_os = "none")]
-#[global_allocator]
-static HEAP: heap::Heap = heap::Heap;
+mod start;
 
 #[cfg(not(target_os = "none"))]
 fn main() {}

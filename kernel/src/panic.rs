@@ -1,71 +1,59 @@
-//! The end: what happened, where every processor was, and then what `panic=` says.
+//! The end: what a broken invariant prints, and what happens then (`panic=`).
 
-use alloc::string::String;
-use arch::symbols::Symbolised;
+use arch::backtrace::Backtrace;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-/// `panic=`: seconds until a reset; 0 waits for ever, less resets at once.
-static TIMEOUT_S: AtomicI64 = AtomicI64::new(0);
-static PANICKED: AtomicBool = AtomicBool::new(false);
-
-/// Takes `panic=` from the command line.
-pub(crate) fn configure(words: &klog::CommandLine) {
-    if let Some(seconds) = words.number("panic") {
-        TIMEOUT_S.store(seconds, Ordering::Relaxed);
-    }
-}
+/// `panic=`: seconds until the machine is reset; 0 for never, negative for at once.
+pub(crate) static PANIC_TIMEOUT_S: AtomicI64 = AtomicI64::new(0);
+static IS_PANICKING: AtomicBool = AtomicBool::new(false);
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     arch::irq::disable_unguarded();
-    if PANICKED.swap(true, Ordering::SeqCst) {
-        // A second panic, of this processor or another: the first one reports.
+    if IS_PANICKING.swap(true, Ordering::SeqCst) {
+        // A panic within the panic: say that much and stop.
+        arch::console::early_print("panic while panicking\n");
         arch::power::halt();
     }
     klog::panicking();
-    let place = info.location().map(|at| (at.file(), at.line())).unwrap_or(("?", 0));
+    let place = info.location();
     klog::emergency(format_args!("Kernel panic - not syncing: {}", info.message()));
-    klog::emergency(format_args!("CPU: {} at {}:{}", arch::cpu::id(), place.0, place.1));
-    if let Some(thread) = sched::try_current() {
-        let name = thread.name();
-        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        klog::emergency(format_args!("Comm: {}", Printable(name)));
+    if let Some(place) = place {
+        klog::emergency(format_args!(
+            "at {}:{} on CPU {}",
+            place.file(),
+            place.line(),
+            arch::cpu::id().index()
+        ));
     }
-    klog::emergency(format_args!("Call Trace:"));
-    arch::backtrace::Backtrace::here().walk(|address| {
-        klog::emergency(format_args!(" {}", Symbolised(address)));
-    });
+    print_trace(&Backtrace::here());
     arch::ipi::stop_others(|cpu, trace| {
-        klog::emergency(format_args!("CPU {cpu}:\n{trace}"));
+        klog::emergency(format_args!("CPU {}:", cpu.index()));
+        print_trace(&trace);
     });
-    match TIMEOUT_S.load(Ordering::Relaxed) {
-        0 => {
-            klog::emergency(format_args!("---[ end Kernel panic ]---"));
-            arch::power::halt()
+    end()
+}
+
+fn print_trace(trace: &Backtrace) {
+    klog::emergency(format_args!("Call Trace:"));
+    trace.walk(|address| match arch::symbols::lookup(address) {
+        Some((symbol, offset)) => {
+            klog::emergency(format_args!(" {address:016x} {}+{offset:#x}", symbol.name.as_str()));
         }
+        None => klog::emergency(format_args!(" {address:016x}")),
+    });
+}
+
+fn end() -> ! {
+    match PANIC_TIMEOUT_S.load(Ordering::Relaxed) {
+        0 => arch::power::halt(),
         seconds => {
             if seconds > 0 {
                 klog::emergency(format_args!("Rebooting in {seconds} seconds.."));
-                for _ in 0..seconds.saturating_mul(1000) {
-                    arch::time::delay_us(1000);
-                }
+                arch::time::delay_ns(seconds as u64 * arch::time::NANOS_PER_SEC);
             }
             arch::power::reset()
         }
     }
-}
-
-/// Bytes of a thread's name.
-struct Printable<'a>(&'a [u8]);
-
-impl core::fmt::Display for Printable<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(&String::from_utf8_lossy(self.0))
-    }
-}
-
-/// Linux's words when nothing could be started.
-pub(crate) fn no_init() -> ! {
-    panic!("No working init found.  Try passing init= option to kernel.");
 }

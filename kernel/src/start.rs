@@ -1,118 +1,115 @@
-//! The order of start-up.
-//!
-//! [`kernel_main`] brings up what has no threads yet: processor, memory, interrupts, clocks, the
-//! scheduler, the other processors. It then becomes the idle thread of the boot processor, and
-//! [`run`] goes on as the first kernel thread.
+//! The order of start-up. Each step may use what the steps before it made.
 
 use alloc::vec::Vec;
-use arch::addr::VirtAddr;
+
 use arch::boot::BootInfo;
 use arch::cpu::CpuId;
+use arch::lock::{LockClass, SpinLock};
 use arch::thread::KernelStackRange;
+use arch::trap::Handlers;
+use arch::{acpi, smp, x86};
+use core::sync::atomic::Ordering;
+use frames::Range;
+use klog::CommandLine;
 
-/// The first Rust function at the kernel's final address.
+#[global_allocator]
+static HEAP: heap::Heap = heap::Heap;
+
+static HANDLERS: Handlers = process::trap::handlers(syscalls::dispatch);
+
+static STACKS_CLASS: LockClass = LockClass::new("kernel.idle_stacks", 90);
+/// The stacks of the idle threads of the other processors.
+static STACKS: SpinLock<Vec<(CpuId, KernelStackRange)>> = SpinLock::new(&STACKS_CLASS, Vec::new());
+
+/// Where the boot code hands over: one processor, interrupts off, the image at its final address.
 #[unsafe(no_mangle)]
 fn kernel_main(info: &'static BootInfo) -> ! {
-    // SAFETY: this is the start, on the boot processor.
-    unsafe { arch::x86::init::early(info) };
     arch::console::set_up(115_200);
+    // SAFETY: this is the first step, taken once.
+    unsafe { x86::init::early(info) };
+    memory(info);
     klog::init(info.command_line());
     klog::register_console(&klog::Early, klog::Replay::All);
-    klog::notice!("Linux version {}", env!("CARGO_PKG_VERSION"));
+    log::info!("Linux version {} ({})", process::nsproxy::RELEASE, env!("CARGO_PKG_NAME"));
     log::info!("Command line: {}", info.command_line());
-    describe_memory(info);
+    log::info!("boot: {:?}, kernel at {:?}", info.protocol, info.kernel);
+    let line = klog::parse_command_line(info.command_line());
+    syscalls::tracer::init(line.value("tkernel.strace"));
+    settings(&line);
 
-    take_memory(info);
-    let words = klog::parse_command_line(info.command_line());
-    crate::panic::configure(&words);
-    if let Err(error) = arch::x86::init::interrupts() {
-        panic!("no memory for the local APIC's mapping: {error:?}");
+    if let Err(error) = x86::init::interrupts() {
+        panic!("no interrupt controller: {error:?}");
     }
-    arch::acpi::init(info);
-    arch::x86::init::clocks();
-
-    arch::smp::prepare(cpu_limit(&words));
-    sched::init_cpu(arch::boot::boot_stack());
+    acpi::init(info);
+    x86::init::clocks();
+    arch::trap::set_handlers(&HANDLERS);
     sched::clock::init();
+    sched::init_cpu(arch::boot::boot_stack());
+    other_processors(&line);
+    arch::paging::kernel::forget_identity_map();
     arch::irq::enable();
-    start_processors();
+
     sched::work::init();
     sched::init_load();
-    sched::spawn_kernel("init", move || run(info));
+    pagecache::init();
+    sched::spawn_kernel("kernel_init", move || crate::root::start(info, &line));
     sched::idle()
 }
 
-/// The first kernel thread: everything that may sleep.
-fn run(info: &'static BootInfo) {
-    let stats = frames::stats();
-    log::info!("Memory: {stats:?}");
-    let count = arch::cpu::count();
-    log::info!(
-        "Started from {:?} in {} ms on {count} CPUs",
-        info.protocol,
-        arch::time::now_ns() / 1_000_000
-    );
-    crate::panic::no_init();
-}
-
-/// Prints the memory map as the firmware gave it.
-fn describe_memory(info: &BootInfo) {
-    for region in info.memory.regions() {
-        let (start, end) = (region.start.0, region.end.0 - 1);
-        log::info!("BIOS-e820: [mem {start:#018x}-{end:#018x}] {}", region.kind.name());
+/// Hands all usable memory to the frame allocator; from here on there is a heap.
+fn memory(info: &BootInfo) {
+    // On the stack: there is no heap yet. More ranges than this are not worth their metadata.
+    let none = Range { start: arch::PhysAddr(0), end: arch::PhysAddr(0), node: 0 };
+    let mut ranges = [none; 64];
+    let mut count = 0;
+    for (slot, range) in ranges.iter_mut().zip(info.usable()) {
+        *slot = Range { start: range.start, end: range.end, node: 0 };
+        count += 1;
     }
-    log::debug!("kernel {:?} at {:?}, initrd {:?}", info.kernel, info.kernel_virt, info.initrd);
+    // SAFETY: the boot information lists what is free; nothing uses it before this.
+    unsafe { frames::init(ranges.get(..count).unwrap_or_default()) };
 }
 
-/// Gives the free memory to the frame allocator, one range per NUMA node it spans.
-fn take_memory(info: &BootInfo) {
-    const RANGES_MAX: usize = 128;
-    let mut ranges = arrayvec::ArrayVec::<frames::Range, RANGES_MAX>::new();
-    for range in info.usable() {
-        let range = frames::Range { start: range.start, end: range.end, node: 0 };
-        // More pieces than a machine has; what does not fit is left unused.
-        let _ = ranges.try_push(range);
+fn settings(line: &CommandLine) {
+    if let Some(seconds) = line.number("panic") {
+        crate::panic::PANIC_TIMEOUT_S.store(seconds, Ordering::Relaxed);
     }
-    // SAFETY: the boot description leaves out everything that is occupied.
-    unsafe { frames::init(&ranges) };
 }
 
-/// How many processors the command line allows.
-fn cpu_limit(words: &klog::CommandLine) -> usize {
-    if words.has("nosmp") {
-        return 1;
-    }
-    let limit = |name: &str| words.number(name).and_then(|n| usize::try_from(n).ok());
-    let all = arch::cpu::MAX_CPUS;
-    limit("maxcpus").unwrap_or(all).min(limit("nr_cpus").unwrap_or(all)).max(1)
+fn other_processors(line: &CommandLine) {
+    let limit = match (line.has("nosmp"), line.number("maxcpus")) {
+        (true, _) => 1,
+        (_, Some(count)) => usize::try_from(count).unwrap_or(1).max(1),
+        _ => arch::cpu::MAX_CPUS,
+    };
+    smp::prepare(limit);
+    let stack_of = |cpu| {
+        let stack = heap::KernelStack::new().ok()?;
+        let range = stack.range();
+        // The idle thread of a processor stands on it for ever.
+        core::mem::forget(stack);
+        STACKS.lock().push((cpu, range));
+        Some(range.top)
+    };
+    smp::start_all(stack_of, secondary);
 }
 
-/// Starts the other processors, each on the stack of its idle thread.
-fn start_processors() {
-    let mut stacks: Vec<KernelStackRange> = Vec::new();
-    for _ in arch::cpu::possible().iter().skip(1) {
-        match heap::KernelStack::new() {
-            // The idle threads never end, so their stacks live for ever.
-            Ok(stack) => stacks.push(core::mem::ManuallyDrop::new(stack).range()),
-            Err(_) => break,
-        }
-    }
-    let stacks = STACKS.call_once(|| stacks);
-    arch::smp::start_all(|cpu| stack_of(stacks, cpu).map(|stack| stack.top), secondary);
-}
-
-static STACKS: spin::Once<Vec<KernelStackRange>> = spin::Once::new();
-
-fn stack_of(stacks: &[KernelStackRange], cpu: CpuId) -> Option<&KernelStackRange> {
-    stacks.get(cpu.index().checked_sub(1)?)
-}
-
-/// A started processor, everything of `arch` set up.
+/// A processor that was started: it idles until there is something to run.
 fn secondary(cpu: CpuId) -> ! {
-    let nothing = KernelStackRange { bottom: VirtAddr(0), top: VirtAddr(0) };
-    let stack = STACKS.get().and_then(|stacks| stack_of(stacks, cpu)).copied().unwrap_or(nothing);
-    sched::init_cpu(stack);
-    arch::cpu::set_online(cpu);
+    let range = STACKS.lock().iter().find(|(id, _)| *id == cpu).map(|(_, range)| *range);
+    match range {
+        Some(range) => sched::init_cpu(range),
+        None => panic!("processor {} has no stack", cpu.index()),
+    }
     arch::irq::enable();
     sched::idle()
+}
+
+/// The initial RAM disk, where the loader put it.
+pub(crate) fn initrd(info: &'static BootInfo) -> Option<&'static [u8]> {
+    let range = info.initrd?;
+    let len = usize::try_from(range.len()).ok()?;
+    // SAFETY: the boot information reserves the range, so nobody else got it; it is in the direct
+    // map, and nothing writes there.
+    Some(unsafe { core::slice::from_raw_parts(arch::phys::to_virt(range.start), len) })
 }

@@ -353,9 +353,7 @@ impl Semaphore {
 
     /// Takes one if there is one.
     pub fn try_acquire(&self) -> bool {
-        self.count
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |n| n.checked_sub(1))
-            .is_ok()
+        self.count.fetch_update(Ordering::Acquire, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
     }
 
     /// Gives one back.

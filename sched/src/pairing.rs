@@ -199,10 +199,7 @@ impl<A: Adapter> Heap<A> {
 /// # Safety
 /// Both are valid roots.
 #[inline]
-unsafe fn meld<A: Adapter>(
-    a: NonNull<A::Element>,
-    b: NonNull<A::Element>,
-) -> NonNull<A::Element> {
+unsafe fn meld<A: Adapter>(a: NonNull<A::Element>, b: NonNull<A::Element>) -> NonNull<A::Element> {
     // SAFETY: the caller promises valid roots; the loser becomes the first child of the winner.
     unsafe {
         let (winner, loser) = if A::before(b, a) { (b, a) } else { (a, b) };

@@ -110,7 +110,9 @@ mod host {
     }
 
     /// Holds the gate open for reading; nests.
-    pub(super) struct Reader(#[expect(dead_code, reason = "held for its drop")] Option<RwLockReadGuard<'static, ()>>);
+    pub(super) struct Reader(
+        #[expect(dead_code, reason = "held for its drop")] Option<RwLockReadGuard<'static, ()>>,
+    );
 
     impl Reader {
         pub(super) fn new() -> Reader {

@@ -8,7 +8,7 @@
 //!
 //! Locks: a thread's `wake_lock` (730) → a run queue (740) → the timers of a processor (750).
 
-use crate::policy::{Entity, Enqueue, Params, Prev, RunQueue, Tunables};
+use crate::policy::{Enqueue, Entity, Params, Prev, RunQueue, Tunables};
 use crate::thread::{Thread, state};
 use crate::timer;
 use alloc::boxed::Box;
@@ -115,7 +115,8 @@ pub fn idle() -> ! {
     let this = arch::cpu::id();
     loop {
         arch::irq::disable_unguarded();
-        if arch::preempt::need_resched() || CPU.this().lock().queue.nr_waiting() > 0 || steal(this) {
+        if arch::preempt::need_resched() || CPU.this().lock().queue.nr_waiting() > 0 || steal(this)
+        {
             arch::irq::enable();
             schedule();
             continue;

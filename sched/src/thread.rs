@@ -7,10 +7,10 @@ use arch::cpu::CpuSet;
 use arch::lock::{LockClass, SpinLock};
 use arch::thread::{ArchThread, KernelStackRange, flags, fpu::FpuStart};
 use arch::trap::TrapFrame;
-use heap::KernelStack;
 use core::any::Any;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use heap::KernelStack;
 
 static NAME_CLASS: LockClass = LockClass::new("sched.thread_name", 760);
 static SPACE_CLASS: LockClass = LockClass::new("sched.thread_space", 761);
@@ -98,7 +98,12 @@ unsafe impl Send for Thread {}
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Thread {
-    fn build(arch: ArchThread, name: &[u8], stack: Option<KernelStack>, is_idle: bool) -> Arc<Thread> {
+    fn build(
+        arch: ArchThread,
+        name: &[u8],
+        stack: Option<KernelStack>,
+        is_idle: bool,
+    ) -> Arc<Thread> {
         let thread = Arc::new_cyclic(|this| Thread {
             arch,
             state: AtomicU32::new(state::UNINTERRUPTIBLE),

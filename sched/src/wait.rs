@@ -60,8 +60,8 @@ impl Deadline {
     }
 }
 
-/// Is told what happens on a queue (`epoll`, `poll`). Called with interrupts off and the queue
-/// locked: it must be short and must not call the queue.
+/// Is told what happens on a queue (`epoll`, `poll`). Called in whatever context notifies, perhaps
+/// an interrupt: it must not sleep.
 pub trait Listener: Send + Sync {
     /// Something of `events` (`POLL*`) happened.
     fn notify(&self, events: u32);
@@ -301,9 +301,34 @@ impl WaitQueue {
     /// Wakes everybody and tells the listeners that something of `events` happened.
     pub fn notify(&self, events: u32) {
         self.wake_all();
-        let inner = self.inner.lock();
-        for (_, _, listener) in &inner.listeners {
-            listener.notify(events);
+        self.tell(events);
+    }
+
+    /// Tells the listeners only.
+    pub fn tell(&self, events: u32) {
+        const BATCH: usize = 8;
+        let mut last = 0;
+        loop {
+            // Listeners are called without the lock: they wake other queues.
+            let mut batch: [Option<Arc<dyn Listener>>; BATCH] = [const { None }; BATCH];
+            let count = {
+                let inner = self.inner.lock();
+                let first = inner.listeners.partition_point(|l| l.0 <= last);
+                let rest = inner.listeners.iter().skip(first).take(BATCH);
+                let mut count = 0;
+                for (slot, (id, _, listener)) in batch.iter_mut().zip(rest) {
+                    *slot = Some(listener.clone());
+                    last = *id;
+                    count += 1;
+                }
+                count
+            };
+            for listener in batch.iter().flatten() {
+                listener.notify(events);
+            }
+            if count < BATCH {
+                return;
+            }
         }
     }
 
@@ -327,7 +352,7 @@ impl WaitQueue {
         let removed = {
             let mut inner = self.inner.lock();
             let at = inner.listeners.iter().position(|l| l.0 == id);
-            at.map(|at| inner.listeners.swap_remove(at))
+            at.map(|at| inner.listeners.remove(at))
         };
         drop(removed);
     }

@@ -120,6 +120,9 @@ fn sys_mmap(
         if shared && prot & PROT_WRITE != 0 && !file.can_write() {
             return Err(Errno::EACCES);
         }
+        if shared && !file.can_write() {
+            flags |= vm::MAP_NEVER_WRITE;
+        }
         if prot & PROT_EXEC != 0 && file.path.mount.has(abi::mount::MS_NOEXEC as u64) {
             return Err(Errno::EPERM);
         }
@@ -158,7 +161,7 @@ fn sys_mprotect(cx: &mut Cx<'_>, addr: u64, len: u64, prot: u32) -> Result<usize
 fn sys_brk(cx: &mut Cx<'_>, addr: u64) -> Result<usize> {
     let limit = cx.task.limit(Resource::Data);
     let mm = space(cx.task)?;
-    let (_, end) = mm.heap();
+    let end = mm.heap().1;
     if addr > end && check_limits(cx.task, &mm, addr - end, false).is_err() {
         return Ok(end as usize);
     }
@@ -182,31 +185,21 @@ fn sys_mremap(
 
 /// `msync(2)`.
 fn sys_msync(cx: &mut Cx<'_>, addr: u64, len: u64, flags: u32) -> Result<usize> {
-    const ASYNC: u32 = 1;
-    const INVALIDATE: u32 = 2;
-    const SYNC: u32 = 4;
-    if flags & !(ASYNC | INVALIDATE | SYNC) != 0 || flags & (ASYNC | SYNC) == ASYNC | SYNC {
-        return Err(Errno::EINVAL);
-    }
-    let dirty = space(cx.task)?.msync(addr, len)?;
-    if flags & SYNC != 0 {
-        for (mapping, from, to) in dirty {
-            mapping.write_and_wait(from, to.saturating_sub(1))?;
-        }
-    }
+    space(cx.task)?.msync(addr, len, flags)?;
     Ok(0)
 }
 
 fn sys_mincore(cx: &mut Cx<'_>, addr: u64, len: u64, out: VirtAddr) -> Result<usize> {
-    let mut pages: Vec<u8> = Vec::new();
+    if addr % PAGE_SIZE as u64 != 0 {
+        return Err(Errno::EINVAL);
+    }
     let count = len.div_ceil(PAGE_SIZE as u64);
     if !user::range_ok(out, count as usize) {
         return Err(Errno::EFAULT);
     }
-    pages
-        .try_reserve(usize::try_from(count).map_err(|_| Errno::ENOMEM)?)
-        .map_err(|_| Errno::ENOMEM)?;
-    space(cx.task)?.mincore(addr, len, |resident| pages.push(u8::from(resident)))?;
+    let mm = space(cx.task)?;
+    let end = mm.range_end(addr, len).map_err(|_| Errno::ENOMEM)?;
+    let pages = mm.mincore(addr, end)?;
     user::copy_to_user(out, &pages)?;
     Ok(0)
 }
@@ -216,7 +209,7 @@ fn sys_madvise(cx: &mut Cx<'_>, addr: u64, len: u64, advice: i32) -> Result<usiz
     Ok(0)
 }
 
-fn lock(cx: &Cx<'_>, addr: u64, len: u64) -> Result<usize> {
+fn lock(cx: &Cx<'_>, addr: u64, len: u64, on_fault: bool) -> Result<usize> {
     let mm = space(cx.task)?;
     if !cx.task.capable(Cap::IPC_LOCK) {
         let limit = cx.task.limit(Resource::Memlock);
@@ -228,23 +221,23 @@ fn lock(cx: &Cx<'_>, addr: u64, len: u64) -> Result<usize> {
             return Err(Errno::ENOMEM);
         }
     }
-    mm.mlock(addr, len, true)?;
+    mm.mlock(addr, len, on_fault)?;
     Ok(0)
 }
 
 fn sys_mlock(cx: &mut Cx<'_>, addr: u64, len: u64) -> Result<usize> {
-    lock(cx, addr, len)
+    lock(cx, addr, len, false)
 }
 
 fn sys_mlock2(cx: &mut Cx<'_>, addr: u64, len: u64, flags: u32) -> Result<usize> {
     if flags & !1 != 0 {
         return Err(Errno::EINVAL);
     }
-    lock(cx, addr, len)
+    lock(cx, addr, len, flags & 1 != 0)
 }
 
 fn sys_munlock(cx: &mut Cx<'_>, addr: u64, len: u64) -> Result<usize> {
-    space(cx.task)?.mlock(addr, len, false)?;
+    space(cx.task)?.munlock(addr, len)?;
     Ok(0)
 }
 
@@ -256,12 +249,13 @@ fn sys_mlockall(cx: &mut Cx<'_>, flags: u32) -> Result<usize> {
     if !cx.task.capable(Cap::IPC_LOCK) && cx.task.limit(Resource::Memlock) == 0 {
         return Err(Errno::EPERM);
     }
-    space(cx.task)?.mlock_all(flags & 1 != 0, flags & 2 != 0);
+    let current = (flags & 1 != 0).then_some(true);
+    space(cx.task)?.mlock_all(current, flags & 2 != 0, flags & 4 != 0)?;
     Ok(0)
 }
 
 fn sys_munlockall(cx: &mut Cx<'_>) -> Result<usize> {
-    space(cx.task)?.mlock_all(false, false);
+    space(cx.task)?.mlock_all(Some(false), false, false)?;
     Ok(0)
 }
 

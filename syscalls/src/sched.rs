@@ -63,7 +63,8 @@ fn targets(cx: &Cx<'_>, which: i32, who: i32) -> Result<Vec<Arc<Task>>> {
     Ok(match which {
         0 => alloc::vec![find(cx, who)?],
         1 => {
-            let pgrp = if who == 0 { cx.task.group.pgrp() } else { ns.find(who).ok_or(Errno::ESRCH)? };
+            let pgrp =
+                if who == 0 { cx.task.group.pgrp() } else { ns.find(who).ok_or(Errno::ESRCH)? };
             pgrp.members().iter().flat_map(|g| g.tasks()).collect()
         }
         2 => {
@@ -113,7 +114,13 @@ fn sys_setpriority(cx: &mut Cx<'_>, which: i32, who: i32, nice: i32) -> Result<u
 }
 
 /// Changes policy and real-time priority.
-fn set_policy(cx: &Cx<'_>, pid: i32, policy: Option<Policy>, priority: i32, nice: Option<i8>) -> Result<usize> {
+fn set_policy(
+    cx: &Cx<'_>,
+    pid: i32,
+    policy: Option<Policy>,
+    priority: i32,
+    nice: Option<i8>,
+) -> Result<usize> {
     let task = find(cx, pid)?;
     let old = params(&task)?;
     let policy = policy.unwrap_or(old.policy);
@@ -138,7 +145,12 @@ fn set_policy(cx: &Cx<'_>, pid: i32, policy: Option<Policy>, priority: i32, nice
 /// `SCHED_RESET_ON_FORK`: accepted.
 const RESET_ON_FORK: u32 = 0x4000_0000;
 
-fn sys_sched_setscheduler(cx: &mut Cx<'_>, pid: i32, policy: u32, param: VirtAddr) -> Result<usize> {
+fn sys_sched_setscheduler(
+    cx: &mut Cx<'_>,
+    pid: i32,
+    policy: u32,
+    param: VirtAddr,
+) -> Result<usize> {
     if param.is_null() || (policy as i32) < 0 {
         return Err(Errno::EINVAL);
     }

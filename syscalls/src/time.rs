@@ -345,6 +345,7 @@ fn sys_alarm(cx: &mut Cx<'_>, seconds: u32) -> Result<usize> {
     interval.set(0, u64::from(seconds) * NANOS);
     // A rest counts as a second unless it is less than half of one and not the only one.
     let whole = left / NANOS;
-    let rounded = if left % NANOS >= NANOS / 2 || (whole == 0 && left > 0) { whole + 1 } else { whole };
+    let rounded =
+        if left % NANOS >= NANOS / 2 || (whole == 0 && left > 0) { whole + 1 } else { whole };
     Ok(rounded as usize)
 }

@@ -95,10 +95,9 @@ pub fn register_console(console: &'static dyn Console, replay: Replay) {
             Replay::All => Position::at(ring::first_seq()),
             Replay::Nothing => Position::at(ring::next_seq()),
         };
-        if replay == Replay::All && !console.is_boot() {
-            if let Some(at) = consoles.slots.iter().position(|slot| slot.console.is_boot()) {
-                position = consoles.slots.remove(at).position;
-            }
+        let early = consoles.slots.iter().position(|slot| slot.console.is_boot());
+        if let Some(at) = early.filter(|_| replay == Replay::All && !console.is_boot()) {
+            position = consoles.slots.remove(at).position;
         }
         // A ninth console stays silent; nothing depends on it.
         let _ = consoles.slots.try_push(Slot { console, position });

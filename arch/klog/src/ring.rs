@@ -70,14 +70,16 @@ pub enum ReadError {
     Overwritten,
 }
 
+/// The order of the fields is known to the helpers for gdb.
+#[repr(C)]
 struct Ring {
-    bytes: [u8; RING_LEN],
     /// Total bytes ever written; the next record goes here, modulo the length.
     head: u64,
     /// Position of the oldest record, in the same count.
     tail: u64,
     first_seq: u64,
     next_seq: u64,
+    bytes: [u8; RING_LEN],
 }
 
 struct Header {

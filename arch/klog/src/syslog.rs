@@ -225,7 +225,7 @@ impl Record {
         };
         head.bytes().for_each(&mut push);
         for &byte in self.text() {
-            if byte < b' ' || byte >= 127 || byte == b'\\' {
+            if !(b' '..127).contains(&byte) || byte == b'\\' {
                 const HEX: &[u8; 16] = b"0123456789abcdef";
                 let high = HEX[usize::from(byte >> 4)];
                 let low = HEX[usize::from(byte & 15)];

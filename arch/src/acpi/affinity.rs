@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 /// Distance of a node to itself, and to others where no SLIT tells.
 const LOCAL: u8 = 10;
 const REMOTE: u8 = 20;
+#[cfg(any(target_os = "none", test))]
 /// The most nodes; memory of others counts as the first's.
 const NODES_MAX: usize = 64;
 
@@ -64,7 +65,10 @@ impl Affinity {
         let listed = self.distances.get(from * self.node_count() + to).copied();
         listed.filter(|distance| *distance >= LOCAL).unwrap_or(default)
     }
+}
 
+#[cfg(any(target_os = "none", test))]
+impl Affinity {
     fn node(&mut self, domain: u32) -> Option<usize> {
         if let Some(node) = self.domains.iter().position(|known| *known == domain) {
             return Some(node);
@@ -141,14 +145,17 @@ impl Affinity {
     }
 }
 
+#[cfg(any(target_os = "none", test))]
 fn byte(bytes: &[u8], at: usize) -> u8 {
     bytes.get(at).copied().unwrap_or(0)
 }
 
+#[cfg(any(target_os = "none", test))]
 fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
+#[cfg(any(target_os = "none", test))]
 fn long(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }

@@ -8,6 +8,7 @@
 mod affinity;
 #[cfg(target_os = "none")]
 mod read;
+#[cfg(any(target_os = "none", test))]
 mod sleep;
 
 pub use affinity::{Affinity, MemoryNode};

@@ -71,7 +71,7 @@ raw_table!(Srat, SRAT);
 raw_table!(Slit, SLIT);
 
 /// The bytes of a table.
-fn bytes<'a, T>(mapping: &'a PhysicalMapping<Mapper, T>) -> &'a [u8] {
+fn bytes<T>(mapping: &PhysicalMapping<Mapper, T>) -> &[u8] {
     let start = mapping.virtual_start().as_ptr().cast::<u8>();
     // SAFETY: the mapping covers the whole table and stays.
     unsafe { core::slice::from_raw_parts(start, mapping.region_length()) }

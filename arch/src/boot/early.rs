@@ -293,6 +293,6 @@ fn mix(mut word: u64) -> u64 {
 
 /// The value of the last `mem=` on the command line.
 fn memory_limit(line: &str) -> Option<u64> {
-    let value = line.split_ascii_whitespace().filter_map(|w| w.strip_prefix("mem=")).last()?;
+    let value = line.split_ascii_whitespace().rev().find_map(|w| w.strip_prefix("mem="))?;
     crate::boot::parse_size(value)
 }

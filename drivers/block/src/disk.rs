@@ -63,17 +63,21 @@ impl Disk {
     /// Adds the next drive of a family (`vda`, `vdb`, …) with `capacity` 512-byte sectors, and scans
     /// its partitions. May sleep: reads the drive.
     pub fn add_named(naming: Naming, driver: Arc<dyn Driver>, capacity: u64) -> Result<Arc<Disk>> {
-        let index = {
-            let all = ALL.read();
-            let mut index = 0;
-            while all.iter().any(|disk| disk.naming.prefix == naming.prefix && disk.index == index)
-            {
-                index += 1;
+        loop {
+            let index = {
+                let all = ALL.read();
+                let taken = |index| {
+                    all.iter().any(|d| d.naming.prefix == naming.prefix && d.index == index)
+                };
+                (0..u32::MAX).find(|&index| !taken(index)).unwrap_or(0)
+            };
+            let name = naming.disk_name(index);
+            match Self::add_as(name, naming, index, driver.clone(), capacity) {
+                // Another drive took the name meanwhile.
+                Err(Errno::EEXIST) => {}
+                result => return result,
             }
-            index
-        };
-        let name = naming.disk_name(index);
-        Self::add_as(name, naming, index, driver, capacity)
+        }
     }
 
     /// Adds a drive whose driver names it (`nvme0n1`).
@@ -106,6 +110,7 @@ impl Disk {
         {
             let mut all = ALL.write();
             if all.iter().any(|known| known.name == disk.name) {
+                disk.shared.flusher.stop();
                 return Err(Errno::EEXIST);
             }
             all.push(disk.clone());

@@ -4,9 +4,13 @@
 
 extern crate alloc;
 
+pub mod epoll;
+pub mod eventfd;
 mod inode;
 mod pages;
 pub mod pipe;
+pub mod poll;
+pub mod timerfd;
 mod wait;
 
 pub use inode::anon_file;

@@ -1,3 +1,25 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+#[path = "alloc.rs"]
+mod alloc_;
+mod buffer;
+mod bytes;
+mod csum;
+mod data;
+mod dir;
+mod extents;
+mod file;
+mod fs;
+mod layout;
+mod node;
+mod ops;
+mod xattr;
+
+#[cfg(test)]
+mod tests;
+
+pub use fs::{Ext4Type, init, mount};

@@ -337,6 +337,8 @@ struct Ours {
 
 impl Ours {
     fn new(umask: u32) -> Ours {
+        static MEMORY: std::sync::Once = std::sync::Once::new();
+        MEMORY.call_once(|| frames::init_host(256 << 20));
         let user_ns = UserNamespace::initial();
         let creds = Arc::new(Creds::root(user_ns.clone()));
         let sb = tmpfs::create("tmpfs", tmpfs::Options::default(), (0, 0)).unwrap();

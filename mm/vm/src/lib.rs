@@ -3,12 +3,32 @@
 
 extern crate alloc;
 
-mod area;
+mod change;
 mod fault;
+mod fork;
+mod layout;
+mod map;
+mod observer;
+mod remote;
+mod report;
 mod source;
 mod space;
+mod unmap;
+mod vma;
 
-pub use area::{Area, AreaFlags, PROT_EXEC, PROT_READ, PROT_WRITE};
+#[cfg(test)]
+mod tests;
+
 pub use fault::{FaultAccess, FaultError, FaultKind};
+pub use map::MapRequest;
+pub use report::{MapInfo, PageInfo};
 pub use source::{Description, MapSource};
-pub use space::{AddressSpace, MMAP_MIN, MapRequest, SpaceStats};
+pub use space::{AddressSpace, Stats, committed, overcommit, set_overcommit};
+pub use vma::{Vma, flag, prot};
+
+/// In [`MapRequest::flags`]: `mprotect` may never add write permission (a shared mapping of a file
+/// that is open for reading only).
+pub const MAP_NEVER_WRITE: u32 = 1 << 30;
+
+/// The lowest address that a program without `CAP_SYS_RAWIO` may map: `vm.mmap_min_addr`.
+pub const MMAP_MIN: u64 = layout::MIN_ADDRESS;

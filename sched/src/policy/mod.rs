@@ -314,7 +314,9 @@ impl RunQueue {
             unsafe { self.rt.insert(current, end) };
             return;
         }
-        if item.yielded && let Some(first) = self.fair.peek() {
+        if item.yielded
+            && let Some(first) = self.fair.peek()
+        {
             // Others go first, but what the yielder is owed is not lost for long.
             // SAFETY: entities in the heap are valid.
             let first = unsafe { (*first.as_ptr()).vruntime };
@@ -376,8 +378,7 @@ impl RunQueue {
         // SAFETY: both are on this queue, hence valid.
         let (current, woken) = unsafe { (&*current.as_ptr(), &*woken.as_ptr()) };
         if woken.is_realtime() {
-            return !current.is_realtime()
-                || woken.params.rt_priority > current.params.rt_priority;
+            return !current.is_realtime() || woken.params.rt_priority > current.params.rt_priority;
         }
         if current.is_realtime() {
             return false;

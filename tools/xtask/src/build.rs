@@ -5,7 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-const TARGET: &str = "x86_64-unknown-none";
+/// What the kernel is compiled for.
+pub(crate) const TARGET: &str = "x86_64-unknown-none";
 /// Where the kernel's release is written down.
 const RELEASE_SOURCE: &str = "process/src/nsproxy.rs";
 
@@ -76,13 +77,19 @@ fn cargo(profile: Profile, packages: &[&str]) -> Result {
     if profile == Profile::Release {
         command.arg("--release");
     }
+    use_core_source_if_needed(&mut command)?;
+    shell::run(&mut command)
+}
+
+/// Lets a cargo command for the kernel's target compile `core` where the toolchain has no binary.
+pub(crate) fn use_core_source_if_needed(command: &mut Command) -> Result {
     if !has_prebuilt_core()? {
         command.env("RUSTC_BOOTSTRAP", "1").args([
             "-Zbuild-std=core,alloc,compiler_builtins",
             "-Zbuild-std-features=compiler-builtins-mem",
         ]);
     }
-    shell::run(&mut command)
+    Ok(())
 }
 
 /// Whether the toolchain ships `core` for the target; if not, it is built from its source.

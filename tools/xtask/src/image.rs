@@ -40,6 +40,31 @@ pub(crate) fn ensure(options: &Options) -> Result<PathBuf> {
     Ok(image)
 }
 
+/// The root as an initial ramdisk, with the command in it. Made anew each time: it is the run's
+/// only way to get files in.
+pub(crate) fn ramdisk(options: &Options) -> Result<PathBuf> {
+    shell::ensure_programs(&[("cpio", "cpio")])?;
+    let archive = match &options.rootfs {
+        Some(archive) => fs::canonicalize(archive)?,
+        None => crate::rootfs::default_archive()?,
+    };
+    let directory = paths::output().join("images");
+    fs::create_dir_all(&directory)?;
+    let tree = directory.join(format!("ram.{}", std::process::id()));
+    extract(&archive, &tree)?;
+    guest::install(&tree)?;
+    if let Some(command) = &options.command {
+        let path = tree.join(guest::COMMAND_PATH.trim_start_matches('/'));
+        fs::write(path, format!("{command}\n"))?;
+    }
+    let output = directory.join("ram.cpio");
+    let pack = "find . -print0 | cpio --quiet --null -o -H newc > \"$1\"";
+    let packed =
+        shell::run(shell::tool("sh").args(["-c", pack, "sh"]).arg(&output).current_dir(&tree));
+    fs::remove_dir_all(&tree)?;
+    packed.map(|()| output)
+}
+
 /// Changes when the image must be made again.
 fn stamp(archive: &Path, options: &Options) -> Result<String> {
     let metadata = fs::metadata(archive)?;

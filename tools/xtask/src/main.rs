@@ -6,6 +6,7 @@
 //! | `run`               | build, make a root image, boot it to a shell or run `CMD`               |
 //! | `debug`             | the same with QEMU waiting for gdb                                      |
 //! | `image [ROOTFS]`    | only the root image; prints its path                                    |
+//! | `test`              | formatting, lints, host tests, boots in QEMU; ends in a total           |
 //! | `test-boot`         | boots the kernel through every protocol and CPU count                    |
 //!
 //! `run` and `debug` are steered by the environment: see [`options`].
@@ -22,6 +23,7 @@ mod qemu;
 mod rootfs;
 mod shell;
 mod symbols;
+mod test;
 mod test_boot;
 
 use std::process::ExitCode;
@@ -46,11 +48,12 @@ fn main() -> ExitCode {
             println!("{}", image::ensure(&o)?.display());
             Ok(0)
         }),
+        ["test"] => test::run(),
         ["test-boot", rest @ ..] => test_boot::run(rest),
-        _ => {
-            Err("usage: cargo xtask build [--debug] | run | debug | image [ROOTFS] | test-boot"
-                .into())
-        }
+        _ => Err(
+            "usage: cargo xtask build [--debug] | run | debug | image [ROOTFS] | test | test-boot"
+                .into(),
+        ),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),

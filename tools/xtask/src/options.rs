@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub(crate) enum Disk {
     Virtio,
     Nvme,
+    /// No disk: the root is unpacked from an initial ramdisk.
+    Ram,
 }
 
 /// Which file the machine starts, and how.
@@ -33,7 +35,7 @@ pub(crate) struct Options {
     pub(crate) cpus: u32,
     /// `MEM`: memory as QEMU takes it.
     pub(crate) memory: String,
-    /// `DISK`: virtio or nvme.
+    /// `DISK`: virtio, nvme, or ram (no disk: an initial ramdisk).
     pub(crate) disk: Disk,
     /// `DISK_SIZE`: size of a root image that is made.
     pub(crate) disk_size: String,
@@ -67,7 +69,8 @@ impl Options {
         let disk = match text("DISK").as_deref() {
             None | Some("virtio") => Disk::Virtio,
             Some("nvme") => Disk::Nvme,
-            Some(other) => return Err(format!("DISK={other}: virtio or nvme").into()),
+            Some("ram") => Disk::Ram,
+            Some(other) => return Err(format!("DISK={other}: virtio, nvme or ram").into()),
         };
         let entry = match text("BOOT").as_deref() {
             None | Some("bios") => Entry::Bios,

@@ -17,7 +17,15 @@ const NO_STATUS: u8 = 125;
 pub(crate) fn run(options: &Options) -> Result<u8> {
     shell::ensure_programs(&[("qemu-system-x86_64", "qemu-system-x86")])?;
     let kernel = kernel_file(options)?;
-    let image = prepared_image(options)?;
+    let mut options = options.clone();
+    let image = match options.disk {
+        Disk::Ram => image::ramdisk(&options)?,
+        _ => prepared_image(&options)?,
+    };
+    if options.disk == Disk::Ram {
+        options.initrd = Some(image.clone());
+    }
+    let options = &options;
     let control = paths::output().join(format!("control.{}", std::process::id()));
     let mut command = machine(options, &kernel, &image, &control);
     let child = command.spawn().map_err(|error| format!("qemu-system-x86_64: {error}"))?;
@@ -55,11 +63,16 @@ pub(crate) fn prepared_image(options: &Options) -> Result<PathBuf> {
 /// QEMU's command line.
 pub(crate) fn machine(options: &Options, kernel: &Path, image: &Path, control: &Path) -> Command {
     let (device, root) = match options.disk {
-        Disk::Virtio => ("virtio-blk-pci,drive=root", "/dev/vda"),
-        Disk::Nvme => ("nvme,drive=root,serial=1", "/dev/nvme0n1"),
+        Disk::Virtio => {
+            (Some("virtio-blk-pci,drive=root"), "root=/dev/vda rootfstype=ext4 rw init")
+        }
+        Disk::Nvme => {
+            (Some("nvme,drive=root,serial=1"), "root=/dev/nvme0n1 rootfstype=ext4 rw init")
+        }
+        Disk::Ram => (None, "rdinit"),
     };
     let init = options.init.as_deref().unwrap_or(guest::INIT_PATH);
-    let mut words = format!("console=ttyS0,115200 root={root} rootfstype=ext4 rw init={init}");
+    let mut words = format!("console=ttyS0,115200 {root}={init}");
     if options.command.is_some() {
         words.push_str(" quiet");
     } else if let Some((rows, columns)) = window_size() {
@@ -79,11 +92,13 @@ pub(crate) fn machine(options: &Options, kernel: &Path, image: &Path, control: &
         .arg("-kernel")
         .arg(kernel)
         .args(["-append", words.trim_end()])
-        .arg("-drive")
-        .arg(format!("if=none,id=root,format=raw,file={}", image.display()))
-        .args(["-device", device, "-device", "virtio-rng-pci"])
+        .args(["-device", "virtio-rng-pci"])
         .arg("-chardev")
         .arg(format!("socket,id=control,path={},server=on,wait=off", control.display()));
+    if let Some(device) = device {
+        let drive = format!("if=none,id=root,format=raw,file={}", image.display());
+        command.args(["-drive", &drive, "-device", device]);
+    }
     if options.command.is_some() {
         command.args(["-serial", "stdio"]);
     } else {
@@ -144,10 +159,10 @@ fn tell_window_size(mut stream: UnixStream) {
     loop {
         std::thread::sleep(Duration::from_millis(500));
         let now = window_size();
-        if let Some((rows, columns)) = now.filter(|_| now != last) {
-            if writeln!(stream, "size {rows} {columns}").is_err() {
-                return;
-            }
+        if let Some((rows, columns)) = now.filter(|_| now != last)
+            && writeln!(stream, "size {rows} {columns}").is_err()
+        {
+            return;
         }
         last = now;
     }

@@ -2,6 +2,7 @@
 //! the first words of the log that need them, and looks for these.
 
 use crate::build::{Profile, build};
+use crate::test::Tally;
 use crate::{Result, shell};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -63,11 +64,16 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// Runs all cases whose name contains one of `filters` (or all).
+/// Runs cases like [`cases`]; the status is 1 if one failed.
 pub(crate) fn run(filters: &[&str]) -> Result<u8> {
+    Ok(u8::from(cases(filters)?.failed > 0))
+}
+
+/// Runs all cases whose name contains one of `filters` (or all).
+pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
     shell::ensure_programs(&[("qemu-system-x86_64", "qemu-system-x86")])?;
     let kernel = build(Profile::Release)?;
-    let mut failed = 0;
+    let mut tally = Tally::default();
     for case in CASES {
         if !filters.is_empty() && !filters.iter().any(|filter| case.name.contains(filter)) {
             continue;
@@ -76,13 +82,14 @@ pub(crate) fn run(filters: &[&str]) -> Result<u8> {
         let log = boot(file, case.args)?;
         let missing: Vec<_> = case.expected.iter().filter(|text| !log.contains(**text)).collect();
         if missing.is_empty() && !log.contains("panicked") {
+            tally.passed += 1;
             println!("ok      {}", case.name);
         } else {
-            failed += 1;
+            tally.failed += 1;
             println!("FAILED  {}: missing {missing:?} in\n{log}", case.name);
         }
     }
-    Ok(u8::from(failed > 0))
+    Ok(tally)
 }
 
 /// Boots without a disk; a missing root ends in a panic, and `panic=-1` in a reset.

@@ -1,0 +1,25 @@
+//! The machine's power, and what stands for it on the host.
+
+#[cfg(target_os = "none")]
+pub(crate) use arch::power::{enable_power_button, power_off, reset, take_power_button};
+
+#[cfg(not(target_os = "none"))]
+mod host {
+    /// A test must not switch anything off.
+    pub(crate) fn power_off() {}
+
+    pub(crate) fn reset() -> ! {
+        std::process::abort()
+    }
+
+    pub(crate) fn enable_power_button() -> Option<u32> {
+        None
+    }
+
+    pub(crate) fn take_power_button() -> bool {
+        false
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+pub(crate) use host::{enable_power_button, power_off, reset, take_power_button};

@@ -1,0 +1,229 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(target_os = "none", no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::any::Any;
+use core::ops::Range;
+
+use abi::{Errno, Result};
+use arch::VirtAddr;
+use arch::uio::{Sink, Source};
+use arch::user;
+use block::{Device, DeviceId, Disk, Event};
+use vfs::dev::{DeviceNode, DeviceOpen, Opened};
+use vfs::file::FileMode;
+use vfs::{Cap, Context, DeviceNumber, File, FileKind, FileOps, Inode, MapArgs, pagefile, seek};
+use vm::MapSource;
+
+const O_ACCMODE: u32 = 3;
+const O_EXCL: u32 = 0o200;
+const SEEK_DATA: u32 = 3;
+
+const BLKROSET: u32 = 0x125d;
+const BLKROGET: u32 = 0x125e;
+const BLKRRPART: u32 = 0x125f;
+const BLKGETSIZE: u32 = 0x1260;
+const BLKFLSBUF: u32 = 0x1261;
+const BLKRAGET: u32 = 0x1263;
+const BLKSSZGET: u32 = 0x1268;
+const BLKBSZGET: u32 = 0x8008_1270;
+const BLKGETSIZE64: u32 = 0x8008_1272;
+const BLKDISCARD: u32 = 0x1277;
+const BLKIOMIN: u32 = 0x1278;
+const BLKIOOPT: u32 = 0x1279;
+const BLKALIGNOFF: u32 = 0x127a;
+const BLKPBSZGET: u32 = 0x127b;
+const BLKROTATIONAL: u32 = 0x127e;
+const HDIO_GETGEO: u32 = 0x301;
+
+fn number(id: DeviceId) -> DeviceNumber {
+    DeviceNumber::new(id.major, id.minor)
+}
+
+struct Opener;
+
+impl DeviceOpen for Opener {
+    fn open(
+        &self,
+        dev: DeviceNumber,
+        _inode: &Arc<Inode>,
+        flags: u32,
+        _ctx: &Context<'_>,
+    ) -> Result<Opened> {
+        let id = DeviceId { major: dev.major(), minor: dev.minor() };
+        let device = block::by_id(id).ok_or(Errno::ENXIO)?;
+        if flags & O_ACCMODE != 0 && device.is_read_only() {
+            return Err(Errno::EACCES);
+        }
+        // open(2): O_EXCL without O_CREAT on a block device fails if it is in use.
+        if flags & O_EXCL != 0 && device.is_claimed() {
+            return Err(Errno::EBUSY);
+        }
+        let mode = FileMode::SEEK | FileMode::LOCK_POSITION;
+        Ok(Opened { ops: Arc::new(BlockFile { device }), mode })
+    }
+}
+
+/// An open block device.
+struct BlockFile {
+    device: Arc<Device>,
+}
+
+impl FileOps for BlockFile {
+    fn read_at(&self, file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
+        self.device.mapping().read(pos, sink, file.read_ahead())
+    }
+
+    fn write_at(&self, _file: &File, pos: u64, source: &mut Source<'_>) -> Result<usize> {
+        let size = self.device.size();
+        if pos >= size && !source.is_empty() {
+            return Err(Errno::ENOSPC);
+        }
+        let room = usize::try_from(size - pos.min(size)).unwrap_or(usize::MAX);
+        let cut = source.truncate(room);
+        let written = self.device.mapping().write(pos, source);
+        source.reexpand(cut);
+        written
+    }
+
+    fn seek(&self, _file: &File, current: u64, offset: i64, whence: u32) -> Result<u64> {
+        if whence >= SEEK_DATA {
+            return Err(Errno::EINVAL);
+        }
+        seek::seek_within(current, offset, whence, self.device.size(), i64::MAX as u64)
+    }
+
+    fn fsync(&self, _file: &File, range: Range<u64>, _data_only: bool) -> Result<()> {
+        self.device.mapping().write_and_wait(range.start, range.end)?;
+        self.device.flush()
+    }
+
+    fn mmap(&self, file: &Arc<File>, _args: &MapArgs) -> Result<Arc<dyn MapSource>> {
+        pagefile::map(file)
+    }
+
+    fn ioctl(&self, _file: &Arc<File>, ctx: &Context<'_>, cmd: u32, arg: usize) -> Result<usize> {
+        let device = &self.device;
+        let limits = device.limits();
+        let at = VirtAddr::new(arg as u64);
+        let put32 = |value: u32| -> Result<usize> {
+            user::write_val(at, &value)?;
+            Ok(0)
+        };
+        let put64 = |value: u64| -> Result<usize> {
+            user::write_val(at, &value)?;
+            Ok(0)
+        };
+        match cmd {
+            BLKGETSIZE64 => put64(device.size()),
+            BLKGETSIZE => put64(device.sectors()),
+            BLKSSZGET => put32(limits.logical_block_size),
+            BLKPBSZGET => put32(limits.physical_block_size),
+            BLKBSZGET => put32(4096),
+            BLKIOMIN => put32(limits.io_min.max(limits.physical_block_size)),
+            BLKIOOPT => put32(limits.io_opt),
+            BLKALIGNOFF => put32(0),
+            BLKROTATIONAL => {
+                user::write_val(at, &u16::from(limits.rotational))?;
+                Ok(0)
+            }
+            BLKRAGET => put64(256),
+            BLKROGET => put32(u32::from(device.is_read_only())),
+            BLKROSET => {
+                ctx.creds.require(Cap::SYS_ADMIN).map_err(|_| Errno::EACCES)?;
+                let value: u32 = user::read_val(at)?;
+                let state = if value == 0 { block::ReadOnly::No } else { block::ReadOnly::Yes };
+                block::disk_of(device).ok_or(Errno::ENXIO)?.set_read_only(state);
+                Ok(0)
+            }
+            BLKFLSBUF => {
+                ctx.creds.require(Cap::SYS_ADMIN).map_err(|_| Errno::EACCES)?;
+                device.sync()?;
+                device.mapping().drop_clean(0, pagecache::MAX_INDEX);
+                Ok(0)
+            }
+            BLKRRPART => {
+                ctx.creds.require(Cap::SYS_ADMIN).map_err(|_| Errno::EACCES)?;
+                if device.partition().is_some() {
+                    return Err(Errno::EINVAL);
+                }
+                block::disk_of(device).ok_or(Errno::ENXIO)?.rescan()?;
+                Ok(0)
+            }
+            BLKDISCARD => {
+                let start: u64 = user::read_val(at)?;
+                let len: u64 = user::read_val(VirtAddr::new(arg as u64 + 8))?;
+                let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
+                if start % 512 != 0 || len % 512 != 0 || end > device.size() {
+                    return Err(Errno::EINVAL);
+                }
+                device.mapping().punch(start, end)?;
+                device.discard(start / 512, len / 512)?;
+                Ok(0)
+            }
+            HDIO_GETGEO => {
+                let start = device.partition().map_or(0, |partition| partition.start);
+                let cylinders = (device.sectors() / (255 * 63)).min(u64::from(u16::MAX)) as u16;
+                // struct hd_geometry: heads, sectors, cylinders, then the start as a long.
+                user::write_val(at, &[255u8, 63])?;
+                user::write_val(VirtAddr::new(arg as u64 + 2), &cylinders)?;
+                user::write_val(VirtAddr::new(arg as u64 + 8), &start)?;
+                Ok(0)
+            }
+            _ => device.driver().ioctl(cmd, arg),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn node_of(device: &Device) -> DeviceNode {
+    DeviceNode {
+        name: String::from(device.name()),
+        kind: FileKind::BlockDevice,
+        dev: number(device.id()),
+        mode: 0o660,
+        class: "block",
+    }
+}
+
+fn on_event(event: Event, _disk: &Arc<Disk>, device: &Arc<Device>) {
+    let node = node_of(device);
+    match event {
+        Event::Added => {
+            let served =
+                vfs::dev::register_block(node.dev, 1, driver_name(device), Arc::new(Opener));
+            if let Err(error) = served {
+                log::error!("{}: cannot serve its number: {error}", device.name());
+            }
+            vfs::dev::add_node(node);
+        }
+        Event::Removed => {
+            vfs::dev::remove_node(node.kind, node.dev);
+            vfs::dev::unregister(FileKind::BlockDevice, node.dev);
+        }
+        Event::Changed => {}
+    }
+}
+
+/// The name that `/proc/devices` shows for the major.
+fn driver_name(device: &Device) -> &'static str {
+    match device.id().major {
+        1 => "ramdisk",
+        7 => "loop",
+        8 => "sd",
+        254 => "virtblk",
+        _ => "blkext",
+    }
+}
+
+/// Makes nodes for the disks that exist and those that come. Once, at start-up.
+pub fn init() {
+    block::set_event_hook(on_event);
+}

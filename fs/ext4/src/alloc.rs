@@ -1,0 +1,420 @@
+//! Blocks and inodes: which are free, and which to take.
+//!
+//! Each group has its own lock around its descriptor and bitmaps, which are loaded when first
+//! needed and stored when the file system is synced. Counts over all groups are atomics.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicI64, Ordering};
+
+use abi::{Errno, Result};
+use arch::lock::LockClass;
+use sched::Mutex;
+
+use crate::buffer::Buffers;
+use crate::csum::crc32c;
+use crate::layout::{BLOCK_UNINIT, Group, INODE_UNINIT, Super};
+
+static GROUP: LockClass = LockClass::new("ext4.group", 457);
+
+struct GroupState {
+    desc: Group,
+    blocks: Option<Vec<u8>>,
+    inodes: Option<Vec<u8>>,
+    dirty: bool,
+}
+
+/// The allocators of one file system.
+pub(crate) struct Allocator {
+    groups: Vec<Mutex<GroupState>>,
+    pub(crate) free_blocks: AtomicI64,
+    pub(crate) free_inodes: AtomicI64,
+    /// Promised to dirty pages that have no blocks yet.
+    reserved: AtomicI64,
+}
+
+fn bit(bits: &[u8], at: usize) -> bool {
+    bits.get(at / 8).is_none_or(|byte| byte >> (at % 8) & 1 != 0)
+}
+fn set(bits: &mut [u8], at: usize, on: bool) {
+    if let Some(byte) = bits.get_mut(at / 8) {
+        *byte = if on { *byte | 1 << (at % 8) } else { *byte & !(1 << (at % 8)) };
+    }
+}
+/// The first clear bit in `from..len`; whole bytes are skipped.
+fn next_clear(bits: &[u8], from: usize, len: usize) -> Option<usize> {
+    let mut at = from;
+    while at < len {
+        if at % 8 == 0 && bits.get(at / 8) == Some(&0xff) {
+            at += 8;
+        } else if bit(bits, at) {
+            at += 1;
+        } else {
+            return Some(at);
+        }
+    }
+    None
+}
+
+/// The first run of `want` clear bits at or after `from` (then from the start), or the longest.
+fn find_run(bits: &[u8], from: usize, len: usize, want: usize) -> Option<(usize, usize)> {
+    let mut best = (0, 0);
+    for (start, end) in [(from.min(len), len), (0, from.min(len))] {
+        let mut at = start;
+        while let Some(first) = next_clear(bits, at, end) {
+            let mut run = 1;
+            while run < want && first + run < end && !bit(bits, first + run) {
+                run += 1;
+            }
+            if run == want || (start == from && first == from) {
+                return Some((first, run));
+            }
+            if run > best.1 {
+                best = (first, run);
+            }
+            at = first + run;
+        }
+    }
+    (best.1 > 0).then_some(best)
+}
+
+impl Allocator {
+    pub(crate) fn load(sb: &Super, buffers: &Buffers) -> Result<Allocator> {
+        let mut groups = Vec::with_capacity(sb.groups as usize);
+        let (mut free_blocks, mut free_inodes) = (0i64, 0i64);
+        for number in 0..sb.groups {
+            let per = sb.descs_per_block() as u32;
+            let buffer = buffers.get(sb.desc_block(u64::from(number / per)))?;
+            let at = (number % per) as usize * sb.desc_size;
+            let desc = buffer.read(|block| {
+                let raw = block.get(at..at + sb.desc_size).unwrap_or(&[]);
+                let computed = Group::checksum(raw, sb, number);
+                let found = crate::bytes::u16_at(raw, 0x1e);
+                if computed != found && (sb.has_csum() || sb.ro_compat & 0x10 != 0) {
+                    log::error!(
+                        "ext4: group {number} descriptor checksum mismatch (found {found:x}, computed {computed:x})"
+                    );
+                    return Err(Errno::EBADMSG);
+                }
+                Ok(Group::parse(raw))
+            })?;
+            let table =
+                u64::from(sb.inodes_per_group) * sb.inode_size as u64 / sb.block_size as u64;
+            let inside = |block: u64, len: u64| {
+                block > sb.first_data_block && block.saturating_add(len) <= sb.blocks
+            };
+            if !inside(desc.block_bitmap, 1)
+                || !inside(desc.inode_bitmap, 1)
+                || !inside(desc.inode_table, table)
+            {
+                log::error!("ext4: group {number} has its tables outside the file system");
+                return Err(Errno::EUCLEAN);
+            }
+            free_blocks += i64::from(desc.free_blocks);
+            free_inodes += i64::from(desc.free_inodes);
+            let state = GroupState { desc, blocks: None, inodes: None, dirty: false };
+            groups.push(Mutex::new(&GROUP, state));
+        }
+        Ok(Allocator {
+            groups,
+            free_blocks: AtomicI64::new(free_blocks),
+            free_inodes: AtomicI64::new(free_inodes),
+            reserved: AtomicI64::new(0),
+        })
+    }
+
+    /// Block of the inode table and byte in it that hold inode `ino`.
+    pub(crate) fn inode_place(&self, sb: &Super, ino: u32) -> Result<(u64, usize)> {
+        let index = ino.checked_sub(1).filter(|_| ino <= sb.inodes).ok_or(Errno::EUCLEAN)?;
+        let group =
+            self.groups.get((index / sb.inodes_per_group) as usize).ok_or(Errno::EUCLEAN)?;
+        let at = (index % sb.inodes_per_group) as usize * sb.inode_size;
+        let table = group.lock().desc.inode_table;
+        Ok((table + (at / sb.block_size) as u64, at % sb.block_size))
+    }
+
+    /// Blocks nobody has or was promised.
+    pub(crate) fn available(&self) -> u64 {
+        let free = self.free_blocks.load(Ordering::Relaxed) - self.reserved.load(Ordering::Relaxed);
+        free.max(0) as u64
+    }
+
+    /// Promises `count` blocks.
+    pub(crate) fn reserve(&self, count: u64) -> Result<()> {
+        let count = count as i64;
+        let reserved = self.reserved.fetch_add(count, Ordering::AcqRel) + count;
+        // A few are kept for the blocks of extent trees.
+        if reserved + reserved / 64 + 8 > self.free_blocks.load(Ordering::Acquire) {
+            self.reserved.fetch_sub(count, Ordering::AcqRel);
+            return Err(Errno::ENOSPC);
+        }
+        Ok(())
+    }
+
+    /// Takes a promise back (it was kept, or is not needed).
+    pub(crate) fn unreserve(&self, count: u64) {
+        self.reserved.fetch_sub(count as i64, Ordering::AcqRel);
+    }
+
+    fn load_blocks(
+        &self,
+        sb: &Super,
+        buffers: &Buffers,
+        number: u32,
+        state: &mut GroupState,
+    ) -> Result<()> {
+        if state.blocks.is_some() {
+            return Ok(());
+        }
+        let len = sb.group_len(number) as usize;
+        let mut bits = if state.desc.flags & BLOCK_UNINIT != 0 {
+            self.fresh_bitmap(sb, number, state.desc)
+        } else {
+            buffers.get(state.desc.block_bitmap)?.copy()
+        };
+        if sb.has_csum() && state.desc.flags & BLOCK_UNINIT == 0 {
+            let used = sb.blocks_per_group as usize / 8;
+            let sum = crc32c(sb.seed, bits.get(..used).unwrap_or(&[]));
+            let mask = if sb.desc_size >= 64 { !0 } else { 0xffff };
+            if sum & mask != state.desc.block_csum & mask {
+                log::error!("ext4: group {number} block bitmap checksum mismatch");
+                return Err(Errno::EBADMSG);
+            }
+        }
+        for at in len..bits.len() * 8 {
+            set(&mut bits, at, true);
+        }
+        state.blocks = Some(bits);
+        Ok(())
+    }
+
+    /// The bitmap of a group nothing was ever allocated from: only metadata is in use.
+    fn fresh_bitmap(&self, sb: &Super, number: u32, own: Group) -> Vec<u8> {
+        let mut bits = alloc::vec![0; sb.block_size];
+        for at in 0..sb.overhead(number) as usize {
+            set(&mut bits, at, true);
+        }
+        let start = sb.group_start(number);
+        let end = start + u64::from(sb.group_len(number));
+        let table = u64::from(sb.inodes_per_group) * sb.inode_size as u64 / sb.block_size as u64;
+        let mut mark = |first: u64, len: u64| {
+            for block in first.max(start)..(first + len).min(end) {
+                set(&mut bits, (block - start) as usize, true);
+            }
+        };
+        // With flex_bg a neighbour's tables may lie here.
+        for (other, group) in self.groups.iter().enumerate() {
+            let desc = if other == number as usize { own } else { group.lock_nested().desc };
+            mark(desc.block_bitmap, 1);
+            mark(desc.inode_bitmap, 1);
+            mark(desc.inode_table, table);
+        }
+        bits
+    }
+
+    /// Takes up to `want` adjacent blocks, near `goal`.
+    pub(crate) fn take_blocks(
+        &self,
+        sb: &Super,
+        buffers: &Buffers,
+        goal: u64,
+        want: u32,
+    ) -> Result<(u64, u32)> {
+        let goal = if goal <= sb.first_data_block || goal >= sb.blocks {
+            sb.first_data_block
+        } else {
+            goal
+        };
+        let home = ((goal - sb.first_data_block) / u64::from(sb.blocks_per_group)) as u32;
+        let mut offset = ((goal - sb.first_data_block) % u64::from(sb.blocks_per_group)) as usize;
+        // First a place for all of it, then for a good part, then anything.
+        for minimum in [want, want.div_ceil(8), 1] {
+            for step in 0..sb.groups {
+                let number = (home + step) % sb.groups;
+                let Some(group) = self.groups.get(number as usize) else { break };
+                let mut state = group.lock();
+                if state.desc.free_blocks < minimum {
+                    continue;
+                }
+                self.load_blocks(sb, buffers, number, &mut state)?;
+                let len = sb.group_len(number) as usize;
+                let Some(bits) = &mut state.blocks else { continue };
+                let Some((first, run)) = find_run(bits, offset, len, want as usize) else {
+                    continue;
+                };
+                if (run as u32) < minimum && !(step == 0 && first == offset) {
+                    continue;
+                }
+                for at in first..first + run {
+                    set(bits, at, true);
+                }
+                let run = run as u32;
+                state.desc.free_blocks = state.desc.free_blocks.saturating_sub(run);
+                state.desc.flags &= !BLOCK_UNINIT;
+                state.dirty = true;
+                self.free_blocks.fetch_sub(i64::from(run), Ordering::AcqRel);
+                return Ok((sb.group_start(number) + first as u64, run));
+            }
+            offset = 0;
+        }
+        Err(Errno::ENOSPC)
+    }
+
+    /// Gives blocks back.
+    pub(crate) fn give_blocks(
+        &self,
+        sb: &Super,
+        buffers: &Buffers,
+        first: u64,
+        count: u64,
+    ) -> Result<()> {
+        let mut block = first;
+        let end = first.checked_add(count).filter(|&end| end <= sb.blocks).ok_or(Errno::EUCLEAN)?;
+        while block < end {
+            let index = block.checked_sub(sb.first_data_block).ok_or(Errno::EUCLEAN)?;
+            let number = (index / u64::from(sb.blocks_per_group)) as u32;
+            let stop = end.min(sb.group_start(number) + u64::from(sb.group_len(number)));
+            let mut state = self.groups.get(number as usize).ok_or(Errno::EUCLEAN)?.lock();
+            self.load_blocks(sb, buffers, number, &mut state)?;
+            let base = sb.group_start(number);
+            let mut freed = 0;
+            if let Some(bits) = &mut state.blocks {
+                for at in block..stop {
+                    let at = (at - base) as usize;
+                    if !bit(bits, at) {
+                        log::error!("ext4: block {} is freed twice", base + at as u64);
+                        continue;
+                    }
+                    set(bits, at, false);
+                    freed += 1;
+                }
+            }
+            state.desc.free_blocks += freed;
+            state.dirty = true;
+            self.free_blocks.fetch_add(i64::from(freed), Ordering::AcqRel);
+            block = stop;
+        }
+        Ok(())
+    }
+
+    fn load_inodes(&self, sb: &Super, buffers: &Buffers, state: &mut GroupState) -> Result<()> {
+        if state.inodes.is_some() {
+            return Ok(());
+        }
+        let mut bits = if state.desc.flags & INODE_UNINIT != 0 {
+            alloc::vec![0; sb.block_size]
+        } else {
+            buffers.get(state.desc.inode_bitmap)?.copy()
+        };
+        for at in sb.inodes_per_group as usize..bits.len() * 8 {
+            set(&mut bits, at, true);
+        }
+        state.inodes = Some(bits);
+        Ok(())
+    }
+
+    /// Takes an inode: files stay in their directory's group, directories spread out.
+    pub(crate) fn take_inode(
+        &self,
+        sb: &Super,
+        buffers: &Buffers,
+        parent: u32,
+        is_dir: bool,
+    ) -> Result<u32> {
+        let mut home = parent.saturating_sub(1) / sb.inodes_per_group;
+        if is_dir && parent == 2 {
+            let best = self.groups.iter().enumerate().max_by_key(|(_, group)| {
+                let desc = group.lock().desc;
+                if desc.free_inodes == 0 { 0 } else { u64::from(desc.free_blocks) + 1 }
+            });
+            home = best.map_or(0, |(number, _)| number as u32);
+        }
+        for step in 0..sb.groups {
+            let number = (home + step) % sb.groups;
+            let Some(group) = self.groups.get(number as usize) else { break };
+            let mut state = group.lock();
+            if state.desc.free_inodes == 0 {
+                continue;
+            }
+            self.load_inodes(sb, buffers, &mut state)?;
+            let reserved = if number == 0 { sb.first_ino as usize - 1 } else { 0 };
+            let Some(bits) = &mut state.inodes else { continue };
+            let Some(at) = next_clear(bits, reserved, sb.inodes_per_group as usize) else {
+                continue;
+            };
+            set(bits, at, true);
+            let unused = sb.inodes_per_group - at as u32 - 1;
+            state.desc.unused_inodes = state.desc.unused_inodes.min(unused);
+            state.desc.free_inodes -= 1;
+            state.desc.used_dirs += u32::from(is_dir);
+            state.desc.flags &= !INODE_UNINIT;
+            if state.desc.flags & BLOCK_UNINIT != 0 {
+                self.load_blocks(sb, buffers, number, &mut state)?;
+                state.desc.flags &= !BLOCK_UNINIT;
+            }
+            state.dirty = true;
+            self.free_inodes.fetch_sub(1, Ordering::AcqRel);
+            return Ok(number * sb.inodes_per_group + at as u32 + 1);
+        }
+        Err(Errno::ENOSPC)
+    }
+
+    /// Gives an inode back.
+    pub(crate) fn give_inode(
+        &self,
+        sb: &Super,
+        buffers: &Buffers,
+        ino: u32,
+        is_dir: bool,
+    ) -> Result<()> {
+        let index = ino.checked_sub(1).ok_or(Errno::EUCLEAN)?;
+        let number = index / sb.inodes_per_group;
+        let mut state = self.groups.get(number as usize).ok_or(Errno::EUCLEAN)?.lock();
+        self.load_inodes(sb, buffers, &mut state)?;
+        if let Some(bits) = &mut state.inodes {
+            set(bits, (index % sb.inodes_per_group) as usize, false);
+        }
+        state.desc.free_inodes += 1;
+        state.desc.used_dirs = state.desc.used_dirs.saturating_sub(u32::from(is_dir));
+        state.dirty = true;
+        self.free_inodes.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Puts bitmaps and descriptors into their buffers.
+    pub(crate) fn store(&self, sb: &Super, buffers: &Buffers) -> Result<()> {
+        for (number, group) in self.groups.iter().enumerate() {
+            let mut state = group.lock();
+            if !state.dirty {
+                continue;
+            }
+            let mut desc = state.desc;
+            if let Some(bits) = &state.blocks {
+                let used = sb.blocks_per_group as usize / 8;
+                desc.block_csum = crc32c(sb.seed, bits.get(..used).unwrap_or(&[]));
+                let buffer = buffers.get(desc.block_bitmap)?;
+                buffers.modify(&buffer, |bytes| bytes.copy_from_slice(bits));
+            }
+            if let Some(bits) = &state.inodes {
+                let used = sb.inodes_per_group as usize / 8;
+                desc.inode_csum = crc32c(sb.seed, bits.get(..used).unwrap_or(&[]));
+                let buffer = buffers.get(desc.inode_bitmap)?;
+                buffers.modify(&buffer, |bytes| bytes.copy_from_slice(bits));
+            }
+            if !sb.has_csum() {
+                (desc.block_csum, desc.inode_csum) = (state.desc.block_csum, state.desc.inode_csum);
+            }
+            let number = number as u32;
+            let per = sb.descs_per_block() as u32;
+            let buffer = buffers.get(sb.desc_block(u64::from(number / per)))?;
+            let at = (number % per) as usize * sb.desc_size;
+            buffers.modify(&buffer, |bytes| {
+                if let Some(raw) = bytes.get_mut(at..at + sb.desc_size) {
+                    desc.store(raw, sb, number);
+                }
+            });
+            state.desc = desc;
+            state.dirty = false;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! Metadata blocks in memory: the running state of the file system's own structures.
+//!
+//! The [`Buffer`] is what operations look at and change; dirty ones are copied into pages and
+//! written when the file system is synced. That copy is where a journal commit takes its snapshot.
+//! Blocks go to the device one by one, not through the page cache of the bare device: a page there
+//! may hold a neighbour that is file data now.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use abi::{Errno, Result};
+use arch::lock::{LockClass, RwSpinLock, SpinLock};
+use block::{Bio, BioFlags, Device, Op, SECTOR_SIZE};
+use hashbrown::HashMap;
+use sched::Completion;
+
+static DATA: LockClass = LockClass::new("ext4.buffer", 458);
+static SHARD: LockClass = LockClass::new("ext4.buffers", 459);
+static DIRTY: LockClass = LockClass::new("ext4.dirty_buffers", 459);
+const SHARDS: usize = 64;
+/// Clean buffers kept per shard before old ones are dropped.
+const SHARD_LIMIT: usize = 512;
+
+/// One metadata block.
+pub(crate) struct Buffer {
+    pub(crate) block: u64,
+    data: RwSpinLock<Vec<u8>>,
+    dirty: AtomicBool,
+}
+
+impl Buffer {
+    /// Looks at the bytes; `look` is short and takes no other buffer.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        look(&self.data.read())
+    }
+
+    /// A copy of the bytes.
+    pub(crate) fn copy(&self) -> Vec<u8> {
+        self.data.read().clone()
+    }
+}
+
+/// All metadata blocks of one file system.
+pub(crate) struct Buffers {
+    device: Arc<Device>,
+    block_size: usize,
+    shards: Vec<SpinLock<HashMap<u64, Arc<Buffer>>>>,
+    dirty: SpinLock<BTreeMap<u64, Arc<Buffer>>>,
+}
+
+impl Buffers {
+    pub(crate) fn new(device: Arc<Device>, block_size: usize) -> Buffers {
+        Buffers {
+            device,
+            block_size,
+            shards: (0..SHARDS).map(|_| SpinLock::new(&SHARD, HashMap::new())).collect(),
+            dirty: SpinLock::new(&DIRTY, BTreeMap::new()),
+        }
+    }
+
+    fn shard(&self, block: u64) -> &SpinLock<HashMap<u64, Arc<Buffer>>> {
+        &self.shards[block as usize % SHARDS]
+    }
+
+    fn enter(&self, block: u64, data: Vec<u8>) -> Arc<Buffer> {
+        let fresh = Arc::new(Buffer {
+            block,
+            data: RwSpinLock::new(&DATA, data),
+            dirty: AtomicBool::new(false),
+        });
+        let mut shard = self.shard(block).lock();
+        if shard.len() >= SHARD_LIMIT {
+            shard.retain(|_, b| Arc::strong_count(b) > 1 || b.dirty.load(Ordering::Acquire));
+        }
+        shard.entry(block).or_insert(fresh).clone()
+    }
+
+    /// The block, read if need be.
+    pub(crate) fn get(&self, block: u64) -> Result<Arc<Buffer>> {
+        if let Some(found) = self.shard(block).lock().get(&block) {
+            return Ok(found.clone());
+        }
+        let page = frames::alloc_page(frames::Flags::empty())?;
+        let mut bio = Bio::new(Op::Read, self.sector(block), |_| {});
+        bio.flags |= BioFlags::META;
+        bio.push(page.clone(), 0, self.block_size as u32);
+        self.device.submit_and_wait(bio)?;
+        let mut data = alloc::vec![0; self.block_size];
+        page.copy_out(0, &mut data);
+        Ok(self.enter(block, data))
+    }
+
+    /// A block whose old contents do not matter: zeros, dirty.
+    pub(crate) fn fresh(&self, block: u64) -> Arc<Buffer> {
+        let buffer = self.enter(block, alloc::vec![0; self.block_size]);
+        self.modify(&buffer, |bytes| bytes.fill(0));
+        buffer
+    }
+
+    /// Changes the bytes and remembers that they must be written.
+    pub(crate) fn modify<R>(&self, buffer: &Arc<Buffer>, change: impl FnOnce(&mut [u8]) -> R) -> R {
+        let result = change(&mut buffer.data.write());
+        if !buffer.dirty.swap(true, Ordering::AcqRel) {
+            self.dirty.lock().insert(buffer.block, buffer.clone());
+        }
+        result
+    }
+
+    /// The block is free now: what was to be written to it no longer matters.
+    pub(crate) fn forget(&self, block: u64) {
+        self.dirty.lock().remove(&block);
+        self.shard(block).lock().remove(&block);
+    }
+
+    fn sector(&self, block: u64) -> u64 {
+        block * (self.block_size / SECTOR_SIZE) as u64
+    }
+
+    /// Writes everything dirty and waits for the device to have it.
+    pub(crate) fn write_out(&self) -> Result<()> {
+        struct Batch {
+            left: AtomicUsize,
+            failed: AtomicBool,
+            done: Completion,
+        }
+        let batch = Arc::new(Batch {
+            left: AtomicUsize::new(1),
+            failed: AtomicBool::new(false),
+            done: Completion::new(),
+        });
+        let end = |batch: &Batch, result: Result<()>| {
+            if result.is_err() {
+                batch.failed.store(true, Ordering::Relaxed);
+            }
+            // AcqRel: the last one sees the others' failures.
+            if batch.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                batch.done.complete();
+            }
+        };
+        let mut outcome = Ok(());
+        let mut pending: Option<Bio> = None;
+        loop {
+            let next = self.dirty.lock().pop_first();
+            let Some((block, buffer)) = next else { break };
+            buffer.dirty.store(false, Ordering::Release);
+            let page = match frames::alloc_page(frames::Flags::empty()) {
+                Ok(page) => page,
+                Err(error) => {
+                    self.modify(&buffer, |_| ());
+                    outcome = Err(error.into());
+                    break;
+                }
+            };
+            buffer.read(|bytes| page.copy_in(0, bytes));
+            let sector = self.sector(block);
+            let follows = pending
+                .as_ref()
+                .is_some_and(|bio| bio.end_sector() == sector && bio.segments.len() < 64);
+            if !follows {
+                if let Some(bio) = pending.take() {
+                    self.device.submit(bio);
+                }
+                batch.left.fetch_add(1, Ordering::Relaxed);
+                let told = batch.clone();
+                let mut bio = Bio::new(Op::Write, sector, move |result| end(&told, result));
+                bio.flags |= BioFlags::META | BioFlags::SYNC;
+                pending = Some(bio);
+            }
+            if let Some(bio) = &mut pending {
+                bio.push(page, 0, self.block_size as u32);
+            }
+            // Who reads the bare device sees the new block.
+            let index = block * self.block_size as u64 / 4096;
+            self.device.mapping().drop_clean(index, index);
+        }
+        if let Some(bio) = pending.take() {
+            self.device.submit(bio);
+        }
+        end(&batch, Ok(()));
+        batch.done.wait();
+        if batch.failed.load(Ordering::Relaxed) { Err(Errno::EIO) } else { outcome }
+    }
+}

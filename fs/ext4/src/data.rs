@@ -1,0 +1,255 @@
+//! File data: between pages and blocks. Space is promised when a page becomes dirty and allocated,
+//! in long runs, when it is written back.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use abi::{Errno, Result};
+use arch::addr::{PAGE_SHIFT, PAGE_SIZE};
+use block::{Bio, BioFlags, Op, SECTOR_SHIFT};
+use pagecache::{Backing, Flusher, Mapping, ReadRun, WriteRun};
+
+use crate::extents::Extent;
+use crate::node::{Node, State};
+
+/// The backing of a regular file.
+pub(crate) struct FileBacking {
+    node: Arc<Node>,
+}
+
+/// A transfer of several bios that ends as one.
+struct Joint<R> {
+    left: AtomicUsize,
+    failed: AtomicUsize,
+    run: spin::Mutex<Option<R>>,
+    end: fn(R, Result<()>),
+}
+
+impl<R> Joint<R> {
+    fn part_done(&self, result: Result<()>) {
+        if let Err(error) = result {
+            self.failed.store(error.raw() as usize, Ordering::Relaxed);
+        }
+        // AcqRel: the last part sees the others' errors.
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let run = self.run.lock().take();
+            if let Some(run) = run {
+                let outcome = match self.failed.load(Ordering::Relaxed) {
+                    0 => Ok(()),
+                    error => Err(Errno::from_raw(error as i32)),
+                };
+                (self.end)(run, outcome);
+            }
+        }
+    }
+}
+
+/// A piece of a transfer: `len` bytes at `offset` from the run's start, at a device block.
+struct Piece {
+    offset: usize,
+    len: usize,
+    physical: u64,
+}
+
+impl FileBacking {
+    pub(crate) fn new(node: Arc<Node>) -> FileBacking {
+        FileBacking { node }
+    }
+
+    fn block_size(&self) -> usize {
+        self.node.fs.sb.block_size
+    }
+
+    /// Starts bios for the pieces (one bio per device-contiguous stretch) and ends the run after
+    /// the last.
+    fn submit<R: Send + 'static>(
+        &self,
+        op: Op,
+        flags: BioFlags,
+        run: R,
+        pages: &[frames::PageRef],
+        pieces: &[Piece],
+        end: fn(R, Result<()>),
+    ) {
+        let device = &self.node.fs.device;
+        let joint = Arc::new(Joint {
+            left: AtomicUsize::new(1),
+            failed: AtomicUsize::new(0),
+            run: spin::Mutex::new(Some(run)),
+            end,
+        });
+        let mut at = 0;
+        while let Some(first) = pieces.get(at) {
+            joint.left.fetch_add(1, Ordering::Relaxed);
+            let part = joint.clone();
+            let sector = (first.physical * self.block_size() as u64) >> SECTOR_SHIFT;
+            let mut bio = Bio::new(op, sector, move |result| part.part_done(result));
+            bio.flags |= flags;
+            let mut next = sector;
+            while let Some(piece) = pieces.get(at) {
+                if (piece.physical * self.block_size() as u64) >> SECTOR_SHIFT != next {
+                    break;
+                }
+                let mut offset = piece.offset;
+                let stop = piece.offset + piece.len;
+                while offset < stop {
+                    let in_page = offset % PAGE_SIZE;
+                    let len = (PAGE_SIZE - in_page).min(stop - offset);
+                    if let Some(page) = pages.get(offset / PAGE_SIZE) {
+                        bio.push(page.clone(), in_page as u32, len as u32);
+                    }
+                    offset += len;
+                }
+                next += (piece.len >> SECTOR_SHIFT) as u64;
+                at += 1;
+            }
+            device.submit(bio);
+        }
+        joint.part_done(Ok(()));
+    }
+
+    /// Allocates what was promised for `first..end`.
+    fn allocate(&self, state: &mut State, first: u32, end: u32) -> Result<()> {
+        let fs = &self.node.fs;
+        let group = (self.node.ino - 1) / fs.sb.inodes_per_group;
+        loop {
+            let Some(start) = state.delayed.range(first..end).next().copied() else {
+                return Ok(());
+            };
+            let mut stop = start;
+            while stop < end && state.delayed.contains(&stop) {
+                stop += 1;
+            }
+            let goal = state.map.goal(start).unwrap_or_else(|| fs.sb.group_start(group));
+            let want = (stop - start).min(32767);
+            let (physical, len) = fs.alloc.take_blocks(&fs.sb, &fs.buffers, goal, want)?;
+            for block in start..start + len {
+                state.delayed.remove(&block);
+            }
+            fs.alloc.unreserve(len.into());
+            state.map.insert(Extent { logical: start, len, physical, unwritten: false });
+            state.map_dirty = true;
+        }
+    }
+}
+
+impl Backing for FileBacking {
+    fn read(&self, run: ReadRun) {
+        let size = self.block_size();
+        let per_page = PAGE_SIZE / size;
+        let pages: Vec<_> = run.pages().to_vec();
+        let Ok(first) = u32::try_from(run.first() * per_page as u64) else {
+            for page in &pages {
+                page.zero(0..PAGE_SIZE);
+            }
+            return run.complete(Ok(()));
+        };
+        let total = (pages.len() * per_page) as u32;
+        let mut pieces: Vec<Piece> = Vec::new();
+        let state = self.node.state.lock();
+        let mut block = first;
+        let end = first.saturating_add(total);
+        while block < end {
+            let (len, physical) = match state.map.find(block) {
+                Ok(extent) => {
+                    let len = extent.end().min(end) - block;
+                    let at = extent.physical + u64::from(block - extent.logical);
+                    (len, (!extent.unwritten).then_some(at))
+                }
+                Err(next) => (next.unwrap_or(end).min(end) - block, None),
+            };
+            let (offset, bytes) = ((block - first) as usize * size, len as usize * size);
+            match physical {
+                Some(physical) => pieces.push(Piece { offset, len: bytes, physical }),
+                None => zero(&pages, offset, bytes),
+            }
+            block += len;
+        }
+        drop(state);
+        if pieces.is_empty() {
+            return run.complete(Ok(()));
+        }
+        self.submit(Op::Read, BioFlags::empty(), run, &pages, &pieces, ReadRun::complete);
+    }
+
+    fn write(&self, run: WriteRun) {
+        let size = self.block_size();
+        let per_page = PAGE_SIZE / size;
+        let pages: Vec<_> = run.pages().to_vec();
+        let length = run.mapping().size().div_ceil(size as u64);
+        let first = (run.first() * per_page as u64).min(u64::from(u32::MAX)) as u32;
+        let end = (u64::from(first) + (pages.len() * per_page) as u64).min(length) as u32;
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut state = self.node.state.lock();
+        if let Err(error) = self.allocate(&mut state, first, end) {
+            drop(state);
+            log::error!("ext4: inode {}: cannot allocate: {error}; data lost", self.node.ino);
+            return run.complete(Err(error));
+        }
+        if state.map.mark_written(first, end) {
+            state.map_dirty = true;
+        }
+        let mut block = first;
+        while block < end {
+            match state.map.find(block) {
+                Ok(extent) => {
+                    let len = extent.end().min(end) - block;
+                    pieces.push(Piece {
+                        offset: (block - first) as usize * size,
+                        len: len as usize * size,
+                        physical: extent.physical + u64::from(block - extent.logical),
+                    });
+                    block += len;
+                }
+                Err(next) => block = next.unwrap_or(end).min(end),
+            }
+        }
+        self.node.count_blocks(&state);
+        drop(state);
+        self.node.changed();
+        let flags = if run.is_sync() { BioFlags::SYNC } else { BioFlags::empty() };
+        if pieces.is_empty() {
+            return run.complete(Ok(()));
+        }
+        self.submit(Op::Write, flags, run, &pages, &pieces, WriteRun::complete);
+    }
+
+    fn prepare_write(&self, _mapping: &Mapping, pos: u64, len: usize) -> Result<()> {
+        let size = self.block_size() as u64;
+        let first = u32::try_from(pos / size).map_err(|_| Errno::EFBIG)?;
+        let last = u32::try_from((pos + len.max(1) as u64 - 1) / size).map_err(|_| Errno::EFBIG)?;
+        if last == u32::MAX {
+            return Err(Errno::EFBIG);
+        }
+        let mut state = self.node.state.lock();
+        for block in first..=last {
+            if state.map.find(block).is_ok() || state.delayed.contains(&block) {
+                continue;
+            }
+            self.node.fs.alloc.reserve(1)?;
+            state.delayed.insert(block);
+        }
+        Ok(())
+    }
+
+    fn has_small_blocks(&self) -> bool {
+        self.block_size() < PAGE_SIZE
+    }
+
+    fn flusher(&self) -> Option<Arc<Flusher>> {
+        Some(self.node.fs.device.flusher().clone())
+    }
+}
+
+fn zero(pages: &[frames::PageRef], mut offset: usize, len: usize) {
+    let stop = offset + len;
+    while offset < stop {
+        let in_page = offset & (PAGE_SIZE - 1);
+        let step = (PAGE_SIZE - in_page).min(stop - offset);
+        if let Some(page) = pages.get(offset >> PAGE_SHIFT) {
+            page.zero(in_page..in_page + step);
+        }
+        offset += step;
+    }
+}

@@ -1,0 +1,311 @@
+//! Where a file's blocks are: the whole map as a sorted list in memory, read from an extent tree or
+//! indirect blocks, written back as an extent tree.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::{Errno, Result};
+
+use crate::buffer::Buffer;
+use crate::bytes::{put16, put32, u16_at, u32_at};
+use crate::csum::crc32c;
+use crate::fs::Ext4;
+
+const EXTENT_MAGIC: u16 = 0xf30a;
+/// Longest written extent; unwritten ones have one block less.
+const MAX_LEN: u32 = 32768;
+
+/// A run of file blocks on adjacent device blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) logical: u32,
+    pub(crate) len: u32,
+    pub(crate) physical: u64,
+    /// Allocated, reads as zeros.
+    pub(crate) unwritten: bool,
+}
+
+impl Extent {
+    pub(crate) fn end(&self) -> u32 {
+        self.logical + self.len
+    }
+}
+
+/// The blocks of one file, sorted, not overlapping.
+#[derive(Default, Debug)]
+pub(crate) struct BlockMap {
+    pub(crate) extents: Vec<Extent>,
+    /// Blocks that hold the tree itself.
+    pub(crate) tree_blocks: Vec<u64>,
+}
+
+impl BlockMap {
+    fn position(&self, logical: u32) -> usize {
+        self.extents.partition_point(|extent| extent.end() <= logical)
+    }
+
+    /// The extent that holds `logical`, or the start of the next one.
+    pub(crate) fn find(&self, logical: u32) -> core::result::Result<Extent, Option<u32>> {
+        match self.extents.get(self.position(logical)) {
+            Some(extent) if extent.logical <= logical => Ok(*extent),
+            next => Err(next.map(|extent| extent.logical)),
+        }
+    }
+
+    /// The mapped blocks before `logical`: where to go on.
+    pub(crate) fn goal(&self, logical: u32) -> Option<u64> {
+        let before = self.extents.get(self.position(logical).checked_sub(1)?)?;
+        Some(before.physical + u64::from(logical - before.logical))
+    }
+
+    /// Adds blocks that were not mapped.
+    pub(crate) fn insert(&mut self, new: Extent) {
+        let at = self.position(new.logical);
+        let joins = |a: &Extent, b: &Extent| {
+            a.unwritten == b.unwritten
+                && a.end() == b.logical
+                && a.physical + u64::from(a.len) == b.physical
+                && a.len + b.len < MAX_LEN
+        };
+        if let Some(before) = at.checked_sub(1).and_then(|at| self.extents.get_mut(at))
+            && joins(before, &new)
+        {
+            before.len += new.len;
+            return;
+        }
+        if let Some(after) = self.extents.get_mut(at)
+            && joins(&new, after)
+        {
+            after.logical = new.logical;
+            after.physical = new.physical;
+            after.len += new.len;
+            return;
+        }
+        self.extents.insert(at, new);
+    }
+
+    /// Takes `start..end` out; returns what was mapped there.
+    pub(crate) fn remove(&mut self, start: u32, end: u32) -> Vec<Extent> {
+        let mut removed = Vec::new();
+        let mut at = self.position(start);
+        while let Some(extent) = self.extents.get(at).copied()
+            && extent.logical < end
+        {
+            let (from, to) = (extent.logical.max(start), extent.end().min(end));
+            let part = |from: u32, to: u32| Extent {
+                logical: from,
+                len: to - from,
+                physical: extent.physical + u64::from(from - extent.logical),
+                unwritten: extent.unwritten,
+            };
+            removed.push(part(from, to));
+            let keep = [(extent.logical, from), (to, extent.end())];
+            let keep = keep.into_iter().filter(|(a, b)| a < b).map(|(a, b)| part(a, b));
+            let kept = keep.clone().count();
+            self.extents.splice(at..=at, keep);
+            at += kept;
+        }
+        removed
+    }
+
+    /// Marks `start..end` as written where it is mapped; whether anything changed.
+    pub(crate) fn mark_written(&mut self, start: u32, end: u32) -> bool {
+        let overlaps = |e: &Extent| e.unwritten && e.logical < end && e.end() > start;
+        if !self
+            .extents
+            .iter()
+            .skip(self.position(start))
+            .take_while(|e| e.logical < end)
+            .any(overlaps)
+        {
+            return false;
+        }
+        for mut part in self.remove(start, end) {
+            part.unwritten = false;
+            self.insert(part);
+        }
+        true
+    }
+
+    pub(crate) fn block_count(&self) -> u64 {
+        self.extents.iter().map(|e| u64::from(e.len)).sum::<u64>() + self.tree_blocks.len() as u64
+    }
+}
+
+impl Ext4 {
+    /// Reads the map of an inode with the extents flag from its 60 bytes of `i_block`.
+    pub(crate) fn read_extents(&self, root: &[u8], seed: u32) -> Result<BlockMap> {
+        let mut map = BlockMap::default();
+        self.read_extent_node(root, seed, None, &mut map)?;
+        let sorted = map.extents.windows(2).all(|pair| pair[0].end() <= pair[1].logical);
+        let inside = map.extents.iter().all(|e| {
+            e.physical > self.sb.first_data_block
+                && e.physical + u64::from(e.len) <= self.sb.blocks
+                && e.logical.checked_add(e.len).is_some()
+        });
+        if !sorted || !inside { Err(Errno::EUCLEAN) } else { Ok(map) }
+    }
+
+    fn read_extent_node(
+        &self,
+        node: &[u8],
+        seed: u32,
+        expected_depth: Option<u16>,
+        map: &mut BlockMap,
+    ) -> Result<()> {
+        let (entries, max, depth) = (u16_at(node, 2), u16_at(node, 4), u16_at(node, 6));
+        let room = (node.len() - 12) / 12;
+        if u16_at(node, 0) != EXTENT_MAGIC
+            || entries > max
+            || usize::from(max) > room
+            || depth > 5
+            || expected_depth.is_some_and(|expected| expected != depth)
+        {
+            log::error!("ext4: corrupt extent header");
+            return Err(Errno::EUCLEAN);
+        }
+        if expected_depth.is_some() && self.sb.has_csum() {
+            let at = 12 + 12 * usize::from(max);
+            if crc32c(seed, node.get(..at).unwrap_or(&[])) != u32_at(node, at) {
+                log::error!("ext4: extent block checksum mismatch");
+                return Err(Errno::EBADMSG);
+            }
+        }
+        for entry in node[12..].chunks_exact(12).take(usize::from(entries)) {
+            if depth == 0 {
+                let (raw, high) = (u16_at(entry, 4), u16_at(entry, 6));
+                let unwritten = raw > MAX_LEN as u16;
+                let len = if unwritten { u32::from(raw) - MAX_LEN } else { u32::from(raw) };
+                if len == 0 {
+                    return Err(Errno::EUCLEAN);
+                }
+                let physical = u64::from(u32_at(entry, 8)) | u64::from(high) << 32;
+                map.extents.push(Extent { logical: u32_at(entry, 0), len, physical, unwritten });
+                continue;
+            }
+            let block = u64::from(u32_at(entry, 4)) | u64::from(u16_at(entry, 8)) << 32;
+            let child = self.metadata_block(block)?.copy();
+            map.tree_blocks.push(block);
+            self.read_extent_node(&child, seed, Some(depth - 1), map)?;
+        }
+        Ok(())
+    }
+
+    /// A block of the file system's own, checked to lie inside.
+    pub(crate) fn metadata_block(&self, block: u64) -> Result<Arc<Buffer>> {
+        if block <= self.sb.first_data_block || block >= self.sb.blocks {
+            return Err(Errno::EUCLEAN);
+        }
+        self.buffers.get(block)
+    }
+
+    /// Reads the map of an inode with direct and indirect blocks.
+    pub(crate) fn read_indirect(&self, root: &[u8]) -> Result<BlockMap> {
+        let mut map = BlockMap::default();
+        let mut logical = 0u64;
+        for at in 0..15 {
+            let block = u32_at(root, at * 4);
+            let depth = at.saturating_sub(11) as u32;
+            self.read_indirect_node(block, depth, &mut logical, &mut map)?;
+        }
+        Ok(map)
+    }
+
+    fn read_indirect_node(
+        &self,
+        block: u32,
+        depth: u32,
+        logical: &mut u64,
+        map: &mut BlockMap,
+    ) -> Result<()> {
+        let fan = (self.sb.block_size / 4) as u64;
+        if block == 0 {
+            *logical += fan.pow(depth);
+            return Ok(());
+        }
+        if u64::from(block) >= self.sb.blocks {
+            return Err(Errno::EUCLEAN);
+        }
+        if depth == 0 {
+            let at = u32::try_from(*logical).map_err(|_| Errno::EUCLEAN)?;
+            map.insert(Extent { logical: at, len: 1, physical: block.into(), unwritten: false });
+            *logical += 1;
+            return Ok(());
+        }
+        let node = self.metadata_block(block.into())?.copy();
+        map.tree_blocks.push(block.into());
+        for at in 0..fan as usize {
+            self.read_indirect_node(u32_at(&node, at * 4), depth - 1, logical, map)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the map as an extent tree; returns the 60 bytes of `i_block`.
+    pub(crate) fn write_extents(
+        &self,
+        map: &mut BlockMap,
+        seed: u32,
+        goal: u64,
+    ) -> Result<[u8; 60]> {
+        let mut level: Vec<[u8; 12]> = map
+            .extents
+            .iter()
+            .map(|extent| {
+                let mut entry = [0; 12];
+                put32(&mut entry, 0, extent.logical);
+                let flag = if extent.unwritten { MAX_LEN } else { 0 };
+                put16(&mut entry, 4, (extent.len + flag) as u16);
+                put16(&mut entry, 6, (extent.physical >> 32) as u16);
+                put32(&mut entry, 8, extent.physical as u32);
+                entry
+            })
+            .collect();
+        let room = (self.sb.block_size - 12 - 4) / 12;
+        let mut spare = core::mem::take(&mut map.tree_blocks);
+        let mut depth = 0u16;
+        while level.len() > 4 {
+            let mut above = Vec::new();
+            for chunk in level.chunks(room) {
+                let block = match spare.pop() {
+                    Some(block) => block,
+                    None => self.alloc.take_blocks(&self.sb, &self.buffers, goal, 1)?.0,
+                };
+                map.tree_blocks.push(block);
+                let buffer = self.buffers.get(block)?;
+                self.buffers.modify(&buffer, |bytes| {
+                    bytes.fill(0);
+                    fill_node(bytes, chunk, room, depth);
+                    if self.sb.has_csum() {
+                        let at = 12 + 12 * room;
+                        let sum = crc32c(seed, &bytes[..at]);
+                        put32(bytes, at, sum);
+                    }
+                });
+                let mut entry = [0; 12];
+                entry[..4].copy_from_slice(&chunk[0][..4]);
+                put32(&mut entry, 4, block as u32);
+                put16(&mut entry, 8, (block >> 32) as u16);
+                above.push(entry);
+            }
+            level = above;
+            depth += 1;
+        }
+        for block in spare {
+            self.buffers.forget(block);
+            self.alloc.give_blocks(&self.sb, &self.buffers, block, 1)?;
+        }
+        let mut root = [0; 60];
+        fill_node(&mut root, &level, 4, depth);
+        Ok(root)
+    }
+}
+
+fn fill_node(bytes: &mut [u8], entries: &[[u8; 12]], room: usize, depth: u16) {
+    put16(bytes, 0, EXTENT_MAGIC);
+    put16(bytes, 2, entries.len() as u16);
+    put16(bytes, 4, room as u16);
+    put16(bytes, 6, depth);
+    for (place, entry) in bytes[12..].chunks_exact_mut(12).zip(entries) {
+        place.copy_from_slice(entry);
+    }
+}

@@ -1,0 +1,338 @@
+//! One mounted file system: mounting, syncing, statistics.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use core::any::Any;
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use abi::mount::MS_RDONLY;
+use abi::{Errno, Result};
+use arch::lock::{LockClass, SpinLock};
+use block::{Claim, Device};
+use pagecache::Periodic;
+use sched::Mutex;
+use vfs::superblock::{FileSystemType, MountRequest, SuperInit, SuperOps};
+use vfs::{DeviceNumber, FsStat, Inode, InodeCache, SuperBlock, Time};
+
+use crate::alloc_::Allocator;
+use crate::buffer::Buffers;
+use crate::bytes::{put16, put32, u16_at, u32_at};
+use crate::layout::{Super, incompat, ro_compat, store_super};
+use crate::node::Node;
+
+static SYNC: LockClass = LockClass::new("ext4.sync", 320);
+static DIRTY: LockClass = LockClass::new("ext4.dirty_inodes", 459);
+
+/// A mounted ext4.
+pub struct Ext4 {
+    pub(crate) sb: Super,
+    pub(crate) device: Arc<Device>,
+    pub(crate) buffers: Buffers,
+    pub(crate) alloc: Allocator,
+    pub(crate) inodes: InodeCache,
+    pub(crate) vfs: spin::Once<Weak<SuperBlock>>,
+    /// Inodes whose fields differ from the table.
+    dirty: SpinLock<BTreeMap<u32, Arc<Inode>>>,
+    syncing: Mutex<()>,
+    read_only: AtomicBool,
+    _claim: Claim,
+}
+
+struct SuperPart(Arc<Ext4>);
+
+impl Ext4 {
+    fn open(device: Arc<Device>, read_only: bool) -> Result<Arc<Ext4>> {
+        let mut raw = [0; 1024];
+        if device.size() < 2048 {
+            return Err(Errno::EINVAL);
+        }
+        device.read_at(1024, &mut raw)?;
+        let sb = Super::parse(raw)?;
+        let name = device.name();
+        let unknown = sb.incompat & !(incompat::KNOWN | incompat::RECOVER);
+        if unknown != 0 {
+            log::error!(
+                "ext4: {name}: couldn't mount because of unsupported optional features ({unknown:x})"
+            );
+            return Err(Errno::EINVAL);
+        }
+        if sb.incompat & incompat::RECOVER != 0 {
+            log::error!(
+                "ext4: {name}: the journal needs recovery, which is not supported: run e2fsck"
+            );
+            return Err(Errno::EUCLEAN);
+        }
+        let unknown = sb.ro_compat & !ro_compat::KNOWN;
+        if unknown != 0 && !read_only {
+            log::error!(
+                "ext4: {name}: couldn't mount RDWR because of unsupported optional features ({unknown:x})"
+            );
+            return Err(Errno::EROFS);
+        }
+        if sb.incompat & incompat::EXTENTS == 0 && !read_only {
+            log::error!("ext4: {name}: files without extents can only be read: mount read-only");
+            return Err(Errno::EROFS);
+        }
+        if sb.blocks * sb.block_size as u64 > device.size() {
+            log::error!("ext4: {name}: the file system is larger than the device");
+            return Err(Errno::EINVAL);
+        }
+        let claim = device.claim()?;
+        let buffers = Buffers::new(device.clone(), sb.block_size);
+        let alloc = Allocator::load(&sb, &buffers)?;
+        Ok(Arc::new(Ext4 {
+            sb,
+            device,
+            buffers,
+            alloc,
+            inodes: InodeCache::new(),
+            vfs: spin::Once::new(),
+            dirty: SpinLock::new(&DIRTY, BTreeMap::new()),
+            syncing: Mutex::new(&SYNC, ()),
+            read_only: AtomicBool::new(read_only),
+            _claim: claim,
+        }))
+    }
+
+    /// Remembers that the inode must be stored.
+    pub(crate) fn mark_dirty(&self, ino: u32, inode: &Arc<Inode>) {
+        if self.read_only.load(Ordering::Relaxed) {
+            return;
+        }
+        self.dirty.lock().entry(ino).or_insert_with(|| inode.clone());
+    }
+
+    /// Forgets an inode that is deleted.
+    pub(crate) fn forget_dirty(&self, ino: u32) {
+        let gone = self.dirty.lock().remove(&ino);
+        drop(gone);
+    }
+
+    /// Stores inodes, bitmaps and descriptors in the device's page cache.
+    pub(crate) fn store_metadata(&self) -> Result<()> {
+        let _one = self.syncing.lock();
+        loop {
+            let Some((_, inode)) = self.dirty.lock().pop_first() else { break };
+            if let Some(node) = inode.private::<Node>() {
+                node.store(&inode)?;
+            }
+        }
+        self.alloc.store(&self.sb, &self.buffers)?;
+        self.buffers.write_out()
+    }
+
+    /// Writes the super block with its counters; `clean` is the state the next mount finds.
+    fn store_super(&self, clean: bool) -> Result<()> {
+        let size = self.sb.block_size;
+        let buffer = self.buffers.get(if size == 1024 { 1 } else { 0 })?;
+        let at = if size == 1024 { 0 } else { 1024 };
+        let free_blocks = self.alloc.free_blocks.load(Ordering::Acquire).max(0) as u64;
+        let free_inodes = self.alloc.free_inodes.load(Ordering::Acquire).max(0) as u32;
+        self.buffers.modify(&buffer, |block| {
+            let Some(raw) = block.get_mut(at..at + 1024) else { return };
+            let state = u16_at(raw, 0x3a);
+            put16(raw, 0x3a, if clean { state | 1 } else { state & !1 });
+            put32(raw, 0x30, Time::now().sec as u32);
+            store_super(&self.sb, raw, free_blocks, free_inodes);
+        });
+        self.buffers.write_out()
+    }
+
+    /// Everything to the disk.
+    pub(crate) fn sync(&self, wait: bool) -> Result<()> {
+        if self.read_only.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        for inode in self.inodes.all() {
+            if let Some(mapping) = inode.mapping()
+                && mapping.is_dirty()
+            {
+                mapping.start_writeback(0, i64::MAX as u64);
+            }
+        }
+        if wait {
+            for inode in self.inodes.all() {
+                if let Some(mapping) = inode.mapping() {
+                    mapping.sync()?;
+                }
+            }
+        }
+        self.store_metadata()?;
+        self.store_super(false)?;
+        if wait { self.device.sync() } else { Ok(()) }
+    }
+
+    fn finish(&self) -> Result<()> {
+        if self.read_only.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.sync(true)?;
+        self.store_super(true)?;
+        self.device.sync()
+    }
+}
+
+impl Periodic for Ext4 {
+    fn write_old(&self, _older_than_ns: u64) {
+        if self.read_only.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = self.store_metadata() {
+            log::error!("ext4: {}: cannot write metadata: {error}", self.device.name());
+        }
+    }
+}
+
+impl SuperOps for SuperPart {
+    fn statfs(&self, _sb: &SuperBlock) -> Result<FsStat> {
+        let fs = &self.0;
+        let table =
+            u64::from(fs.sb.inodes_per_group) * fs.sb.inode_size as u64 / fs.sb.block_size as u64;
+        let groups = u64::from(fs.sb.groups);
+        let headers: u64 = (0..fs.sb.groups).map(|g| u64::from(fs.sb.overhead(g))).sum();
+        let journal = u32_at(&fs.sb.raw, 0x10c + 16 * 4);
+        let journal_blocks = if fs.sb.compat & 4 != 0 && u32_at(&fs.sb.raw, 0xe0) != 0 {
+            u64::from(journal) / fs.sb.block_size as u64
+        } else {
+            0
+        };
+        let overhead = fs.sb.first_data_block + headers + groups * (2 + table) + journal_blocks;
+        let free = fs.alloc.available();
+        let id =
+            |at| u64::from(u32_at(&fs.sb.raw, at)) | u64::from(u32_at(&fs.sb.raw, at + 4)) << 32;
+        Ok(FsStat {
+            magic: 0xef53,
+            block_size: fs.sb.block_size as u64,
+            fragment_size: fs.sb.block_size as u64,
+            blocks: fs.sb.blocks.saturating_sub(overhead),
+            free,
+            available: free.saturating_sub(fs.sb.reserved),
+            files: fs.sb.inodes.into(),
+            files_free: fs.alloc.free_inodes.load(Ordering::Relaxed).max(0) as u64,
+            fsid: id(0x68) ^ id(0x70),
+            name_max: 255,
+        })
+    }
+
+    fn sync(&self, _sb: &SuperBlock, wait: bool) -> Result<()> {
+        self.0.sync(wait)
+    }
+
+    fn remount(&self, sb: &Arc<SuperBlock>, flags: u64, _data: &[u8]) -> Result<()> {
+        let read_only = flags & MS_RDONLY != 0;
+        let fs = &self.0;
+        if read_only && !fs.read_only.load(Ordering::Relaxed) {
+            fs.finish()?;
+        }
+        if !read_only
+            && (fs.sb.ro_compat & !ro_compat::KNOWN != 0
+                || fs.sb.incompat & incompat::EXTENTS == 0
+                || fs.device.is_read_only())
+        {
+            return Err(Errno::EROFS);
+        }
+        let was = fs.read_only.swap(read_only, Ordering::AcqRel);
+        if was && !read_only {
+            fs.store_super(false)?;
+        }
+        let kept = sb.flags() & !MS_RDONLY;
+        sb.set_flags(kept | flags & MS_RDONLY);
+        Ok(())
+    }
+
+    fn put_super(&self, _sb: &SuperBlock) {
+        if let Err(error) = self.0.finish() {
+            log::error!("ext4: {}: cannot unmount cleanly: {error}", self.0.device.name());
+        }
+    }
+
+    fn show_options(&self, _sb: &SuperBlock, _out: &mut dyn Write) -> fmt::Result {
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Mounts the file system on `device`: what `mount -t ext4` and `root=` do.
+pub fn mount(device: &Arc<Device>, flags: u64) -> Result<Arc<SuperBlock>> {
+    let read_only = flags & MS_RDONLY != 0 || device.is_read_only();
+    let fs = Ext4::open(device.clone(), read_only)?;
+    let id = device.id();
+    let init = SuperInit {
+        fs_type: "ext4",
+        dev: DeviceNumber::new(id.major, id.minor),
+        flags: if read_only { flags | MS_RDONLY } else { flags },
+        block_size: fs.sb.block_size as u32,
+        max_file_size: (u64::from(u32::MAX) * fs.sb.block_size as u64).min(i64::MAX as u64),
+        name_max: 255,
+        magic: 0xef53,
+        id: String::from(device.name()),
+    };
+    let sb = SuperBlock::new(init, Box::new(SuperPart(fs.clone())));
+    fs.vfs.call_once(|| Arc::downgrade(&sb));
+    let root = Node::load(&fs, 2)?;
+    if !root.is_dir() || root.nlink() == 0 {
+        log::error!("ext4: {}: corrupt root inode", device.name());
+        return Err(Errno::EUCLEAN);
+    }
+    sb.set_root(root);
+    if !read_only {
+        fs.store_super(false)?;
+        let periodic: Weak<dyn Periodic> = Arc::downgrade(&(fs.clone() as Arc<dyn Periodic>));
+        device.flusher().add_periodic(periodic);
+    }
+    log::info!("ext4: mounted {}{}", device.name(), if read_only { " read-only" } else { "" });
+    Ok(sb)
+}
+
+/// `ext4`, `ext3` and `ext2` for `mount(2)`.
+pub struct Ext4Type(&'static str);
+
+impl FileSystemType for Ext4Type {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+    fn needs_device(&self) -> bool {
+        true
+    }
+    fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
+        let device = device_of(request)?;
+        let id = device.id();
+        let dev = DeviceNumber::new(id.major, id.minor);
+        if let Some(sb) = vfs::superblock::find_super("ext4", dev) {
+            return Ok(sb);
+        }
+        mount(&device, request.flags)
+    }
+}
+
+/// The block device a mount's source names: a node, or (at start-up) a name without one.
+fn device_of(request: &MountRequest<'_>) -> Result<Arc<Device>> {
+    let source = request.source;
+    let text = core::str::from_utf8(source).map_err(|_| Errno::EINVAL)?;
+    let follow = vfs::walk::Walk::FOLLOW;
+    match vfs::walk(request.ctx, request.ctx.cwd, source, follow) {
+        Ok(path) => {
+            let inode = path.dentry.inode().ok_or(Errno::ENOENT)?;
+            if inode.kind != vfs::FileKind::BlockDevice {
+                return Err(Errno::ENOTBLK);
+            }
+            let (major, minor) = (inode.rdev.major(), inode.rdev.minor());
+            block::by_id(block::DeviceId { major, minor }).ok_or(Errno::ENXIO)
+        }
+        Err(error) => block::by_spec(text).ok_or(error),
+    }
+}
+
+/// Makes `ext4` (and `ext3`, `ext2`) known to `mount(2)`.
+pub fn init() {
+    static TYPES: [Ext4Type; 3] = [Ext4Type("ext4"), Ext4Type("ext3"), Ext4Type("ext2")];
+    for fs in &TYPES {
+        vfs::superblock::register_file_system(fs);
+    }
+}

@@ -1,0 +1,463 @@
+//! [`Node`]: ext4's part of an inode: loading it, storing it, its block map, its death.
+
+use alloc::collections::BTreeSet;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use abi::{Errno, Result};
+use arch::lock::LockClass;
+use pagecache::Mapping;
+use sched::{Mutex, MutexGuard};
+use vfs::{DeviceNumber, FileKind, Inode, InodeFlags, InodeInit, NewInode, SuperBlock, Time};
+
+use crate::buffer::Buffer;
+use crate::bytes::{put16, put32, u16_at, u32_at};
+use crate::csum::crc32c;
+use crate::data::FileBacking;
+use crate::extents::{BlockMap, Extent};
+use crate::fs::Ext4;
+use crate::layout::ro_compat;
+
+static STATE: LockClass = LockClass::new("ext4.map", 456);
+
+pub(crate) mod flags {
+    pub(crate) const SYNC: u32 = 0x8;
+    pub(crate) const IMMUTABLE: u32 = 0x10;
+    pub(crate) const APPEND: u32 = 0x20;
+    pub(crate) const NOATIME: u32 = 0x80;
+    pub(crate) const INDEX: u32 = 0x1000;
+    pub(crate) const DIRSYNC: u32 = 0x1_0000;
+    pub(crate) const HUGE_FILE: u32 = 0x4_0000;
+    pub(crate) const EXTENTS: u32 = 0x8_0000;
+    /// What a new file takes from its directory.
+    pub(crate) const INHERITED: u32 = 0x8 | 0x40 | 0x80 | 0x1_0000;
+}
+
+/// Where the blocks of a file are.
+pub(crate) struct State {
+    pub(crate) map: BlockMap,
+    /// Blocks promised to dirty pages.
+    pub(crate) delayed: BTreeSet<u32>,
+    pub(crate) flags: u32,
+    /// `i_block` when it does not hold a map: fast links, devices.
+    pub(crate) inline: Option<[u8; 60]>,
+    /// The map differs from `i_block`.
+    pub(crate) map_dirty: bool,
+}
+
+/// ext4's part of an inode.
+pub struct Node {
+    pub(crate) fs: Arc<Ext4>,
+    pub(crate) ino: u32,
+    pub(crate) me: Weak<Inode>,
+    /// Checksum seed of this inode's blocks.
+    pub(crate) seed: u32,
+    pub(crate) state: Mutex<State>,
+    dead: AtomicBool,
+}
+
+fn seed_of(fs: &Ext4, ino: u32, generation: u32) -> u32 {
+    crc32c(crc32c(fs.sb.seed, &ino.to_le_bytes()), &generation.to_le_bytes())
+}
+
+fn time_at(raw: &[u8], at: usize, extra: usize, has_extra: bool) -> Time {
+    let low = i64::from(u32_at(raw, at) as i32);
+    let more = if has_extra { u32_at(raw, extra) } else { 0 };
+    Time { sec: low + (i64::from(more & 3) << 32), nsec: (more >> 2).min(999_999_999) }
+}
+
+fn put_time(raw: &mut [u8], at: usize, extra: usize, has_extra: bool, time: Time) {
+    put32(raw, at, time.sec as u32);
+    if has_extra {
+        let epoch = ((time.sec - i64::from(time.sec as i32)) >> 32) as u32 & 3;
+        put32(raw, extra, time.nsec << 2 | epoch);
+    }
+}
+
+fn inode_checksum(raw: &[u8], seed: u32) -> u32 {
+    let mut copy = raw.to_vec();
+    put16(&mut copy, 0x7c, 0);
+    if raw.len() > 128 && u16_at(raw, 0x80) >= 4 {
+        put16(&mut copy, 0x82, 0);
+    }
+    crc32c(seed, &copy)
+}
+
+impl Node {
+    /// The inode with this number.
+    pub(crate) fn load(fs: &Arc<Ext4>, ino: u32) -> Result<Arc<Inode>> {
+        if let Some(inode) = fs.inodes.get(ino.into()) {
+            return Ok(inode);
+        }
+        let (block, at) = fs.alloc.inode_place(&fs.sb, ino)?;
+        let size = fs.sb.inode_size;
+        let raw = fs.metadata_block(block)?.read(|b| b.get(at..at + size).map(<[u8]>::to_vec));
+        let raw = raw.ok_or(Errno::EUCLEAN)?;
+        let inode = Self::from_raw(fs, ino, &raw)?;
+        Ok(fs.inodes.insert(inode))
+    }
+
+    fn from_raw(fs: &Arc<Ext4>, ino: u32, raw: &[u8]) -> Result<Arc<Inode>> {
+        let sb = fs.vfs.get().and_then(Weak::upgrade).ok_or(Errno::EIO)?;
+        let wide = raw.len() > 128 && u16_at(raw, 0x80) >= 28;
+        let generation = u32_at(raw, 0x64);
+        let seed = seed_of(fs, ino, generation);
+        if fs.sb.has_csum() {
+            let high = raw.len() > 128 && u16_at(raw, 0x80) >= 4;
+            let found = u32::from(u16_at(raw, 0x7c))
+                | if high { u32::from(u16_at(raw, 0x82)) << 16 } else { 0 };
+            let mask = if high { !0 } else { 0xffff };
+            if inode_checksum(raw, seed) & mask != found {
+                log::error!("ext4: inode {ino} checksum mismatch");
+                return Err(Errno::EBADMSG);
+            }
+        }
+        let mode = u32::from(u16_at(raw, 0));
+        let kind = FileKind::from_mode(mode).ok_or(Errno::EUCLEAN)?;
+        let raw_flags = u32_at(raw, 0x20);
+        let blocks = u64::from(u32_at(raw, 0x1c)) | u64::from(u16_at(raw, 0x74)) << 32;
+        let huge = raw_flags & flags::HUGE_FILE != 0 && fs.sb.ro_compat & 8 != 0;
+        let blocks = if huge { blocks * (fs.sb.block_size as u64 / 512) } else { blocks };
+        let mut root = [0; 60];
+        root.copy_from_slice(raw.get(0x28..0x64).ok_or(Errno::EUCLEAN)?);
+        let mut size = u64::from(u32_at(raw, 4));
+        if matches!(kind, FileKind::Regular | FileKind::Directory) {
+            size |= u64::from(u32_at(raw, 0x6c)) << 32;
+        }
+        if size > i64::MAX as u64 {
+            return Err(Errno::EUCLEAN);
+        }
+        let acl = u32_at(raw, 0x68) != 0;
+        let is_fast_link = kind == FileKind::Symlink
+            && raw_flags & flags::EXTENTS == 0
+            && size < 60
+            && (blocks == 0 || acl);
+        let has_map = matches!(kind, FileKind::Regular | FileKind::Directory)
+            || kind == FileKind::Symlink && !is_fast_link;
+        let map = match has_map {
+            false => BlockMap::default(),
+            true if raw_flags & flags::EXTENTS != 0 => fs.read_extents(&root, seed)?,
+            true => fs.read_indirect(&root)?,
+        };
+        let rdev = match (kind.is_device(), u32_at(&root, 0), u32_at(&root, 4)) {
+            (false, ..) => DeviceNumber::NONE,
+            (true, 0, new) => DeviceNumber::decode(new.into()),
+            (true, old, _) => DeviceNumber::new(old >> 8 & 0xff, old & 0xff),
+        };
+        let init = InodeInit {
+            ino: ino.into(),
+            mode,
+            uid: u32::from(u16_at(raw, 2)) | u32::from(u16_at(raw, 0x78)) << 16,
+            gid: u32::from(u16_at(raw, 0x18)) | u32::from(u16_at(raw, 0x7a)) << 16,
+            nlink: u16_at(raw, 0x1a).into(),
+            rdev,
+            size,
+            blocks,
+            atime: time_at(raw, 8, 0x8c, wide),
+            mtime: time_at(raw, 0x10, 0x88, wide),
+            ctime: time_at(raw, 0xc, 0x84, wide),
+            btime: wide.then(|| time_at(raw, 0x90, 0x94, true)),
+            generation,
+            flags: vfs_flags(raw_flags),
+        };
+        let inline = (!has_map).then_some(root);
+        let state =
+            State { map, delayed: BTreeSet::new(), flags: raw_flags, inline, map_dirty: false };
+        Ok(Self::build(fs, &sb, &init, kind, seed, state))
+    }
+
+    fn build(
+        fs: &Arc<Ext4>,
+        sb: &Arc<SuperBlock>,
+        init: &InodeInit,
+        kind: FileKind,
+        seed: u32,
+        state: State,
+    ) -> Arc<Inode> {
+        Inode::new_cyclic(sb, init, |me| {
+            let node = Arc::new(Node {
+                fs: fs.clone(),
+                ino: init.ino as u32,
+                me: me.clone(),
+                seed,
+                state: Mutex::new(&STATE, state),
+                dead: AtomicBool::new(false),
+            });
+            let mapping = (kind == FileKind::Regular)
+                .then(|| Mapping::new(Arc::new(FileBacking::new(node.clone())), init.size));
+            (node, mapping)
+        })
+    }
+
+    /// A new inode, without a name yet.
+    pub(crate) fn create(fs: &Arc<Ext4>, dir: &Node, new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        let sb = fs.vfs.get().and_then(Weak::upgrade).ok_or(Errno::EIO)?;
+        let is_dir = new.kind == FileKind::Directory;
+        let ino = fs.alloc.take_inode(&fs.sb, &fs.buffers, dir.ino, is_dir)?;
+        let generation = (new.now.nsec ^ ino.rotate_left(16)) | 1;
+        let mut init = InodeInit::new(ino.into(), new);
+        init.generation = generation;
+        if fs.sb.inode_size < 160 {
+            init.btime = None;
+        }
+        let mut raw_flags = dir.state.lock().flags & flags::INHERITED;
+        if !is_dir {
+            raw_flags &= !flags::DIRSYNC;
+        }
+        let mut inline = None;
+        match new.kind {
+            FileKind::Regular | FileKind::Directory => raw_flags |= flags::EXTENTS,
+            FileKind::Symlink => {
+                init.size = new.target.len() as u64;
+                if new.target.len() < 60 {
+                    let mut text = [0; 60];
+                    text[..new.target.len()].copy_from_slice(new.target);
+                    inline = Some(text);
+                } else {
+                    raw_flags |= flags::EXTENTS;
+                }
+            }
+            _ => {
+                let mut root = [0; 60];
+                let (major, minor) = (new.rdev.major(), new.rdev.minor());
+                if major < 256 && minor < 256 {
+                    put32(&mut root, 0, major << 8 | minor);
+                } else {
+                    put32(&mut root, 4, new.rdev.encode() as u32);
+                }
+                inline = Some(root);
+            }
+        }
+        init.flags = vfs_flags(raw_flags);
+        let state = State {
+            map: BlockMap::default(),
+            delayed: BTreeSet::new(),
+            flags: raw_flags,
+            inline,
+            map_dirty: true,
+        };
+        let seed = seed_of(fs, ino, generation);
+        // A table never initialised holds anything: what was there goes.
+        let (block, at) = fs.alloc.inode_place(&fs.sb, ino)?;
+        let buffer = fs.metadata_block(block)?;
+        let size = fs.sb.inode_size;
+        fs.buffers.modify(&buffer, |b| {
+            if let Some(raw) = b.get_mut(at..at + size) {
+                raw.fill(0);
+            }
+        });
+        fs.inodes.remove(ino.into());
+        let inode = fs.inodes.insert(Self::build(fs, &sb, &init, new.kind, seed, state));
+        fs.mark_dirty(ino, &inode);
+        if new.kind == FileKind::Symlink
+            && new.target.len() >= 60
+            && let Some(node) = inode.private::<Node>()
+        {
+            let buffer = node.add_block(&inode, 0)?;
+            fs.buffers.modify(&buffer, |b| b[..new.target.len()].copy_from_slice(new.target));
+        }
+        Ok(inode)
+    }
+
+    /// Notes that the inode's fields changed.
+    pub(crate) fn changed(&self) {
+        if let Some(inode) = self.me.upgrade() {
+            self.fs.mark_dirty(self.ino, &inode);
+        }
+    }
+
+    /// Writes the fields into the inode table's buffer.
+    pub(crate) fn store(&self, inode: &Inode) -> Result<()> {
+        if self.dead.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let fs = &self.fs;
+        let (block, at) = fs.alloc.inode_place(&fs.sb, self.ino)?;
+        let mut state = self.state.lock();
+        let root = match state.inline {
+            Some(inline) => Some(inline),
+            None if state.map_dirty => {
+                let goal = state.map.extents.first().map_or(0, |extent| extent.physical);
+                state.flags |= flags::EXTENTS;
+                let root = fs.write_extents(&mut state.map, self.seed, goal)?;
+                state.map_dirty = false;
+                inode.set_blocks(self.sectors(&state));
+                Some(root)
+            }
+            None => None,
+        };
+        let raw_flags = state.flags;
+        drop(state);
+        let buffer = fs.metadata_block(block)?;
+        let size = fs.sb.inode_size;
+        fs.buffers.modify(&buffer, |bytes| {
+            let Some(raw) = bytes.get_mut(at..at + size) else { return };
+            let wide = size > 128;
+            if wide && u16_at(raw, 0x80) < 28 {
+                put16(raw, 0x80, 32.min(size as u16 - 128));
+            }
+            put16(raw, 0, inode.mode() as u16);
+            put16(raw, 2, inode.uid() as u16);
+            put16(raw, 0x78, (inode.uid() >> 16) as u16);
+            put16(raw, 0x18, inode.gid() as u16);
+            put16(raw, 0x7a, (inode.gid() >> 16) as u16);
+            put16(raw, 0x1a, inode.nlink().min(65000) as u16);
+            let length = inode.size();
+            put32(raw, 4, length as u32);
+            if matches!(inode.kind, FileKind::Regular | FileKind::Directory) {
+                put32(raw, 0x6c, (length >> 32) as u32);
+            }
+            let blocks = inode.blocks();
+            put32(raw, 0x1c, blocks as u32);
+            put16(raw, 0x74, (blocks >> 32) as u16);
+            put32(raw, 0x20, raw_flags & !flags::HUGE_FILE);
+            put32(raw, 0x64, inode.generation);
+            put_time(raw, 8, 0x8c, wide, inode.atime());
+            put_time(raw, 0x10, 0x88, wide, inode.mtime());
+            put_time(raw, 0xc, 0x84, wide, inode.ctime());
+            if wide && let Some(btime) = inode.btime() {
+                put_time(raw, 0x90, 0x94, true, btime);
+            }
+            if let Some(root) = root {
+                raw[0x28..0x64].copy_from_slice(&root);
+            }
+            sign(fs, raw, self.seed);
+        });
+        Ok(())
+    }
+
+    pub(crate) fn sectors(&self, state: &State) -> u64 {
+        state.map.block_count() * (self.fs.sb.block_size as u64 / 512)
+    }
+
+    /// Tells the VFS how much space the file has.
+    pub(crate) fn count_blocks(&self, state: &MutexGuard<'_, State>) {
+        if let Some(inode) = self.me.upgrade() {
+            let delayed = state.delayed.len() as u64 * (self.fs.sb.block_size as u64 / 512);
+            inode.set_blocks(self.sectors(state) + delayed);
+        }
+    }
+
+    /// The metadata block that holds file block `logical` of a directory or link.
+    pub(crate) fn block(&self, logical: u32) -> Result<Option<Arc<Buffer>>> {
+        let found = self.state.lock().map.find(logical);
+        match found {
+            Ok(extent) => {
+                let block = extent.physical + u64::from(logical - extent.logical);
+                self.fs.metadata_block(block).map(Some)
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Adds a zeroed metadata block at the end of a directory (or a link's first).
+    pub(crate) fn add_block(&self, inode: &Inode, logical: u32) -> Result<Arc<Buffer>> {
+        let fs = &self.fs;
+        let mut state = self.state.lock();
+        let group = (self.ino - 1) / fs.sb.inodes_per_group;
+        let goal = state.map.goal(logical).unwrap_or(fs.sb.group_start(group));
+        if fs.alloc.available() == 0 {
+            return Err(Errno::ENOSPC);
+        }
+        let (physical, _) = fs.alloc.take_blocks(&fs.sb, &fs.buffers, goal, 1)?;
+        state.map.insert(Extent { logical, len: 1, physical, unwritten: false });
+        state.map_dirty = true;
+        inode.set_blocks(self.sectors(&state));
+        drop(state);
+        self.changed();
+        Ok(fs.buffers.fresh(physical))
+    }
+
+    /// Frees file blocks from `first` up to `end`.
+    pub(crate) fn free_range(&self, first: u32, end: u32) -> Result<()> {
+        let fs = &self.fs;
+        let mut state = self.state.lock();
+        let removed = state.map.remove(first, end);
+        let promised: Vec<u32> = state.delayed.range(first..end).copied().collect();
+        for block in &promised {
+            state.delayed.remove(block);
+        }
+        fs.alloc.unreserve(promised.len() as u64);
+        if !removed.is_empty() {
+            state.map_dirty = true;
+        }
+        self.count_blocks(&state);
+        drop(state);
+        for extent in removed {
+            for block in extent.physical..extent.physical + u64::from(extent.len) {
+                if self.me.upgrade().is_none_or(|inode| inode.mapping().is_none()) {
+                    fs.buffers.forget(block);
+                }
+            }
+            fs.alloc.give_blocks(&fs.sb, &fs.buffers, extent.physical, extent.len.into())?;
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// The last user of a file without links is gone.
+    pub(crate) fn delete(&self, inode: &Arc<Inode>) -> Result<()> {
+        if self.dead.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let fs = &self.fs;
+        if let Some(mapping) = inode.mapping() {
+            mapping.truncate(0)?;
+        }
+        self.free_range(0, u32::MAX)?;
+        let tree = core::mem::take(&mut self.state.lock().map.tree_blocks);
+        for block in tree {
+            fs.buffers.forget(block);
+            fs.alloc.give_blocks(&fs.sb, &fs.buffers, block, 1)?;
+        }
+        fs.forget_dirty(self.ino);
+        fs.inodes.remove(self.ino.into());
+        let (block, at) = fs.alloc.inode_place(&fs.sb, self.ino)?;
+        let buffer = fs.metadata_block(block)?;
+        let size = fs.sb.inode_size;
+        let now = Time::now().sec as u32;
+        let acl = fs.buffers.modify(&buffer, |bytes| {
+            let Some(raw) = bytes.get_mut(at..at + size) else { return 0 };
+            let acl = u64::from(u32_at(raw, 0x68)) | u64::from(u16_at(raw, 0x76)) << 32;
+            let generation = u32_at(raw, 0x64);
+            raw.fill(0);
+            put32(raw, 0x14, now);
+            put32(raw, 0x64, generation);
+            sign(fs, raw, self.seed);
+            acl
+        });
+        if acl != 0 {
+            crate::xattr::release_block(fs, acl)?;
+        }
+        fs.alloc.give_inode(&fs.sb, &fs.buffers, self.ino, inode.is_dir())
+    }
+}
+
+/// Signs a raw inode.
+pub(crate) fn sign(fs: &Ext4, raw: &mut [u8], seed: u32) {
+    if fs.sb.ro_compat & ro_compat::METADATA_CSUM == 0 {
+        return;
+    }
+    let sum = inode_checksum(raw, seed);
+    put16(raw, 0x7c, sum as u16);
+    if raw.len() > 128 && u16_at(raw, 0x80) >= 4 {
+        put16(raw, 0x82, (sum >> 16) as u16);
+    }
+}
+
+fn vfs_flags(raw: u32) -> InodeFlags {
+    let mut result = InodeFlags::empty();
+    for (bit, flag) in [
+        (flags::SYNC, InodeFlags::SYNC),
+        (flags::IMMUTABLE, InodeFlags::IMMUTABLE),
+        (flags::APPEND, InodeFlags::APPEND),
+        (flags::NOATIME, InodeFlags::NOATIME),
+        (flags::DIRSYNC, InodeFlags::DIRSYNC),
+    ] {
+        if raw & bit != 0 {
+            result |= flag;
+        }
+    }
+    result
+}

@@ -1,0 +1,266 @@
+//! What the VFS asks of inodes.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+
+use abi::{Errno, Result};
+use vfs::{
+    Context, FileKind, FileOps, Inode, InodeOps, Link, NewInode, RenameEnd, RenameFlags, SetAttr,
+    Time,
+};
+
+use crate::file::{DirOps, RegularOps};
+use crate::node::Node;
+
+/// Most links of a file.
+const MAX_LINKS: u32 = 65000;
+
+fn node(inode: &Inode) -> Result<&Node> {
+    inode.private().ok_or(Errno::EXDEV)
+}
+
+fn stamp(dir: &Arc<Inode>) -> Result<()> {
+    dir.touch(Time::now());
+    dir.bump_version();
+    node(dir)?.changed();
+    Ok(())
+}
+
+/// A subdirectory came: the parent's link count goes up, or says "many".
+fn add_dir_link(dir: &Inode) {
+    match dir.nlink() {
+        1 => {}
+        n if n + 1 >= MAX_LINKS => dir.set_nlink(1),
+        _ => dir.add_link(),
+    }
+}
+
+fn drop_dir_link(dir: &Inode) {
+    if dir.nlink() > 2 {
+        dir.drop_link();
+    }
+}
+
+impl Node {
+    fn unlinked(victim: &Arc<Inode>) -> Result<()> {
+        if victim.is_dir() {
+            victim.set_nlink(0)
+        } else {
+            victim.drop_link()
+        }
+        victim.set_ctime(Time::now());
+        node(victim)?.changed();
+        Ok(())
+    }
+}
+
+impl InodeOps for Node {
+    fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        let Some(ino) = self.find_entry(dir, name)? else { return Ok(None) };
+        let inode = Node::load(&self.fs, ino)?;
+        if inode.nlink() == 0 {
+            log::error!("ext4: directory inode {} names deleted inode {ino}", self.ino);
+            return Err(Errno::EUCLEAN);
+        }
+        Ok(Some(inode))
+    }
+
+    fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        let inode = Node::create(&self.fs, self, new)?;
+        let made = || -> Result<()> {
+            if new.kind == FileKind::Directory {
+                node(&inode)?.init_dir(&inode, self.ino)?;
+            }
+            self.add_entry(dir, name, inode.ino as u32, new.kind)
+        };
+        if let Err(error) = made() {
+            inode.set_nlink(0);
+            node(&inode)?.delete(&inode)?;
+            return Err(error);
+        }
+        if new.kind == FileKind::Directory {
+            add_dir_link(dir);
+        }
+        stamp(dir)?;
+        Ok(inode)
+    }
+
+    fn link(&self, dir: &Arc<Inode>, name: &[u8], target: &Arc<Inode>) -> Result<()> {
+        if target.nlink() >= MAX_LINKS {
+            return Err(Errno::EMLINK);
+        }
+        self.add_entry(dir, name, target.ino as u32, target.kind)?;
+        target.add_link();
+        target.set_ctime(Time::now());
+        node(target)?.changed();
+        stamp(dir)
+    }
+
+    fn unlink(&self, dir: &Arc<Inode>, name: &[u8], victim: &Arc<Inode>) -> Result<()> {
+        self.remove_entry(dir, name)?;
+        Node::unlinked(victim)?;
+        stamp(dir)
+    }
+
+    fn rmdir(&self, dir: &Arc<Inode>, name: &[u8], victim: &Arc<Inode>) -> Result<()> {
+        if !node(victim)?.is_empty_dir(victim)? {
+            return Err(Errno::ENOTEMPTY);
+        }
+        self.remove_entry(dir, name)?;
+        Node::unlinked(victim)?;
+        drop_dir_link(dir);
+        stamp(dir)
+    }
+
+    fn rename(
+        &self,
+        old: RenameEnd<'_>,
+        moved: &Arc<Inode>,
+        new: RenameEnd<'_>,
+        replaced: Option<&Arc<Inode>>,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let (from, to) = (node(old.dir)?, node(new.dir)?);
+        let across = from.ino != to.ino;
+        let number = |inode: &Inode| inode.ino as u32;
+        if flags.contains(RenameFlags::EXCHANGE) {
+            let other = replaced.ok_or(Errno::ENOENT)?;
+            to.replace_entry(new.dir, new.name, number(moved), moved.kind)?;
+            from.replace_entry(old.dir, old.name, number(other), other.kind)?;
+            if across && moved.is_dir() {
+                node(moved)?.replace_entry(moved, b"..", to.ino, FileKind::Directory)?;
+            }
+            if across && other.is_dir() {
+                node(other)?.replace_entry(other, b"..", from.ino, FileKind::Directory)?;
+            }
+            if across && moved.is_dir() != other.is_dir() {
+                let (gains, loses) =
+                    if moved.is_dir() { (new.dir, old.dir) } else { (old.dir, new.dir) };
+                add_dir_link(gains);
+                drop_dir_link(loses);
+            }
+            for inode in [moved, other] {
+                inode.set_ctime(Time::now());
+                node(inode)?.changed();
+            }
+            stamp(old.dir)?;
+            return stamp(new.dir);
+        }
+        if let Some(victim) = replaced {
+            if victim.is_dir() && !node(victim)?.is_empty_dir(victim)? {
+                return Err(Errno::ENOTEMPTY);
+            }
+            to.replace_entry(new.dir, new.name, number(moved), moved.kind)?;
+            Node::unlinked(victim)?;
+            if victim.is_dir() {
+                drop_dir_link(new.dir);
+            }
+        } else {
+            to.add_entry(new.dir, new.name, number(moved), moved.kind)?;
+        }
+        if flags.contains(RenameFlags::WHITEOUT) {
+            let whiteout = NewInode {
+                kind: FileKind::CharDevice,
+                mode: 0,
+                uid: moved.uid(),
+                gid: moved.gid(),
+                rdev: vfs::DeviceNumber::NONE,
+                target: b"",
+                now: Time::now(),
+            };
+            let inode = Node::create(&self.fs, from, &whiteout)?;
+            from.replace_entry(old.dir, old.name, number(&inode), inode.kind)?;
+        } else {
+            from.remove_entry(old.dir, old.name)?;
+        }
+        if moved.is_dir() && across {
+            node(moved)?.replace_entry(moved, b"..", to.ino, FileKind::Directory)?;
+            drop_dir_link(old.dir);
+            add_dir_link(new.dir);
+        }
+        moved.set_ctime(Time::now());
+        node(moved)?.changed();
+        stamp(old.dir)?;
+        stamp(new.dir)
+    }
+
+    fn tmpfile(&self, _dir: &Arc<Inode>, new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        let inode = Node::create(&self.fs, self, new)?;
+        inode.set_nlink(0);
+        Ok(inode)
+    }
+
+    fn follow(&self, inode: &Arc<Inode>, _ctx: &Context<'_>) -> Result<Link> {
+        let len = inode.size() as usize;
+        let inline = self.state.lock().inline;
+        if let Some(text) = inline {
+            return Ok(Link::Text(text.get(..len).ok_or(Errno::EUCLEAN)?.into()));
+        }
+        let buffer = self.block(0)?.ok_or(Errno::EUCLEAN)?;
+        let text = buffer.read(|bytes| bytes.get(..len).map(Arc::from));
+        text.map(Link::Text).ok_or(Errno::EUCLEAN)
+    }
+
+    fn setattr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
+        if let Some(size) = change.size {
+            let mapping = inode.mapping().ok_or(Errno::EINVAL)?;
+            let shrinks = size < mapping.size();
+            mapping.truncate(size)?;
+            if shrinks {
+                let first = size.div_ceil(self.fs.sb.block_size as u64);
+                self.free_range(first.min(u64::from(u32::MAX)) as u32, u32::MAX)?;
+            }
+        }
+        inode.apply(change);
+        self.changed();
+        Ok(())
+    }
+
+    fn dirty(&self, _inode: &Inode) {
+        self.changed();
+    }
+
+    fn get_xattr(&self, _inode: &Arc<Inode>, name: &[u8], value: &mut Vec<u8>) -> Result<()> {
+        let mut found = false;
+        self.each_xattr(&mut |this, bytes| {
+            if this == name {
+                found = true;
+                value.extend_from_slice(bytes);
+            }
+            found
+        })?;
+        if found { Ok(()) } else { Err(Errno::ENODATA) }
+    }
+
+    fn list_xattr(&self, _inode: &Arc<Inode>, names: &mut Vec<u8>) -> Result<()> {
+        self.each_xattr(&mut |name, _| {
+            names.extend_from_slice(&name);
+            names.push(0);
+            false
+        })
+    }
+
+    fn open(
+        &self,
+        inode: &Arc<Inode>,
+        _flags: u32,
+        _ctx: &Context<'_>,
+    ) -> Result<Arc<dyn FileOps>> {
+        match inode.kind {
+            FileKind::Directory => Ok(DirOps::shared()),
+            FileKind::Regular => Ok(RegularOps::shared()),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    fn evict(&self, inode: &Arc<Inode>) {
+        if let Err(error) = self.delete(inode) {
+            log::error!("ext4: cannot free inode {}: {error}", self.ino);
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,154 @@
+//! The root file system, the devices, and process 1.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::Result;
+use abi::fcntl::O_RDWR;
+use arch::boot::BootInfo;
+use klog::CommandLine;
+use vfs::{
+    Context, DeviceNumber, File, FileKind, KernelCaller, MountNamespace, OpenHow, Path, Walk,
+};
+
+/// Programs tried as process 1 when the command line names none, as init(1) has them.
+const DEFAULT_PROGRAMS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
+/// The program of an initial RAM disk, when the command line names none.
+const RAM_DISK_PROGRAM: &str = "/init";
+/// Words of the command line that mean something to the kernel and are not passed to init.
+const KNOWN: [&str; 16] = [
+    "console",
+    "root",
+    "rootfstype",
+    "rootflags",
+    "ro",
+    "rw",
+    "rootwait",
+    "rootdelay",
+    "init",
+    "rdinit",
+    "initrd",
+    "quiet",
+    "loglevel",
+    "panic",
+    "nosmp",
+    "maxcpus",
+];
+
+/// The rest of start-up, in a thread of its own.
+pub(crate) fn start(info: &'static BootInfo, line: &CommandLine) {
+    let total_kib = frames::total_pages() * 4;
+    log::info!("Memory: {total_kib}K available, {} CPUs", arch::cpu::count());
+    file_systems();
+    let mounts = match rootfs() {
+        Ok(mounts) => mounts,
+        Err(error) => panic!("rootfs: {error}"),
+    };
+    let root = match mounts.root_path() {
+        Ok(root) => root,
+        Err(error) => panic!("rootfs: {error}"),
+    };
+    let creds = process::creds::initial_creds();
+    let ctx = Context {
+        creds,
+        root: &root,
+        cwd: &root,
+        umask: 0,
+        mounts: &mounts,
+        caller: &KernelCaller,
+    };
+    report("rootfs", first_files(&ctx));
+    devices(line);
+    if let Some(image) = crate::start::initrd(info) {
+        match initramfs::unpack(&ctx, image) {
+            Ok(count) => log::info!("initramfs: {count} entries unpacked"),
+            Err(error) => log::error!("{error}"),
+        }
+    }
+    run_init(line, &ctx);
+}
+
+fn report<T>(what: &str, result: Result<T>) {
+    if let Err(error) = result {
+        log::error!("{what}: {error}");
+    }
+}
+
+fn file_systems() {
+    tmpfs::set_memory(frames::total_pages());
+    tmpfs::init();
+    anon::pipe::init();
+    devtmpfs::set_random(process::random::fill);
+    report("devtmpfs", devtmpfs::init());
+}
+
+/// The file system that is always there: everything else is mounted on or over it.
+fn rootfs() -> Result<Arc<MountNamespace>> {
+    let user_ns = process::creds::initial_user_ns().clone();
+    let sb = tmpfs::create("rootfs", tmpfs::Options::default(), (0, 0))?;
+    MountNamespace::with_root(0xf000_0000, user_ns, &sb, b"rootfs", 0)
+}
+
+/// What a root file system has before anything is unpacked into it.
+fn first_files(ctx: &Context<'_>) -> Result<()> {
+    vfs::ops::mkdir(ctx, ctx.root, b"/dev", 0o755)?;
+    vfs::ops::mkdir(ctx, ctx.root, b"/root", 0o700)?;
+    let console = DeviceNumber::new(5, 1);
+    vfs::ops::mknod(ctx, ctx.root, b"/dev/console", FileKind::CharDevice, 0o600, console)?;
+    Ok(())
+}
+
+/// Finds the machine's devices and brings their drivers up.
+fn devices(line: &CommandLine) {
+    for word in line.values("console") {
+        tty::console::choose(word);
+    }
+    report("tty", tty::init());
+    report("serial", tty::serial::init());
+    report("devpts", devpts::init());
+}
+
+fn run_init(line: &CommandLine, ctx: &Context<'_>) {
+    let in_ram = line.value("rdinit").unwrap_or(RAM_DISK_PROGRAM);
+    let has_ram_disk = vfs::walk(ctx, ctx.root, in_ram.as_bytes(), Walk::empty()).is_ok();
+    let named = if has_ram_disk { Some(in_ram) } else { line.value("init") };
+    let is_known = |word: &str| KNOWN.contains(&word) || word.starts_with("tkernel.");
+    let (arguments, environment) = line.for_init(is_known);
+    let arguments: Vec<Vec<u8>> = arguments.into_iter().map(|a| a.into_bytes()).collect();
+    let mut environment: Vec<Vec<u8>> = environment.into_iter().map(|e| e.into_bytes()).collect();
+    environment.splice(0..0, [b"HOME=/".to_vec(), b"TERM=linux".to_vec()]);
+    let programs = match named {
+        Some(path) => alloc::vec![path],
+        None => DEFAULT_PROGRAMS.to_vec(),
+    };
+    if let Some(path) = programs.first() {
+        log::info!("Run {path} as init process");
+    }
+    let programs =
+        programs.into_iter().map(|path| (path.as_bytes().to_vec(), arguments.clone())).collect();
+    let init = process::Init {
+        mounts: ctx.mounts.clone(),
+        root: ctx.root.clone(),
+        console: console(ctx, ctx.root),
+        programs,
+        environment,
+        max_threads: (frames::total_pages() / 32) as usize,
+    };
+    if let Err(error) = process::spawn_init(init) {
+        match named {
+            Some(path) => log::error!("Requested init {path} failed (error -{}).", error.raw()),
+            None => log::error!("Starting init failed (error -{}).", error.raw()),
+        }
+        panic!("No working init found.  Try passing init= option to kernel.");
+    }
+}
+
+fn console(ctx: &Context<'_>, root: &Path) -> Option<Arc<File>> {
+    match vfs::open(ctx, root, b"/dev/console", &OpenHow::new(O_RDWR, 0)) {
+        Ok(file) => Some(file),
+        Err(error) => {
+            log::warn!("unable to open an initial console: {error}");
+            None
+        }
+    }
+}

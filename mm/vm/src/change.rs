@@ -1,0 +1,397 @@
+//! Changing areas: `mprotect`, `mremap`, `madvise`, `mlock`, `msync`.
+
+use crate::layout::MIN_ADDRESS;
+use crate::space::va;
+use crate::unmap::check_range;
+use crate::vma::{Areas, Vma, flag, prot};
+use crate::{AddressSpace, space};
+use abi::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arch::addr::{PAGE_SIZE, USER_END};
+use arch::paging::{Level, Pte, PteFlags, Visit};
+use pagecache::Mapping;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+impl AddressSpace {
+    /// Changes the areas of a range one by one, split at its ends and merged afterwards. A gap ends
+    /// it with `ENOMEM` after what came before was changed.
+    fn change_areas(
+        &self,
+        areas: &mut Areas,
+        start: u64,
+        end: u64,
+        mut change: impl FnMut(&mut Vma) -> Result<()>,
+    ) -> Result<()> {
+        self.split(areas, start)?;
+        self.split(areas, end)?;
+        let starts: Vec<u64> = areas.in_range(start, end).map(|vma| vma.start).collect();
+        let (mut at, mut result) = (start, Ok(()));
+        for first in starts {
+            if first > at {
+                result = Err(Errno::ENOMEM);
+                break;
+            }
+            let Some(mut vma) = areas.remove(first) else { continue };
+            result = change(&mut vma);
+            at = vma.end;
+            areas.insert(vma);
+            if result.is_err() {
+                break;
+            }
+        }
+        if result.is_ok() && at < end {
+            result = Err(Errno::ENOMEM);
+        }
+        self.merge(areas, start, end);
+        result
+    }
+
+    /// `mprotect(2)`. `wanted` may contain `PROT_GROWSDOWN` and `PROT_GROWSUP`.
+    pub fn mprotect(&self, start: u64, len: u64, wanted: u32) -> Result<()> {
+        const GROWSDOWN: u32 = 0x0100_0000;
+        const GROWSUP: u32 = 0x0200_0000;
+        if start % PAGE != 0 || wanted & !(7 | GROWSDOWN | GROWSUP) != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let end = match check_range(start, len) {
+            Ok(end) => end,
+            Err(_) => return Err(Errno::ENOMEM),
+        };
+        if end == start {
+            return Ok(());
+        }
+        let mut areas = self.areas.write();
+        let mut from = start;
+        if wanted & GROWSDOWN != 0 {
+            let vma = areas.find(start).ok_or(Errno::ENOMEM)?;
+            if !vma.has(flag::GROWS_DOWN) {
+                return Err(Errno::EINVAL);
+            }
+            from = vma.start;
+        } else if wanted & GROWSUP != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let rights = wanted & 7;
+        self.change_areas(&mut areas, from, end, |vma| {
+            if vma.prot == rights {
+                return Ok(());
+            }
+            if rights & prot::WRITE != 0 {
+                if vma.has(flag::NEVER_WRITE) {
+                    return Err(Errno::EACCES);
+                }
+                if vma.is_private() && vma.flags & (flag::ACCOUNTED | flag::NO_RESERVE) == 0 {
+                    space::commit(vma.pages())?;
+                    vma.flags |= flag::ACCOUNTED;
+                }
+            }
+            vma.prot = rights;
+            self.apply_rights(vma);
+            Ok(())
+        })
+    }
+
+    /// Makes the entries of an area what its rights say; the right to write comes with a fault.
+    fn apply_rights(&self, vma: &Vma) {
+        let _tables = self.tables.lock();
+        self.unshare_range(vma.start, vma.end);
+        let (mut set, mut clear) = (PteFlags::empty(), PteFlags::empty());
+        let mut put = |bit, wanted| if wanted { set |= bit } else { clear |= bit };
+        put(PteFlags::USER, vma.prot != 0);
+        put(PteFlags::NO_EXECUTE, vma.prot & prot::EXEC == 0);
+        if vma.prot & prot::WRITE == 0 {
+            clear |= PteFlags::WRITE;
+        }
+        if self.table.protect(va(vma.start), va(vma.end), set, clear) {
+            self.context.flush_range(va(vma.start), va(vma.end));
+        }
+    }
+
+    /// `mremap(2)`: the new address.
+    pub fn mremap(&self, old: u64, old_len: u64, new_len: u64, flags: u32, to: u64) -> Result<u64> {
+        const MAYMOVE: u32 = 1;
+        const FIXED: u32 = 2;
+        if flags & !(MAYMOVE | FIXED) != 0 || flags & (MAYMOVE | FIXED) == FIXED || old % PAGE != 0
+        {
+            return Err(Errno::EINVAL);
+        }
+        let up = |len: u64| len.checked_add(PAGE - 1).map(|len| len & !(PAGE - 1));
+        let (old_len, new_len) =
+            (up(old_len).ok_or(Errno::EINVAL)?, up(new_len).ok_or(Errno::EINVAL)?);
+        if new_len == 0 || new_len > USER_END {
+            return Err(Errno::EINVAL);
+        }
+        let mut areas = self.areas.write();
+        if flags & FIXED != 0 {
+            let end =
+                to.checked_add(new_len).filter(|end| *end <= USER_END).ok_or(Errno::EINVAL)?;
+            let overlaps = to < old.saturating_add(old_len) && old < end;
+            if to % PAGE != 0 || overlaps {
+                return Err(Errno::EINVAL);
+            }
+            if to < MIN_ADDRESS {
+                return Err(Errno::EPERM);
+            }
+            self.remove_range(&mut areas, to, end)?;
+            if old_len > new_len {
+                self.remove_range(&mut areas, old + new_len, old + old_len)?;
+            }
+            return self.move_area(&mut areas, old, old_len.min(new_len), new_len, Some(to));
+        }
+        let vma = areas.find(old).ok_or(Errno::EFAULT)?;
+        if old_len == 0 {
+            // A second mapping of shared memory.
+            if vma.is_private() {
+                return Err(Errno::EINVAL);
+            }
+            return self.move_area(&mut areas, old, 0, new_len, None);
+        }
+        if old_len >= new_len {
+            if old_len > new_len {
+                self.remove_range(&mut areas, old + new_len, old + old_len)?;
+            }
+            return Ok(old);
+        }
+        let (vma_end, more) = (vma.end, new_len - old_len);
+        let end = old.checked_add(old_len).ok_or(Errno::EINVAL)?;
+        if end > vma_end {
+            return Err(Errno::EFAULT);
+        }
+        let in_place = end == vma_end
+            && end.checked_add(more).is_some_and(|e| e <= USER_END && areas.is_free(end, e));
+        if in_place {
+            let start = vma.start;
+            self.promise(vma, more)?;
+            let Some(mut vma) = areas.remove(start) else { return Err(Errno::EFAULT) };
+            let before = vma.clone();
+            vma.end += more;
+            self.unwatch(&before);
+            self.add_area(&mut areas, vma);
+            return Ok(old);
+        }
+        if flags & MAYMOVE == 0 {
+            return Err(Errno::ENOMEM);
+        }
+        self.move_area(&mut areas, old, old_len, new_len, None)
+    }
+
+    fn move_area(
+        &self,
+        areas: &mut Areas,
+        old: u64,
+        old_len: u64,
+        new_len: u64,
+        to: Option<u64>,
+    ) -> Result<u64> {
+        let found = areas.find(old).filter(|vma| old + old_len <= vma.end);
+        let vma = found.ok_or(Errno::EFAULT)?.clone();
+        self.promise(&vma, new_len)?;
+        let at = match to.map_or_else(|| self.room_for(areas, new_len), Ok) {
+            Ok(at) => at,
+            Err(error) => {
+                self.unpromise(&vma, new_len);
+                return Err(error);
+            }
+        };
+        let offset = if vma.file.is_some() { vma.offset + (old - vma.start) } else { at };
+        let new = Vma { start: at, end: at + new_len, offset, observer: None, ..vma };
+        self.add_area(areas, new);
+        if old_len > 0 {
+            self.move_pages(old, at, old_len)?;
+            self.remove_range(areas, old, old + old_len)?;
+        }
+        Ok(at)
+    }
+
+    /// Moves the entries of a range; areas are held exclusively.
+    fn move_pages(&self, from: u64, to: u64, len: u64) -> Result<()> {
+        let _tables = self.tables.lock();
+        self.unshare_range(from, from + len);
+        self.unshare_range(to, to + len);
+        let mut found: Vec<(u64, Pte)> = Vec::new();
+        self.table.walk(va(from), va(from + len), |at, visit| {
+            if let Visit::Entry(entry) = visit {
+                found.push((at.0, entry.swap(Pte::NONE)));
+            }
+        });
+        let mut result = Ok(());
+        for (at, pte) in found {
+            let target = match result {
+                Ok(()) => at - from + to,
+                Err(_) => at,
+            };
+            match self.table.entry(va(target), Level::Page) {
+                Ok(entry) => entry.store(pte),
+                Err(error) => {
+                    // The table of the old place is still there.
+                    if let Ok(entry) = self.table.entry(va(at), Level::Page) {
+                        entry.store(pte);
+                    }
+                    result = Err(crate::FaultError::from(error).into());
+                }
+            }
+        }
+        self.context.flush_range(va(from), va(from + len));
+        result
+    }
+
+    /// `madvise(2)`.
+    pub fn madvise(&self, start: u64, len: u64, advice: i32) -> Result<()> {
+        if !matches!(advice, 0..=4 | 8..=19 | 100 | 101) {
+            return Err(Errno::EINVAL);
+        }
+        let end = check_range(start, len)?;
+        if start == end {
+            return Ok(());
+        }
+        match advice {
+            3 => self.will_need(start, end),
+            4 | 8 => self.drop_pages(start, end, advice),
+            9 => self.punch(start, end),
+            // Poisoning memory takes CAP_SYS_ADMIN and hardware; merging, cold, pageout are hints.
+            100 | 101 => Err(Errno::EPERM),
+            12 | 13 => Err(Errno::EINVAL),
+            _ => {
+                let (set, clear) = match advice {
+                    0 => (0, flag::RANDOM | flag::SEQUENTIAL),
+                    1 => (flag::RANDOM, flag::SEQUENTIAL),
+                    2 => (flag::SEQUENTIAL, flag::RANDOM),
+                    10 => (flag::DONT_FORK, 0),
+                    11 => (0, flag::DONT_FORK),
+                    14 => (flag::HUGE, flag::NO_HUGE),
+                    15 => (flag::NO_HUGE, flag::HUGE),
+                    16 => (flag::DONT_DUMP, 0),
+                    17 => (0, flag::DONT_DUMP),
+                    18 => (flag::WIPE_ON_FORK, 0),
+                    _ => (0, flag::WIPE_ON_FORK),
+                };
+                self.change_areas(&mut self.areas.write(), start, end, |vma| {
+                    if advice == 18 && (vma.file.is_some() || !vma.is_private()) {
+                        return Err(Errno::EINVAL);
+                    }
+                    vma.flags = (vma.flags | set) & !clear;
+                    Ok(())
+                })
+            }
+        }
+    }
+
+    fn drop_pages(&self, start: u64, end: u64, advice: i32) -> Result<()> {
+        let areas = self.areas.read();
+        for vma in areas.in_range(start, end) {
+            if vma.has(flag::LOCKED) || advice == 8 && (!vma.is_anonymous() || !vma.is_private()) {
+                return Err(Errno::EINVAL);
+            }
+            self.zap(vma.start.max(start), vma.end.min(end), false);
+        }
+        if areas.covers(start, end) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    fn will_need(&self, start: u64, end: u64) -> Result<()> {
+        let areas = self.areas.read();
+        for vma in areas.in_range(start, end) {
+            let Some(mapping) = vma.file.as_ref().and_then(|file| file.mapping.as_ref()) else {
+                continue;
+            };
+            let (from, to) = (vma.start.max(start), vma.end.min(end));
+            mapping.read_ahead(vma.index_of(from), vma.index_of(to - PAGE));
+        }
+        if areas.covers(start, end) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// `MADV_REMOVE`: frees the memory behind shared memory.
+    fn punch(&self, start: u64, end: u64) -> Result<()> {
+        for (mapping, from, to) in self.shared_files(start, end)? {
+            if mapping.backing().is_some() {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            mapping.punch(from, to)?;
+        }
+        Ok(())
+    }
+
+    /// The shared file mappings of a range, and which bytes.
+    fn shared_files(&self, start: u64, end: u64) -> Result<Vec<(Arc<Mapping>, u64, u64)>> {
+        let areas = self.areas.read();
+        let mut files = Vec::new();
+        for vma in areas.in_range(start, end).filter(|vma| !vma.is_private()) {
+            if let Some(mapping) = vma.file.as_ref().and_then(|file| file.mapping.as_ref()) {
+                let from = vma.start.max(start) - vma.start + vma.offset;
+                let to = vma.end.min(end) - vma.start + vma.offset;
+                files.push((mapping.clone(), from, to));
+            }
+        }
+        Ok(files)
+    }
+
+    /// `msync(2)`.
+    pub fn msync(&self, start: u64, len: u64, flags: u32) -> Result<()> {
+        const ASYNC: u32 = 1;
+        const INVALIDATE: u32 = 2;
+        const SYNC: u32 = 4;
+        if flags & !(ASYNC | INVALIDATE | SYNC) != 0 || flags & (ASYNC | SYNC) == ASYNC | SYNC {
+            return Err(Errno::EINVAL);
+        }
+        let end = check_range(start, len)
+            .map_err(|errno| if start % PAGE == 0 { Errno::ENOMEM } else { errno })?;
+        if start == end {
+            return Ok(());
+        }
+        let areas = self.areas.read();
+        let whole = areas.covers(start, end);
+        if flags & INVALIDATE != 0 && areas.in_range(start, end).any(|vma| vma.has(flag::LOCKED)) {
+            return Err(Errno::EBUSY);
+        }
+        drop(areas);
+        if flags & SYNC != 0 {
+            for (mapping, from, to) in self.shared_files(start, end)? {
+                mapping.write_and_wait(from, to - 1)?;
+            }
+        }
+        if whole { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// `mlock2(2)`; `on_fault` leaves the pages to be faulted in.
+    pub fn mlock(&self, start: u64, len: u64, on_fault: bool) -> Result<()> {
+        let from = start & !(PAGE - 1);
+        let end = check_range(from, len.checked_add(start - from).ok_or(Errno::EINVAL)?)?;
+        self.change_areas(&mut self.areas.write(), from, end, |vma| {
+            vma.flags |= flag::LOCKED;
+            Ok(())
+        })?;
+        if !on_fault {
+            self.populate(from, end);
+        }
+        Ok(())
+    }
+
+    /// `munlock(2)`.
+    pub fn munlock(&self, start: u64, len: u64) -> Result<()> {
+        let from = start & !(PAGE - 1);
+        let end = check_range(from, len.checked_add(start - from).ok_or(Errno::EINVAL)?)?;
+        self.change_areas(&mut self.areas.write(), from, end, |vma| {
+            vma.flags &= !flag::LOCKED;
+            Ok(())
+        })
+    }
+
+    /// `mlockall(2)` and `munlockall(2)`: what is there now, and what will be.
+    pub fn mlock_all(&self, current: Option<bool>, future: bool, on_fault: bool) -> Result<()> {
+        let mut areas = self.areas.write();
+        areas.lock_future = future;
+        let Some(locked) = current else { return Ok(()) };
+        let starts: Vec<(u64, u64)> = areas.map.values().map(|vma| (vma.start, vma.end)).collect();
+        for (start, _) in &starts {
+            let Some(mut vma) = areas.remove(*start) else { continue };
+            vma.flags = if locked { vma.flags | flag::LOCKED } else { vma.flags & !flag::LOCKED };
+            areas.insert(vma);
+        }
+        drop(areas);
+        if locked && !on_fault {
+            starts.iter().for_each(|(start, end)| self.populate(*start, *end));
+        }
+        Ok(())
+    }
+}

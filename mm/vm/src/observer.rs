@@ -1,0 +1,147 @@
+//! The page cache's view of file areas: unmapping and write-protecting pages for it.
+
+use crate::space::{PageSort, va};
+use crate::vma::Vma;
+use crate::{AddressSpace, flag};
+use alloc::sync::{Arc, Weak};
+use arch::addr::PAGE_SIZE;
+use arch::paging::{Pte, PteFlags, Visit};
+use arch::tlb::Gather;
+use frames::{PageRef, kind, page};
+use pagecache::MapObserver;
+
+/// An area as the page cache sees it.
+struct Watch {
+    space: Weak<AddressSpace>,
+    start: u64,
+    end: u64,
+    first: u64,
+}
+
+/// An address space kept for the length of a call. Were it the last handle, dropping it here would
+/// take the page cache's locks again: then a worker drops it.
+struct Held(Option<Arc<AddressSpace>>);
+
+impl Held {
+    fn of(space: &Weak<AddressSpace>) -> Option<Held> {
+        space.upgrade().map(|space| Held(Some(space)))
+    }
+}
+
+impl core::ops::Deref for Held {
+    type Target = AddressSpace;
+    fn deref(&self) -> &AddressSpace {
+        match &self.0 {
+            Some(space) => space,
+            None => unreachable!("taken only when dropped"),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(space) = self.0.take()
+            && Arc::strong_count(&space) == 1
+        {
+            sched::work::queue(move || drop(space));
+        }
+    }
+}
+
+impl Watch {
+    /// The addresses of pages `first..=last` as far as this area maps them.
+    fn range(&self, first: u64, last: u64) -> Option<(u64, u64)> {
+        let pages = (self.end - self.start) / PAGE_SIZE as u64;
+        let from = first.max(self.first) - self.first;
+        let to = last.checked_sub(self.first)?.saturating_add(1).min(pages);
+        (from < to)
+            .then(|| (self.start + from * PAGE_SIZE as u64, self.start + to * PAGE_SIZE as u64))
+    }
+}
+
+impl MapObserver for Watch {
+    fn unmap_range(&self, first: u64, last: u64) {
+        let (Some(space), Some((start, end))) = (Held::of(&self.space), self.range(first, last))
+        else {
+            return;
+        };
+        let _tables = space.tables.lock();
+        space.unshare_range(start, end);
+        let mut gather: Gather<'_, PageRef> = Gather::new(&space.context);
+        space.table.walk(va(start), va(end), |at, visit| {
+            let Visit::Entry(entry) = visit else { return };
+            let pte = entry.load();
+            if !pte.is_present() || pte.flags().contains(PteFlags::SOFT0) {
+                return;
+            }
+            let frame = page(pte.address().pfn());
+            if frame.kind() == kind::ANON {
+                return;
+            }
+            if entry.compare_exchange(pte, Pte::NONE).is_err() {
+                entry.swap(Pte::NONE);
+            }
+            gather.page(at, entry.level);
+            space.count(PageSort::of(frame), -1);
+            frame.remove_mapping();
+            // SAFETY: the entry held this reference.
+            gather.defer(unsafe { PageRef::from_raw(frame) });
+        });
+    }
+
+    fn write_protect(&self, index: u64) {
+        let (Some(space), Some((at, _))) = (Held::of(&self.space), self.range(index, index)) else {
+            return;
+        };
+        let _tables = space.tables.lock();
+        space.unshare_range(at, at + PAGE_SIZE as u64);
+        let Some(entry) = space.table.lookup(va(at)) else { return };
+        let changed = entry.update(|pte| {
+            let is_file = pte.is_present()
+                && !pte.flags().contains(PteFlags::SOFT0)
+                && page(pte.address().pfn()).kind() != kind::ANON;
+            is_file.then(|| pte.with_flags(pte.flags() - PteFlags::WRITE - PteFlags::DIRTY))
+        });
+        if changed {
+            space.context.flush_page(va(at));
+        }
+    }
+
+    fn test_and_clear_young(&self, index: u64) -> bool {
+        let (Some(space), Some((at, _))) = (Held::of(&self.space), self.range(index, index)) else {
+            return false;
+        };
+        let Some(_tables) = space.tables.try_lock() else { return true };
+        let Some(entry) = space.table.lookup(va(at)) else { return false };
+        // Without a flush: a processor that has the entry cached keeps the page looking old.
+        entry.update(|pte| {
+            (pte.is_present() && pte.is_accessed())
+                .then(|| pte.with_flags(pte.flags() - PteFlags::ACCESSED))
+        })
+    }
+}
+
+impl AddressSpace {
+    /// Tells the page cache where an area is. Before it is in the map; nothing is mapped yet, or
+    /// the old registration still stands.
+    pub(crate) fn watch(&self, vma: &mut Vma) {
+        let Some(mapping) = vma.file.as_ref().and_then(|file| file.mapping.as_ref()) else {
+            return;
+        };
+        let first = vma.offset >> 12;
+        let watch = Watch { space: self.me.clone(), start: vma.start, end: vma.end, first };
+        if vma.has(flag::SHARED) && vma.prot & crate::prot::WRITE != 0 {
+            mapping.note_mapped_writable();
+        }
+        vma.observer = Some(mapping.add_observer(first, first + vma.pages() - 1, Arc::new(watch)));
+    }
+
+    /// Ends what [`watch`](Self::watch) began.
+    pub(crate) fn unwatch(&self, vma: &Vma) {
+        if let (Some(id), Some(mapping)) =
+            (vma.observer, vma.file.as_ref().and_then(|file| file.mapping.as_ref()))
+        {
+            mapping.remove_observer(id);
+        }
+    }
+}

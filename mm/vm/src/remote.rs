@@ -1,0 +1,88 @@
+//! Access to an address space from outside: `/proc/PID/mem`, `ptrace`, `process_vm_readv`, exec.
+
+use crate::space::va;
+use crate::{AddressSpace, FaultAccess, flag};
+use abi::{Errno, Result};
+use arch::addr::{PAGE_SIZE, VirtAddr};
+use arch::paging::PteFlags;
+use frames::{PageRef, page};
+
+impl AddressSpace {
+    /// The page at an address, faulted in; and whether it may be changed through this handle.
+    fn remote_page(&self, at: u64, access: FaultAccess) -> Result<PageRef> {
+        for _ in 0..64 {
+            let areas = self.areas.read();
+            if areas.find(at).is_none_or(|vma| vma.has(flag::VVAR)) {
+                return Err(Errno::EFAULT);
+            }
+            // Under the areas' lock nobody but the page cache takes the page away.
+            let _tables = self.tables.lock();
+            if let Some((phys, flags, _)) = self.table.query(va(at)) {
+                let shared_table = self.table.is_shared(va(at));
+                let fits =
+                    access == FaultAccess::Read || flags.contains(PteFlags::WRITE) && !shared_table;
+                if fits && (!flags.contains(PteFlags::SOFT0) || access == FaultAccess::Read) {
+                    let frame = page(phys.pfn());
+                    return Ok(PageRef::new(frame));
+                }
+            }
+            drop(_tables);
+            drop(areas);
+            self.handle_fault(VirtAddr(at), access, 0)?;
+        }
+        Err(Errno::EFAULT)
+    }
+
+    /// Copies out; how many bytes before the first that cannot be read.
+    pub fn read_remote(&self, from: VirtAddr, to: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < to.len() {
+            let at = from + done;
+            let part = (PAGE_SIZE - at.page_offset()).min(to.len() - done);
+            match self.remote_page(at.page_down().0, FaultAccess::Read) {
+                Ok(page) => {
+                    let Some(buffer) = to.get_mut(done..done + part) else { break };
+                    page.copy_out(at.page_offset(), buffer);
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+            done += part;
+        }
+        Ok(done)
+    }
+
+    /// Copies in; how many bytes before the first that cannot be written.
+    pub fn write_remote(&self, to: VirtAddr, from: &[u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < from.len() {
+            let at = to + done;
+            let part = (PAGE_SIZE - at.page_offset()).min(from.len() - done);
+            match self.remote_page(at.page_down().0, FaultAccess::Write) {
+                Ok(page) => {
+                    let Some(bytes) = from.get(done..done + part) else { break };
+                    page.copy_in(at.page_offset(), bytes);
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+            done += part;
+        }
+        Ok(done)
+    }
+
+    /// What a futex at an address is known by to everybody who maps the same memory: an object and
+    /// an offset; `None` for private memory.
+    pub fn shared_key(&self, at: VirtAddr) -> Result<Option<(u64, u64)>> {
+        let areas = self.areas.read();
+        let vma = areas.find(at.0).ok_or(Errno::EFAULT)?;
+        let mapping = vma.file.as_ref().and_then(|file| file.mapping.as_ref());
+        match mapping {
+            Some(mapping) if !vma.is_private() => {
+                let object = alloc::sync::Arc::as_ptr(mapping).addr() as u64;
+                Ok(Some((object, at.0 - vma.start + vma.offset)))
+            }
+            _ => Ok(None),
+        }
+    }
+}

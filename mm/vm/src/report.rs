@@ -1,0 +1,138 @@
+//! What `/proc/PID/maps`, `smaps` and `pagemap` show.
+
+use crate::space::va;
+use crate::vma::Vma;
+use crate::{AddressSpace, Description, flag};
+use alloc::string::String;
+use alloc::vec::Vec;
+use arch::addr::PAGE_SIZE;
+use arch::paging::PteFlags;
+use frames::{kind, page};
+
+/// One area, copied out.
+#[derive(Clone, Debug)]
+pub struct MapInfo {
+    /// The first address.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+    /// `PROT_*`.
+    pub prot: u32,
+    /// See [`flag`].
+    pub flags: u32,
+    /// Offset in the file.
+    pub offset: u64,
+    /// The file, or a name in brackets.
+    pub file: Description,
+}
+
+/// Mapped memory of a range, in pages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PageInfo {
+    /// Mapped.
+    pub rss: u64,
+    /// Mapped by nobody else.
+    pub private: u64,
+    /// Of the process's own.
+    pub anon: u64,
+    /// Written through this mapping.
+    pub dirty: u64,
+    /// Used since the bit was cleared.
+    pub referenced: u64,
+    /// Share of the pages, in 1/4096 pages.
+    pub pss: u64,
+}
+
+impl AddressSpace {
+    /// The areas from an address on, at most `limit`.
+    pub fn maps(&self, from: u64, limit: usize) -> Vec<MapInfo> {
+        let brk = *self.brk.lock();
+        let areas = self.areas.read();
+        let first = areas.find_from(from).map_or(u64::MAX, |vma| vma.start);
+        let list = areas.map.range(first..).take(limit);
+        list.map(|(_, vma)| info(vma, brk.start, brk.end)).collect()
+    }
+
+    /// Lets `visit` see every area.
+    pub fn for_each_vma(&self, mut visit: impl FnMut(&MapInfo)) {
+        self.maps(0, usize::MAX).iter().for_each(&mut visit);
+    }
+
+    /// The frame, flags of a page; `None` when nothing is mapped.
+    pub fn page_at(&self, at: u64) -> Option<(u64, PteFlags)> {
+        let _areas = self.areas.read();
+        self.table.query(va(at)).map(|(phys, flags, _)| (phys.pfn().0, flags))
+    }
+
+    /// Counts the mapped pages of a range.
+    pub fn page_info(&self, start: u64, end: u64) -> PageInfo {
+        let mut sum = PageInfo::default();
+        let _areas = self.areas.read();
+        let mut at = start;
+        while at < end {
+            if self.table.lookup(va(at)).is_none() {
+                at = (at & !0x1f_ffff) + 0x20_0000;
+                continue;
+            }
+            if let Some((phys, flags, _)) = self.table.query(va(at))
+                && !flags.contains(PteFlags::SOFT0)
+            {
+                let frame = page(phys.pfn());
+                let users = u64::from(frame.map_count().max(1));
+                sum.rss += 1;
+                sum.private += u64::from(users == 1);
+                sum.anon += u64::from(frame.kind() == kind::ANON);
+                sum.dirty += u64::from(flags.contains(PteFlags::DIRTY));
+                sum.referenced += u64::from(flags.contains(PteFlags::ACCESSED));
+                sum.pss += PAGE_SIZE as u64 / users;
+            }
+            at += PAGE_SIZE as u64;
+        }
+        sum
+    }
+
+    /// Faults since boot: all, and those that read a device.
+    pub fn fault_totals() -> (u64, u64) {
+        let load = |i: usize| {
+            crate::fault::FAULTS.get(i).map_or(0, |c| c.load(core::sync::atomic::Ordering::Relaxed))
+        };
+        (load(0), load(1))
+    }
+
+    /// Whether pages of a range are in memory, one byte each: `mincore(2)`.
+    pub fn mincore(&self, start: u64, end: u64) -> abi::Result<Vec<u8>> {
+        let areas = self.areas.read();
+        if !areas.covers(start, end) {
+            return Err(abi::Errno::ENOMEM);
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve(((end - start) >> 12) as usize).map_err(|_| abi::Errno::EAGAIN)?;
+        for vma in areas.in_range(start, end) {
+            let mut at = vma.start.max(start);
+            while at < vma.end.min(end) {
+                let cached = vma.file.as_ref().and_then(|file| file.mapping.as_ref());
+                let resident = self.table.query(va(at)).is_some()
+                    || cached.is_some_and(|mapping| mapping.is_resident(vma.index_of(at)));
+                bytes.push(u8::from(resident));
+                at += PAGE_SIZE as u64;
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+fn info(vma: &Vma, brk_start: u64, brk_end: u64) -> MapInfo {
+    let named = |name: &str| Description { path: String::from(name), ..Description::default() };
+    let file = match &vma.file {
+        Some(_) if vma.has(flag::VDSO) => named("[vdso]"),
+        Some(_) if vma.has(flag::VVAR) => named("[vvar]"),
+        Some(file) => file.source.describe(),
+        None if vma.has(flag::GROWS_DOWN) => named("[stack]"),
+        None if brk_end > brk_start && vma.start < brk_end && brk_start < vma.end => {
+            named("[heap]")
+        }
+        None => Description::default(),
+    };
+    let offset = if vma.file.is_some() { vma.offset } else { 0 };
+    MapInfo { start: vma.start, end: vma.end, prot: vma.prot, flags: vma.flags, offset, file }
+}

@@ -1,0 +1,196 @@
+use crate::{AddressSpace, FaultAccess, FaultError, MapRequest};
+use abi::Errno;
+use arch::VirtAddr;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+const BASE: u64 = 0x7fff_f000_0000;
+
+fn setup() -> (MutexGuard<'static, ()>, Arc<AddressSpace>) {
+    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    frames::init_host(256 << 20);
+    (guard, AddressSpace::new(BASE).expect("memory"))
+}
+
+fn anon(mm: &AddressSpace, addr: u64, len: u64, prot: u32, flags: u32) -> Result<u64, Errno> {
+    mm.mmap(&MapRequest { addr, len, prot, flags: 0x20 | flags, source: None, offset: 0 })
+}
+
+fn read(mm: &AddressSpace, at: u64) -> Option<u8> {
+    let mut byte = [0];
+    mm.read_remote(VirtAddr(at), &mut byte).ok().map(|_| byte[0])
+}
+
+#[test]
+fn pages_are_zero_then_what_was_written() {
+    let (_guard, mm) = setup();
+    let at = anon(&mm, 0, 1 << 20, 3, 2).expect("map");
+    assert_eq!(read(&mm, at), Some(0));
+    assert_eq!(mm.write_remote(VirtAddr(at + 4090), &[7; 100]), Ok(100));
+    assert_eq!(read(&mm, at + 4095), Some(7));
+    assert_eq!(read(&mm, at + 4096), Some(7));
+    assert_eq!(mm.stats().anon, 2);
+    mm.munmap(at, 1 << 20).expect("unmap");
+    assert_eq!(read(&mm, at), None);
+    assert_eq!(mm.stats().anon, 0);
+}
+
+#[test]
+fn fork_copies_on_write_both_ways() {
+    let (_guard, mm) = setup();
+    let before = frames::stats().free;
+    let at = anon(&mm, 0, 64 << 12, 3, 2).expect("map");
+    let shared = anon(&mm, 0, 4096, 3, 1).expect("map");
+    for page in 0..64 {
+        mm.write_remote(VirtAddr(at + page * 4096), &[page as u8]).expect("write");
+    }
+    mm.write_remote(VirtAddr(shared), &[1]).expect("write");
+    let child = mm.fork().expect("fork");
+    let grandchild = child.fork().expect("fork");
+    child.write_remote(VirtAddr(at), &[100]).expect("write");
+    mm.write_remote(VirtAddr(at + 4096), &[101]).expect("write");
+    child.write_remote(VirtAddr(shared), &[2]).expect("write");
+    assert_eq!(
+        (read(&mm, at), read(&child, at), read(&grandchild, at)),
+        (Some(0), Some(100), Some(0))
+    );
+    let second = at + 4096;
+    assert_eq!((read(&mm, second), read(&child, second)), (Some(101), Some(1)));
+    assert_eq!((read(&mm, shared), read(&grandchild, shared)), (Some(2), Some(2)));
+    child.munmap(at, 32 << 12).expect("unmap");
+    assert_eq!(read(&grandchild, at + 5 * 4096), Some(5));
+    drop(child);
+    assert_eq!(read(&mm, at + 40 * 4096), Some(40));
+    drop(grandchild);
+    mm.write_remote(VirtAddr(at + 40 * 4096), &[9]).expect("write");
+    drop(mm);
+    assert!(frames::stats().free + 8 >= before, "{} of {before}", frames::stats().free);
+}
+
+#[test]
+fn faults_answer_as_signals_want() {
+    let (_guard, mm) = setup();
+    let at = anon(&mm, 0, 8192, 1, 2).expect("map");
+    let fault = |at, access| mm.handle_fault(VirtAddr(at), access, 8 << 20);
+    assert_eq!(fault(at, FaultAccess::Write), Err(FaultError::Segv { code: 2 }));
+    assert_eq!(fault(at, FaultAccess::Execute), Err(FaultError::Segv { code: 2 }));
+    assert_eq!(fault(at + 8192, FaultAccess::Read), Err(FaultError::Segv { code: 1 }));
+    assert!(fault(at, FaultAccess::Read).is_ok());
+    let stack = anon(&mm, 0x7000_0000_0000, 8192, 3, 2 | 0x10 | 0x100).expect("map");
+    assert!(fault(stack - 4096 * 10, FaultAccess::Write).is_ok());
+    assert!(fault(stack - (9 << 20), FaultAccess::Write).is_err());
+}
+
+#[test]
+fn brk_grows_and_shrinks() {
+    let (_guard, mm) = setup();
+    mm.set_brk_start(0x1000_0000);
+    assert_eq!(mm.brk(0, u64::MAX), 0x1000_0000);
+    assert_eq!(mm.brk(0x1000_2001, u64::MAX), 0x1000_2001);
+    mm.write_remote(VirtAddr(0x1000_2000), &[1]).expect("write");
+    assert_eq!(mm.brk(0x1000_1000, u64::MAX), 0x1000_1000);
+    assert_eq!(read(&mm, 0x1000_2000), None);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Map(u64, u64, u32),
+    Unmap(u64, u64),
+    Protect(u64, u64, u32),
+    Move(u64, u64, u64, u64),
+    Write(u64, u8),
+    DontNeed(u64, u64),
+    Fork,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let page = 0u64..1200;
+    let len = 1u64..600;
+    prop_oneof![
+        3 => (page.clone(), len.clone(), 0u32..4).prop_map(|(a, l, p)| Step::Map(a, l, p)),
+        2 => (page.clone(), len.clone()).prop_map(|(a, l)| Step::Unmap(a, l)),
+        2 => (page.clone(), len.clone(), 0u32..4).prop_map(|(a, l, p)| Step::Protect(a, l, p)),
+        1 => (page.clone(), 1u64..40, 1u64..40, page.clone())
+            .prop_map(|(a, o, n, t)| Step::Move(a, o, n, t)),
+        6 => (page.clone(), any::<u8>()).prop_map(|(a, v)| Step::Write(a, v)),
+        1 => (page, len).prop_map(|(a, l)| Step::DontNeed(a, l)),
+        1 => Just(Step::Fork),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Against an array of pages: rights and first byte.
+    #[test]
+    fn behaves_like_an_array_of_pages(steps in prop::collection::vec(steps(), 1..60)) {
+        const START: u64 = 0x1_0000_0000 - 0x10_0000;
+        let at = |page: u64| START + page * 4096;
+        let (_guard, mut mm) = setup();
+        let mut old = Vec::new();
+        let mut model: BTreeMap<u64, (u32, u8)> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Map(a, l, p) => {
+                    prop_assert_eq!(anon(&mm, at(a), l * 4096, p, 0x12), Ok(at(a)));
+                    model.extend((a..a + l).map(|page| (page, (p, 0))));
+                }
+                Step::Unmap(a, l) => {
+                    prop_assert_eq!(mm.munmap(at(a), l * 4096), Ok(()));
+                    model.retain(|page, _| *page < a || *page >= a + l);
+                }
+                Step::Protect(a, l, p) => {
+                    let mut result = Ok(());
+                    for page in a..a + l {
+                        match model.get_mut(&page) {
+                            Some(entry) => entry.0 = p,
+                            None => { result = Err(Errno::ENOMEM); break; }
+                        }
+                    }
+                    prop_assert_eq!(mm.mprotect(at(a), l * 4096, p), result);
+                }
+                Step::Move(a, o, n, t) => {
+                    if mm.mremap(at(a), o * 4096, n * 4096, 3, at(t)).is_ok() {
+                        let moved: Vec<_> = (0..o.min(n)).map(|i| model.get(&(a + i)).copied()).collect();
+                        let rights = model.get(&a).map_or(0, |e| e.0);
+                        model.retain(|page, _| *page < a || *page >= a + o);
+                        for i in 0..n {
+                            let entry = moved.get(i as usize).copied().flatten().unwrap_or((rights, 0));
+                            model.insert(t + i, entry);
+                        }
+                    } else {
+                        // What was in the way may be gone: look at what is left.
+                        model.retain(|page, _| {
+                            !mm.maps(at(*page), 1).first().is_none_or(|m| m.start > at(*page))
+                        });
+                    }
+                }
+                Step::Write(a, v) => {
+                    let wrote = mm.write_remote(VirtAddr(at(a)), &[v]).is_ok();
+                    let entry = model.get_mut(&a);
+                    prop_assert_eq!(wrote, entry.as_ref().is_some_and(|e| e.0 & 2 != 0));
+                    if let (true, Some(entry)) = (wrote, entry) {
+                        entry.1 = v;
+                    }
+                }
+                Step::DontNeed(a, l) => {
+                    let _ = mm.madvise(at(a), l * 4096, 4);
+                    (a..a + l).for_each(|page| { if let Some(e) = model.get_mut(&page) { e.1 = 0 } });
+                }
+                Step::Fork => {
+                    let child = mm.fork().expect("memory");
+                    old.push(std::mem::replace(&mut mm, child));
+                    if old.len() > 3 { old.remove(0); }
+                }
+            }
+        }
+        for (page, (rights, byte)) in &model {
+            if *rights != 0 {
+                prop_assert_eq!(read(&mm, at(*page)), Some(*byte), "page {}", page);
+            }
+        }
+        let mapped: u64 = mm.maps(0, usize::MAX).iter().map(|m| (m.end - m.start) / 4096).sum();
+        prop_assert_eq!(mapped, model.len() as u64);
+    }
+}

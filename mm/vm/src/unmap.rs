@@ -1,0 +1,267 @@
+//! Taking mappings away: pages out of tables, areas out of the map.
+
+use crate::layout::MAX_AREAS;
+use crate::space::{PageSort, uncommit, va};
+use crate::vma::{Areas, Vma};
+use crate::{AddressSpace, flag};
+use abi::{Errno, Result};
+use alloc::vec::Vec;
+use arch::addr::{HUGE_SIZE, PAGE_SIZE, PhysAddr, USER_END, VirtAddr};
+use arch::paging::{Pte, PteFlags, Visit, is_user_range};
+use arch::tlb::Gather;
+use core::sync::atomic::{AtomicU64, Ordering};
+use frames::{PageRef, kind, page};
+
+/// Checks a range of `munmap(2)` and its like: whole pages of the user half.
+pub(crate) fn check_range(start: u64, len: u64) -> Result<u64> {
+    let len = len.checked_add(PAGE_SIZE as u64 - 1).ok_or(Errno::EINVAL)? & !4095;
+    let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
+    if start % PAGE_SIZE as u64 != 0 || !is_user_range(va(start), va(end)) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(end)
+}
+
+/// The entries of a table that nobody changes any more, or that are only read.
+fn slots(table: PhysAddr) -> &'static [AtomicU64; 512] {
+    // SAFETY: tables are page-aligned frames in the direct map; the caller holds a reference to
+    // this one while it looks, and entries are atomic words.
+    unsafe { &*arch::phys::to_virt(table).cast::<[AtomicU64; 512]>() }
+}
+
+fn holds_page(pte: Pte) -> bool {
+    pte.is_present() && !pte.flags().contains(PteFlags::SOFT0)
+}
+
+impl AddressSpace {
+    /// Gives this address space its own copy of the tables at the edges of a range.
+    fn unshare_edges(&self, start: u64, end: u64) {
+        for edge in [start, end] {
+            if edge % HUGE_SIZE as u64 != 0 {
+                self.unshare_at(edge);
+            }
+        }
+    }
+
+    /// Gives this address space its own copies of all tables of a range. Holding `tables`.
+    pub(crate) fn unshare_range(&self, start: u64, end: u64) {
+        let mut shared: Vec<VirtAddr> = Vec::new();
+        self.table.walk(va(start), va(end), |at, visit| {
+            if let Visit::SharedTable(_) = visit {
+                shared.push(at);
+            }
+        });
+        shared.iter().for_each(|at| self.unshare_at(at.0));
+    }
+
+    /// As [`unshare_range`](Self::unshare_range) for the table of one address. Without memory for
+    /// the copy it waits for reclaim and the OOM killer; the last resort is trying again.
+    pub(crate) fn unshare_at(&self, at: u64) {
+        while self.try_unshare(at).is_err() {
+            log::warn!("vm: no memory for a page table");
+            sched::yield_now();
+        }
+    }
+
+    pub(crate) fn try_unshare(&self, at: u64) -> Result<()> {
+        if !self.table.is_shared(va(at)) {
+            return Ok(());
+        }
+        self.table.unshare(va(at), |_, pte| {
+            if !holds_page(pte) {
+                return pte;
+            }
+            let frame = page(pte.address().pfn());
+            frame.get(1);
+            frame.add_mapping();
+            if frame.kind() == kind::ANON {
+                pte.with_flags(pte.flags() - PteFlags::WRITE)
+            } else {
+                pte
+            }
+        })?;
+        let start = va(at).align_down(HUGE_SIZE as u64);
+        self.context.flush_range(start, start + HUGE_SIZE);
+        Ok(())
+    }
+
+    /// Counts a page out and returns its reference.
+    #[inline]
+    fn drop_entry(&self, pte: Pte) -> Option<PageRef> {
+        if !holds_page(pte) {
+            return None;
+        }
+        let frame = page(pte.address().pfn());
+        self.count(PageSort::of(frame), -1);
+        frame.remove_mapping();
+        // SAFETY: the entry held this reference, and it is gone now.
+        Some(unsafe { PageRef::from_raw(frame) })
+    }
+
+    /// Unmaps all pages of a range. Areas are held exclusively, or the range belongs to an area
+    /// whose pages may vanish (`MADV_DONTNEED`).
+    pub(crate) fn zap(&self, start: u64, end: u64, whole_tables: bool) {
+        let _tables = self.tables.lock();
+        self.note_peak();
+        if whole_tables {
+            self.unshare_edges(start, end);
+        } else {
+            self.unshare_range(start, end);
+        }
+        let mut gather: Gather<'_, PageRef> = Gather::new(&self.context);
+        self.table.walk(va(start), va(end), |at, visit| {
+            let Visit::Entry(entry) = visit else { return };
+            let pte = entry.swap(Pte::NONE);
+            gather.page(at, entry.level);
+            if let Some(page) = self.drop_entry(pte) {
+                gather.defer(page);
+            }
+        });
+        if whole_tables {
+            self.table.detach_tables(va(start), va(end), |at, table| {
+                self.release_table(at, table, &mut gather);
+            });
+        }
+    }
+
+    /// Releases a table taken out of the tree; its pages too if this was its last user.
+    fn release_table(&self, at: VirtAddr, table: PhysAddr, gather: &mut Gather<'_, PageRef>) {
+        let frame = page(table.pfn());
+        if frame.references() > 1 {
+            for slot in slots(table) {
+                let pte = Pte(slot.load(Ordering::Relaxed));
+                if holds_page(pte) {
+                    self.count(PageSort::of(page(pte.address().pfn())), -1);
+                }
+            }
+        }
+        gather.page(at, arch::paging::Level::Huge);
+        let was_shared = frame.references() > 1;
+        if !frame.put() {
+            return;
+        }
+        frame.unfreeze(1);
+        for slot in slots(table) {
+            let pte = Pte(slot.load(Ordering::Relaxed));
+            if pte.is_none() {
+                continue;
+            }
+            slot.store(0, Ordering::Relaxed);
+            if was_shared && holds_page(pte) {
+                // Counted above; the drop below counts again.
+                self.count(PageSort::of(page(pte.address().pfn())), 1);
+            }
+            if let Some(page) = self.drop_entry(pte) {
+                gather.defer(page);
+            }
+        }
+        gather.table(at, table);
+    }
+
+    /// The end: no processor uses the tables any more.
+    pub(crate) fn unmap_everything(&mut self) {
+        let areas = core::mem::take(&mut *self.areas.write());
+        let mut committed = 0;
+        for vma in areas.map.values() {
+            self.unwatch(vma);
+            if vma.has(flag::ACCOUNTED) {
+                committed += vma.pages();
+            }
+        }
+        uncommit(committed);
+        self.zap(0, USER_END & !(HUGE_SIZE as u64 - 1), true);
+        self.zap(USER_END & !(HUGE_SIZE as u64 - 1), USER_END, true);
+        drop(areas);
+    }
+
+    /// Splits the area across an address.
+    pub(crate) fn split(&self, areas: &mut Areas, at: u64) -> Result<()> {
+        let Some(start) = areas.find(at).map(|vma| vma.start).filter(|start| *start < at) else {
+            return Ok(());
+        };
+        if areas.map.len() >= MAX_AREAS {
+            return Err(Errno::ENOMEM);
+        }
+        let Some(whole) = areas.map.remove(&start) else { return Ok(()) };
+        let mut low = Vma { end: at, ..whole.clone() };
+        let mut high = Vma { start: at, offset: whole.offset + (at - start), ..whole.clone() };
+        self.watch(&mut low);
+        self.watch(&mut high);
+        self.unwatch(&whole);
+        areas.map.insert(low.start, low);
+        areas.map.insert(high.start, high);
+        Ok(())
+    }
+
+    /// Merges the area that starts at an address with the next if they are alike.
+    fn merge_next(&self, areas: &mut Areas, start: u64) -> bool {
+        let Some(next) = areas.joins_next(start) else { return false };
+        let (Some(low), Some(high)) = (areas.map.remove(&start), areas.map.remove(&next)) else {
+            return false;
+        };
+        let mut whole = Vma { end: high.end, ..low.clone() };
+        self.watch(&mut whole);
+        self.unwatch(&low);
+        self.unwatch(&high);
+        areas.map.insert(start, whole);
+        true
+    }
+
+    /// Merges what can be merged from the area before `start` to the one after `end`.
+    pub(crate) fn merge(&self, areas: &mut Areas, start: u64, end: u64) {
+        let mut at = areas.ending_at(start).map_or(start, |vma| vma.start);
+        while at <= end {
+            if self.merge_next(areas, at) {
+                continue;
+            }
+            let Some(vma) = areas.find_from(at) else { return };
+            at = vma.end.max(at + 1);
+        }
+    }
+
+    /// Takes everything out of a range.
+    pub(crate) fn remove_range(&self, areas: &mut Areas, start: u64, end: u64) -> Result<()> {
+        if areas.is_free(start, end) {
+            return Ok(());
+        }
+        self.split(areas, start)?;
+        self.split(areas, end)?;
+        let starts: Vec<u64> = areas.in_range(start, end).map(|vma| vma.start).collect();
+        let mut gone = Vec::with_capacity(starts.len());
+        for at in starts {
+            if let Some(vma) = areas.remove(at) {
+                if vma.has(flag::ACCOUNTED) {
+                    uncommit(vma.pages());
+                }
+                gone.push(vma);
+            }
+        }
+        self.zap_between(areas, start, end);
+        // Only now: a truncation meanwhile must have found the pages.
+        gone.iter().for_each(|vma| self.unwatch(vma));
+        Ok(())
+    }
+
+    /// Zaps a range, and the tables that no neighbour uses.
+    fn zap_between(&self, areas: &Areas, start: u64, end: u64) {
+        let below = areas.map.range(..start).next_back().map_or(0, |(_, vma)| vma.end);
+        let above = areas.map.range(end..).next().map_or(USER_END, |(_, vma)| vma.start);
+        let huge = HUGE_SIZE as u64;
+        let low = (start & !(huge - 1)).max(below);
+        let high = end.next_multiple_of(huge).min(above);
+        self.zap(
+            if low % huge == 0 { low } else { start },
+            if high % huge == 0 { high } else { end },
+            true,
+        );
+    }
+
+    /// `munmap(2)`.
+    pub fn munmap(&self, start: u64, len: u64) -> Result<()> {
+        let end = check_range(start, len)?;
+        if start == end {
+            return Err(Errno::EINVAL);
+        }
+        self.remove_range(&mut self.areas.write(), start, end)
+    }
+}

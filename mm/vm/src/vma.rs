@@ -1,0 +1,258 @@
+//! Areas: what a range of addresses is.
+
+use crate::source::MapSource;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use arch::addr::PAGE_SIZE;
+use arch::paging::PteFlags;
+use pagecache::{Mapping, ObserverId, ReadAhead};
+
+/// `PROT_*` of `mmap(2)`.
+pub mod prot {
+    /// `PROT_READ`.
+    pub const READ: u32 = 1;
+    /// `PROT_WRITE`.
+    pub const WRITE: u32 = 2;
+    /// `PROT_EXEC`.
+    pub const EXEC: u32 = 4;
+}
+
+/// What an area is, beside its protection.
+pub mod flag {
+    /// `MAP_SHARED`.
+    pub const SHARED: u32 = 1;
+    /// `MAP_GROWSDOWN`: a stack.
+    pub const GROWS_DOWN: u32 = 1 << 1;
+    /// `mlock(2)`.
+    pub const LOCKED: u32 = 1 << 2;
+    /// `MAP_NORESERVE`.
+    pub const NO_RESERVE: u32 = 1 << 3;
+    /// `MADV_DONTFORK`.
+    pub const DONT_FORK: u32 = 1 << 4;
+    /// `MADV_WIPEONFORK`.
+    pub const WIPE_ON_FORK: u32 = 1 << 5;
+    /// `MADV_DONTDUMP`.
+    pub const DONT_DUMP: u32 = 1 << 6;
+    /// `mprotect` may not add write permission.
+    pub const NEVER_WRITE: u32 = 1 << 7;
+    /// Counts against the commit limit.
+    pub const ACCOUNTED: u32 = 1 << 8;
+    /// `MADV_HUGEPAGE`.
+    pub const HUGE: u32 = 1 << 9;
+    /// `MADV_NOHUGEPAGE`.
+    pub const NO_HUGE: u32 = 1 << 10;
+    /// `MADV_SEQUENTIAL`.
+    pub const SEQUENTIAL: u32 = 1 << 11;
+    /// `MADV_RANDOM`.
+    pub const RANDOM: u32 = 1 << 12;
+    /// The heap of `brk(2)`.
+    pub const HEAP: u32 = 1 << 13;
+    /// The vDSO's code.
+    pub const VDSO: u32 = 1 << 14;
+    /// The vDSO's data.
+    pub const VVAR: u32 = 1 << 15;
+}
+
+/// The file of an area; shared by the areas split from it.
+pub(crate) struct FileMap {
+    pub(crate) source: Arc<dyn MapSource>,
+    pub(crate) mapping: Option<Arc<Mapping>>,
+    pub(crate) ahead: ReadAhead,
+    /// Made for `MAP_SHARED | MAP_ANONYMOUS`.
+    pub(crate) is_anonymous: bool,
+}
+
+/// An area of an address space.
+#[derive(Clone)]
+pub struct Vma {
+    /// The first address.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+    /// `PROT_*`.
+    pub prot: u32,
+    /// See [`flag`].
+    pub flags: u32,
+    /// Where in the file `start` is, in bytes.
+    pub offset: u64,
+    pub(crate) file: Option<Arc<FileMap>>,
+    pub(crate) observer: Option<ObserverId>,
+}
+
+impl Vma {
+    /// The length in bytes.
+    pub fn len(&self) -> u64 {
+        self.end - self.start
+    }
+    /// Never.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+    /// The number of pages.
+    pub fn pages(&self) -> u64 {
+        self.len() / PAGE_SIZE as u64
+    }
+    /// Whether all of `flags` are set.
+    #[inline]
+    pub fn has(&self, flags: u32) -> bool {
+        self.flags & flags == flags
+    }
+    /// Whether writes are the process's own.
+    #[inline]
+    pub fn is_private(&self) -> bool {
+        !self.has(flag::SHARED)
+    }
+    /// Whether no file is behind it.
+    #[inline]
+    pub fn is_anonymous(&self) -> bool {
+        self.file.is_none()
+    }
+    /// The file's page for an address.
+    #[inline]
+    pub(crate) fn index_of(&self, at: u64) -> u64 {
+        (at - self.start + self.offset) >> 12
+    }
+    /// The rights of a mapped page, without the right to write.
+    #[inline]
+    pub(crate) fn read_flags(&self) -> PteFlags {
+        let base = PteFlags::PRESENT | PteFlags::USER | PteFlags::ACCESSED;
+        if self.prot & prot::EXEC != 0 { base } else { base | PteFlags::NO_EXECUTE }
+    }
+    /// Whether `next` continues this area.
+    fn joins(&self, next: &Vma) -> bool {
+        let same_file = match (&self.file, &next.file) {
+            (None, None) => true,
+            (Some(a), Some(b)) => {
+                let same = Arc::ptr_eq(a, b);
+                same && self.offset + self.len() == next.offset
+            }
+            _ => false,
+        };
+        self.end == next.start
+            && self.prot == next.prot
+            && self.flags == next.flags
+            && same_file
+            && self.flags & (flag::GROWS_DOWN | flag::VDSO | flag::VVAR) == 0
+    }
+}
+
+/// The areas of an address space by start address.
+#[derive(Default)]
+pub(crate) struct Areas {
+    pub(crate) map: BTreeMap<u64, Vma>,
+    /// Pages in all areas.
+    pub(crate) total_pages: u64,
+    /// Pages in private writable areas.
+    pub(crate) data_pages: u64,
+    /// Pages in locked areas.
+    pub(crate) locked_pages: u64,
+    /// Where the search for room starts: all holes above are smaller than `skipped`.
+    scan_from: u64,
+    skipped: u64,
+    /// `MCL_FUTURE`.
+    pub(crate) lock_future: bool,
+}
+
+impl Areas {
+    /// The area at an address.
+    #[inline]
+    pub(crate) fn find(&self, at: u64) -> Option<&Vma> {
+        self.map.range(..=at).next_back().map(|(_, vma)| vma).filter(|vma| at < vma.end)
+    }
+    /// The first area that ends after an address.
+    pub(crate) fn find_from(&self, at: u64) -> Option<&Vma> {
+        self.find(at).or_else(|| self.map.range(at..).next().map(|(_, vma)| vma))
+    }
+    /// The areas that touch a range.
+    pub(crate) fn in_range(&self, start: u64, end: u64) -> impl Iterator<Item = &Vma> {
+        let from = self.find(start).map_or(start, |vma| vma.start);
+        self.map.range(from..end.max(from)).map(|(_, vma)| vma)
+    }
+    /// Whether areas cover all of a range.
+    pub(crate) fn covers(&self, start: u64, end: u64) -> bool {
+        let mut at = start;
+        for vma in self.in_range(start, end) {
+            if vma.start > at {
+                return false;
+            }
+            at = vma.end;
+        }
+        at >= end
+    }
+    pub(crate) fn is_free(&self, start: u64, end: u64) -> bool {
+        self.in_range(start, end).next().is_none()
+    }
+
+    fn count(&mut self, vma: &Vma, add: bool) {
+        let change = |total: &mut u64| {
+            *total = if add { *total + vma.pages() } else { total.saturating_sub(vma.pages()) };
+        };
+        change(&mut self.total_pages);
+        if vma.is_private() && vma.prot & prot::WRITE != 0 && !vma.has(flag::GROWS_DOWN) {
+            change(&mut self.data_pages);
+        }
+        if vma.has(flag::LOCKED) {
+            change(&mut self.locked_pages);
+        }
+    }
+    /// Adds an area where nothing is.
+    pub(crate) fn insert(&mut self, vma: Vma) {
+        self.count(&vma, true);
+        self.map.insert(vma.start, vma);
+    }
+    /// Takes an area out.
+    pub(crate) fn remove(&mut self, start: u64) -> Option<Vma> {
+        let vma = self.map.remove(&start)?;
+        self.count(&vma, false);
+        if vma.end > self.scan_from {
+            self.scan_from = vma.end;
+            self.skipped = 0;
+        }
+        Some(vma)
+    }
+    /// Whether an area could be merged with what follows it.
+    pub(crate) fn joins_next(&self, start: u64) -> Option<u64> {
+        let vma = self.map.get(&start)?;
+        let next = self.map.get(&vma.end)?;
+        vma.joins(next).then_some(next.start)
+    }
+    /// The area that ends at an address.
+    pub(crate) fn ending_at(&self, at: u64) -> Option<&Vma> {
+        self.map.range(..at).next_back().map(|(_, vma)| vma).filter(|vma| vma.end == at)
+    }
+
+    /// Room for `len` bytes below `top`, as high as possible.
+    pub(crate) fn find_room(&mut self, len: u64, top: u64, low: u64) -> Option<u64> {
+        let cached = self.scan_from != 0 && self.scan_from <= top && len > self.skipped;
+        let mut end = if cached { self.scan_from } else { top };
+        let mut largest = if cached { self.skipped } else { 0 };
+        // An area may reach across the place where the search starts.
+        if let Some(vma) = self.find(end.saturating_sub(1)) {
+            end = vma.start;
+        }
+        let mut found = None;
+        for vma in self.map.range(..end).rev().map(|(_, vma)| vma) {
+            let hole = end.saturating_sub(vma.end);
+            if hole >= len {
+                found = Some(end - len);
+                break;
+            }
+            largest = largest.max(hole);
+            let guard = if vma.has(flag::GROWS_DOWN) { crate::layout::STACK_GAP } else { 0 };
+            end = vma.start.saturating_sub(guard);
+        }
+        let at = found.or_else(|| (end >= low + len).then(|| end - len)).filter(|at| *at >= low)?;
+        self.scan_from = at;
+        self.skipped = largest;
+        Some(at)
+    }
+
+    /// Room in `[low, top)`, without touching what the ordinary search remembers.
+    pub(crate) fn find_room_in(&mut self, len: u64, top: u64, low: u64) -> Option<u64> {
+        let saved = (self.scan_from, self.skipped);
+        (self.scan_from, self.skipped) = (0, 0);
+        let found = self.find_room(len, top, low);
+        (self.scan_from, self.skipped) = saved;
+        found
+    }
+}
