@@ -5,6 +5,7 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
+mod disk_root;
 mod panic;
 #[cfg(target_os = "none")]
 mod root;

@@ -65,7 +65,32 @@ pub(crate) fn start(info: &'static BootInfo, line: &CommandLine) {
             Err(error) => log::error!("{error}"),
         }
     }
+    let in_ram = line.value("rdinit").unwrap_or(RAM_DISK_PROGRAM);
+    let has_ram_disk = vfs::walk(&ctx, ctx.root, in_ram.as_bytes(), Walk::empty()).is_ok();
+    let Some(spec) = line.value("root").filter(|_| !has_ram_disk) else {
+        return run_init(line, &ctx);
+    };
+    let mounts = crate::disk_root::mount(line, spec);
+    let root = match mounts.root_path() {
+        Ok(root) => root,
+        Err(error) => panic!("root: {error}"),
+    };
+    let ctx = Context { root: &root, cwd: &root, mounts: &mounts, ..ctx };
+    report("/dev", mount_dev(&ctx));
     run_init(line, &ctx);
+}
+
+/// Puts devtmpfs on the disk's `/dev`, as Linux's `CONFIG_DEVTMPFS_MOUNT` does.
+fn mount_dev(ctx: &Context<'_>) -> Result<()> {
+    let target = vfs::walk(ctx, ctx.root, b"/dev", Walk::FOLLOW | Walk::DIRECTORY)?;
+    let args = vfs::mount::MountArgs {
+        source: Some(b"devtmpfs"),
+        target,
+        fs_type: Some(b"devtmpfs"),
+        flags: 0,
+        data: b"mode=0755",
+    };
+    vfs::mount::mount(ctx, args, |name| vfs::walk(ctx, ctx.cwd, name, Walk::FOLLOW))
 }
 
 fn report<T>(what: &str, result: Result<T>) {
