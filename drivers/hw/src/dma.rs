@@ -53,7 +53,7 @@ impl DmaBuffer {
     #[inline]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let is_inside = offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len());
-        let is_aligned = offset % align_of::<T>() == 0;
+        let is_aligned = offset.is_multiple_of(align_of::<T>());
         (is_inside && is_aligned).then(|| self.frames.as_ptr().wrapping_add(offset).cast())
     }
 

@@ -105,7 +105,7 @@ impl Mmio {
     #[inline]
     fn at(&self, offset: usize, width: usize) -> Option<usize> {
         let is_inside = offset.checked_add(width).is_some_and(|end| end <= self.len);
-        (is_inside && offset % width == 0).then(|| self.offset + offset)
+        (is_inside && offset.is_multiple_of(width)).then(|| self.offset + offset)
     }
 
     /// A register that is used often: its offset is checked once.
