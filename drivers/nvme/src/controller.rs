@@ -28,6 +28,8 @@ const ADMIN_ENTRIES: u16 = 32;
 /// Entries of I/O queues, as far as the controller has them.
 const IO_ENTRIES: usize = 128;
 const ADMIN_TIMEOUT_NS: u64 = 10_000_000_000;
+/// How much of the BAR is the registers and 512 queues' doorbells.
+const REGISTERS: usize = 0x2000;
 /// How often a command is tried again.
 const RETRIES: u8 = 5;
 
@@ -104,7 +106,8 @@ impl Controller {
     /// `ENODEV`, `ETIMEDOUT`, `ENOMEM`, `EIO`.
     pub(crate) fn start(function: &Arc<pci::Device>, number: u32) -> Result<Arc<Self>> {
         function.enable();
-        let registers = Registers::new(function.map_bar(0)?)?;
+        // Registers and doorbells only: the MSI-X table may lie behind them in the same BAR.
+        let registers = Registers::new(function.map_bar_part(0, 0, REGISTERS)?)?;
         registers.disable()?;
         let rings = Rings::new(&registers, 0, ADMIN_ENTRIES)?;
         let (submission, completion) = rings.addresses();
