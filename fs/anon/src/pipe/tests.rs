@@ -1,1 +1,187 @@
+//! Pipes and what waits for them, on threads of the host.
 
+use alloc::sync::Arc;
+use std::thread;
+
+use abi::Errno;
+use abi::fcntl::*;
+use abi::poll::*;
+use arch::uio::{Sink, Source};
+use vfs::rw::{self, At};
+use vfs::{Context, Creds, File, FsPaths, KernelCaller, MountNamespace, UserNamespace};
+
+struct World {
+    creds: Arc<Creds>,
+    mounts: Arc<MountNamespace>,
+    paths: FsPaths,
+}
+
+impl World {
+    fn new() -> World {
+        frames::init_host(64 << 20);
+        let user_ns = UserNamespace::initial();
+        let sb = tmpfs::create("tmpfs", tmpfs::Options::default(), (0, 0)).unwrap();
+        let mounts = MountNamespace::with_root(3, user_ns.clone(), &sb, b"t", 0).unwrap();
+        let root = mounts.root_path().unwrap();
+        let creds = Arc::new(Creds::root(user_ns));
+        World { creds, mounts, paths: FsPaths { root: root.clone(), cwd: root } }
+    }
+
+    fn ctx(&self) -> Context<'_> {
+        Context {
+            creds: &self.creds,
+            root: &self.paths.root,
+            cwd: &self.paths.cwd,
+            umask: 0,
+            mounts: &self.mounts,
+            caller: &KernelCaller,
+        }
+    }
+
+    fn write(&self, file: &File, bytes: &[u8]) -> abi::Result<usize> {
+        rw::write(&self.ctx(), file, At::Position, &mut Source::kernel(bytes), 0)
+    }
+
+    fn read(&self, file: &File, len: usize) -> abi::Result<Vec<u8>> {
+        let mut buffer = vec![0; len];
+        let count = rw::read(file, At::Position, &mut Sink::kernel(&mut buffer))?;
+        buffer.truncate(count);
+        Ok(buffer)
+    }
+}
+
+#[test]
+fn bytes_pass_in_order_and_ends_are_seen() {
+    let world = World::new();
+    let (read, write) = super::pipe(&world.ctx(), 0).unwrap();
+    assert_eq!(world.write(&write, b"hello "), Ok(6));
+    assert_eq!(world.write(&write, b"world"), Ok(5));
+    assert_eq!(world.read(&read, 100).unwrap(), b"hello world");
+    drop(write);
+    assert_eq!(read.poll(None), POLLHUP);
+    assert_eq!(world.read(&read, 1).unwrap(), b"");
+    let (read, write) = super::pipe(&world.ctx(), 0).unwrap();
+    drop(read);
+    assert_eq!(world.write(&write, b"x"), Err(Errno::EPIPE));
+}
+
+#[test]
+fn a_full_pipe_holds_64_kib_and_blocks() {
+    let world = World::new();
+    let (read, write) = super::pipe(&world.ctx(), O_NONBLOCK).unwrap();
+    assert_eq!(world.read(&read, 1), Err(Errno::EAGAIN));
+    assert_eq!(world.write(&write, &[7; 100_000]), Ok(65536));
+    assert_eq!(world.write(&write, b"x"), Err(Errno::EAGAIN));
+    assert_eq!(write.poll(None) & POLLOUT, 0);
+    assert_eq!(world.read(&read, 4096).unwrap().len(), 4096);
+    assert_ne!(write.poll(None) & POLLOUT, 0);
+}
+
+#[test]
+fn a_writer_and_a_reader_on_two_threads() {
+    let world = Arc::new(World::new());
+    let (read, write) = super::pipe(&world.ctx(), 0).unwrap();
+    let other = world.clone();
+    let writer = thread::spawn(move || {
+        for i in 0..200u32 {
+            let chunk = vec![i as u8; 3000];
+            assert_eq!(other.write(&write, &chunk), Ok(3000));
+        }
+    });
+    let mut total = 0;
+    loop {
+        let bytes = world.read(&read, 5000).unwrap();
+        if bytes.is_empty() {
+            break;
+        }
+        for byte in &bytes {
+            assert_eq!(*byte, (total / 3000) as u8);
+            total += 1;
+        }
+    }
+    writer.join().unwrap();
+    assert_eq!(total, 600_000);
+}
+
+#[test]
+fn packets_keep_their_borders() {
+    let world = World::new();
+    let (read, write) = super::pipe(&world.ctx(), O_DIRECT).unwrap();
+    world.write(&write, b"one").unwrap();
+    world.write(&write, b"twotwo").unwrap();
+    assert_eq!(world.read(&read, 100).unwrap(), b"one");
+    assert_eq!(world.read(&read, 3).unwrap(), b"two");
+    world.write(&write, b"3").unwrap();
+    assert_eq!(world.read(&read, 100).unwrap(), b"3");
+}
+
+#[test]
+fn epoll_reports_levels_edges_and_once() {
+    let world = World::new();
+    let ctx = world.ctx();
+    let (read, write) = super::pipe(&ctx, O_NONBLOCK).unwrap();
+    let file = crate::epoll::create(&ctx).unwrap();
+    let epoll = crate::epoll::epoll_of(&file).unwrap();
+    let now = || {
+        let mut got = Vec::new();
+        let mut give = |events, data| {
+            got.push((events, data));
+            Ok(())
+        };
+        epoll.wait(8, None, true, &mut give).unwrap();
+        got
+    };
+    epoll.control(EPOLL_CTL_ADD, 5, &read, POLLIN, 42).unwrap();
+    assert_eq!(epoll.control(EPOLL_CTL_ADD, 5, &read, POLLIN, 1), Err(Errno::EEXIST));
+    assert_eq!(epoll.control(EPOLL_CTL_ADD, 6, &file, POLLIN, 1), Err(Errno::EINVAL));
+    assert!(now().is_empty());
+    world.write(&write, b"ab").unwrap();
+    assert_eq!(now(), [(POLLIN, 42)]);
+    assert_eq!(now(), [(POLLIN, 42)]);
+    epoll.control(EPOLL_CTL_MOD, 5, &read, POLLIN | EPOLLET, 43).unwrap();
+    assert_eq!(now(), [(POLLIN, 43)]);
+    assert!(now().is_empty());
+    world.write(&write, b"c").unwrap();
+    assert_eq!(now(), [(POLLIN, 43)]);
+    epoll.control(EPOLL_CTL_MOD, 5, &read, POLLIN | EPOLLONESHOT, 44).unwrap();
+    assert_eq!(now(), [(POLLIN, 44)]);
+    world.write(&write, b"d").unwrap();
+    assert!(now().is_empty());
+    let outer_file = crate::epoll::create(&ctx).unwrap();
+    let outer = crate::epoll::epoll_of(&outer_file).unwrap();
+    outer.control(EPOLL_CTL_ADD, 1, &file, POLLIN, 9).unwrap();
+    assert_eq!(epoll.control(EPOLL_CTL_ADD, 2, &outer_file, POLLIN, 9), Err(Errno::ELOOP));
+    drop(read);
+    assert_eq!(epoll.control(EPOLL_CTL_DEL, 5, &write, 0, 0), Err(Errno::ENOENT));
+}
+
+#[test]
+fn poll_wakes_for_a_write() {
+    let world = Arc::new(World::new());
+    let (read, write) = super::pipe(&world.ctx(), 0).unwrap();
+    let other = world.clone();
+    let writer = thread::spawn(move || {
+        thread::sleep(std::time::Duration::from_millis(20));
+        other.write(&write, b"x").unwrap();
+        write
+    });
+    let mut list = [crate::poll::Wanted { file: Some(read), events: POLLIN, ready: 0 }];
+    assert_eq!(crate::poll::wait(&mut list, None, false), Ok(1));
+    assert_eq!(list[0].ready, POLLIN);
+    writer.join().unwrap();
+}
+
+#[test]
+fn splice_moves_pages_of_a_file() {
+    let world = World::new();
+    let ctx = world.ctx();
+    let file = tmpfs::memfd_create(&ctx, b"x", 0).unwrap();
+    world.write(&file, &[9; 10_000]).unwrap();
+    let (read, write) = super::pipe(&ctx, 0).unwrap();
+    let moved = super::splice::splice(&ctx, &file, At::Offset(100), &write, At::Position, 9000, 0);
+    assert_eq!(moved, Ok(9000));
+    assert_eq!(world.read(&read, 20_000).unwrap(), vec![9; 9000]);
+    let copy = tmpfs::memfd_create(&ctx, b"y", 0).unwrap();
+    assert_eq!(super::splice::sendfile(&ctx, &copy, &file, At::Offset(0), 10_000), Ok(10_000));
+    assert_eq!(copy.inode().size(), 10_000);
+}
