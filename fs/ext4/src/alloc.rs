@@ -26,6 +26,8 @@ struct GroupState {
 /// The allocators of one file system.
 pub(crate) struct Allocator {
     groups: Vec<Mutex<GroupState>>,
+    /// Each group's block bitmap, inode bitmap and inode table: they never move.
+    places: Vec<[u64; 3]>,
     pub(crate) free_blocks: AtomicI64,
     pub(crate) free_inodes: AtomicI64,
     /// Promised to dirty pages that have no blocks yet.
@@ -80,6 +82,7 @@ fn find_run(bits: &[u8], from: usize, len: usize, want: usize) -> Option<(usize,
 impl Allocator {
     pub(crate) fn load(sb: &Super, buffers: &Buffers) -> Result<Allocator> {
         let mut groups = Vec::with_capacity(sb.groups as usize);
+        let mut places = Vec::with_capacity(sb.groups as usize);
         let (mut free_blocks, mut free_inodes) = (0i64, 0i64);
         for number in 0..sb.groups {
             let per = sb.descs_per_block() as u32;
@@ -111,11 +114,13 @@ impl Allocator {
             }
             free_blocks += i64::from(desc.free_blocks);
             free_inodes += i64::from(desc.free_inodes);
+            places.push([desc.block_bitmap, desc.inode_bitmap, desc.inode_table]);
             let state = GroupState { desc, blocks: None, inodes: None, dirty: false };
             groups.push(Mutex::new(&GROUP, state));
         }
         Ok(Allocator {
             groups,
+            places,
             free_blocks: AtomicI64::new(free_blocks),
             free_inodes: AtomicI64::new(free_inodes),
             reserved: AtomicI64::new(0),
@@ -125,10 +130,9 @@ impl Allocator {
     /// Block of the inode table and byte in it that hold inode `ino`.
     pub(crate) fn inode_place(&self, sb: &Super, ino: u32) -> Result<(u64, usize)> {
         let index = ino.checked_sub(1).filter(|_| ino <= sb.inodes).ok_or(Errno::EUCLEAN)?;
-        let group =
-            self.groups.get((index / sb.inodes_per_group) as usize).ok_or(Errno::EUCLEAN)?;
+        let group = (index / sb.inodes_per_group) as usize;
+        let [_, _, table] = *self.places.get(group).ok_or(Errno::EUCLEAN)?;
         let at = (index % sb.inodes_per_group) as usize * sb.inode_size;
-        let table = group.lock().desc.inode_table;
         Ok((table + (at / sb.block_size) as u64, at % sb.block_size))
     }
 
@@ -167,7 +171,7 @@ impl Allocator {
         }
         let len = sb.group_len(number) as usize;
         let mut bits = if state.desc.flags & BLOCK_UNINIT != 0 {
-            self.fresh_bitmap(sb, number, state.desc)
+            self.fresh_bitmap(sb, number)
         } else {
             buffers.get(state.desc.block_bitmap)?.copy()
         };
@@ -188,7 +192,7 @@ impl Allocator {
     }
 
     /// The bitmap of a group nothing was ever allocated from: only metadata is in use.
-    fn fresh_bitmap(&self, sb: &Super, number: u32, own: Group) -> Vec<u8> {
+    fn fresh_bitmap(&self, sb: &Super, number: u32) -> Vec<u8> {
         let mut bits = alloc::vec![0; sb.block_size];
         for at in 0..sb.overhead(number) as usize {
             set(&mut bits, at, true);
@@ -202,11 +206,10 @@ impl Allocator {
             }
         };
         // With flex_bg a neighbour's tables may lie here.
-        for (other, group) in self.groups.iter().enumerate() {
-            let desc = if other == number as usize { own } else { group.lock_nested().desc };
-            mark(desc.block_bitmap, 1);
-            mark(desc.inode_bitmap, 1);
-            mark(desc.inode_table, table);
+        for [block_bitmap, inode_bitmap, inode_table] in &self.places {
+            mark(*block_bitmap, 1);
+            mark(*inode_bitmap, 1);
+            mark(*inode_table, table);
         }
         bits
     }
