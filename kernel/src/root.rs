@@ -131,6 +131,25 @@ fn devices(line: &CommandLine) {
     report("tty", tty::init());
     report("serial", tty::serial::init());
     report("devpts", devpts::init());
+    report("rtc", platform::rtc::init());
+    platform::sysrq::init();
+    platform::power::init();
+    tty::serial::set_sysrq(platform::sysrq::key_pressed);
+    block::init();
+    virtio::init();
+    nvme::init();
+    report("pci", pci::init(&configuration_space()));
+}
+
+/// Where the firmware says that PCI's configuration space is.
+fn configuration_space() -> Vec<pci::EcamRegion> {
+    let region = |segment: &arch::acpi::PciSegment| pci::EcamRegion {
+        base: segment.base.0,
+        segment: segment.segment,
+        first_bus: segment.first_bus,
+        last_bus: segment.last_bus,
+    };
+    arch::acpi::platform().pci.iter().map(region).collect()
 }
 
 fn run_init(line: &CommandLine, ctx: &Context<'_>) {
