@@ -39,7 +39,7 @@ const KNOWN: [&str; 16] = [
 pub(crate) fn start(info: &'static BootInfo, line: &CommandLine) {
     let total_kib = frames::total_pages() * 4;
     log::info!("Memory: {total_kib}K available, {} CPUs", arch::cpu::count());
-    file_systems();
+    file_systems(info);
     let mounts = match rootfs() {
         Ok(mounts) => mounts,
         Err(error) => panic!("rootfs: {error}"),
@@ -99,10 +99,11 @@ fn report<T>(what: &str, result: Result<T>) {
     }
 }
 
-fn file_systems() {
+fn file_systems(info: &BootInfo) {
     tmpfs::set_memory(frames::total_pages());
     tmpfs::init();
     anon::pipe::init();
+    procfs::init(info.command_line());
     devtmpfs::set_random(process::random::fill);
     report("devtmpfs", devtmpfs::init());
 }

@@ -2,35 +2,24 @@
 
 use crate::pid::{View, check_inspect};
 use abi::Result;
-use alloc::string::String;
 use alloc::vec::Vec;
-use vm::{Area, AreaFlags};
+use vm::{MapInfo as Area, PageInfo, flag};
 
 fn put_area(area: &Area, out: &mut Vec<u8>) {
     let bit = |bit: u32, letter| if area.prot & bit != 0 { letter } else { '-' };
-    let kind = if area.is_shared() { 's' } else { 'p' };
-    let about = area.source.as_ref().map(|source| source.describe()).unwrap_or_default();
-    let name: String = if !about.path.is_empty() {
-        about.path
-    } else if area.flags.contains(AreaFlags::HEAP) {
-        "[heap]".into()
-    } else if area.flags.contains(AreaFlags::STACK) {
-        "[stack]".into()
-    } else if area.flags.contains(AreaFlags::VDSO) {
-        "[vdso]".into()
-    } else {
-        String::new()
-    };
+    let kind = if area.flags & flag::SHARED != 0 { 's' } else { 'p' };
+    let about = &area.file;
+    let name = about.path.as_str();
     let before = out.len();
-    let offset = if area.source.is_some() { area.offset } else { 0 };
     put!(
         out,
-        "{:08x}-{:08x} {}{}{}{kind} {offset:08x} {:02x}:{:02x} {} ",
+        "{:08x}-{:08x} {}{}{}{kind} {:08x} {:02x}:{:02x} {} ",
         area.start,
         area.end,
         bit(1, 'r'),
         bit(2, 'w'),
         bit(4, 'x'),
+        area.offset,
         about.dev.0,
         about.dev.1,
         about.ino
@@ -47,7 +36,7 @@ fn areas(view: &View) -> Result<Vec<Area>> {
     check_inspect(&view.task)?;
     let mut all = Vec::new();
     if let Some(mm) = view.task.mm() {
-        mm.for_each_area(|area| all.push(area.clone()));
+        mm.for_each_vma(|area| all.push(area.clone()));
     }
     Ok(all)
 }
@@ -59,16 +48,18 @@ pub(crate) fn maps(view: &View, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-fn put_sizes(out: &mut Vec<u8>, rss: u64, anonymous: u64) {
+fn put_sizes(out: &mut Vec<u8>, pages: &PageInfo) {
+    let shared = pages.rss - pages.private;
+    let dirty = pages.dirty.min(pages.private);
     let rows = [
-        ("Rss", rss),
-        ("Pss", rss),
-        ("Shared_Clean", 0),
+        ("Rss", pages.rss * 4),
+        ("Pss", pages.pss / 1024),
+        ("Shared_Clean", shared * 4),
         ("Shared_Dirty", 0),
-        ("Private_Clean", rss - anonymous),
-        ("Private_Dirty", anonymous),
-        ("Referenced", rss),
-        ("Anonymous", anonymous),
+        ("Private_Clean", (pages.private - dirty) * 4),
+        ("Private_Dirty", dirty * 4),
+        ("Referenced", pages.referenced * 4),
+        ("Anonymous", pages.anon * 4),
         ("LazyFree", 0),
         ("AnonHugePages", 0),
         ("ShmemPmdMapped", 0),
@@ -84,19 +75,17 @@ fn put_sizes(out: &mut Vec<u8>, rss: u64, anonymous: u64) {
     }
 }
 
-fn sizes(view: &View, area: &Area) -> (u64, u64) {
-    let pages = view.task.mm().map_or(0, |mm| mm.resident_pages(area.start, area.end));
-    let rss = pages * 4;
-    (rss, if area.source.is_none() && !area.is_shared() { rss } else { 0 })
+fn sizes(view: &View, area: &Area) -> PageInfo {
+    view.task.mm().map(|mm| mm.page_info(area.start, area.end)).unwrap_or_default()
 }
 
 pub(crate) fn smaps(view: &View, out: &mut Vec<u8>) -> Result<()> {
     for area in areas(view)? {
         put_area(&area, out);
-        let (rss, anonymous) = sizes(view, &area);
-        put!(out, "Size:{:>19} kB\n", area.len() / 1024);
+        let pages = sizes(view, &area);
+        put!(out, "Size:{:>19} kB\n", (area.end - area.start) / 1024);
         put!(out, "KernelPageSize:{:>9} kB\nMMUPageSize:{:>12} kB\n", 4, 4);
-        put_sizes(out, rss, anonymous);
+        put_sizes(out, &pages);
         put!(out, "THPeligible:{:>13}\nVmFlags:", 0);
         let flags = [(1, "rd"), (2, "wr"), (4, "ex")];
         for (bit, name) in flags {
@@ -104,11 +93,11 @@ pub(crate) fn smaps(view: &View, out: &mut Vec<u8>) -> Result<()> {
                 put!(out, " {name}");
             }
         }
-        if area.is_shared() {
+        if area.flags & flag::SHARED != 0 {
             put!(out, " sh");
         }
         put!(out, " mr mw me");
-        if area.flags.contains(AreaFlags::GROWS_DOWN) {
+        if area.flags & flag::GROWS_DOWN != 0 {
             put!(out, " gd");
         }
         put!(out, " \n");
@@ -125,12 +114,16 @@ pub(crate) fn smaps_rollup(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let width = 73usize.saturating_sub(out.len() - before);
     out.resize(out.len() + width, b' ');
     put!(out, "[rollup]\n");
-    let (mut rss, mut anonymous) = (0, 0);
+    let mut sum = PageInfo::default();
     for area in &all {
-        let (own, own_anonymous) = sizes(view, area);
-        rss += own;
-        anonymous += own_anonymous;
+        let own = sizes(view, area);
+        sum.rss += own.rss;
+        sum.private += own.private;
+        sum.anon += own.anon;
+        sum.dirty += own.dirty;
+        sum.referenced += own.referenced;
+        sum.pss += own.pss;
     }
-    put_sizes(out, rss, anonymous);
+    put_sizes(out, &sum);
     Ok(())
 }

@@ -100,7 +100,7 @@ pub(crate) fn stat(view: &View, out: &mut Vec<u8>) -> Result<()> {
 pub(crate) fn statm(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let stats = view.task.mm().map(|mm| mm.stats()).unwrap_or_default();
     let shared = stats.file + stats.shmem;
-    let (text, data) = (stats.text, stats.data + stats.stack);
+    let (text, data) = (stats.code, stats.data + stats.stack);
     put!(out, "{} {} {shared} {text} 0 {data} 0\n", stats.total, stats.rss_pages());
     Ok(())
 }
@@ -133,9 +133,9 @@ pub(crate) fn status(view: &View, out: &mut Vec<u8>) -> Result<()> {
     put!(out, "NSpgid:\t{pgrp}\nNSsid:\t{}\n", group.session().number_in(&view.ns));
     if let Some(mm) = task.mm() {
         let s = mm.stats();
-        let peak = s.max_rss.max(s.rss_pages());
+        let peak = s.peak_rss.max(s.rss_pages());
         let rows = [
-            ("VmPeak", s.total),
+            ("VmPeak", s.peak_total.max(s.total)),
             ("VmSize", s.total),
             ("VmLck", s.locked),
             ("VmPin", 0),
@@ -146,7 +146,7 @@ pub(crate) fn status(view: &View, out: &mut Vec<u8>) -> Result<()> {
             ("RssShmem", s.shmem),
             ("VmData", s.data),
             ("VmStk", s.stack),
-            ("VmExe", s.text),
+            ("VmExe", s.code),
             ("VmLib", 0),
             ("VmPTE", 0),
             ("VmSwap", 0),
