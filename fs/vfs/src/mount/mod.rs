@@ -9,8 +9,6 @@ mod ops;
 mod propagate;
 pub(crate) mod table;
 mod tree;
-#[cfg(test)]
-mod tests;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
