@@ -199,7 +199,6 @@ impl<T: FromBytes + IntoBytes + Immutable> DmaArray<T> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

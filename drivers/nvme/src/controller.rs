@@ -130,10 +130,8 @@ impl Controller {
         for index in 0..count {
             let rings = Rings::new(&this.registers, index as u16 + 1, entries)?;
             let depth = usize::from(entries) - 1;
-            let lane = Lane {
-                rings,
-                pending: core::iter::repeat_with(|| None).take(depth).collect(),
-            };
+            let lane =
+                Lane { rings, pending: core::iter::repeat_with(|| None).take(depth).collect() };
             let lists = DmaBuffer::new(depth * LIST)?;
             this.queues.push(IoQueue { lane: IrqLock::new(&QUEUE, lane), lists });
         }
@@ -385,7 +383,13 @@ impl Controller {
     }
 
     /// Writes a discard's range into the tag's memory; where it is.
-    pub(crate) fn put_range(&self, index: usize, tag: usize, block: u64, blocks: u32) -> Option<u64> {
+    pub(crate) fn put_range(
+        &self,
+        index: usize,
+        tag: usize,
+        block: u64,
+        blocks: u32,
+    ) -> Option<u64> {
         let queue = self.queues.get(index)?;
         let at = tag.checked_mul(LIST)?;
         queue.lists.write(at, 0u32);

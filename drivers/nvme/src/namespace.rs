@@ -115,7 +115,8 @@ impl Namespace {
     fn discard(&self, queue: usize, request: &Request) -> Option<Command> {
         let block = self.block(request.sector());
         let blocks = u32::try_from(self.block(request.sectors())).ok()?;
-        let at = self.controller.put_range(queue, self.first_slot + request.tag(), block, blocks)?;
+        let at =
+            self.controller.put_range(queue, self.first_slot + request.tag(), block, blocks)?;
         let command = Command::new(io::DATASET_MANAGEMENT, self.id);
         let mut command = command.with_words(&[0, io::DEALLOCATE]);
         command.data[0] = at;

@@ -28,7 +28,10 @@ impl Controller {
             }
         };
         if !has_been_aborted && !self.registers.is_failed() {
-            log::warn!("nvme nvme{}: queue {queue} command {tag} takes too long, aborting", self.number);
+            log::warn!(
+                "nvme nvme{}: queue {queue} command {tag} takes too long, aborting",
+                self.number
+            );
             self.abort(queue, tag);
             return TimeoutAction::Extend;
         }
@@ -40,7 +43,8 @@ impl Controller {
     fn begin_reset(self: &Arc<Self>) {
         {
             // Under every queue's lock, so that whoever saw the old state is done.
-            let _guards: Vec<_> = self.queues.iter().map(|queue| queue.lane.lock_nested()).collect();
+            let _guards: Vec<_> =
+                self.queues.iter().map(|queue| queue.lane.lock_nested()).collect();
             if !self.enter(State::Live, State::Resetting) {
                 return;
             }

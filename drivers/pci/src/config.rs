@@ -111,9 +111,8 @@ impl Access {
         if buses.lock().contains_key(&(segment, bus)) {
             return;
         }
-        let holds = |r: &&EcamRegion| {
-            r.segment == segment && r.first_bus <= bus && bus <= r.last_bus
-        };
+        let holds =
+            |r: &&EcamRegion| r.segment == segment && r.first_bus <= bus && bus <= r.last_bus;
         let Some(region) = regions.iter().find(holds) else { return };
         let base = region.base.saturating_add(u64::from(bus) * BUS_SIZE as u64);
         match Mmio::map("PCI ECAM", PhysAddr(base), BUS_SIZE) {

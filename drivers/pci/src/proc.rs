@@ -21,7 +21,11 @@ pub fn describe_devices() -> String {
 fn line(text: &mut String, device: &Device) -> core::fmt::Result {
     let at = device.address;
     let slot = u32::from(at.bus) << 8 | u32::from(at.device) << 3 | u32::from(at.function);
-    write!(text, "{slot:04x}\t{:04x}{:04x}\t{:x}", device.id.vendor, device.id.device, device.interrupt.1)?;
+    write!(
+        text,
+        "{slot:04x}\t{:04x}{:04x}\t{:x}",
+        device.id.vendor, device.id.device, device.interrupt.1
+    )?;
     for bar in device.bars() {
         let value = bar.map_or(0, |bar| bar.address | kind_bits(bar.kind));
         write!(text, "\t{value:16x}")?;

@@ -125,21 +125,23 @@ pub fn init() {
     let boot = mask::BOOT;
     register(b'b', action("reboot(b)", "Resetting", boot, When::AtOnce, |_| machine::reset()));
     register(b'o', action("poweroff(o)", "Power Off", boot, When::InThread, |_| power_off()));
-    register(b's', action("sync(s)", "Emergency Sync", mask::SYNC, When::InThread, |_| {
-        vfs::sync_all();
-        log::info!("Emergency Sync complete");
-    }));
-    register(b'c', action("crash(c)", "Trigger a crash", mask::DUMP, When::AtOnce, |_| {
-        panic!("sysrq triggered crash")
-    }));
+    register(
+        b's',
+        action("sync(s)", "Emergency Sync", mask::SYNC, When::InThread, |_| {
+            vfs::sync_all();
+            log::info!("Emergency Sync complete");
+        }),
+    );
+    register(
+        b'c',
+        action("crash(c)", "Trigger a crash", mask::DUMP, When::AtOnce, |_| {
+            panic!("sysrq triggered crash")
+        }),
+    );
     for key in b'0'..=b'9' {
-        let level = action(
-            "loglevel(0-9)",
-            "Changing Loglevel",
-            mask::LOG,
-            When::AtOnce,
-            |key| klog::set_console_level(key.wrapping_sub(b'0')),
-        );
+        let level = action("loglevel(0-9)", "Changing Loglevel", mask::LOG, When::AtOnce, |key| {
+            klog::set_console_level(key.wrapping_sub(b'0'))
+        });
         register(key, level);
     }
 }

@@ -15,9 +15,7 @@ pub(crate) fn is_admin() -> bool {
 impl Tty {
     /// Whether this is the caller's controlling terminal.
     pub(crate) fn controls_caller(self: &Arc<Self>) -> bool {
-        jobs()
-            .and_then(|jobs| jobs.controlling_tty())
-            .is_some_and(|tty| Arc::ptr_eq(&tty, self))
+        jobs().and_then(|jobs| jobs.controlling_tty()).is_some_and(|tty| Arc::ptr_eq(&tty, self))
     }
 
     /// Refuses a process in the background what only the foreground may do: it is stopped by

@@ -82,7 +82,13 @@ pub fn all() -> alloc::vec::Vec<Arc<Tty>> {
 pub(crate) struct Opener;
 
 impl DeviceOpen for Opener {
-    fn open(&self, dev: DeviceNumber, _: &Arc<Inode>, flags: u32, _: &Context<'_>) -> Result<Opened> {
+    fn open(
+        &self,
+        dev: DeviceNumber,
+        _: &Arc<Inode>,
+        flags: u32,
+        _: &Context<'_>,
+    ) -> Result<Opened> {
         let (tty, may_control) = match (dev.major(), dev.minor()) {
             (AUX_MAJOR, 0) => {
                 let tty = jobs().and_then(|jobs| jobs.controlling_tty());

@@ -71,7 +71,9 @@ impl Tty {
         at: VirtAddr,
     ) -> Result<usize> {
         match cmd {
-            TCGETS | TCGETS2 | TCGETA | TIOCGLCKTRMIOS | TIOCSLCKTRMIOS => self.get_settings(cmd, at),
+            TCGETS | TCGETS2 | TCGETA | TIOCGLCKTRMIOS | TIOCSLCKTRMIOS => {
+                self.get_settings(cmd, at)
+            }
             TCSETS | TCSETSW | TCSETSF | TCSETS2 | TCSETSW2 | TCSETSF2 | TCSETA | TCSETAW
             | TCSETAF => self.set_settings(mode, cmd, at),
             TIOCGWINSZ => put(at, &self.winsize()),
@@ -296,8 +298,7 @@ impl Tty {
             TIOCGSERIAL => put(at, &driver.serial().ok_or(Errno::ENOTTY)?),
             TIOCSSERIAL => {
                 driver.serial().ok_or(Errno::ENOTTY)?;
-                let may_configure =
-                    jobs().is_none_or(|jobs| jobs.is_capable(CAP_SYS_TTY_CONFIG));
+                let may_configure = jobs().is_none_or(|jobs| jobs.is_capable(CAP_SYS_TTY_CONFIG));
                 if !may_configure && !is_admin() {
                     return Err(Errno::EPERM);
                 }

@@ -70,7 +70,8 @@ impl Driver for Pair {
 
     fn written(&self) {
         // The plain load keeps the common case free of a locked instruction.
-        if self.has_printed.load(Ordering::Relaxed) && self.has_printed.swap(false, Ordering::AcqRel)
+        if self.has_printed.load(Ordering::Relaxed)
+            && self.has_printed.swap(false, Ordering::AcqRel)
         {
             self.master_wait.notify(POLLIN | POLLRDNORM);
         }

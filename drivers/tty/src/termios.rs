@@ -18,12 +18,8 @@ pub const INITIAL: Termios2 = Termios2 {
 pub const PTY: Termios2 = Termios2 { cflag: B38400 | CS8 | CREAD, ..INITIAL };
 
 /// The settings of a serial port.
-pub const SERIAL: Termios2 = Termios2 {
-    cflag: B9600 | CS8 | CREAD | HUPCL | CLOCAL,
-    ispeed: 9600,
-    ospeed: 9600,
-    ..INITIAL
-};
+pub const SERIAL: Termios2 =
+    Termios2 { cflag: B9600 | CS8 | CREAD | HUPCL | CLOCAL, ispeed: 9600, ospeed: 9600, ..INITIAL };
 
 const fn initial_keys() -> [u8; NCCS] {
     let mut cc = [0; NCCS];

@@ -126,7 +126,8 @@ pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<()> {
     let shared: Arc<Once<Arc<Blk>>> = Arc::new(Once::new());
     let queues = (0..count).map(|index| (Some(cpu_of(index, count)), on_queue(&shared, index)));
     transport.set_handlers(on_config(&shared), queues.collect())?;
-    let lanes: Result<Vec<Lane>> = (0..count).map(|index| Lane::new(&device, index as u16)).collect();
+    let lanes: Result<Vec<Lane>> =
+        (0..count).map(|index| Lane::new(&device, index as u16)).collect();
     let lanes = lanes?;
     let limits = read_limits(&device, &lanes);
     let unmap_zeroes =
@@ -200,8 +201,8 @@ fn read_limits(device: &Device, lanes: &[Lane]) -> Limits {
         limits.io_opt = t.config32(config::IO_OPT).saturating_mul(block);
     }
     // §5.2.5: with CONFIG_WCE the mode is in the configuration, else FLUSH alone tells.
-    limits.write_cache = device.has(FLUSH)
-        && (!device.has(CONFIG_WCE) || t.config8(config::WRITE_BACK) != 0);
+    limits.write_cache =
+        device.has(FLUSH) && (!device.has(CONFIG_WCE) || t.config8(config::WRITE_BACK) != 0);
     limits.max_sectors = 2560;
     if device.has(DISCARD) {
         limits.max_discard_sectors = u64::from(t.config32(config::MAX_DISCARD));

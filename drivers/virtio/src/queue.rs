@@ -159,8 +159,7 @@ impl Queue {
         // The index must be visible before the device's wish is read (§2.7.13.4.1).
         fence(Ordering::SeqCst);
         if self.has_event_index {
-            let event: u16 =
-                self.memory.read(self.used + 4 + 8 * usize::from(self.size));
+            let event: u16 = self.memory.read(self.used + 4 + 8 * usize::from(self.size));
             return new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old);
         }
         self.memory.read::<u16>(self.used) & NO_NOTIFY == 0

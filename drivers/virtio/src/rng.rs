@@ -82,12 +82,8 @@ impl Rng {
             return;
         }
         state.is_asked = true;
-        let part = Descriptor {
-            addr: self.buffer.phys().0,
-            len: BATCH as u32,
-            flags: WRITE,
-            next: 0,
-        };
+        let part =
+            Descriptor { addr: self.buffer.phys().0, len: BATCH as u32, flags: WRITE, next: 0 };
         state.queue.set(0, part);
         state.queue.enable_interrupts();
         state.queue.publish(0);

@@ -113,7 +113,8 @@ impl Instance {
 
 /// A number as the directory writes it: without leading zeros.
 fn parse_index(name: &[u8]) -> Option<u32> {
-    let is_plain = name.iter().all(u8::is_ascii_digit) && (name.len() == 1 || name.first() != Some(&b'0'));
+    let is_plain =
+        name.iter().all(u8::is_ascii_digit) && (name.len() == 1 || name.first() != Some(&b'0'));
     if !is_plain {
         return None;
     }
@@ -210,7 +211,8 @@ impl FileOps for Listing {
         let fixed: [(&[u8], u64, u8); 3] =
             [(b".", ROOT_INO, DT_DIR), (b"..", ROOT_INO, DT_DIR), (b"ptmx", PTMX_INO, DT_CHR)];
         let mut cursor = cursor;
-        while let Some((name, ino, kind)) = usize::try_from(cursor).ok().and_then(|n| fixed.get(n)) {
+        while let Some((name, ino, kind)) = usize::try_from(cursor).ok().and_then(|n| fixed.get(n))
+        {
             let entry = DirEntry { name, ino: *ino, kind: *kind, next: cursor + 1 };
             if !out.emit(&entry) {
                 return Ok(cursor);

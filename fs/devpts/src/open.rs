@@ -17,7 +17,13 @@ use crate::options::MAX;
 struct PtmxOpener;
 
 impl DeviceOpen for PtmxOpener {
-    fn open(&self, _: DeviceNumber, inode: &Arc<Inode>, _: u32, ctx: &Context<'_>) -> Result<Opened> {
+    fn open(
+        &self,
+        _: DeviceNumber,
+        inode: &Arc<Inode>,
+        _: u32,
+        ctx: &Context<'_>,
+    ) -> Result<Opened> {
         let sb = instance_of(inode, ctx)?;
         let instance = sb.private::<Instance>().ok_or(Errno::ENODEV)?.clone();
         let index = instance.take_index()?;
@@ -53,7 +59,13 @@ fn instance_of(inode: &Arc<Inode>, ctx: &Context<'_>) -> Result<Arc<SuperBlock>>
 struct SlaveOpener;
 
 impl DeviceOpen for SlaveOpener {
-    fn open(&self, _: DeviceNumber, inode: &Arc<Inode>, flags: u32, _: &Context<'_>) -> Result<Opened> {
+    fn open(
+        &self,
+        _: DeviceNumber,
+        inode: &Arc<Inode>,
+        flags: u32,
+        _: &Context<'_>,
+    ) -> Result<Opened> {
         // A node made by mknod(2) elsewhere does not say which instance it means.
         let slave = inode.private::<Slave>().ok_or(Errno::EIO)?;
         let ops = tty::open(&slave.tty, flags, true)?;

@@ -167,11 +167,8 @@ impl Ldisc {
     }
 
     fn take_signal(&mut self, byte: u8) -> bool {
-        let keys = [
-            (VINTR, KeySignal::Interrupt),
-            (VQUIT, KeySignal::Quit),
-            (VSUSP, KeySignal::Suspend),
-        ];
+        let keys =
+            [(VINTR, KeySignal::Interrupt), (VQUIT, KeySignal::Quit), (VSUSP, KeySignal::Suspend)];
         for (key, signal) in keys {
             if self.is_key(byte, key) {
                 self.signal(signal, Some(byte));

@@ -176,9 +176,8 @@ impl Ldisc {
 
     /// Packet mode tells the master when the user's stop and start keys cease or begin to work.
     fn note_packet_flow(&mut self, old: &Termios2, new: &Termios2) {
-        let keys_work = |t: &Termios2| {
-            t.iflag & IXON != 0 && t.cc[VSTOP] == 0o23 && t.cc[VSTART] == 0o21
-        };
+        let keys_work =
+            |t: &Termios2| t.iflag & IXON != 0 && t.cc[VSTOP] == 0o23 && t.cc[VSTART] == 0o21;
         match (keys_work(old), keys_work(new)) {
             (false, true) => self.effects.packet |= TIOCPKT_DOSTOP,
             (true, false) => self.effects.packet |= TIOCPKT_NOSTOP,
@@ -271,11 +270,7 @@ impl Ldisc {
 
     /// How many bytes could be read at once (`FIONREAD`).
     pub fn readable_bytes(&self) -> usize {
-        if self.reads_lines() {
-            self.buffer.line_bytes(EOF_MARK)
-        } else {
-            self.buffer.len()
-        }
+        if self.reads_lines() { self.buffer.line_bytes(EOF_MARK) } else { self.buffer.len() }
     }
 
     /// Takes bytes into `out`: in canonical mode at most to the end of the line.

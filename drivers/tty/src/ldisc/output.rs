@@ -19,11 +19,8 @@ impl Ldisc {
     pub fn process_output(&mut self, input: &[u8], out: &mut [u8]) -> (usize, usize) {
         let (mut used, mut filled) = (0, 0);
         while let (Some(rest), Some(room)) = (input.get(used..), out.get_mut(filled..)) {
-            let plain = rest
-                .iter()
-                .take(room.len())
-                .take_while(|byte| self.is_printable(**byte))
-                .count();
+            let plain =
+                rest.iter().take(room.len()).take_while(|byte| self.is_printable(**byte)).count();
             if plain > 0 {
                 let (Some(to), Some(from)) = (room.get_mut(..plain), rest.get(..plain)) else {
                     break;

@@ -287,10 +287,8 @@ fn modes() -> impl Strategy<Value = Modes> {
         std::vec![INLCR, IGNCR, ICRNL, IUCLC, IUTF8, ISTRIP, PARMRK, IMAXBEL],
         0..4,
     );
-    let oflag = proptest::sample::subsequence(
-        std::vec![OLCUC, ONLCR, OCRNL, ONOCR, ONLRET, XTABS],
-        0..4,
-    );
+    let oflag =
+        proptest::sample::subsequence(std::vec![OLCUC, ONLCR, OCRNL, ONOCR, ONLRET, XTABS], 0..4);
     let lflag = proptest::sample::subsequence(
         std::vec![ISIG, ECHO, ECHOE, ECHOK, ECHONL, NOFLSH, ECHOCTL, ECHOPRT, ECHOKE, IEXTEN],
         0..10,

@@ -370,7 +370,9 @@ impl SerialPort {
         if has_sent && let Some(tty) = self.tty.get() {
             tty.wake_writers();
         }
-        if (has_received || has_sent || has_changed) && let Some(worker) = self.worker.get() {
+        if (has_received || has_sent || has_changed)
+            && let Some(worker) = self.worker.get()
+        {
             worker.kick();
         }
         if let (Some(key), Some(handler)) = (sysrq, super::sysrq()) {
@@ -474,11 +476,7 @@ impl SerialPort {
             CS7 => 2,
             _ => 3,
         };
-        let bits = [
-            (CSTOPB, LCR_STOP2),
-            (PARENB, LCR_PARITY),
-            (CMSPAR, LCR_STICK),
-        ];
+        let bits = [(CSTOPB, LCR_STOP2), (PARENB, LCR_PARITY), (CMSPAR, LCR_STICK)];
         for (flag, bit) in bits {
             if t.cflag & flag != 0 {
                 lcr |= bit;
@@ -519,8 +517,12 @@ impl SerialPort {
     fn lines(&self) -> u32 {
         let msr = self.regs.read8(MSR);
         let mcr = self.inner.lock().mcr;
-        let inputs =
-            [(MSR_CTS, TIOCM_CTS), (MSR_DSR, TIOCM_DSR), (MSR_RING, TIOCM_RNG), (MSR_DCD, TIOCM_CAR)];
+        let inputs = [
+            (MSR_CTS, TIOCM_CTS),
+            (MSR_DSR, TIOCM_DSR),
+            (MSR_RING, TIOCM_RNG),
+            (MSR_DCD, TIOCM_CAR),
+        ];
         let outputs = MODEM_OUTPUTS.iter().filter(|(bit, _)| mcr & bit != 0);
         let inputs = inputs.iter().filter(|(bit, _)| msr & bit != 0);
         outputs.chain(inputs).fold(0, |lines, (_, line)| lines | line)

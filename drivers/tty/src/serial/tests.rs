@@ -1,8 +1,8 @@
 //! The driver on a simulated 16550A.
 
 use super::port::SerialPort;
-use crate::Driver;
 use super::*;
+use crate::Driver;
 use crate::file;
 use crate::io::Mode;
 use arch::uio::Source;

@@ -124,10 +124,6 @@ impl Transport for MmioTransport {
         self.registers.read8(CONFIG + offset)
     }
 
-    fn set_config8(&self, offset: usize, value: u8) {
-        self.registers.write8(CONFIG + offset, value);
-    }
-
     fn config16(&self, offset: usize) -> u16 {
         self.registers.read16(CONFIG + offset)
     }

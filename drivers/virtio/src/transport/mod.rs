@@ -37,7 +37,6 @@ pub(crate) mod feature {
 /// Numbers of devices (§5).
 pub(crate) mod device {
     pub(crate) const BLOCK: u32 = 2;
-    pub(crate) const CONSOLE: u32 = 3;
     pub(crate) const ENTROPY: u32 = 4;
 }
 
@@ -57,7 +56,6 @@ pub(crate) trait Transport: Send + Sync {
     fn enable_queue(&self, queue: u16, size: u16, at: Addresses) -> Result<Doorbell>;
     /// Reads a byte of the device's configuration.
     fn config8(&self, offset: usize) -> u8;
-    fn set_config8(&self, offset: usize, value: u8);
     fn config16(&self, offset: usize) -> u16;
     fn config32(&self, offset: usize) -> u32;
     /// Changes when the configuration does.

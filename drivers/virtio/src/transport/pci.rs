@@ -84,7 +84,7 @@ pub(crate) fn device_of(function: &pci::Device) -> Option<u32> {
     match function.id.device {
         0x1000 => Some(1),
         0x1001 => Some(super::device::BLOCK),
-        0x1003 => Some(super::device::CONSOLE),
+        0x1003 => Some(3),
         0x1005 => Some(super::device::ENTROPY),
         id @ 0x1040..=0x107f => Some(u32::from(id) - 0x1040),
         _ => None,
@@ -223,12 +223,6 @@ impl Transport for PciTransport {
 
     fn config8(&self, offset: usize) -> u8 {
         self.config.as_ref().map_or(0, |config| config.read8(offset))
-    }
-
-    fn set_config8(&self, offset: usize, value: u8) {
-        if let Some(config) = &self.config {
-            config.write8(offset, value);
-        }
     }
 
     fn config16(&self, offset: usize) -> u16 {
