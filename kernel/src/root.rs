@@ -104,6 +104,7 @@ fn file_systems(info: &BootInfo) {
     tmpfs::init();
     anon::pipe::init();
     procfs::init(info.command_line());
+    sysfs::init();
     devtmpfs::set_random(process::random::fill);
     report("devtmpfs", devtmpfs::init());
 }

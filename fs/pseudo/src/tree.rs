@@ -2,6 +2,7 @@
 
 use crate::node::{Body, Directory, Lister, Node, Target, Text};
 use abi::{Errno, Result};
+use alloc::borrow::Cow;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,7 @@ fn next_ino() -> u64 {
 /// A fixed set of names, listed in the order they were added.
 #[derive(Default)]
 pub struct Tree {
-    entries: Vec<(&'static str, Node)>,
+    entries: Vec<(Cow<'static, str>, Node)>,
 }
 
 impl Tree {
@@ -25,13 +26,13 @@ impl Tree {
     }
     /// Adds an entry.
     #[must_use]
-    pub fn with(mut self, name: &'static str, node: Node) -> Tree {
-        self.entries.push((name, node));
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, node: Node) -> Tree {
+        self.entries.push((name.into(), node));
         self
     }
     /// Adds a directory.
     #[must_use]
-    pub fn dir(self, name: &'static str, dir: Tree) -> Tree {
+    pub fn dir(self, name: impl Into<Cow<'static, str>>, dir: Tree) -> Tree {
         self.with(name, dir.into_node())
     }
     /// The directory as a node.
