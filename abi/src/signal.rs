@@ -268,7 +268,14 @@ impl SigInfo {
     }
 
     /// A child's change of state; times in clock ticks.
-    pub const fn child(code: i32, pid: i32, uid: u32, status: i32, utime: u64, stime: u64) -> SigInfo {
+    pub const fn child(
+        code: i32,
+        pid: i32,
+        uid: u32,
+        status: i32,
+        utime: u64,
+        stime: u64,
+    ) -> SigInfo {
         let mut info = SigInfo::new(Signal::SIGCHLD, code);
         info.fields[0] = pair(pid, uid as i32);
         info.fields[1] = status as u32 as u64;

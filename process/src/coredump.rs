@@ -22,8 +22,8 @@ pub fn set_suid_dumpable(value: u32) {
 
 /// Dumps core if the process may; whether it did.
 pub(crate) fn dump(task: &Task, _signal: Signal, _info: &SigInfo) -> bool {
-    let allowed = task.limit(Resource::Core) >= 4096
-        && task.group.dumpable.load(Ordering::Relaxed) == 1;
+    let allowed =
+        task.limit(Resource::Core) >= 4096 && task.group.dumpable.load(Ordering::Relaxed) == 1;
     allowed && write_file(task)
 }
 

@@ -5,9 +5,7 @@
 
 use crate::task::Task;
 use crate::user::User;
-use abi::process::securebits::{
-    KEEP_CAPS, NO_CAP_AMBIENT_RAISE, NO_SETUID_FIXUP, NOROOT,
-};
+use abi::process::securebits::{KEEP_CAPS, NO_CAP_AMBIENT_RAISE, NO_SETUID_FIXUP, NOROOT};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -233,7 +231,12 @@ pub fn setgroups(old: &Creds, groups: &[u32]) -> Result<Creds> {
 }
 
 /// `capset(2)` on oneself.
-pub fn capset(old: &Creds, effective: CapSet, inheritable: CapSet, permitted: CapSet) -> Result<Creds> {
+pub fn capset(
+    old: &Creds,
+    effective: CapSet,
+    inheritable: CapSet,
+    permitted: CapSet,
+) -> Result<Creds> {
     let may_add = old.ns_capable(&old.user_ns, Cap::SETPCAP);
     let addable = old.inheritable.or(old.permitted);
     if !may_add && !inheritable.is_subset(addable) {
@@ -278,7 +281,8 @@ pub fn exec(old: &Creds, file: &FilePrivileges) -> Result<(Creds, bool)> {
     let root = old.user_ns.uid_out(0).unwrap_or(0);
     let (mut f_permitted, mut f_inheritable, mut f_effective) =
         file.caps.unwrap_or((CapSet::EMPTY, CapSet::EMPTY, false));
-    let mut is_file_privileged = file.caps.is_some_and(|_| is_setid) || is_setid || file.caps.is_some();
+    let mut is_file_privileged =
+        file.caps.is_some_and(|_| is_setid) || is_setid || file.caps.is_some();
     if old.securebits & NOROOT == 0 {
         let by_setuid_with_caps = file.caps.is_some() && new.uid != root && new.euid == root;
         if (new.euid == root || new.uid == root) && !by_setuid_with_caps {
@@ -292,13 +296,11 @@ pub fn exec(old: &Creds, file: &FilePrivileges) -> Result<(Creds, bool)> {
             }
         }
     }
-    new.permitted = old
-        .inheritable
-        .and(f_inheritable)
-        .or(f_permitted.and(old.bounding));
-    if file.caps.is_some_and(|(permitted, _, effective)| {
-        effective && !permitted.is_subset(new.permitted)
-    }) {
+    new.permitted = old.inheritable.and(f_inheritable).or(f_permitted.and(old.bounding));
+    if file
+        .caps
+        .is_some_and(|(permitted, _, effective)| effective && !permitted.is_subset(new.permitted))
+    {
         return Err(Errno::EPERM);
     }
     if is_file_privileged {
@@ -312,7 +314,9 @@ pub fn exec(old: &Creds, file: &FilePrivileges) -> Result<(Creds, bool)> {
     new.fsgid = new.egid;
     new.securebits &= !KEEP_CAPS;
     let gained = !new.effective.is_subset(new.ambient) && new.uid != root;
-    let secure = new.euid != new.uid || new.egid != new.gid || (gained && (f_effective || file.caps.is_some()));
+    let secure = new.euid != new.uid
+        || new.egid != new.gid
+        || (gained && (f_effective || file.caps.is_some()));
     Ok((new, secure))
 }
 
@@ -399,7 +403,8 @@ mod tests {
         assert!(!secure);
         assert_eq!(after.effective, CapSet::EMPTY.with(Cap::NET_RAW));
         let (root, secure) =
-            exec(&Creds::root(initial_user_ns().clone()), &FilePrivileges::default()).expect("exec");
+            exec(&Creds::root(initial_user_ns().clone()), &FilePrivileges::default())
+                .expect("exec");
         assert_eq!((root.effective, secure), (CapSet::FULL, false));
     }
 

@@ -174,8 +174,8 @@ fn bury_thread(task: &Task) {
             group.remove_thread(task)
         };
         let leader = group.leader();
-        let is_complete = group.thread_count() == 1
-            && leader.as_ref().is_some_and(|l| l.life() == Life::Zombie);
+        let is_complete =
+            group.thread_count() == 1 && leader.as_ref().is_some_and(|l| l.life() == Life::Zombie);
         if is_complete && let Some(leader) = leader {
             end_process(group, &leader, &mut after);
         }
@@ -228,12 +228,7 @@ fn end_process(group: &Arc<ThreadGroup>, leader: &Task, after: &mut After) {
 }
 
 /// Tells `parent` that `group` has ended, or reaps it if the parent ignores its children.
-fn announce(
-    group: &Arc<ThreadGroup>,
-    leader: &Task,
-    parent: &Arc<ThreadGroup>,
-    after: &mut After,
-) {
+fn announce(group: &Arc<ThreadGroup>, leader: &Task, parent: &Arc<ThreadGroup>, after: &mut After) {
     let exit_signal = Signal::new(group.exit_signal.load(Ordering::Relaxed));
     let hand = parent.any_task().or_else(|| parent.leader()).and_then(|t| t.sighand());
     let action = hand.map(|h| h.get(Signal::SIGCHLD)).unwrap_or_default();

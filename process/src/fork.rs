@@ -181,7 +181,8 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
     if request.stack != 0 {
         child_frame.rsp = request.stack;
     }
-    let thread = Thread::new_user(&parent.comm(), &child_frame, FpuStart::CopyCurrent, task.clone())?;
+    let thread =
+        Thread::new_user(&parent.comm(), &child_frame, FpuStart::CopyCurrent, task.clone())?;
     let own_fs_base = parent.thread().map_or(0, |t| t.arch().fs_base());
     let own_gs_base = parent.thread().map_or(0, |t| t.arch().gs_base());
     thread.arch().set_fs_base(if has(clone::SETTLS) { request.tls } else { own_fs_base });
@@ -373,8 +374,13 @@ mod tests {
         let thread = clone::VM | clone::SIGHAND | clone::THREAD;
         assert_eq!(check(thread), Ok(()));
         assert_eq!(check(thread | clone::NEWPID), Err(Errno::EINVAL));
-        let glibc = thread | clone::FS | clone::FILES | clone::SYSVSEM | clone::SETTLS
-            | clone::PARENT_SETTID | clone::CHILD_CLEARTID;
+        let glibc = thread
+            | clone::FS
+            | clone::FILES
+            | clone::SYSVSEM
+            | clone::SETTLS
+            | clone::PARENT_SETTID
+            | clone::CHILD_CLEARTID;
         assert_eq!(check(glibc), Ok(()));
         let init = Caller { is_init: true, changed_pid_ns: false };
         let request = Request { flags: clone::PARENT, ..Request::default() };

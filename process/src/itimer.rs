@@ -72,4 +72,3 @@ pub(crate) fn delivered(task: &Task, info: &SigInfo) {
 pub fn expire(group: &Arc<crate::ThreadGroup>, info: SigInfo) {
     let _ = crate::signal::send_to_group(group, info);
 }
-

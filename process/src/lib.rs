@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+pub mod cell;
 pub mod coredump;
 pub mod creds;
 pub mod exec;
@@ -15,7 +16,6 @@ pub mod ipc;
 pub mod itimer;
 pub mod jobs;
 pub mod limits;
-pub mod cell;
 mod memory;
 pub mod namespaces;
 pub mod nsproxy;

@@ -24,8 +24,7 @@ pub fn unshare(task: &Task, mut flags: u64) -> Result<()> {
         flags |= clone::FS;
     }
     // Threads, handlers and memory cannot be unshared, only found unshared.
-    if flags & (clone::THREAD | clone::SIGHAND | clone::VM) != 0
-        && !task.group.is_single_threaded()
+    if flags & (clone::THREAD | clone::SIGHAND | clone::VM) != 0 && !task.group.is_single_threaded()
     {
         return Err(Errno::EINVAL);
     }
@@ -94,8 +93,7 @@ fn children_ns(task: &Task) -> Arc<PidNamespace> {
 pub fn enter(task: &Task, namespace: &Namespace) -> Result<()> {
     let creds = task.creds();
     let may = |ns: &Arc<vfs::cred::UserNamespace>| {
-        if creds.ns_capable(ns, Cap::SYS_ADMIN)
-            && creds.ns_capable(&creds.user_ns, Cap::SYS_ADMIN)
+        if creds.ns_capable(ns, Cap::SYS_ADMIN) && creds.ns_capable(&creds.user_ns, Cap::SYS_ADMIN)
         {
             Ok(())
         } else {

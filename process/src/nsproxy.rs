@@ -137,7 +137,12 @@ pub(crate) fn detached_paths() -> Arc<FsPaths> {
 impl NsProxy {
     /// The namespaces after `clone(2)` or `unshare(2)` with `flags`. The mount namespace is the
     /// caller's to copy, because root and working directory move along with it.
-    pub fn copy(&self, flags: u64, user_ns: &Arc<UserNamespace>, mounts: Option<Arc<MountNamespace>>) -> Result<NsProxy> {
+    pub fn copy(
+        &self,
+        flags: u64,
+        user_ns: &Arc<UserNamespace>,
+        mounts: Option<Arc<MountNamespace>>,
+    ) -> Result<NsProxy> {
         use abi::process::clone;
         let mut new = self.clone();
         let plain =
@@ -164,12 +169,7 @@ impl NsProxy {
 /// Every flag that makes a namespace.
 pub const NEW_ANY: u64 = {
     use abi::process::clone;
-    clone::NEWNS
-        | clone::NEWUTS
-        | clone::NEWIPC
-        | clone::NEWPID
-        | clone::NEWNET
-        | clone::NEWCGROUP
+    clone::NEWNS | clone::NEWUTS | clone::NEWIPC | clone::NEWPID | clone::NEWNET | clone::NEWCGROUP
 };
 
 /// A namespace as `/proc/PID/ns/…` holds it, for `setns(2)`.

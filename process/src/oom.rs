@@ -46,10 +46,7 @@ pub fn kill_one(total_pages: u64) -> bool {
 fn kill(group: &Arc<ThreadGroup>, points: u64) {
     let comm = group.leader().map_or([0; 16], |l| l.comm());
     let name = core::str::from_utf8(&comm).unwrap_or("?").trim_end_matches('\0');
-    log::error!(
-        "Out of memory: Killed process {} ({name}) score {points}",
-        group.pid().global()
-    );
+    log::error!("Out of memory: Killed process {} ({name}) score {points}", group.pid().global());
     for task in group.tasks() {
         task.is_oom_victim.store(true, Ordering::Relaxed);
     }

@@ -79,7 +79,8 @@ impl State {
     fn seed(&mut self) {
         let mut words = [0u64; 8];
         for word in &mut words {
-            *word = arch::cpu::hardware_random().unwrap_or(0) ^ arch::time::cycles().rotate_left(32);
+            *word =
+                arch::cpu::hardware_random().unwrap_or(0) ^ arch::time::cycles().rotate_left(32);
         }
         self.absorb(&words);
         self.is_seeded = true;

@@ -98,8 +98,7 @@ fn prepare(
     for argument in arguments {
         argv.push(argument)?;
     }
-    let program =
-        Program { file, filename: path.to_vec(), argv, envp: environment.clone() };
+    let program = Program { file, filename: path.to_vec(), argv, envp: environment.clone() };
     exec::load(task, program, &task.creds(), &task.group.limits)
 }
 

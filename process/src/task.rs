@@ -5,21 +5,21 @@
 //! pointers are changed by their owner only (or before it runs, or after it is gone) and read by
 //! anybody, so they are cells: reading one takes a reference.
 
+use crate::cell::ArcCell;
 use crate::group::ThreadGroup;
 use crate::nsproxy::NsProxy;
 use crate::pid::Pid;
 use crate::seccomp::Filters;
 use crate::signal::{Pending, Record, SigHand};
 use crate::user::User;
-use abi::signal::{SigInfo, SigSet, StackT};
 use abi::process::Resource;
+use abi::signal::{SigInfo, SigSet, StackT};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use arch::addr::VirtAddr;
 use arch::lock::{IrqLock, LockClass, SpinLock};
 use arch::thread::flags;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
-use crate::cell::ArcCell;
 use sched::{Completion, Thread};
 use spin::Once;
 use vfs::context::{Caller, FsPaths, FsState, Limit};

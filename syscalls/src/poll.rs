@@ -129,9 +129,7 @@ fn poll_descriptors(
         places.push(i);
     }
     let ready = wait(&mut entries, deadline, now)?;
-    let put = |i: u64, events: u32| {
-        user::write_val(fds.wrapping_add(i * 8 + 6), &(events as u16))
-    };
+    let put = |i: u64, events: u32| user::write_val(fds.wrapping_add(i * 8 + 6), &(events as u16));
     for (i, entry) in places.iter().zip(&entries) {
         put(*i, entry.found)?;
     }

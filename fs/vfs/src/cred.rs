@@ -122,7 +122,8 @@ pub struct UserNamespace {
 impl UserNamespace {
     /// The initial namespace: one map of everything onto itself.
     pub fn initial() -> Arc<UserNamespace> {
-        let all = || Once::initialized([IdRange { inside: 0, outside: 0, count: u32::MAX }].to_vec());
+        let all =
+            || Once::initialized([IdRange { inside: 0, outside: 0, count: u32::MAX }].to_vec());
         Arc::new(UserNamespace {
             id: 0xeffffffd,
             parent: None,
@@ -155,12 +156,20 @@ impl UserNamespace {
 
     /// The uid as a program in this namespace sees it; the overflow uid where unmapped.
     pub fn uid_in(&self, outside: u32) -> u32 {
-        if self.is_initial() { outside } else { Self::map_in(&self.uid_map, outside).unwrap_or(65534) }
+        if self.is_initial() {
+            outside
+        } else {
+            Self::map_in(&self.uid_map, outside).unwrap_or(65534)
+        }
     }
 
     /// The gid as a program in this namespace sees it; the overflow gid where unmapped.
     pub fn gid_in(&self, outside: u32) -> u32 {
-        if self.is_initial() { outside } else { Self::map_in(&self.gid_map, outside).unwrap_or(65534) }
+        if self.is_initial() {
+            outside
+        } else {
+            Self::map_in(&self.gid_map, outside).unwrap_or(65534)
+        }
     }
 
     /// The global uid for a number given by a program in this namespace.

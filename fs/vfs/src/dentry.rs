@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use sched::rcu::{ReadGuard, RcuArc, RcuRef};
+use sched::rcu::{RcuArc, RcuRef, ReadGuard};
 
 use crate::inode::{Inode, drop_user};
 use crate::superblock::SuperBlock;
@@ -103,7 +103,12 @@ pub struct Dentry {
 }
 
 impl Dentry {
-    pub(crate) fn with(entry: Arc<Entry>, inode: Option<Arc<Inode>>, sb: usize, flags: u32) -> Dentry {
+    pub(crate) fn with(
+        entry: Arc<Entry>,
+        inode: Option<Arc<Inode>>,
+        sb: usize,
+        flags: u32,
+    ) -> Dentry {
         Dentry {
             flags: AtomicU32::new(flags),
             entry: RcuArc::new(Some(entry)),

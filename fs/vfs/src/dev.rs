@@ -27,7 +27,13 @@ pub struct Opened {
 /// A driver's side of opening a device node.
 pub trait DeviceOpen: Send + Sync {
     /// Opens the device `dev` through `inode` with `O_*` flags.
-    fn open(&self, dev: DeviceNumber, inode: &Arc<Inode>, flags: u32, ctx: &Context<'_>) -> Result<Opened>;
+    fn open(
+        &self,
+        dev: DeviceNumber,
+        inode: &Arc<Inode>,
+        flags: u32,
+        ctx: &Context<'_>,
+    ) -> Result<Opened>;
 }
 
 /// A node that should exist in `/dev` (devtmpfs makes it) and in `/sys`.

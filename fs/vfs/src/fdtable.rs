@@ -244,7 +244,13 @@ impl FdTable {
     }
 
     /// `dup2(2)` and `dup3(2)`: makes `fd` mean `file`; what it meant before is closed.
-    pub fn replace(&self, fd: u32, file: Arc<File>, limit: u64, cloexec: CloseOnExec) -> Result<()> {
+    pub fn replace(
+        &self,
+        fd: u32,
+        file: Arc<File>,
+        limit: u64,
+        cloexec: CloseOnExec,
+    ) -> Result<()> {
         if u64::from(fd) >= limit.min(u64::from(MAX_FD)) {
             return Err(Errno::EBADF);
         }

@@ -180,12 +180,25 @@ pub trait FileOps: Any + Send + Sync {
 
     /// Passes pages from `pos` on to `out` without copying; how many bytes. `EINVAL` makes the
     /// caller copy.
-    fn splice_read(&self, file: &File, pos: u64, len: usize, out: &mut dyn PageSink) -> Result<usize> {
+    fn splice_read(
+        &self,
+        file: &File,
+        pos: u64,
+        len: usize,
+        out: &mut dyn PageSink,
+    ) -> Result<usize> {
         Err(Errno::EINVAL)
     }
 
     /// Copies a range within one file system; `EOPNOTSUPP` makes the caller copy.
-    fn copy_range(&self, from: &File, pos_in: u64, to: &File, pos_out: u64, len: u64) -> Result<u64> {
+    fn copy_range(
+        &self,
+        from: &File,
+        pos_in: u64,
+        to: &File,
+        pos_out: u64,
+        len: u64,
+    ) -> Result<u64> {
         Err(Errno::EOPNOTSUPP)
     }
 
@@ -311,7 +324,9 @@ impl File {
             path: init.path,
             creds: init.creds,
             mode,
-            flags: AtomicU32::new(init.flags & !(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC)),
+            flags: AtomicU32::new(
+                init.flags & !(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC),
+            ),
             position: Mutex::new(&POSITION, 0),
             read_ahead: pagecache::ReadAhead::new(),
             error_seq,

@@ -121,7 +121,8 @@ fn apply(records: &mut Vec<RecordLock>, new: &RecordLock, kind: Option<LockKind>
             kept.push(lock);
             continue;
         }
-        let touches = lock.start <= new.end.saturating_add(1) && new.start <= lock.end.saturating_add(1);
+        let touches =
+            lock.start <= new.end.saturating_add(1) && new.start <= lock.end.saturating_add(1);
         if kind == Some(lock.kind) && touches {
             merged.start = merged.start.min(lock.start);
             merged.end = merged.end.max(lock.end);
@@ -244,8 +245,7 @@ pub fn flock(file: &File, operation: u32, pid: i32, wait: Wait) -> Result<()> {
         LOCK_EX => LockKind::Write,
         _ => return Err(Errno::EINVAL),
     };
-    let wanted =
-        RecordLock { start: 0, end: i64::MAX as u64, kind, owner: file.lock_owner(), pid };
+    let wanted = RecordLock { start: 0, end: i64::MAX as u64, kind, owner: file.lock_owner(), pid };
     let state = &file.inode().extra().locks;
     match state.try_flock(&wanted) {
         Ok(()) => return Ok(()),

@@ -195,10 +195,7 @@ pub(crate) fn may_create_in_sticky(dir: &Inode, inode: &Inode, creds: &Creds) ->
         _ => 0,
     };
     let mode = dir.mode();
-    if setting == 0
-        || mode & S_ISVTX == 0
-        || inode.uid() == dir.uid()
-        || creds.fsuid == inode.uid()
+    if setting == 0 || mode & S_ISVTX == 0 || inode.uid() == dir.uid() || creds.fsuid == inode.uid()
     {
         return Ok(());
     }

@@ -79,7 +79,13 @@ fn check_range(pos: u64, len: usize) -> Result<()> {
 
 /// `write(2)`, `pwrite(2)` and their vector forms. `rwf` are `RWF_*` flags of `pwritev2(2)`.
 #[inline]
-pub fn write(ctx: &Context<'_>, file: &File, at: At, source: &mut Source<'_>, rwf: u32) -> Result<usize> {
+pub fn write(
+    ctx: &Context<'_>,
+    file: &File,
+    at: At,
+    source: &mut Source<'_>,
+    rwf: u32,
+) -> Result<usize> {
     if !file.can_write() {
         return Err(Errno::EBADF);
     }
@@ -233,7 +239,9 @@ pub fn fallocate(ctx: &Context<'_>, file: &File, mode: u32, offset: i64, len: i6
         return Err(Errno::EOPNOTSUPP);
     }
     let shift = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE;
-    if mode & shift != 0 && !(mode & FALLOC_FL_COLLAPSE_RANGE == mode || mode & FALLOC_FL_INSERT_RANGE == mode) {
+    if mode & shift != 0
+        && !(mode & FALLOC_FL_COLLAPSE_RANGE == mode || mode & FALLOC_FL_INSERT_RANGE == mode)
+    {
         return Err(Errno::EINVAL);
     }
     if !file.can_write() {

@@ -257,7 +257,8 @@ impl<'a> Walker<'a> {
                 Stop::Miss(name, hash, last) => self.miss(&name, hash, last)?,
             }
         }
-        if (self.texts.trailing || self.flags.contains(Walk::DIRECTORY)) && !self.at.inode()?.is_dir()
+        if (self.texts.trailing || self.flags.contains(Walk::DIRECTORY))
+            && !self.at.inode()?.is_dir()
         {
             return Err(Errno::ENOTDIR);
         }

@@ -185,9 +185,7 @@ pub fn phdr_address(header: &Header, segments: &[Segment]) -> u64 {
             || {
                 // Linux 5.4 computes "load address + e_phoff" whatever the segments say.
                 let first = segments.iter().find(|s| s.kind == PT_LOAD);
-                first.map_or(0, |s| {
-                    s.vaddr.wrapping_sub(s.offset).wrapping_add(header.phoff)
-                })
+                first.map_or(0, |s| s.vaddr.wrapping_sub(s.offset).wrapping_add(header.phoff))
             },
             |s| header.phoff.wrapping_sub(s.offset).wrapping_add(s.vaddr),
         )

@@ -135,11 +135,8 @@ fn fatal(errno: Errno) -> Failure {
 impl Builder {
     pub(super) fn new(randomize: bool, stack_limit: u64, personality: u32) -> Result<Builder> {
         let top = USER_END;
-        let stack_top = if randomize {
-            top - (crate::random_u64() & STACK_RANDOM_PAGES) * PAGE
-        } else {
-            top
-        };
+        let stack_top =
+            if randomize { top - (crate::random_u64() & STACK_RANDOM_PAGES) * PAGE } else { top };
         // Below the stack: its limit (128 MiB at least, five sixths of everything at most), a guard
         // gap and what the stack's own top may vary by.
         let varies = if randomize { (STACK_RANDOM_PAGES + 1) * PAGE } else { 0 };

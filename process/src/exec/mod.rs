@@ -18,8 +18,8 @@ use abi::signal::{SS_DISABLE, SigInfo, Signal, StackT, si};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use arch::trap::TrapFrame;
 use arch::VirtAddr;
+use arch::trap::TrapFrame;
 use args::Strings;
 use core::sync::atomic::Ordering;
 use vfs::cred::{CapSet, Creds};
@@ -201,14 +201,17 @@ pub(crate) fn load(
     let used = usize::from(vdso == 0);
     let mut random = [0u8; 16];
     crate::random_bytes(&mut random);
-    let image = stack::build(top, &stack::Contents {
-        argv: &argv,
-        envp: &envp,
-        filename: &filename,
-        random,
-        auxv: auxv.get(used..).unwrap_or_default(),
-        gap: if randomize { crate::random_u64() % 8192 } else { 0 },
-    })?;
+    let image = stack::build(
+        top,
+        &stack::Contents {
+            argv: &argv,
+            envp: &envp,
+            filename: &filename,
+            random,
+            auxv: auxv.get(used..).unwrap_or_default(),
+            gap: if randomize { crate::random_u64() % 8192 } else { 0 },
+        },
+    )?;
     builder.write_stack(&image, executable, stack_limit)?;
     let layout = MemoryLayout {
         start_code: main.start_code,

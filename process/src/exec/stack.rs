@@ -76,15 +76,7 @@ pub(crate) fn build(top: u64, contents: &Contents<'_>) -> Result<Image> {
     bytes.extend_from_slice(&envp.bytes);
     bytes.extend_from_slice(filename);
     bytes.resize(len, 0);
-    Ok(Image {
-        bytes,
-        sp,
-        arg_start,
-        arg_end: env_start,
-        env_start,
-        env_end: execfn,
-        auxv: aux,
-    })
+    Ok(Image { bytes, sp, arg_start, arg_end: env_start, env_start, env_end: execfn, auxv: aux })
 }
 
 #[cfg(test)]
@@ -109,14 +101,17 @@ mod tests {
         let mut envp = Strings::new();
         envp.push(b"A=1").expect("fits");
         let top = 0x7fff_0000_1000;
-        let image = build(top, &Contents {
-            argv: &argv,
-            envp: &envp,
-            filename: b"/bin/prog",
-            random: [7; 16],
-            auxv: &[(6, 4096)],
-            gap: 48,
-        })
+        let image = build(
+            top,
+            &Contents {
+                argv: &argv,
+                envp: &envp,
+                filename: b"/bin/prog",
+                random: [7; 16],
+                auxv: &[(6, 4096)],
+                gap: 48,
+            },
+        )
         .expect("fits");
         assert_eq!(image.sp % 16, 0);
         assert_eq!(image.sp + image.bytes.len() as u64, top);

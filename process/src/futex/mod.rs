@@ -276,13 +276,7 @@ fn wake_taken(taken: &[Arc<Waiter>]) -> usize {
 }
 
 /// `FUTEX_WAKE`, `FUTEX_WAKE_BITSET`: wakes up to `count` waiters; how many.
-pub fn wake(
-    task: &Task,
-    address: VirtAddr,
-    scope: Scope,
-    count: u32,
-    bits: u32,
-) -> Result<usize> {
+pub fn wake(task: &Task, address: VirtAddr, scope: Scope, count: u32, bits: u32) -> Result<usize> {
     if bits == 0 {
         return Err(Errno::EINVAL);
     }
@@ -340,8 +334,7 @@ pub fn requeue(
         let mut moved = 0;
         while moved < move_count as usize && key_from != key_to {
             let bucket = pair.a();
-            let next =
-                bucket.range((key_from, 0)..=(key_from, u64::MAX)).next().map(|(&p, _)| p);
+            let next = bucket.range((key_from, 0)..=(key_from, u64::MAX)).next().map(|(&p, _)| p);
             let Some(place) = next else { break };
             let Some(waiter) = bucket.remove(&place) else { break };
             *waiter.place.lock() = (key_to, arrival());

@@ -119,8 +119,7 @@ fn hand_over(task: &Task, word: VirtAddr, key: Key, died: bool) -> Result<()> {
     let mark = if died { OWNER_DIED } else { 0 };
     let next = with_word(word, || {
         let mut bucket = lock(key);
-        let mut waiting =
-            bucket.range((key, 0)..=(key, u64::MAX)).filter(|(_, w)| w.pi.is_some());
+        let mut waiting = bucket.range((key, 0)..=(key, u64::MAX)).filter(|(_, w)| w.pi.is_some());
         let first = waiting.next().map(|(&place, w)| (place, w.clone()));
         let more = waiting.next().is_some();
         drop(waiting);

@@ -156,11 +156,15 @@ fn by_default(task: &Task, signal: Signal, info: &SigInfo, continues: u64) {
 
 /// A line in the kernel log for a fault nobody handles, as Linux's `show_unhandled_signals`.
 fn report_fatal(task: &Task, signal: Signal, info: &SigInfo) {
-    if !SigSet::SYNCHRONOUS.contains(signal) || info.code <= 0 || info.code == abi::signal::si::KERNEL {
+    if !SigSet::SYNCHRONOUS.contains(signal)
+        || info.code <= 0
+        || info.code == abi::signal::si::KERNEL
+    {
         return;
     }
-    let [vector, error, address] =
-        [0, 1, 2].map(|i: usize| task.last_trap.get(i).map_or(0, |w| w.load(core::sync::atomic::Ordering::Relaxed)));
+    let [vector, error, address] = [0, 1, 2].map(|i: usize| {
+        task.last_trap.get(i).map_or(0, |w| w.load(core::sync::atomic::Ordering::Relaxed))
+    });
     let comm = task.comm();
     let name = core::str::from_utf8(&comm).unwrap_or("?").trim_end_matches('\0');
     log::info!(
@@ -205,14 +209,9 @@ fn restart(user: &mut TrapFrame, action: Option<&SigAction>) {
 /// The kernel-internal errno in a return value, if it is one.
 fn internal_errno(rax: u64) -> Option<Errno> {
     let raw = (rax as i64).checked_neg()?;
-    [
-        Errno::ERESTARTSYS,
-        Errno::ERESTARTNOINTR,
-        Errno::ERESTARTNOHAND,
-        Errno::ERESTART_RESTARTBLOCK,
-    ]
-    .into_iter()
-    .find(|e| i64::from(e.raw()) == raw)
+    [Errno::ERESTARTSYS, Errno::ERESTARTNOINTR, Errno::ERESTARTNOHAND, Errno::ERESTART_RESTARTBLOCK]
+        .into_iter()
+        .find(|e| i64::from(e.raw()) == raw)
 }
 
 #[cfg(test)]

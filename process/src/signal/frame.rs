@@ -7,8 +7,8 @@
 use crate::task::Task;
 use abi::signal::{
     FP_XSTATE_MAGIC1, FP_XSTATE_MAGIC2, FpxSwBytes, MINSIGSTKSZ, RtSigFrame, SS_AUTODISARM,
-    SS_DISABLE, SS_ONSTACK, SigAction, SigContext, SigInfo, SigSet, Signal, StackT,
-    UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS, UContext, sa,
+    SS_DISABLE, SS_ONSTACK, SigAction, SigContext, SigInfo, SigSet, Signal, StackT, UC_FP_XSTATE,
+    UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS, UContext, sa,
 };
 use abi::{Errno, Result};
 use alloc::vec;

@@ -129,9 +129,8 @@ impl Pending {
         if !more {
             self.set.remove(signal);
         }
-        let info = found
-            .as_ref()
-            .map_or_else(|| SigInfo::from_user(signal, si::USER, 0, 0), |r| r.info);
+        let info =
+            found.as_ref().map_or_else(|| SigInfo::from_user(signal, si::USER, 0, 0), |r| r.info);
         Some((info, found))
     }
 

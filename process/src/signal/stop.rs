@@ -16,7 +16,10 @@ pub fn is_orphaned(group: &ThreadGroup) -> bool {
 }
 
 /// [`is_orphaned`] for a process group, as if `leaving` were no member; the tree is locked.
-pub(crate) fn is_orphaned_locked(pgrp: &Arc<crate::pid::Pid>, leaving: Option<&ThreadGroup>) -> bool {
+pub(crate) fn is_orphaned_locked(
+    pgrp: &Arc<crate::pid::Pid>,
+    leaving: Option<&ThreadGroup>,
+) -> bool {
     !pgrp.members().iter().any(|member| {
         if leaving.is_some_and(|l| core::ptr::eq(l, &**member)) || member.is_zombie() {
             return false;
@@ -137,7 +140,12 @@ pub(crate) fn notify_parent(group: &Arc<ThreadGroup>, code: i32, status: i32) {
 }
 
 /// The SIGCHLD record for `parent` about `group`.
-pub(crate) fn child_info(group: &ThreadGroup, parent: &ThreadGroup, code: i32, status: i32) -> SigInfo {
+pub(crate) fn child_info(
+    group: &ThreadGroup,
+    parent: &ThreadGroup,
+    code: i32,
+    status: i32,
+) -> SigInfo {
     let usage: Usage = group.usage();
     let leader = group.leader();
     let uid = leader.map_or(0, |l| l.creds().uid);

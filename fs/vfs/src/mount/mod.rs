@@ -28,19 +28,14 @@ use crate::superblock::SuperBlock;
 
 pub use info::{MountLine, mount_lines, write_mountinfo, write_mounts, write_mountstats};
 pub use ops::{
-    MountArgs, bind, change_propagation, clone_namespace, kernel_mount, mount, mount_super, move_mount,
-    pivot_root, remount, umount,
+    MountArgs, bind, change_propagation, clone_namespace, kernel_mount, mount, mount_super,
+    move_mount, pivot_root, remount, umount,
 };
 pub(crate) use tree::{detach_at, is_local_mountpoint};
 
 /// The `MS_*` flags that belong to a mount, not to the file system.
-pub const MOUNT_FLAGS: u64 = MS_RDONLY
-    | MS_NOSUID
-    | MS_NODEV
-    | MS_NOEXEC
-    | MS_NOATIME
-    | MS_NODIRATIME
-    | MS_RELATIME;
+pub const MOUNT_FLAGS: u64 =
+    MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME | MS_RELATIME;
 
 /// Where a mount is attached.
 pub(crate) struct Attachment {
@@ -72,7 +67,12 @@ const READ_ONLY: u32 = 1 << 31;
 
 impl Mount {
     /// A mount of `root` that is attached nowhere. Counts in the super block.
-    pub(crate) fn new(sb: &Arc<SuperBlock>, root: Arc<Dentry>, source: &[u8], flags: u64) -> Arc<Mount> {
+    pub(crate) fn new(
+        sb: &Arc<SuperBlock>,
+        root: Arc<Dentry>,
+        source: &[u8],
+        flags: u64,
+    ) -> Arc<Mount> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         sb.activate();
         Arc::new(Mount {
@@ -110,7 +110,8 @@ impl Mount {
     /// Replaces the flags; `EBUSY` if this makes a mount read-only that is being written.
     pub(crate) fn set_flags(&self, flags: u64) -> Result<()> {
         if flags & MS_RDONLY != 0 {
-            let changed = self.writers.compare_exchange(0, READ_ONLY, Ordering::AcqRel, Ordering::Acquire);
+            let changed =
+                self.writers.compare_exchange(0, READ_ONLY, Ordering::AcqRel, Ordering::Acquire);
             if let Err(now) = changed
                 && now & READ_ONLY == 0
             {

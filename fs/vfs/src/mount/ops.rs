@@ -30,7 +30,11 @@ const ATIME_FLAGS: u64 = MS_NOATIME | MS_NODIRATIME | MS_RELATIME;
 const PROPAGATION: u64 = MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE;
 
 fn may_mount(ctx: &Context<'_>) -> Result<()> {
-    if ctx.creds.ns_capable(&ctx.mounts.user_ns, Cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+    if ctx.creds.ns_capable(&ctx.mounts.user_ns, Cap::SYS_ADMIN) {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
 }
 
 /// The per-mount flags that `mount(2)` flags mean: `relatime` unless told otherwise.
@@ -283,10 +287,8 @@ fn remount_super(tree: &Tree, sb: &Arc<SuperBlock>, flags: u64, data: &[u8]) -> 
     let new = (old & !mask) | (flags & mask);
     let closing = new & MS_RDONLY != 0 && old & MS_RDONLY == 0;
     if closing {
-        let written = tree
-            .nodes
-            .values()
-            .any(|n| Arc::ptr_eq(&n.mount.sb, sb) && n.mount.is_written());
+        let written =
+            tree.nodes.values().any(|n| Arc::ptr_eq(&n.mount.sb, sb) && n.mount.is_written());
         if written {
             return Err(Errno::EBUSY);
         }
@@ -431,7 +433,8 @@ pub fn pivot_root(ctx: &Context<'_>, new: &Path, put_old: &Path) -> Result<(Path
     let root_node = tree.in_ns(&root.mount, ctx.mounts)?;
     let new_node = tree.in_ns(&new.mount, ctx.mounts)?;
     let old_node = tree.in_ns(&put_old.mount, ctx.mounts)?;
-    let shared_parent = |id: Option<u64>| id.and_then(|id| tree.nodes.get(&id)).is_some_and(|n| n.group != 0);
+    let shared_parent =
+        |id: Option<u64>| id.and_then(|id| tree.nodes.get(&id)).is_some_and(|n| n.group != 0);
     if old_node.group != 0 || shared_parent(new_node.parent) || shared_parent(root_node.parent) {
         return Err(Errno::EINVAL);
     }

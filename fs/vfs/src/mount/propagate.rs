@@ -212,7 +212,9 @@ impl Tree {
     /// The copies of the mount `id` that unmounting it removes elsewhere.
     pub(super) fn counterparts(&self, id: u64) -> Vec<u64> {
         let Some(node) = self.nodes.get(&id) else { return Vec::new() };
-        let (Some(parent), Some(point)) = (node.parent, &node.mountpoint) else { return Vec::new() };
+        let (Some(parent), Some(point)) = (node.parent, &node.mountpoint) else {
+            return Vec::new();
+        };
         let group = self.nodes.get(&parent).map_or(0, |n| n.group);
         let mut at = Vec::new();
         self.receivers(group, &mut at);

@@ -35,7 +35,11 @@ fn head(parent: u64, dentry: usize) -> &'static RcuArc<Entry> {
 
 /// The mount on top of `dentry` as seen through `mount`; ask only for flagged dentries.
 #[inline]
-pub(crate) fn child<'g>(guard: &'g ReadGuard, mount: &Mount, dentry: &Dentry) -> Option<&'g Arc<Mount>> {
+pub(crate) fn child<'g>(
+    guard: &'g ReadGuard,
+    mount: &Mount,
+    dentry: &Dentry,
+) -> Option<&'g Arc<Mount>> {
     let key = address(dentry);
     let mut at = head(mount.id, key).load(guard);
     while let Some(entry) = at {
@@ -50,7 +54,10 @@ pub(crate) fn child<'g>(guard: &'g ReadGuard, mount: &Mount, dentry: &Dentry) ->
 
 /// The attachment of `mount`, under RCU.
 #[inline]
-pub(crate) fn attachment<'g>(guard: &'g ReadGuard, mount: &'g Mount) -> Option<RcuRef<'g, Attachment>> {
+pub(crate) fn attachment<'g>(
+    guard: &'g ReadGuard,
+    mount: &'g Mount,
+) -> Option<RcuRef<'g, Attachment>> {
     mount.at.load(guard)
 }
 

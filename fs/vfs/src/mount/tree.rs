@@ -320,8 +320,11 @@ pub(crate) fn detach_at(dentry: &Arc<Dentry>) {
     let mut gone = Vec::new();
     {
         let mut tree = lock();
-        let roots: Vec<u64> =
-            tree.points.get(&address(dentry)).map(|s| s.iter().copied().collect()).unwrap_or_default();
+        let roots: Vec<u64> = tree
+            .points
+            .get(&address(dentry))
+            .map(|s| s.iter().copied().collect())
+            .unwrap_or_default();
         for root in roots {
             let mut list = tree.subtree(root);
             list.reverse();

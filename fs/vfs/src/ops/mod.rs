@@ -7,13 +7,13 @@ mod rename;
 mod xattr;
 
 pub use attr::{
-    AccessMode, NewTime, access, chdir_target, check_times, chmod, chown, set_times, statfs, truncate, truncate_file,
+    AccessMode, NewTime, access, chdir_target, check_times, chmod, chown, set_times, statfs,
+    truncate, truncate_file,
 };
 pub use entries::{link, link_open_file, mkdir, mknod, readlink, rmdir, symlink, unlink};
 pub use open::{OpenHow, open, open_inode, open_path, tmpfile_in};
 pub use rename::rename;
 pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
-
 
 use abi::stat::*;
 
@@ -53,4 +53,3 @@ fn new_inode<'a>(
 fn masked(ctx: &Context<'_>, mode: u32) -> u32 {
     mode & !ctx.umask
 }
-

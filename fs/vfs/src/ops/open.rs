@@ -249,11 +249,15 @@ fn may_open(ctx: &Context<'_>, path: &Path, inode: &Arc<Inode>, how: &OpenHow) -
     Ok(())
 }
 
-fn open_found(ctx: &Context<'_>, path: Path, how: &OpenHow, existing: Existing) -> Result<Arc<File>> {
+fn open_found(
+    ctx: &Context<'_>,
+    path: Path,
+    how: &OpenHow,
+    existing: Existing,
+) -> Result<Arc<File>> {
     let inode = path.inode()?;
-    let truncates = how.flags & O_TRUNC != 0
-        && existing == Existing::Yes
-        && inode.kind == FileKind::Regular;
+    let truncates =
+        how.flags & O_TRUNC != 0 && existing == Existing::Yes && inode.kind == FileKind::Regular;
     // A truncation needs a writable mount even if the file is only read afterwards.
     let _truncating = if truncates { Some(path.mount.want_write()?) } else { None };
     if existing == Existing::Yes {
@@ -276,10 +280,17 @@ fn open_found(ctx: &Context<'_>, path: Path, how: &OpenHow, existing: Existing) 
 }
 
 /// Opens an inode without asking for permission. `flags` are `O_*`.
-pub fn open_inode(ctx: &Context<'_>, path: Path, inode: &Arc<Inode>, flags: u32) -> Result<Arc<File>> {
+pub fn open_inode(
+    ctx: &Context<'_>,
+    path: Path,
+    inode: &Arc<Inode>,
+    flags: u32,
+) -> Result<Arc<File>> {
     let writing = flags & O_ACCMODE != O_RDONLY;
-    let special =
-        matches!(inode.kind, FileKind::CharDevice | FileKind::BlockDevice | FileKind::Fifo | FileKind::Socket);
+    let special = matches!(
+        inode.kind,
+        FileKind::CharDevice | FileKind::BlockDevice | FileKind::Fifo | FileKind::Socket
+    );
     // Writing to a device does not change the file system it is on.
     let mut hold: Option<MountWriter> = None;
     if writing && !special {

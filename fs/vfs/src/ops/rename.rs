@@ -46,7 +46,8 @@ pub fn rename(
     let busy = if flags.contains(RenameFlags::NOREPLACE) { Errno::EEXIST } else { Errno::EBUSY };
     let to_last = to_last.name(busy)?;
     let _writer = from.mount.want_write()?;
-    let sides = Sides { ctx, from: &from, from_last: &from_last, to: &to, to_last: &to_last, flags };
+    let sides =
+        Sides { ctx, from: &from, from_last: &from_last, to: &to, to_last: &to_last, flags };
     let (from_dir, to_dir) = (from.inode()?, to.inode()?);
     let done = if Arc::ptr_eq(&from_dir, &to_dir) {
         let _held = from_dir.lock().write();
@@ -54,11 +55,10 @@ pub fn rename(
     } else {
         let _shape = from_dir.sb().rename.lock();
         // Whichever contains the other is locked first.
-        let first_is_to =
-            from.dentry.is_within(&to.dentry) || (!to.dentry.is_within(&from.dentry)
+        let first_is_to = from.dentry.is_within(&to.dentry)
+            || (!to.dentry.is_within(&from.dentry)
                 && Arc::as_ptr(&to_dir).addr() < Arc::as_ptr(&from_dir).addr());
-        let (first, second) =
-            if first_is_to { (&to_dir, &from_dir) } else { (&from_dir, &to_dir) };
+        let (first, second) = if first_is_to { (&to_dir, &from_dir) } else { (&from_dir, &to_dir) };
         let _first = first.lock().write();
         let _second = second.lock().write_nested();
         sides.run(&from_dir, &to_dir)?

@@ -58,7 +58,13 @@ pub fn get_xattr(ctx: &Context<'_>, path: &Path, name: &[u8]) -> Result<Vec<u8>>
 }
 
 /// `setxattr(2)`.
-pub fn set_xattr(ctx: &Context<'_>, path: &Path, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+pub fn set_xattr(
+    ctx: &Context<'_>,
+    path: &Path,
+    name: &[u8],
+    value: &[u8],
+    flags: u32,
+) -> Result<()> {
     if flags & !3 != 0 {
         return Err(Errno::EINVAL);
     }

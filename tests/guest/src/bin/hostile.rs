@@ -48,9 +48,9 @@ impl Random {
 fn wild_pointers() {
     // Calls that end the machine, wait for ever by design or only kill the caller.
     let skipped = [
-        15,  // rt_sigreturn
-        34,  // pause
-        48,  // shutdown
+        15, // rt_sigreturn
+        34, // pause
+        48, // shutdown
         57, 58, 56, // fork, vfork, clone
         60, 231, // exit, exit_group
         62, 200, 234, 129, 297, // kill and its relatives: -1 is everyone
