@@ -6,6 +6,7 @@ extern crate alloc;
 
 #[cfg(target_os = "none")]
 mod disk_root;
+#[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]
 mod root;

@@ -1,10 +1,9 @@
-//! `make test`: formatting, lints, host tests and boots in QEMU, with one total at the end.
+//! `make test`: formatting, host tests and boots in QEMU, with one total at the end.
 //!
 //! Every step runs, whatever happened before it. The last line is `N passed, N failed`: host tests
-//! and QEMU tests, where a lint run or a build that fails counts as one failure.
+//! and QEMU tests, where a check or a build that fails counts as one failure.
 
-use crate::build::TARGET;
-use crate::{Result, build, paths, shell, test_boot};
+use crate::{Result, paths, shell, test_boot};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,8 +16,6 @@ const PATIENCE_PER_CRATE: &str = "300";
 const PATIENCE_PER_BUILD: &str = "900";
 /// Lines of a failed test program's output that are shown.
 const SHOWN_LINES: usize = 200;
-/// Crates that exist only on the host.
-const HOST_ONLY: &[&str] = &["guest", "runner", "stats", "xtask"];
 
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -48,13 +45,8 @@ pub(crate) fn run() -> Result<u8> {
         ("strip", "binutils"),
     ])?;
     ensure_components()?;
-    let steps: [(&str, Step); 5] = [
-        ("formatting", formatting),
-        ("lints, host", lints_of_host),
-        ("lints, kernel", lints_of_kernel),
-        ("host tests", host_tests),
-        ("boots in QEMU", boots),
-    ];
+    let steps: [(&str, Step); 3] =
+        [("formatting", formatting), ("host tests", host_tests), ("boots in QEMU", boots)];
     for (name, step) in steps {
         println!("==> {name} ({} s)", start.elapsed().as_secs());
         match step() {
@@ -70,35 +62,17 @@ pub(crate) fn run() -> Result<u8> {
     Ok(u8::from(total.failed > 0))
 }
 
-/// A toolchain installed with rustup's minimal profile lacks the formatter and the lints.
+/// A toolchain installed with rustup's minimal profile lacks the formatter.
 fn ensure_components() -> Result {
     let has = |name: &str| shell::output(cargo().args([name, "--version"])).is_ok();
-    if has("fmt") && has("clippy") {
+    if has("fmt") {
         return Ok(());
     }
-    shell::run(Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))
+    shell::run(Command::new("rustup").args(["component", "add", "rustfmt"]))
 }
 
 fn formatting() -> Result<Tally> {
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
-    Ok(Tally::default())
-}
-
-fn lints_of_host() -> Result<Tally> {
-    let mut command = patient_cargo(PATIENCE_PER_BUILD);
-    command.args(["clippy", "--quiet", "--workspace", "--all-targets", "--keep-going"]);
-    shell::run(command.args(["--", "-D", "warnings"]))?;
-    Ok(Tally::default())
-}
-
-fn lints_of_kernel() -> Result<Tally> {
-    let mut command = patient_cargo(PATIENCE_PER_BUILD);
-    command.args(["clippy", "--quiet", "--workspace", "--keep-going", "--target", TARGET]);
-    for package in HOST_ONLY {
-        command.args(["--exclude", package]);
-    }
-    build::use_core_source_if_needed(&mut command)?;
-    shell::run(command.args(["--", "-D", "warnings"]))?;
     Ok(Tally::default())
 }
 
