@@ -59,6 +59,8 @@ impl Mapping {
             Some(page) if page.flags() & (flag::UPTODATE | flag::READAHEAD) == flag::UPTODATE => {
                 page
             }
+            // A hole of a file in memory: reading it must not give it a page.
+            None if self.backing().is_none() => return Ok(sink.put_zeros(len)?),
             _ => {
                 let pages = (wanted as u64).div_ceil(PAGE_SIZE as u64);
                 match self.page_for_read(index, pages, Some(ahead))? {
