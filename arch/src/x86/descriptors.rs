@@ -17,6 +17,8 @@ pub(crate) const IST_DOUBLE_FAULT: u8 = 2;
 pub(crate) const IST_MACHINE_CHECK: u8 = 3;
 pub(crate) const IST_DEBUG: u8 = 4;
 const IST_COUNT: usize = 4;
+/// Bytes of the stack that device interrupts are handled on.
+const IRQ_STACK: usize = 16384;
 
 /// A 64-bit task state segment.
 #[repr(C, packed(4))]
@@ -127,6 +129,42 @@ pub(crate) unsafe fn load(cpu: CpuId) {
         );
         asm!("ltr {:x}", in(reg) TSS_SELECTOR, options(nostack, preserves_flags));
         asm!("lldt {:x}", in(reg) 0u16, options(nostack, preserves_flags));
+    }
+}
+
+#[repr(C, align(16))]
+struct IrqStack(UnsafeCell<[u8; IRQ_STACK]>);
+
+// SAFETY: each processor uses its own, from interrupts only, which do not nest.
+unsafe impl Sync for IrqStack {}
+// SAFETY: plain bytes.
+unsafe impl Send for IrqStack {}
+
+crate::percpu! {
+    static IRQ_STACKS: PerCpu<IrqStack> = IrqStack(UnsafeCell::new([0; IRQ_STACK]));
+}
+
+/// Calls `handler` on this processor's interrupt stack, so that what an interrupt needs does not
+/// add to what the interrupted thread has used of its own.
+///
+/// Interrupts are off and stay off for the call: the stack has one user at a time.
+#[inline(always)]
+pub(crate) fn on_irq_stack(handler: extern "C" fn(u64), argument: u64) {
+    let top = IRQ_STACKS.this().0.get() as u64 + IRQ_STACK as u64;
+    // SAFETY: the stack is this processor's and unused: interrupts are off and do not nest. The
+    // old stack pointer is kept in a register that the callee preserves.
+    unsafe {
+        asm!(
+            "mov r12, rsp",
+            "mov rsp, {top}",
+            "call {handler}",
+            "mov rsp, r12",
+            top = in(reg) top,
+            handler = in(reg) handler,
+            in("rdi") argument,
+            out("r12") _,
+            clobber_abi("C"),
+        );
     }
 }
 

@@ -42,9 +42,13 @@ fn leave(frame: &mut TrapFrame) {
 /// A hardware interrupt.
 pub(super) extern "C" fn interrupt(frame: &mut TrapFrame, number: u64) {
     preempt::irq_enter();
-    super::vectors::dispatch(number as u8);
+    super::descriptors::on_irq_stack(dispatch, number);
     preempt::irq_exit();
     leave(frame);
+}
+
+extern "C" fn dispatch(number: u64) {
+    super::vectors::dispatch(number as u8);
 }
 
 /// An exception on the thread's stack.

@@ -13,7 +13,6 @@ use block::Request;
 use hw::DmaBuffer;
 use pci::Interrupts;
 use sched::Mutex;
-use smallvec::SmallVec;
 use spin::Once;
 
 use crate::command::{Command, Completion, Status, admin};
@@ -75,10 +74,15 @@ pub(crate) struct Pending {
     pub(crate) is_aborting: bool,
 }
 
+/// How many completions are taken under one hold of a queue's lock.
+const REAPED_AT_ONCE: usize = 32;
+
 /// What the lock of an I/O queue protects.
 pub(crate) struct Lane {
     pub(crate) rings: Rings,
     pub(crate) pending: Vec<Option<Pending>>,
+    /// Room for what one pass of [`Controller::reap`] takes from the rings.
+    finished: Vec<(Pending, Status)>,
 }
 
 /// An I/O queue.
@@ -130,8 +134,11 @@ impl Controller {
         for index in 0..count {
             let rings = Rings::new(&this.registers, index as u16 + 1, entries)?;
             let depth = usize::from(entries) - 1;
-            let lane =
-                Lane { rings, pending: core::iter::repeat_with(|| None).take(depth).collect() };
+            let lane = Lane {
+                rings,
+                pending: core::iter::repeat_with(|| None).take(depth).collect(),
+                finished: Vec::with_capacity(REAPED_AT_ONCE),
+            };
             let lists = DmaBuffer::new(depth * LIST)?;
             this.queues.push(IoQueue { lane: IrqLock::new(&QUEUE, lane), lists });
         }
@@ -412,15 +419,21 @@ impl Controller {
         let Some(queue) = self.queues.get(index) else { return 0 };
         let mut total = 0;
         loop {
-            let mut finished: SmallVec<[(Pending, Status); 8]> = SmallVec::new();
+            let mut finished;
             {
                 let mut lane = queue.lane.lock();
                 if self.state() != State::Live {
                     return total;
                 }
+                // Kept in the lane between passes: requests are large, stacks are small. Without
+                // room another processor is in here, and comes back for what is left.
+                finished = core::mem::take(&mut lane.finished);
+                if finished.capacity() == 0 {
+                    return total;
+                }
                 let mut has_taken = false;
                 let mut has_retried = false;
-                while finished.len() < 8
+                while finished.len() < finished.capacity()
                     && let Some(completion) = lane.rings.take()
                 {
                     has_taken = true;
@@ -435,14 +448,18 @@ impl Controller {
                 if has_retried {
                     lane.rings.ring();
                 }
-            }
-            if finished.is_empty() {
-                return total;
+                // Under the same hold as the last look at the ring, so that a processor that found
+                // no room has left nothing behind.
+                if finished.is_empty() {
+                    lane.finished = finished;
+                    return total;
+                }
             }
             total += finished.len();
-            for (pending, status) in finished {
+            for (pending, status) in finished.drain(..) {
                 pending.end(status.to_result());
             }
+            queue.lane.lock().finished = finished;
         }
     }
 }

@@ -16,7 +16,6 @@ use arch::irq::Handler;
 use arch::lock::{IrqLock, LockClass};
 use block::{BioFlags, Limits, Op, Request, TimeoutAction};
 use hw::DmaBuffer;
-use smallvec::SmallVec;
 use spin::Once;
 
 use crate::queue::{Descriptor, INDIRECT, NEXT, Notifier, Queue, WRITE};
@@ -81,7 +80,12 @@ const MAX_SEGMENTS: usize = TABLE_ENTRIES - 2;
 struct Ring {
     queue: Queue,
     requests: Vec<Option<Request>>,
+    /// Room for what one pass of [`Blk::reap`] takes from the queue.
+    finished: Vec<(Request, Result<()>)>,
 }
+
+/// How many completions are taken under one hold of a lane's lock.
+const REAPED_AT_ONCE: usize = 32;
 
 struct Lane {
     ring: IrqLock<Ring>,
@@ -222,7 +226,7 @@ impl Lane {
         let slots = DmaBuffer::new(depth * SLOT)?;
         let notifier = queue.notifier();
         let requests = core::iter::repeat_with(|| None).take(depth).collect();
-        let mut ring = Ring { queue, requests };
+        let mut ring = Ring { queue, requests, finished: Vec::with_capacity(REAPED_AT_ONCE) };
         // The interrupt is wanted from the first request on.
         ring.queue.enable_interrupts();
         Ok(Self { ring: IrqLock::new(&RING, ring), slots, notifier })
@@ -301,10 +305,16 @@ impl Blk {
         let Some(lane) = self.lanes.get(index) else { return 0 };
         let mut total = 0;
         loop {
-            let mut finished: SmallVec<[(Request, Result<()>); 16]> = SmallVec::new();
-            let has_more = {
+            let mut finished;
+            {
                 let mut ring = lane.ring.lock();
-                while finished.len() < 16
+                // Kept in the ring between passes: requests are large, stacks are small. Without
+                // room another processor is in here, and comes back for what is left.
+                finished = core::mem::take(&mut ring.finished);
+                if finished.capacity() == 0 {
+                    return total;
+                }
+                while finished.len() < finished.capacity()
                     && let Some(done) = ring.queue.take()
                 {
                     let tag = usize::from(done.head);
@@ -313,15 +323,21 @@ impl Blk {
                         finished.push((request, lane.status(tag)));
                     }
                 }
-                finished.len() == 16 || ring.queue.enable_interrupts()
-            };
+                // Checked under the lock that the room was taken under, so that a processor that
+                // found no room has left nothing behind.
+                if finished.is_empty() {
+                    ring.finished = finished;
+                    if ring.queue.enable_interrupts() {
+                        continue;
+                    }
+                    return total;
+                }
+            }
             total += finished.len();
-            for (request, result) in finished {
+            for (request, result) in finished.drain(..) {
                 request.complete(result);
             }
-            if !has_more {
-                return total;
-            }
+            lane.ring.lock().finished = finished;
         }
     }
 

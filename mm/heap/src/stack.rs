@@ -8,7 +8,9 @@ use arch::paging::{PteFlags, kernel};
 use frames::{Counter, Flags, OutOfMemory};
 
 /// The size of a kernel stack in bytes.
-pub const STACK_SIZE: usize = 4 * PAGE_SIZE;
+///
+/// Code without optimisation needs about twice as much.
+pub const STACK_SIZE: usize = if cfg!(debug_assertions) { 8 } else { 6 } * PAGE_SIZE;
 const PAGES: usize = STACK_SIZE / PAGE_SIZE;
 /// Stacks kept for reuse.
 const CACHED: usize = 128;
@@ -106,7 +108,7 @@ fn destroy(bottom: VirtAddr) {
 
 #[cfg(not(target_os = "none"))]
 fn make() -> Result<VirtAddr, OutOfMemory> {
-    let block = frames::alloc(2, Flags::empty())?;
+    let block = frames::alloc(3, Flags::empty())?;
     let bottom = VirtAddr::from_ptr(block.as_ptr());
     block.into_raw();
     Ok(bottom)
@@ -117,5 +119,5 @@ fn destroy(bottom: VirtAddr) {
     let pfn = arch::phys::to_phys(bottom.as_ptr::<u8>()).pfn();
     let _ = large::release;
     // SAFETY: `make` gave this block away.
-    drop(unsafe { frames::FrameBlock::from_raw(pfn, 2) });
+    drop(unsafe { frames::FrameBlock::from_raw(pfn, 3) });
 }

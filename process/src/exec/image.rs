@@ -218,8 +218,8 @@ impl Builder {
     }
 
     fn zero(&self, at: u64, len: u64) -> Result<()> {
-        let zeroes = [0u8; PAGE_SIZE];
-        let part = zeroes.get(..len as usize).ok_or(Errno::EINVAL)?;
+        static ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+        let part = ZEROES.get(..len as usize).ok_or(Errno::EINVAL)?;
         self.mm.write_remote(arch::VirtAddr(at), part).map(drop)
     }
 

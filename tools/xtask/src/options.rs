@@ -103,8 +103,22 @@ impl Options {
     }
 }
 
-/// KVM where it works for this user, else emulation with a thread per CPU.
+/// KVM where it works, else emulation with a thread per CPU.
+///
+/// That `/dev/kvm` can be opened says little on a machine that is itself virtual, so the firmware
+/// is run for a moment: a QEMU that is still there after that has a KVM that executes code.
 fn default_accel() -> &'static str {
-    let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    if kvm.is_ok() { "kvm" } else { "tcg,thread=multi" }
+    let emulation = "tcg,thread=multi";
+    if std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
+        return emulation;
+    }
+    let mut trial = std::process::Command::new("timeout");
+    trial.args(["-k", "1", "0.3", "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host"]);
+    trial.args(["-display", "none", "-nodefaults", "-no-reboot", "-m", "64"]);
+    trial.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    const STOPPED_BY_TIMEOUT: i32 = 124;
+    match trial.status() {
+        Ok(status) if status.code() == Some(STOPPED_BY_TIMEOUT) => "kvm",
+        _ => emulation,
+    }
 }
