@@ -21,6 +21,7 @@ mod pid;
 mod root;
 mod status;
 mod sysctl;
+mod sysrq;
 
 use abi::Result;
 use alloc::sync::Arc;

@@ -1,6 +1,6 @@
 //! The root directory: files of the whole system, then one directory per process.
 
-use crate::{cpu, global, memory, pid, sysctl};
+use crate::{cpu, global, memory, pid, sysctl, sysrq};
 use abi::Result;
 use alloc::format;
 use alloc::sync::Arc;
@@ -40,6 +40,7 @@ pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
         .with("stat", show(cpu::stat))
         .with("swaps", show(memory::swaps))
         .dir("sys", sysctl::tree())
+        .with("sysrq-trigger", sysrq::trigger())
         .with("thread-self", self_link(ns.clone(), true))
         .with("uptime", show(global::uptime))
         .with("version", show(global::version))

@@ -2,6 +2,7 @@
 
 use crate::global::text;
 use crate::status::parse;
+use crate::sysrq;
 use abi::{Errno, Result};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicI64, Ordering};
@@ -100,7 +101,6 @@ static FILE_MAX: AtomicI64 = AtomicI64::new(i64::MAX);
 static NR_OPEN: AtomicI64 = AtomicI64::new(1 << 20);
 static PIPE_MAX: AtomicI64 = AtomicI64::new(1 << 20);
 static RANDOMIZE: AtomicI64 = AtomicI64::new(2);
-static SYSRQ: AtomicI64 = AtomicI64::new(16);
 static PANIC: AtomicI64 = AtomicI64::new(0);
 static DMESG: AtomicI64 = AtomicI64::new(0);
 static KPTR: AtomicI64 = AtomicI64::new(0);
@@ -148,7 +148,7 @@ fn kernel() -> Tree {
         )
         .dir("random", random())
         .with("randomize_va_space", number(&RANDOMIZE, 0..=2))
-        .with("sysrq", number(&SYSRQ, 0..=511))
+        .with("sysrq", sysrq::allowed())
         .with("tainted", constant("0"))
         .with(
             "threads-max",

@@ -1,0 +1,34 @@
+//! Magic system requests: `/proc/sysrq-trigger` and `kernel.sysrq`.
+
+use crate::status::parse;
+use abi::{Errno, Result};
+use platform::sysrq;
+use pseudo::{Node, knob};
+
+/// `/proc/sysrq-trigger`, proc(5): the first byte written is the key; `kernel.sysrq` is not asked.
+pub(crate) fn trigger() -> Node {
+    let node = knob(
+        |_| Err(Errno::EIO),
+        |bytes| {
+            if let Some(&key) = bytes.first() {
+                sysrq::trigger(key);
+            }
+            Ok(())
+        },
+    );
+    Node { mode: 0o200, ..node }
+}
+
+/// `kernel.sysrq`: what the keyboard may ask for; 1 is everything, else a mask.
+pub(crate) fn allowed() -> Node {
+    knob(
+        |out| {
+            put!(out, "{}\n", sysrq::allowed());
+            Ok(())
+        },
+        |bytes| {
+            sysrq::set_allowed(parse(bytes)?);
+            Ok(())
+        },
+    )
+}
