@@ -37,7 +37,7 @@ pub use start::{Init, spawn_init};
 pub use task::{FsContext, Task};
 
 pub(crate) use memory::{
-    bind_address_space, copy_mounts, cpu_features, map_vdso, mm_is_shared, set_address_space,
+    bind_address_space, copy_mounts, cpu_features, mm_is_shared, set_address_space,
 };
 
 use alloc::sync::Arc;

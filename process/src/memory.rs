@@ -45,11 +45,6 @@ pub(crate) fn copy_mounts(
     Ok(new)
 }
 
-/// Maps the vDSO into a new program; its address.
-pub(crate) fn map_vdso(mm: &Arc<AddressSpace>) -> Option<u64> {
-    mm.map_vdso()
-}
-
 /// `AT_HWCAP`: CPUID leaf 1, EDX.
 pub(crate) fn cpu_features() -> u32 {
     arch::cpu::hwcap()

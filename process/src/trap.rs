@@ -9,8 +9,8 @@ use arch::trap::{FaultCode, FaultOutcome, Handlers, TrapFrame, vector};
 use core::sync::atomic::Ordering;
 use vm::{FaultAccess, FaultError};
 
-/// The first of the three calls of the old vsyscall page.
-const VSYSCALL_PAGE: u64 = 0xffff_ffff_ff60_0000;
+/// The page of the three old vsyscalls, the first at its start.
+pub const VSYSCALL_PAGE: u64 = 0xffff_ffff_ff60_0000;
 
 /// What the trap layer calls, apart from the system-call entry, which `syscalls` provides.
 pub const fn handlers(syscall: fn(&mut TrapFrame)) -> Handlers {
@@ -92,9 +92,11 @@ pub fn user_exception(frame: &mut TrapFrame, number: u8, code: u64) {
 /// A user-mode access outside the user half: a call into the vsyscall page, or a wild pointer.
 fn kernel_address(task: &Task, frame: &mut TrapFrame, code: u64) {
     if frame.rip & !0xc00 == VSYSCALL_PAGE && FaultCode(code).is_fetch() {
-        if emulate_vsyscall(frame).is_none() {
-            signal::force(task, SigInfo::new(Signal::SIGSEGV, si::KERNEL));
+        if emulate_vsyscall(frame).is_some() {
+            return;
         }
+        note(task, vector::PAGE_FAULT, code, Some(frame.rip));
+        signal::force(task, SigInfo::new(Signal::SIGSEGV, si::KERNEL));
         return;
     }
     // Linux does not tell programs whether kernel addresses are mapped.
@@ -103,15 +105,21 @@ fn kernel_address(task: &Task, frame: &mut TrapFrame, code: u64) {
     signal::force_fault(task, Signal::SIGSEGV, si::SEGV_MAPERR, address.0);
 }
 
-/// `vsyscall=emulate`: runs the system call and returns to the caller, as the page's code did.
+/// `vsyscall=xonly`: runs the system call and returns to the caller, as the page's code did. A
+/// pointer that cannot be written is a bad access, not an error number: that code knew none.
 fn emulate_vsyscall(frame: &mut TrapFrame) -> Option<()> {
     const CALLS: [u64; 3] = [96, 201, 309]; // gettimeofday, time, getcpu
     let number = *CALLS.get((frame.rip >> 10 & 3) as usize)?;
     let caller = arch::user::load_u64(VirtAddr(frame.rsp)).ok()?;
     let handlers = arch::trap::handlers()?;
     frame.orig_rax = number;
+    let number = frame.rax;
     (handlers.syscall)(frame);
     frame.orig_rax = u64::MAX;
+    if frame.rax as i64 == -i64::from(abi::Errno::EFAULT.raw()) {
+        frame.rax = number;
+        return None;
+    }
     frame.rip = caller;
     frame.rsp = frame.rsp.wrapping_add(8);
     Some(())

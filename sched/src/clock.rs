@@ -42,10 +42,19 @@ pub fn tai_ns() -> u64 {
     arch::time::now_ns().wrapping_add(OFFSETS.read().tai)
 }
 
-/// `CLOCK_REALTIME_COARSE`: as of the last tick of 4 ms.
+/// The coarse clocks stand still for this long; the vDSO knows it too.
+pub const COARSE_NS: u64 = 4_000_000;
+
+/// `CLOCK_REALTIME_COARSE`.
 pub fn realtime_coarse() -> i64 {
     let now = realtime_ns();
-    (now - now % 4_000_000) as i64
+    (now - now % COARSE_NS) as i64
+}
+
+/// `CLOCK_MONOTONIC_COARSE` in nanoseconds.
+pub fn monotonic_coarse() -> u64 {
+    let now = monotonic_ns();
+    now - now % COARSE_NS
 }
 
 /// Sets `CLOCK_REALTIME`.

@@ -65,7 +65,8 @@ fn cpu_ns(usage: &Usage) -> u64 {
 fn read_clock(task: &Task, id: i32) -> Result<u64> {
     Ok(match id {
         0 => clock::realtime_ns(),
-        1 | 4 | 6 => clock::monotonic_ns(),
+        1 | 4 => clock::monotonic_ns(),
+        6 => clock::monotonic_coarse(),
         2 => cpu_ns(&task.group.usage()),
         3 => cpu_ns(&Usage::of(task)),
         5 => clock::realtime_coarse() as u64,
@@ -98,7 +99,7 @@ fn sys_clock_gettime(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
 fn sys_clock_getres(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
     read_clock(cx.task, id)?;
     if !at.is_null() {
-        write_timespec(at, if matches!(id, 5 | 6) { 4_000_000 } else { 1 })?;
+        write_timespec(at, if matches!(id, 5 | 6) { clock::COARSE_NS } else { 1 })?;
     }
     Ok(0)
 }

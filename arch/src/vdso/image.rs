@@ -207,7 +207,17 @@ vdso_clock_gettime:
     jnc 2f
     lea r8, [rip + DATA]
     READ_CLOCK 2f
-    mov rcx, rax
+    /* The coarse clocks, 5 and 6, stand still for 4 ms. */
+    lea ecx, [rdi - 5]
+    cmp ecx, 1
+    ja 1f
+    mov r10, rax
+    mov ecx, 4000000
+    xor edx, edx
+    div rcx
+    sub r10, rdx
+    mov rax, r10
+1:  mov rcx, rax
     SECONDS
     mov [rsi], rdx
     imul rdx, rdx, 1000000000

@@ -14,7 +14,6 @@ impl AddressSpace {
         let child = AddressSpace::new(self.mmap_base)?;
         let brk = *self.brk.lock();
         *child.brk.lock() = brk;
-        child.vdso.store(self.vdso.load(Ordering::Relaxed), Ordering::Relaxed);
         child.set_thp_disabled(self.is_thp_disabled());
         let areas = self.areas.write();
         let mut promised = 0;

@@ -1,6 +1,4 @@
-//! Fixed facts of the layout, and the vDSO.
-
-use crate::AddressSpace;
+//! Fixed facts of the layout.
 
 /// What must stay free below a stack: `stack_guard_gap`.
 pub(crate) const STACK_GAP: u64 = 256 << 12;
@@ -8,11 +6,3 @@ pub(crate) const STACK_GAP: u64 = 256 << 12;
 pub(crate) const MIN_ADDRESS: u64 = 65536;
 /// `vm.max_map_count`.
 pub(crate) const MAX_AREAS: usize = 65530;
-
-impl AddressSpace {
-    /// Maps the vDSO; its address, or `None` when this kernel has none.
-    pub fn map_vdso(&self) -> Option<u64> {
-        let at = self.vdso.load(core::sync::atomic::Ordering::Relaxed);
-        (at != 0).then_some(at)
-    }
-}

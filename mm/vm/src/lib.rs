@@ -14,6 +14,7 @@ mod report;
 mod source;
 mod space;
 mod unmap;
+mod vdso;
 mod vma;
 
 #[cfg(test)]

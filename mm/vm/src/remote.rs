@@ -1,29 +1,42 @@
 //! Access to an address space from outside: `/proc/PID/mem`, `ptrace`, `process_vm_readv`, exec.
 
 use crate::space::va;
-use crate::{AddressSpace, FaultAccess, flag};
+use crate::{AddressSpace, FaultAccess, Vma, flag};
 use abi::{Errno, Result};
 use arch::addr::{PAGE_SIZE, VirtAddr};
 use arch::paging::PteFlags;
 use frames::{PageRef, page};
+
+/// A copy of a page of the vDSO; what device memory reads as depends on the device, so it does not.
+fn device_copy(vma: &Vma, at: u64) -> Result<PageRef> {
+    if !vma.has(flag::VDSO) {
+        return Err(Errno::EFAULT);
+    }
+    let from = (vma.index_of(at) << 12) as usize;
+    let bytes = arch::vdso::image().get(from..from + PAGE_SIZE).ok_or(Errno::EFAULT)?;
+    let copy = frames::alloc_page(frames::Flags::empty()).map_err(|_| Errno::ENOMEM)?;
+    copy.copy_in(0, bytes);
+    Ok(copy)
+}
 
 impl AddressSpace {
     /// The page at an address, faulted in; and whether it may be changed through this handle.
     fn remote_page(&self, at: u64, access: FaultAccess) -> Result<PageRef> {
         for _ in 0..64 {
             let areas = self.areas.read();
-            if areas.find(at).is_none_or(|vma| vma.has(flag::VVAR)) {
-                return Err(Errno::EFAULT);
-            }
+            let vma = areas.find(at).filter(|vma| !vma.has(flag::VVAR)).ok_or(Errno::EFAULT)?;
             // Under the areas' lock nobody but the page cache takes the page away.
             let _tables = self.tables.lock();
             if let Some((phys, flags, _)) = self.table.query(va(at)) {
                 let shared_table = self.table.is_shared(va(at));
                 let fits =
                     access == FaultAccess::Read || flags.contains(PteFlags::WRITE) && !shared_table;
-                if fits && (!flags.contains(PteFlags::SOFT0) || access == FaultAccess::Read) {
-                    let frame = page(phys.pfn());
-                    return Ok(PageRef::new(frame));
+                let special = flags.contains(PteFlags::SOFT0);
+                if fits && special && vma.file.is_some() {
+                    return device_copy(vma, at);
+                }
+                if fits && (!special || access == FaultAccess::Read) {
+                    return Ok(PageRef::new(page(phys.pfn())));
                 }
             }
             drop(_tables);

@@ -31,7 +31,6 @@ pub struct AddressSpace {
     pub(crate) peak_rss: AtomicU64,
     pub(crate) peak_total: AtomicU64,
     thp_disabled: AtomicBool,
-    pub(crate) vdso: AtomicU64,
 }
 
 /// The heap of `brk(2)`.
@@ -102,7 +101,6 @@ impl AddressSpace {
             peak_rss: AtomicU64::new(0),
             peak_total: AtomicU64::new(0),
             thp_disabled: AtomicBool::new(false),
-            vdso: AtomicU64::new(0),
         }))
     }
 

@@ -45,7 +45,22 @@ pub(crate) fn maps(view: &View, out: &mut Vec<u8>) -> Result<()> {
     for area in areas(view)? {
         put_area(&area, out);
     }
+    if view.task.mm().is_some() {
+        put_area(&vsyscall(), out);
+    }
     Ok(())
+}
+
+/// The vsyscall page belongs to no address space; its calls are emulated, so it can only be run.
+fn vsyscall() -> Area {
+    Area {
+        start: process::trap::VSYSCALL_PAGE,
+        end: process::trap::VSYSCALL_PAGE + 4096,
+        prot: 4,
+        flags: 0,
+        offset: 0,
+        file: vm::Description { path: "[vsyscall]".into(), ..vm::Description::default() },
+    }
 }
 
 fn put_sizes(out: &mut Vec<u8>, pages: &PageInfo) {
@@ -80,7 +95,8 @@ fn sizes(view: &View, area: &Area) -> PageInfo {
 }
 
 pub(crate) fn smaps(view: &View, out: &mut Vec<u8>) -> Result<()> {
-    for area in areas(view)? {
+    let vsyscall = view.task.mm().is_some().then(vsyscall);
+    for area in areas(view)?.into_iter().chain(vsyscall) {
         put_area(&area, out);
         let pages = sizes(view, &area);
         put!(out, "Size:{:>19} kB\n", (area.end - area.start) / 1024);

@@ -301,9 +301,11 @@ impl Builder {
         Ok(Interp { base: bias, entry })
     }
 
-    /// Maps the vDSO; 0 if there is none.
+    /// Maps the vDSO; 0 if there is none. Its place is random, and close enough above the stack
+    /// that mostly the stack's page table covers it as well.
     pub(super) fn map_vdso(&self) -> u64 {
-        crate::map_vdso(&self.mm).unwrap_or(0)
+        let hint = if self.randomize { self.stack_top + random_offset(8) } else { self.stack_top };
+        self.mm.map_vdso(hint).unwrap_or(0)
     }
 
     /// One past the highest address of the stack.

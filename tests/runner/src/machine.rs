@@ -140,7 +140,8 @@ fn qemu(
         Disk::Nvme => ("nvme,drive=d,serial=1", "/dev/nvme0n1"),
     };
     let (image, extra) = match kernel {
-        Kernel::Linux => (linux_kernel()?, "mitigations=off"),
+        // What our kernel always has and Debian's configuration leaves out.
+        Kernel::Linux => (linux_kernel()?, "mitigations=off vsyscall=xonly"),
         Kernel::Ours => (options.vmlinuz.clone(), options.append.as_str()),
     };
     let mut command = Command::new("qemu-system-x86_64");

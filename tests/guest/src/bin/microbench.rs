@@ -70,6 +70,19 @@ unsafe fn entry(bench: &Bench) {
         bench.row("getppid", 20_000, || {
             libc::syscall(libc::SYS_getppid);
         });
+        for (name, clock) in [
+            ("clock_gettime realtime", libc::CLOCK_REALTIME),
+            ("clock_gettime monotonic", libc::CLOCK_MONOTONIC),
+            ("clock_gettime of the process", libc::CLOCK_PROCESS_CPUTIME_ID),
+        ] {
+            let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            bench.row(name, 20_000, || {
+                libc::clock_gettime(clock, &mut t);
+            });
+        }
+        bench.row("getcpu", 20_000, || {
+            libc::sched_getcpu();
+        });
         let mut byte = 0u8;
         let buffer = ptr::from_mut(&mut byte).cast();
         let zero = open("/dev/zero", libc::O_RDONLY);
