@@ -8,13 +8,15 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
 use arch::lock::{LockClass, RwSpinLock, SpinLock};
 use block::{Bio, BioFlags, Device, Op, SECTOR_SIZE};
 use hashbrown::HashMap;
 use sched::Completion;
+
+use crate::seal::{self, Seal};
 
 static DATA: LockClass = LockClass::new("ext4.buffer", 458);
 static SHARD: LockClass = LockClass::new("ext4.buffers", 459);
@@ -28,12 +30,45 @@ pub(crate) struct Buffer {
     pub(crate) block: u64,
     data: RwSpinLock<Vec<u8>>,
     dirty: AtomicBool,
+    /// How it is signed when written, and the seed: see [`Buffer::set_seal`].
+    seal: AtomicU64,
 }
 
 impl Buffer {
     /// Looks at the bytes; `look` is short and takes no other buffer.
     pub(crate) fn read<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
         look(&self.data.read())
+    }
+
+    /// Says how the block is signed when it is written.
+    pub(crate) fn set_seal(&self, seal: Seal, seed: u32) {
+        let kind = match seal {
+            Seal::None => 0u64,
+            Seal::Names => 1,
+            Seal::Index => 2,
+        };
+        // Relaxed: read under the lock of the bytes, after the change that came with the seal.
+        self.seal.store(kind << 32 | u64::from(seed), Ordering::Relaxed);
+    }
+
+    /// How the block is signed; `None` also means that nobody has looked at it yet.
+    pub(crate) fn seal(&self) -> Seal {
+        match self.seal.load(Ordering::Relaxed) >> 32 {
+            1 => Seal::Names,
+            2 => Seal::Index,
+            _ => Seal::None,
+        }
+    }
+
+    /// Signs the bytes and hands them to `take`.
+    fn signed(&self, take: impl FnOnce(&[u8])) {
+        let seal = self.seal();
+        if seal == Seal::None {
+            return self.read(take);
+        }
+        let mut bytes = self.data.write();
+        seal::apply(seal, &mut bytes, self.seal.load(Ordering::Relaxed) as u32);
+        take(&bytes);
     }
 
     /// A copy of the bytes.
@@ -69,6 +104,7 @@ impl Buffers {
             block,
             data: RwSpinLock::new(&DATA, data),
             dirty: AtomicBool::new(false),
+            seal: AtomicU64::new(0),
         });
         let mut shard = self.shard(block).lock();
         if shard.len() >= SHARD_LIMIT {
@@ -153,7 +189,7 @@ impl Buffers {
                     break;
                 }
             };
-            buffer.read(|bytes| page.copy_in(0, bytes));
+            buffer.signed(|bytes| page.copy_in(0, bytes));
             let sector = self.sector(block);
             let follows = pending
                 .as_ref()

@@ -17,3 +17,9 @@ pub(crate) fn put32(b: &mut [u8], at: usize, value: u32) {
         field.copy_from_slice(&value.to_le_bytes());
     }
 }
+pub(crate) fn be32_at(b: &[u8], at: usize) -> u32 {
+    u32_at(b, at).swap_bytes()
+}
+pub(crate) fn put_be32(b: &mut [u8], at: usize, value: u32) {
+    put32(b, at, value.swap_bytes());
+}

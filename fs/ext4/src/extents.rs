@@ -6,10 +6,11 @@ use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Buffers};
 use crate::bytes::{put16, put32, u16_at, u32_at};
 use crate::csum::crc32c;
 use crate::fs::Ext4;
+use crate::layout::Super;
 
 const EXTENT_MAGIC: u16 = 0xf30a;
 /// Longest written extent; unwritten ones have one block less.
@@ -130,6 +131,91 @@ impl BlockMap {
     pub(crate) fn block_count(&self) -> u64 {
         self.extents.iter().map(|e| u64::from(e.len)).sum::<u64>() + self.tree_blocks.len() as u64
     }
+}
+
+/// Calls `each(first file block, first device block, length)` for all runs of a file whose super
+/// block and buffers are all there is yet: the journal's.
+pub(crate) fn walk_tree(
+    sb: &Super,
+    buffers: &Buffers,
+    root: &[u8; 60],
+    has_extents: bool,
+    each: &mut dyn FnMut(u32, u64, u32),
+) -> Result<()> {
+    let read = |block: u64| {
+        if block <= sb.first_data_block || block >= sb.blocks {
+            return Err(Errno::EUCLEAN);
+        }
+        Ok(buffers.get(block)?.copy())
+    };
+    if has_extents {
+        return walk_extents(sb, &read, root, None, each);
+    }
+    let mut logical = 0;
+    for at in 0..15usize {
+        let depth = at.saturating_sub(11) as u32;
+        walk_indirect(sb, &read, u32_at(root, at * 4), depth, &mut logical, each)?;
+    }
+    Ok(())
+}
+
+type ReadBlock<'a> = &'a dyn Fn(u64) -> Result<Vec<u8>>;
+
+fn walk_extents(
+    sb: &Super,
+    read: ReadBlock<'_>,
+    node: &[u8],
+    expected_depth: Option<u16>,
+    each: &mut dyn FnMut(u32, u64, u32),
+) -> Result<()> {
+    let (entries, depth) = (u16_at(node, 2), u16_at(node, 6));
+    let wrong_depth = expected_depth.is_some_and(|expected| expected != depth);
+    if u16_at(node, 0) != EXTENT_MAGIC || depth > 5 || wrong_depth {
+        return Err(Errno::EUCLEAN);
+    }
+    for entry in node[12..].chunks_exact(12).take(usize::from(entries)) {
+        if depth > 0 {
+            let block = u64::from(u32_at(entry, 4)) | u64::from(u16_at(entry, 8)) << 32;
+            walk_extents(sb, read, &read(block)?, Some(depth - 1), each)?;
+            continue;
+        }
+        let len = u32::from(u16_at(entry, 4));
+        let physical = u64::from(u32_at(entry, 8)) | u64::from(u16_at(entry, 6)) << 32;
+        if len > MAX_LEN || physical + u64::from(len) > sb.blocks {
+            return Err(Errno::EUCLEAN);
+        }
+        each(u32_at(entry, 0), physical, len);
+    }
+    Ok(())
+}
+
+fn walk_indirect(
+    sb: &Super,
+    read: ReadBlock<'_>,
+    block: u32,
+    depth: u32,
+    logical: &mut u64,
+    each: &mut dyn FnMut(u32, u64, u32),
+) -> Result<()> {
+    let fan = (sb.block_size / 4) as u64;
+    if block == 0 {
+        *logical += fan.pow(depth);
+        return Ok(());
+    }
+    if depth == 0 {
+        let at = u32::try_from(*logical).map_err(|_| Errno::EUCLEAN)?;
+        if u64::from(block) >= sb.blocks {
+            return Err(Errno::EUCLEAN);
+        }
+        each(at, block.into(), 1);
+        *logical += 1;
+        return Ok(());
+    }
+    let node = read(block.into())?;
+    for at in 0..fan as usize {
+        walk_indirect(sb, read, u32_at(&node, at * 4), depth - 1, logical, each)?;
+    }
+    Ok(())
 }
 
 impl Ext4 {

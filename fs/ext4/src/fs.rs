@@ -59,12 +59,6 @@ impl Ext4 {
             );
             return Err(Errno::EINVAL);
         }
-        if sb.incompat & incompat::RECOVER != 0 {
-            log::error!(
-                "ext4: {name}: the journal needs recovery, which is not supported: run e2fsck"
-            );
-            return Err(Errno::EUCLEAN);
-        }
         let unknown = sb.ro_compat & !ro_compat::KNOWN;
         if unknown != 0 && !read_only {
             log::error!(
@@ -81,6 +75,13 @@ impl Ext4 {
             return Err(Errno::EINVAL);
         }
         let claim = device.claim()?;
+        let sb = if sb.incompat & incompat::RECOVER != 0 {
+            crate::journal::recover(&device, &sb)?;
+            device.read_at(1024, &mut raw)?;
+            Super::parse(raw)?
+        } else {
+            sb
+        };
         let buffers = Buffers::new(device.clone(), sb.block_size);
         let alloc = Allocator::load(&sb, &buffers)?;
         Ok(Arc::new(Ext4 {
@@ -126,9 +127,8 @@ impl Ext4 {
 
     /// Writes the super block with its counters; `clean` is the state the next mount finds.
     fn store_super(&self, clean: bool) -> Result<()> {
-        let size = self.sb.block_size;
-        let buffer = self.buffers.get(if size == 1024 { 1 } else { 0 })?;
-        let at = if size == 1024 { 0 } else { 1024 };
+        let (block, at) = self.sb.place();
+        let buffer = self.buffers.get(block)?;
         let free_blocks = self.alloc.free_blocks.load(Ordering::Acquire).max(0) as u64;
         let free_inodes = self.alloc.free_inodes.load(Ordering::Acquire).max(0) as u32;
         self.buffers.modify(&buffer, |block| {

@@ -4,9 +4,13 @@ use abi::{Errno, Result};
 
 use crate::bytes::{put16, put32, u16_at, u32_at};
 use crate::csum::{crc16, crc32c};
+use crate::hash::Hasher;
 
 pub(crate) const MAGIC: u16 = 0xef53;
 
+pub(crate) mod compat {
+    pub(crate) const DIR_INDEX: u32 = 0x20;
+}
 pub(crate) mod incompat {
     pub(crate) const FILETYPE: u32 = 0x2;
     pub(crate) const RECOVER: u32 = 0x4;
@@ -122,6 +126,11 @@ impl Super {
         Ok(self)
     }
 
+    /// The block with the super block, and the byte in it.
+    pub(crate) fn place(&self) -> (u64, usize) {
+        if self.block_size == 1024 { (1, 0) } else { (0, 1024) }
+    }
+
     pub(crate) fn has_csum(&self) -> bool {
         self.ro_compat & ro_compat::METADATA_CSUM != 0
     }
@@ -132,6 +141,22 @@ impl Super {
 
     pub(crate) fn desc_blocks(&self) -> u64 {
         u64::from(self.groups).div_ceil(self.descs_per_block() as u64)
+    }
+
+    /// Whether directories may be hashed.
+    pub(crate) fn has_index(&self) -> bool {
+        self.compat & compat::DIR_INDEX != 0
+    }
+
+    /// How a directory of hash version `number` hashes its names.
+    pub(crate) fn hasher(&self, number: u8) -> Option<Hasher> {
+        let seed = [0, 4, 8, 12].map(|at| u32_at(&self.raw, 0xec + at));
+        Hasher::new(number, u32_at(&self.raw, 0x160) & 2 != 0, seed)
+    }
+
+    /// The hash version of new directories.
+    pub(crate) fn default_hash(&self) -> u8 {
+        self.raw[0xfc]
     }
 
     /// Whether the group holds a copy of the super block.
@@ -271,7 +296,18 @@ pub(crate) fn store_super(sb: &Super, raw: &mut [u8], free_blocks: u64, free_ino
         put32(raw, 0x158, (free_blocks >> 32) as u32);
     }
     put32(raw, 0x10, free_inodes);
-    if sb.has_csum() {
+    sign_super(raw);
+}
+
+/// Takes the flag that the journal needs recovery out of a raw super block and signs it.
+pub(crate) fn clear_recovery(raw: &mut [u8]) {
+    let incompat = u32_at(raw, 0x60) & !incompat::RECOVER;
+    put32(raw, 0x60, incompat);
+    sign_super(raw);
+}
+
+fn sign_super(raw: &mut [u8]) {
+    if u32_at(raw, 0x64) & ro_compat::METADATA_CSUM != 0 {
         let sum = crc32c(!0, raw.get(..0x3fc).unwrap_or(&[]));
         put32(raw, 0x3fc, sum);
     }

@@ -14,9 +14,13 @@ mod dir;
 mod extents;
 mod file;
 mod fs;
+mod hash;
+mod htree;
+mod journal;
 mod layout;
 mod node;
 mod ops;
+mod seal;
 mod xattr;
 
 #[cfg(test)]
