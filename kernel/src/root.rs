@@ -102,6 +102,7 @@ fn report<T>(what: &str, result: Result<T>) {
 fn file_systems(info: &BootInfo) {
     tmpfs::set_memory(frames::total_pages());
     tmpfs::init();
+    ext4::init();
     anon::pipe::init();
     procfs::init(info.command_line());
     sysfs::init();

@@ -18,6 +18,7 @@ pub mod jobs;
 pub mod limits;
 mod memory;
 pub mod namespaces;
+pub mod nsfs;
 pub mod nsproxy;
 pub mod oom;
 pub mod pid;
@@ -30,6 +31,7 @@ pub mod task;
 pub mod trap;
 pub mod usage;
 pub mod user;
+pub mod userns;
 pub mod wait;
 
 pub use group::ThreadGroup;

@@ -35,7 +35,7 @@ impl Limits {
         set(Resource::Core, 0, RLIM_INFINITY);
         set(Resource::Nproc, threads / 2, threads / 2);
         set(Resource::Nofile, 1024, 4096);
-        set(Resource::Memlock, 64 << 10, 64 << 10);
+        set(Resource::Memlock, 8 << 20, 8 << 20);
         set(Resource::Sigpending, threads / 2, threads / 2);
         set(Resource::Msgqueue, 819_200, 819_200);
         set(Resource::Nice, 0, 0);

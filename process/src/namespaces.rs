@@ -49,7 +49,7 @@ pub fn unshare(task: &Task, mut flags: u64) -> Result<()> {
         _ => None,
     };
     let pid_ns = if flags & clone::NEWPID != 0 {
-        Some(PidNamespace::create(&children_ns(task), creds.user_ns.clone())?)
+        Some(PidNamespace::create(&for_children(task), creds.user_ns.clone())?)
     } else {
         None
     };
@@ -84,7 +84,8 @@ pub fn unshare(task: &Task, mut flags: u64) -> Result<()> {
     Ok(())
 }
 
-fn children_ns(task: &Task) -> Arc<PidNamespace> {
+/// The PID namespace that children of the task are born in.
+pub fn for_children(task: &Task) -> Arc<PidNamespace> {
     let changed = task.pid_ns_for_children.lock().clone();
     changed.unwrap_or_else(|| task.group.pid_ns().clone())
 }

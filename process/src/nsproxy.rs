@@ -9,6 +9,7 @@ use abi::process::UtsName;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use arch::lock::{LockClass, SpinLock};
+use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Once;
 use vfs::context::FsPaths;
 use vfs::cred::UserNamespace;
@@ -192,6 +193,43 @@ pub enum Namespace {
 }
 
 impl Namespace {
+    /// Its inode number: what tells two namespaces apart.
+    pub fn id(&self) -> u64 {
+        match self {
+            Namespace::Uts(ns) => ns.id,
+            Namespace::Ipc(ns) => ns.id,
+            Namespace::Mount(ns) => ns.id,
+            Namespace::Pid(ns) => ns.id,
+            Namespace::User(ns) => ns.id,
+            Namespace::Net(ns) | Namespace::Cgroup(ns) => ns.id,
+        }
+    }
+
+    /// The user namespace that owns it; a user namespace's is the one it was made in.
+    pub fn owner(&self) -> Option<Arc<UserNamespace>> {
+        match self {
+            Namespace::Uts(ns) => Some(ns.user_ns.clone()),
+            Namespace::Ipc(ns) => Some(ns.user_ns.clone()),
+            Namespace::Mount(ns) => Some(ns.user_ns.clone()),
+            Namespace::Pid(ns) => Some(ns.user_ns.clone()),
+            Namespace::User(ns) => ns.parent.clone(),
+            Namespace::Net(ns) | Namespace::Cgroup(ns) => Some(ns.user_ns.clone()),
+        }
+    }
+
+    /// Its name in `/proc/PID/ns` and in the text of the link.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Namespace::Uts(_) => "uts",
+            Namespace::Ipc(_) => "ipc",
+            Namespace::Mount(_) => "mnt",
+            Namespace::Pid(_) => "pid",
+            Namespace::User(_) => "user",
+            Namespace::Net(_) => "net",
+            Namespace::Cgroup(_) => "cgroup",
+        }
+    }
+
     /// The `CLONE_NEW*` flag of its kind.
     pub fn flag(&self) -> u64 {
         use abi::process::clone;
@@ -221,6 +259,9 @@ pub fn new_user_namespace(creds: &vfs::cred::Creds) -> Result<vfs::cred::Creds> 
         level: creds.user_ns.level + 1,
         uid_map: Once::new(),
         gid_map: Once::new(),
+        setgroups_denied: AtomicBool::new(
+            creds.user_ns.setgroups_denied.load(Ordering::Relaxed),
+        ),
     });
     let mut new = creds.clone();
     new.user_ns = ns;
@@ -232,6 +273,3 @@ pub fn new_user_namespace(creds: &vfs::cred::Creds) -> Result<vfs::cred::Creds> 
     new.ambient = vfs::cred::CapSet::EMPTY;
     Ok(new)
 }
-
-/// What an open `/proc/PID/ns/…` file holds; `setns(2)` finds it by its type.
-pub struct NamespaceFile(pub Namespace);

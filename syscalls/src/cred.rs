@@ -133,7 +133,8 @@ fn sys_getgroups(cx: &mut Cx<'_>, size: i32, list: VirtAddr) -> Result<usize> {
 
 fn sys_setgroups(cx: &mut Cx<'_>, size: i32, list: VirtAddr) -> Result<usize> {
     let old = cx.task.creds();
-    if !old.ns_capable(&old.user_ns, vfs::cred::Cap::SETGID) {
+    let may = old.ns_capable(&old.user_ns, vfs::cred::Cap::SETGID) && old.user_ns.may_setgroups();
+    if !may {
         return Err(Errno::EPERM);
     }
     let count = usize::try_from(size).ok().filter(|&n| n <= NGROUPS_MAX).ok_or(Errno::EINVAL)?;

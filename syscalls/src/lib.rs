@@ -32,6 +32,7 @@ mod rlimit;
 mod sched;
 mod seccomp;
 mod signal;
+mod socket;
 mod sysinfo;
 mod time;
 
@@ -65,6 +66,7 @@ pub(crate) const FAMILIES: &[&[table::Call]] = &[
     sched::CALLS,
     seccomp::CALLS,
     signal::CALLS,
+    socket::CALLS,
     sysinfo::CALLS,
     time::CALLS,
 ];

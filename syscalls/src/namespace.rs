@@ -60,7 +60,7 @@ fn sys_setns(cx: &mut Cx<'_>, fd: i32, kind: u64) -> Result<usize> {
     let files = cx.task.files().ok_or(Errno::EBADF)?;
     let file = files.get(fd)?;
     let namespace = file
-        .private::<process::nsproxy::NamespaceFile>()
+        .private::<process::nsfs::NamespaceFile>()
         .map(|f| f.0.clone())
         .ok_or(Errno::EINVAL)?;
     if kind != 0 && kind != namespace.flag() {

@@ -17,10 +17,20 @@ crate::syscalls! {
 fn sys_uname(cx: &mut Cx<'_>, buffer: VirtAddr) -> Result<usize> {
     let mut names = cx.task.ns().uts.names();
     const UNAME26: u32 = 0x002_0000;
-    if cx.task.personality.load(core::sync::atomic::Ordering::Relaxed) & UNAME26 != 0 {
+    let personality = cx.task.personality.load(core::sync::atomic::Ordering::Relaxed);
+    if personality & UNAME26 != 0 {
         let old = b"2.6.44\0";
         if let Some(start) = names.release.get_mut(..old.len()) {
             start.copy_from_slice(old);
+        }
+    }
+    // man 2 personality, PER_LINUX32.
+    const PER_MASK: u32 = 0xff;
+    const PER_LINUX32: u32 = 8;
+    if personality & PER_MASK == PER_LINUX32 {
+        let machine = b"i686\0\0";
+        if let Some(start) = names.machine.get_mut(..machine.len()) {
+            start.copy_from_slice(machine);
         }
     }
     user::write_val(buffer, &names)?;

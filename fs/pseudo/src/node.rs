@@ -7,7 +7,7 @@ use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
-use vfs::{Attr, Context, FileOps, Inode, InodeInit, InodeOps, Link, Path, SetAttr, SuperBlock};
+use vfs::{Attr, Context, FileOps, Inode, InodeFlags, InodeInit, InodeOps, Link, Path, SetAttr, SuperBlock};
 
 /// A directory computed on demand.
 pub trait Directory: Send + Sync {
@@ -111,6 +111,9 @@ pub(crate) fn inode_of(sb: &Arc<SuperBlock>, node: Node) -> Arc<Inode> {
     (init.uid, init.gid) = node.owner;
     if let Body::Dir(dir) = &node.body {
         init.nlink = dir.nlink();
+        if dir.is_volatile() {
+            init.flags |= InodeFlags::REVALIDATE;
+        }
     }
     let inode = Inode::new(sb, &init, Arc::new(NodeInode { body: node.body }), None);
     match cache {

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use arch::lock::Once;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 macro_rules! capabilities {
     ($($name:ident = $bit:literal;)*) => {
@@ -117,6 +118,8 @@ pub struct UserNamespace {
     pub uid_map: Once<Vec<IdRange>>,
     /// `gid_map`, once written.
     pub gid_map: Once<Vec<IdRange>>,
+    /// `setgroups(2)` is denied for good (`/proc/PID/setgroups`).
+    pub setgroups_denied: AtomicBool,
 }
 
 impl UserNamespace {
@@ -132,6 +135,7 @@ impl UserNamespace {
             level: 0,
             uid_map: all(),
             gid_map: all(),
+            setgroups_denied: AtomicBool::new(false),
         })
     }
 
@@ -152,6 +156,55 @@ impl UserNamespace {
             .iter()
             .find(|r| inside.wrapping_sub(r.inside) < r.count)
             .map(|r| r.outside + (inside - r.inside))
+    }
+
+    /// The number outside of all namespaces for the `count` numbers from `inside` on, if one line
+    /// of `map` has them all.
+    fn range_out(&self, map: &Once<Vec<IdRange>>, inside: u32, count: u32) -> Option<u32> {
+        let fits = |r: &&IdRange| {
+            inside >= r.inside && u64::from(inside - r.inside) + u64::from(count) <= r.count.into()
+        };
+        let line = map.get()?.iter().find(fits)?;
+        line.outside.checked_add(inside - line.inside)
+    }
+
+    /// [`IdRange::outside`] for `count` uids from `inside` on; `None` where not all are mapped.
+    pub fn uid_range_out(&self, inside: u32, count: u32) -> Option<u32> {
+        self.range_out(&self.uid_map, inside, count)
+    }
+
+    /// [`IdRange::outside`] for `count` gids from `inside` on; `None` where not all are mapped.
+    pub fn gid_range_out(&self, inside: u32, count: u32) -> Option<u32> {
+        self.range_out(&self.gid_map, inside, count)
+    }
+
+    /// Whether programs in it may call `setgroups(2)`: not before `gid_map` is written, and not
+    /// when that was forbidden.
+    pub fn may_setgroups(&self) -> bool {
+        // Relaxed: a lone flag.
+        self.gid_map.get().is_some() && !self.setgroups_denied.load(Ordering::Relaxed)
+    }
+
+    /// The number in this namespace of a uid outside of all, if it has one.
+    pub fn uid_seen(&self, outside: u32) -> Option<u32> {
+        Self::map_in(&self.uid_map, outside)
+    }
+
+    /// The number in this namespace of a gid outside of all, if it has one.
+    pub fn gid_seen(&self, outside: u32) -> Option<u32> {
+        Self::map_in(&self.gid_map, outside)
+    }
+
+    /// Whether `other` is this namespace or one below it.
+    pub fn is_or_contains(&self, other: &UserNamespace) -> bool {
+        let mut at = Some(other);
+        while let Some(ns) = at {
+            if ns.id == self.id {
+                return true;
+            }
+            at = ns.parent.as_deref();
+        }
+        false
     }
 
     /// The uid as a program in this namespace sees it; the overflow uid where unmapped.

@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use process::Task;
+use process::nsproxy::Namespace;
 use pseudo::{Body, Directory, Lister, Node, Target, Text};
 use vfs::{File, FileMode, Path};
 
@@ -140,7 +141,8 @@ pub(crate) struct Namespaces {
     pub(crate) base: u64,
 }
 
-const NAMES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+const NAMES: [&str; 8] =
+    ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"];
 
 impl Directory for Namespaces {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
@@ -169,21 +171,29 @@ struct NsLink {
     index: usize,
 }
 
-impl Target for NsLink {
-    fn text(&self) -> Result<Vec<u8>> {
+impl NsLink {
+    fn namespace(&self) -> Result<Namespace> {
         let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
         check_inspect(&task)?;
         let ns = task.ns();
-        let id = match self.index {
-            0 => ns.cgroup.id,
-            1 => ns.ipc.id,
-            2 => ns.mounts.id,
-            3 => ns.net.id,
-            4 => task.pid().namespace().id,
-            5 => task.creds().user_ns.id,
-            _ => ns.uts.id,
-        };
-        let name = NAMES.get(self.index).ok_or(Errno::ENOENT)?;
-        Ok(format!("{name}:[{id}]").into_bytes())
+        Ok(match NAMES.get(self.index).copied().ok_or(Errno::ENOENT)? {
+            "cgroup" => Namespace::Cgroup(ns.cgroup.clone()),
+            "ipc" => Namespace::Ipc(ns.ipc.clone()),
+            "mnt" => Namespace::Mount(ns.mounts.clone()),
+            "net" => Namespace::Net(ns.net.clone()),
+            "pid" => Namespace::Pid(task.pid().namespace().clone()),
+            "pid_for_children" => Namespace::Pid(process::namespaces::for_children(&task)),
+            "user" => Namespace::User(task.creds().user_ns.clone()),
+            _ => Namespace::Uts(ns.uts.clone()),
+        })
+    }
+}
+
+impl Target for NsLink {
+    fn text(&self) -> Result<Vec<u8>> {
+        Ok(process::nsfs::text(&self.namespace()?).into_bytes())
+    }
+    fn jump(&self) -> Result<Option<Path>> {
+        process::nsfs::path(&self.namespace()?).map(Some)
     }
 }

@@ -15,6 +15,7 @@ macro_rules! put {
 mod cpu;
 mod fds;
 mod global;
+mod idmap;
 mod maps;
 mod memory;
 mod pid;

@@ -1,6 +1,6 @@
 //! `/proc/PID` and `/proc/PID/task/TID`: one table of files serves both.
 
-use crate::{fds, maps, status};
+use crate::{fds, idmap, maps, status};
 use abi::{Errno, Result};
 use alloc::format;
 use alloc::sync::{Arc, Weak};
@@ -41,7 +41,7 @@ const FILES: &[(&str, Kind)] = &[
     ("cwd", Kind::Link(fds::Where::Cwd)),
     ("environ", Kind::File(0o400, status::environ)),
     ("exe", Kind::Link(fds::Where::Exe)),
-    ("gid_map", Kind::File(0o644, status::id_map)),
+    ("gid_map", Kind::Knob(0o644, idmap::gid_map, idmap::set_gid_map)),
     ("io", Kind::File(0o400, status::io)),
     ("limits", Kind::File(0o444, status::limits)),
     ("loginuid", Kind::Knob(0o644, status::loginuid, status::set_loginuid)),
@@ -56,13 +56,13 @@ const FILES: &[(&str, Kind)] = &[
     ("root", Kind::Link(fds::Where::Root)),
     ("schedstat", Kind::File(0o444, status::schedstat)),
     ("sessionid", Kind::File(0o444, status::sessionid)),
-    ("setgroups", Kind::File(0o644, status::setgroups)),
+    ("setgroups", Kind::Knob(0o644, idmap::setgroups, idmap::set_setgroups)),
     ("smaps", Kind::File(0o444, maps::smaps)),
     ("smaps_rollup", Kind::File(0o444, maps::smaps_rollup)),
     ("stat", Kind::File(0o444, status::stat)),
     ("statm", Kind::File(0o444, status::statm)),
     ("status", Kind::File(0o444, status::status)),
-    ("uid_map", Kind::File(0o644, status::id_map)),
+    ("uid_map", Kind::Knob(0o644, idmap::uid_map, idmap::set_uid_map)),
     ("wchan", Kind::File(0o444, status::wchan)),
 ];
 

@@ -413,12 +413,3 @@ pub(crate) fn wchan(_: &View, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn id_map(_: &View, out: &mut Vec<u8>) -> Result<()> {
-    put!(out, "{:10} {:10} {:10}\n", 0, 0, u32::MAX);
-    Ok(())
-}
-
-pub(crate) fn setgroups(_: &View, out: &mut Vec<u8>) -> Result<()> {
-    put!(out, "allow\n");
-    Ok(())
-}

@@ -206,7 +206,11 @@ impl Builder {
                 && segment.flags & PF_W != 0
             {
                 let until = anonymous.min(page_up(plan.zero_from));
-                self.zero(plan.zero_from, until - plan.zero_from)?;
+                match self.zero(plan.zero_from, until - plan.zero_from) {
+                    // A file cut short has no such page; the program finds out when it looks.
+                    Err(Errno::EFAULT) | Ok(()) => {}
+                    Err(error) => return Err(error),
+                }
             }
             if plan.zero_to > anonymous {
                 let len = page_up(plan.zero_to) - anonymous;

@@ -25,7 +25,10 @@ pub fn parse(head: &[u8]) -> Result<Option<Interpreter<'_>>, Errno> {
     let line = rest.get(..line_end.unwrap_or(rest.len())).unwrap_or_default();
     let line = trim_start(line);
     if line.is_empty() {
-        return Err(Errno::ENOEXEC);
+        // Linux looks at a buffer that is zero behind the end of the file: a file that ends there
+        // names the empty path, which is the working directory.
+        let ends_here = rest.len() == line_end.unwrap_or(rest.len());
+        return Err(if ends_here { Errno::EACCES } else { Errno::ENOEXEC });
     }
     let blank = line.iter().position(|&b| b == b' ' || b == b'\t');
     let Some(blank) = blank else {
@@ -66,6 +69,7 @@ mod tests {
         assert_eq!(parsed.argument, Some(&b"-e  x"[..]));
         assert_eq!(parse(b"#!/bin/sh").expect("ok").expect("script").argument, None);
         assert_eq!(parse(b"\x7fELF"), Ok(None));
+        assert_eq!(parse(b"#!"), Err(Errno::EACCES));
         assert_eq!(parse(b"#!\n"), Err(Errno::ENOEXEC));
         assert_eq!(parse(b"#!   \t\n"), Err(Errno::ENOEXEC));
     }

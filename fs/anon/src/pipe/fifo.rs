@@ -49,7 +49,7 @@ impl SpecialOpen for FifoOpener {
             _ => End::Both,
         };
         // man 7 fifo: a writer that must not wait needs a reader.
-        if end == End::Write && nonblocking && !pipe.has_readers() {
+        if end == End::Write && nonblocking && !pipe.is_anonymous && !pipe.has_readers() {
             return Err(Errno::ENXIO);
         }
         let (readers, writers) = (pipe.reader_opens(), pipe.writer_opens());
@@ -63,6 +63,7 @@ impl SpecialOpen for FifoOpener {
             }
         }
         let wait = match end {
+            _ if pipe.is_anonymous => Ok(()),
             End::Read if !nonblocking && !pipe.has_writers() => {
                 let queue = pipe.readable.clone();
                 wait_interruptible(&queue, || (pipe.writer_opens() != writers).then_some(()))
@@ -77,7 +78,8 @@ impl SpecialOpen for FifoOpener {
             pipe.close_end(end);
             return Err(error);
         }
-        let lonely = end == End::Read && nonblocking && !pipe.has_writers();
+        let lonely =
+            end == End::Read && nonblocking && !pipe.is_anonymous && !pipe.has_writers();
         let ops = if lonely {
             PipeEnd::lonely(pipe, end, writers)
         } else {

@@ -50,6 +50,8 @@ pub struct Pipe {
     /// How often each side was opened: what an opening fifo waits for.
     reader_opens: AtomicU32,
     writer_opens: AtomicU32,
+    /// Made by `pipe(2)`: opening it again (through `/proc/PID/fd`) waits for nobody.
+    is_anonymous: bool,
 }
 
 impl Default for Pipe {
@@ -59,7 +61,7 @@ impl Default for Pipe {
 }
 
 impl Pipe {
-    /// Empty, without ends.
+    /// A fifo's: empty, without ends.
     pub fn new() -> Pipe {
         Pipe {
             ring: Mutex::new(&PIPE, Ring::new(DEFAULT_SLOTS)),
@@ -69,6 +71,7 @@ impl Pipe {
             writers: AtomicU32::new(0),
             reader_opens: AtomicU32::new(0),
             writer_opens: AtomicU32::new(0),
+            is_anonymous: false,
         }
     }
 
@@ -268,7 +271,7 @@ fn fill(ring: &mut Ring, source: &mut Source<'_>, packet: bool, first: bool) -> 
 /// `pipe2(2)`: the reading and the writing end. `flags` are `O_NONBLOCK` and `O_DIRECT`.
 pub fn pipe(ctx: &Context<'_>, flags: u32) -> Result<(Arc<File>, Arc<File>)> {
     let (inode, path) = pipe_place(ctx)?;
-    let pipe = Arc::new(Pipe::new());
+    let pipe = Arc::new(Pipe { is_anonymous: true, ..Pipe::new() });
     let special: Arc<dyn core::any::Any + Send + Sync> = pipe.clone();
     inode.extra().special.call_once(|| special);
     let end = |end: End, mode: u32| {
