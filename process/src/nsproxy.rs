@@ -259,9 +259,7 @@ pub fn new_user_namespace(creds: &vfs::cred::Creds) -> Result<vfs::cred::Creds> 
         level: creds.user_ns.level + 1,
         uid_map: Once::new(),
         gid_map: Once::new(),
-        setgroups_denied: AtomicBool::new(
-            creds.user_ns.setgroups_denied.load(Ordering::Relaxed),
-        ),
+        setgroups_denied: AtomicBool::new(creds.user_ns.setgroups_denied.load(Ordering::Relaxed)),
     });
     let mut new = creds.clone();
     new.user_ns = ns;

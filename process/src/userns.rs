@@ -68,8 +68,7 @@ fn parse(text: &[u8]) -> Result<Vec<Line>> {
 /// Whether a writer with `creds` may give `ns` these lines.
 fn check(ns: &Arc<UserNamespace>, map: Map, creds: &Creds, lines: &[Line]) -> Result<()> {
     let parent = ns.parent.as_ref().ok_or(Errno::EPERM)?;
-    let is_related =
-        Arc::ptr_eq(&creds.user_ns, ns) || Arc::ptr_eq(&creds.user_ns, parent);
+    let is_related = Arc::ptr_eq(&creds.user_ns, ns) || Arc::ptr_eq(&creds.user_ns, parent);
     let cap = if map == Map::Uid { Cap::SETUID } else { Cap::SETGID };
     if !is_related || !creds.ns_capable(ns, Cap::SYS_ADMIN) || !creds.ns_capable(ns, cap) {
         return Err(Errno::EPERM);

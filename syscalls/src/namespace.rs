@@ -59,10 +59,8 @@ fn sys_unshare(cx: &mut Cx<'_>, flags: u64) -> Result<usize> {
 fn sys_setns(cx: &mut Cx<'_>, fd: i32, kind: u64) -> Result<usize> {
     let files = cx.task.files().ok_or(Errno::EBADF)?;
     let file = files.get(fd)?;
-    let namespace = file
-        .private::<process::nsfs::NamespaceFile>()
-        .map(|f| f.0.clone())
-        .ok_or(Errno::EINVAL)?;
+    let namespace =
+        file.private::<process::nsfs::NamespaceFile>().map(|f| f.0.clone()).ok_or(Errno::EINVAL)?;
     if kind != 0 && kind != namespace.flag() {
         return Err(Errno::EINVAL);
     }

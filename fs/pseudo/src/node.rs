@@ -7,7 +7,9 @@ use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
-use vfs::{Attr, Context, FileOps, Inode, InodeFlags, InodeInit, InodeOps, Link, Path, SetAttr, SuperBlock};
+use vfs::{
+    Attr, Context, FileOps, Inode, InodeFlags, InodeInit, InodeOps, Link, Path, SetAttr, SuperBlock,
+};
 
 /// A directory computed on demand.
 pub trait Directory: Send + Sync {

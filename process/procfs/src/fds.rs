@@ -141,8 +141,7 @@ pub(crate) struct Namespaces {
     pub(crate) base: u64,
 }
 
-const NAMES: [&str; 8] =
-    ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"];
+const NAMES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"];
 
 impl Directory for Namespaces {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {

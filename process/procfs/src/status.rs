@@ -412,4 +412,3 @@ pub(crate) fn wchan(_: &View, out: &mut Vec<u8>) -> Result<()> {
     out.push(b'0');
     Ok(())
 }
-

@@ -78,8 +78,7 @@ impl SpecialOpen for FifoOpener {
             pipe.close_end(end);
             return Err(error);
         }
-        let lonely =
-            end == End::Read && nonblocking && !pipe.is_anonymous && !pipe.has_writers();
+        let lonely = end == End::Read && nonblocking && !pipe.is_anonymous && !pipe.has_writers();
         let ops = if lonely {
             PipeEnd::lonely(pipe, end, writers)
         } else {
