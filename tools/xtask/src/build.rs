@@ -31,8 +31,9 @@ pub(crate) fn build(profile: Profile) -> Result<Kernel> {
         Profile::Release => ("release", paths::output()),
         Profile::Debug => ("debug", paths::output().join("debug-kernel")),
     };
-    cargo(profile, &["kernel"])?;
-    cargo(Profile::Release, &["setup"])?;
+    eprintln!("xtask: building the kernel");
+    compile(profile, &["kernel"])?;
+    compile(Profile::Release, &["setup"])?;
     let built = paths::cargo_target().join(TARGET);
     let mut vmlinux = fs::read(built.join(name).join("kernel"))?;
     let setup = fs::read(built.join("release").join("setup"))?;
@@ -68,9 +69,9 @@ fn version() -> String {
     format!("{release} (build@localhost) #1 SMP PREEMPT")
 }
 
-fn cargo(profile: Profile, packages: &[&str]) -> Result {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command.current_dir(paths::project()).args(["build", "--target", TARGET]);
+fn compile(profile: Profile, packages: &[&str]) -> Result {
+    let mut command = cargo();
+    command.args(["build", "--target", TARGET]);
     for package in packages {
         command.args(["-p", package]);
     }
@@ -78,7 +79,28 @@ fn cargo(profile: Profile, packages: &[&str]) -> Result {
         command.arg("--release");
     }
     use_core_source_if_needed(&mut command)?;
-    shell::run(&mut command)
+    run_quietly(&mut command)
+}
+
+/// A cargo command in the project.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.current_dir(paths::project());
+    command
+}
+
+/// Runs cargo; what it prints is shown only when it fails: who runs a kernel has asked for what
+/// the kernel prints. `VERBOSE=1` shows everything.
+pub(crate) fn run_quietly(command: &mut Command) -> Result {
+    if std::env::var("VERBOSE").is_ok_and(|value| value == "1") {
+        return shell::run(command);
+    }
+    let output = command.output().map_err(|error| format!("cargo: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    Err(format!("cargo failed ({})", output.status).into())
 }
 
 /// Lets a cargo command for the kernel's target compile `core` where the toolchain has no binary.

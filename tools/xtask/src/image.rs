@@ -26,14 +26,15 @@ pub(crate) fn ensure(options: &Options) -> Result<PathBuf> {
     let name = name.split(".tar").next().unwrap_or("root");
     let image = directory.join(format!("{name}.ext4"));
     let stamp_file = directory.join(format!("{name}.stamp"));
-    let stamp = stamp(&archive, options)?;
+    let init = guest::init_program()?;
+    let stamp = stamp(&archive, &init, options)?;
     if image.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
         return Ok(image);
     }
     eprintln!("xtask: making {}", image.display());
     let tree = directory.join(format!("{name}.tree"));
     extract(&archive, &tree)?;
-    guest::install(&tree)?;
+    guest::install(&tree, &init)?;
     make(&tree, &image, &options.disk_size)?;
     fs::remove_dir_all(&tree)?;
     fs::write(&stamp_file, stamp)?;
@@ -52,7 +53,7 @@ pub(crate) fn ramdisk(options: &Options) -> Result<PathBuf> {
     fs::create_dir_all(&directory)?;
     let tree = directory.join(format!("ram.{}", std::process::id()));
     extract(&archive, &tree)?;
-    guest::install(&tree)?;
+    guest::install(&tree, &guest::init_program()?)?;
     if let Some(command) = &options.command {
         let path = tree.join(guest::COMMAND_PATH.trim_start_matches('/'));
         fs::write(path, format!("{command}\n"))?;
@@ -66,10 +67,10 @@ pub(crate) fn ramdisk(options: &Options) -> Result<PathBuf> {
 }
 
 /// Changes when the image must be made again.
-fn stamp(archive: &Path, options: &Options) -> Result<String> {
+fn stamp(archive: &Path, init: &Path, options: &Options) -> Result<String> {
     let metadata = fs::metadata(archive)?;
     let mut hasher = DefaultHasher::new();
-    guest::INIT.hash(&mut hasher);
+    fs::read(init)?.hash(&mut hasher);
     options.disk_size.hash(&mut hasher);
     let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
     Ok(format!("{} {} {modified} {:x}\n", archive.display(), metadata.len(), hasher.finish()))
@@ -96,7 +97,8 @@ fn extract(archive: &Path, tree: &Path) -> Result {
 fn make(tree: &Path, image: &Path, size: &str) -> Result {
     shell::ensure_programs(&[("mke2fs", "e2fsprogs")])?;
     let partial = image.with_extension("new");
-    let _ = fs::remove_file(&partial);
+    // Made here, sparse: of a file that it makes itself mke2fs tells although told to be quiet.
+    fs::File::create(&partial)?;
     shell::run(
         shell::tool("mke2fs")
             .args(["-q", "-t", "ext4", "-L", "root", "-E", "lazy_itable_init=0", "-d"])

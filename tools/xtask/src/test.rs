@@ -3,6 +3,7 @@
 //! Every step runs, whatever happened before it. The last line is `N passed, N failed`: host tests
 //! and QEMU tests, where a check or a build that fails counts as one failure.
 
+use crate::build::cargo;
 use crate::{Result, paths, shell, test_boot};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -196,12 +197,6 @@ fn results(text: &str) -> Tally {
         tally.add(Tally { passed: count("passed"), failed: count("failed") });
     }
     tally
-}
-
-fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command.current_dir(paths::project());
-    command
 }
 
 fn patient_cargo(seconds: &str) -> Command {
