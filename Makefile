@@ -1,8 +1,9 @@
 # The contract of the build; the work is done by `cargo xtask`.
 
 CARGO := tools/cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all build run debug test bench stats clean
+.PHONY: all build run run-machine debug test bench stats clean
 all: build
 
 build:
@@ -10,8 +11,20 @@ build:
 
 # ROOTFS= CMD= SMP= MEM= DISK=virtio|nvme ACCEL= APPEND= INIT= INITRD= BOOT=bios|pvh DEBUG=1
 export ROOTFS CMD SMP MEM DISK DISK_SIZE ACCEL CPU APPEND INIT INITRD KERNEL BOOT IMAGE DEBUG QEMU_ARGS
-run:
-	@$(CARGO) xtask run
+run: run-machine
+	$(exit-with $(TARGET)/run-status)@read status < $(TARGET)/run-status.$$PPID; \
+		rm -f $(TARGET)/run-status.$$PPID; exit $$status
+
+run-machine:
+	@mkdir -p $(TARGET); status=0; $(CARGO) xtask run || status=$$?; \
+		echo $$status > $(TARGET)/run-status.$$PPID
+
+# Make's own status is 2 for whatever failed; with this loaded it is the status of CMD.
+ifneq ($(filter run,$(MAKECMDGOALS)),)
+$(TARGET)/release/libmake_status.so: tools/make-status/src/lib.rs
+	@$(CARGO) build --quiet --release -p make-status && touch $@
+-load $(TARGET)/release/libmake_status.so(make_status_setup)
+endif
 
 debug:
 	@$(CARGO) xtask debug

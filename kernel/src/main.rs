@@ -9,6 +9,8 @@ mod disk_root;
 #[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]
+mod power;
+#[cfg(target_os = "none")]
 mod root;
 #[cfg(target_os = "none")]
 mod start;
