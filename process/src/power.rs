@@ -74,7 +74,6 @@ fn reboot_namespace(task: &Task, command: u32) -> Result<usize> {
         _ => return Err(Errno::EINVAL),
     };
     let ns = task.group.pid_ns();
-    ns.set_reboot_signal(signal.raw() as i32);
     if let Some(init) = ns.init() {
         init.is_unkillable.store(false, Ordering::Relaxed);
         let mut signals = init.signals.lock();

@@ -343,7 +343,7 @@ impl Task {
         let paths = fs.as_ref().and_then(|f| f.paths());
         FsContext {
             creds: self.creds(),
-            paths: paths.unwrap_or_else(|| crate::nsproxy::detached_paths()),
+            paths: paths.unwrap_or_else(crate::nsproxy::detached_paths),
             umask: fs.map_or(0o22, |f| f.umask()),
             mounts: self.ns().mounts.clone(),
             caller: self,

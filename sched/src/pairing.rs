@@ -11,23 +11,17 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 /// The part of an element that ties it into a heap.
-pub struct Link<T> {
+pub(crate) struct Link<T> {
     child: Option<NonNull<T>>,
     next: Option<NonNull<T>>,
     /// The parent for a first child, else the sibling before; `None` for the root.
     prev: Option<NonNull<T>>,
-    linked: bool,
 }
 
 impl<T> Link<T> {
     /// A link that is in no heap.
-    pub const fn new() -> Self {
-        Link { child: None, next: None, prev: None, linked: false }
-    }
-
-    /// Whether the element is in a heap.
-    pub fn is_linked(&self) -> bool {
-        self.linked
+    pub(crate) const fn new() -> Self {
+        Link { child: None, next: None, prev: None }
     }
 }
 
@@ -41,7 +35,7 @@ impl<T> Default for Link<T> {
 ///
 /// # Safety
 /// `link` must answer the same embedded link for the same element each time.
-pub unsafe trait Adapter {
+pub(crate) unsafe trait Adapter {
     /// The element.
     type Element;
     /// The element's link.
@@ -57,7 +51,7 @@ pub unsafe trait Adapter {
 }
 
 /// The heap. Dropping it does not touch the elements.
-pub struct Heap<A: Adapter> {
+pub(crate) struct Heap<A: Adapter> {
     root: Option<NonNull<A::Element>>,
     adapter: PhantomData<A>,
 }
@@ -74,19 +68,14 @@ impl<A: Adapter> Default for Heap<A> {
 
 impl<A: Adapter> Heap<A> {
     /// An empty heap.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Heap { root: None, adapter: PhantomData }
     }
 
     /// The first element.
     #[inline]
-    pub fn peek(&self) -> Option<NonNull<A::Element>> {
+    pub(crate) fn peek(&self) -> Option<NonNull<A::Element>> {
         self.root
-    }
-
-    /// Whether the heap is empty.
-    pub fn is_empty(&self) -> bool {
-        self.root.is_none()
     }
 
     /// Adds an element.
@@ -95,10 +84,10 @@ impl<A: Adapter> Heap<A> {
     /// The element is in no heap, stays where it is and valid until it is taken out, and its order
     /// does not change in between.
     #[inline]
-    pub unsafe fn insert(&mut self, element: NonNull<A::Element>) {
+    pub(crate) unsafe fn insert(&mut self, element: NonNull<A::Element>) {
         // SAFETY: the caller promises a valid element; nobody else has its link.
         unsafe {
-            *A::link(element) = Link { child: None, next: None, prev: None, linked: true };
+            *A::link(element) = Link { child: None, next: None, prev: None };
             self.root = Some(match self.root {
                 None => element,
                 Some(root) => meld::<A>(root, element),
@@ -108,14 +97,13 @@ impl<A: Adapter> Heap<A> {
 
     /// Takes the first element out.
     #[inline]
-    pub fn pop(&mut self) -> Option<NonNull<A::Element>> {
+    pub(crate) fn pop(&mut self) -> Option<NonNull<A::Element>> {
         let root = self.root?;
         // SAFETY: elements in the heap are valid by the promise of `insert`.
         unsafe {
             let link = A::link(root);
             self.root = merge_siblings::<A>((*link).child);
             (*link).child = None;
-            (*link).linked = false;
         }
         Some(root)
     }
@@ -124,7 +112,7 @@ impl<A: Adapter> Heap<A> {
     ///
     /// # Safety
     /// The element is in this heap.
-    pub unsafe fn remove(&mut self, element: NonNull<A::Element>) {
+    pub(crate) unsafe fn remove(&mut self, element: NonNull<A::Element>) {
         if self.root == Some(element) {
             self.pop();
             return;
@@ -146,7 +134,6 @@ impl<A: Adapter> Heap<A> {
                 }
             }
             let orphans = merge_siblings::<A>((*link).child.take());
-            (*link).linked = false;
             self.root = match (self.root, orphans) {
                 (Some(root), Some(orphans)) => Some(meld::<A>(root, orphans)),
                 (root, None) => root,
@@ -157,7 +144,7 @@ impl<A: Adapter> Heap<A> {
 
     /// Visits at most `limit` elements, the first one first, the others in no order, until `visit`
     /// answers false.
-    pub fn scan(&self, limit: usize, mut visit: impl FnMut(NonNull<A::Element>) -> bool) {
+    pub(crate) fn scan(&self, limit: usize, mut visit: impl FnMut(NonNull<A::Element>) -> bool) {
         let mut current = self.root;
         let mut left = limit;
         while let Some(element) = current {

@@ -74,8 +74,6 @@ pub(crate) fn wake(thread: &Thread, mask: u32) -> bool {
 
 pub(crate) fn start(_: &Thread) {}
 
-pub(crate) fn kernel_entry(_: usize) {}
-
 pub(crate) fn reap() {}
 
 pub(crate) fn has_dead() -> bool {
@@ -122,7 +120,6 @@ pub(crate) fn change_params(thread: &Thread, params: Params) {
 
 pub(crate) fn resched(_: &Thread) {}
 
-#[expect(dead_code, reason = "the host has no tick")]
 pub(crate) fn tick(_: u64) {}
 
 /// Threads running or ready.

@@ -85,8 +85,8 @@ pub struct Thread {
     pub(crate) entry: SpinLock<Option<Box<dyn FnOnce() + Send>>>,
     #[cfg(not(target_os = "none"))]
     pub(crate) host: spin::Mutex<Option<std::thread::Thread>>,
-    #[expect(dead_code, reason = "owned for its drop")]
-    stack: Option<KernelStack>,
+    /// Owned for its drop.
+    _stack: Option<KernelStack>,
     this: Weak<Thread>,
 }
 
@@ -126,7 +126,7 @@ impl Thread {
             entry: SpinLock::new(&NAME_CLASS, None),
             #[cfg(not(target_os = "none"))]
             host: spin::Mutex::new(None),
-            stack,
+            _stack: stack,
             this: this.clone(),
         });
         thread.set_name(name);
@@ -142,6 +142,7 @@ impl Thread {
     }
 
     /// A kernel thread that will run `work`.
+    #[cfg(target_os = "none")]
     pub(crate) fn new_kernel(
         name: &[u8],
         work: &mut Option<Box<dyn FnOnce() + Send>>,
@@ -210,6 +211,7 @@ impl Thread {
     }
 
     /// Gives back what the creator attached, which may hold the thread in turn.
+    #[cfg(target_os = "none")]
     pub(crate) fn forget_private(&self) {
         // SAFETY: the thread has ended: it does not ask for it any more, and others ask running
         // threads only.
@@ -245,6 +247,7 @@ impl Thread {
     }
 
     /// Loads the thread's address space, if it has one; interrupts are off.
+    #[cfg(target_os = "none")]
     #[inline]
     pub(crate) fn load_space(&self) {
         if let Some(space) = self.space.lock().as_ref() {

@@ -159,9 +159,12 @@ impl Drop for Alarm {
     }
 }
 
+/// What a timer calls.
+type Callback = Box<dyn Fn(&Arc<Timer>) + Send + Sync>;
+
 /// A timer that calls a function, in interrupt context.
 pub struct Timer {
-    callback: Box<dyn Fn(&Arc<Timer>) + Send + Sync>,
+    callback: Callback,
     armed: IrqLock<Option<(CpuId, (u64, u64))>>,
     this: alloc::sync::Weak<Timer>,
 }

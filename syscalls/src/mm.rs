@@ -81,7 +81,7 @@ fn sys_mmap(
     fd: i32,
     offset: u64,
 ) -> Result<usize> {
-    if offset % PAGE_SIZE as u64 != 0 {
+    if !offset.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::EINVAL);
     }
     if len == 0 {
@@ -123,7 +123,7 @@ fn sys_mmap(
         if shared && !file.can_write() {
             flags |= vm::MAP_NEVER_WRITE;
         }
-        if prot & PROT_EXEC != 0 && file.path.mount.has(abi::mount::MS_NOEXEC as u64) {
+        if prot & PROT_EXEC != 0 && file.path.mount.has(abi::mount::MS_NOEXEC) {
             return Err(Errno::EPERM);
         }
         Some(file.ops().mmap(&file, &MapArgs { offset, len, prot, flags })?)
@@ -190,7 +190,7 @@ fn sys_msync(cx: &mut Cx<'_>, addr: u64, len: u64, flags: u32) -> Result<usize> 
 }
 
 fn sys_mincore(cx: &mut Cx<'_>, addr: u64, len: u64, out: VirtAddr) -> Result<usize> {
-    if addr % PAGE_SIZE as u64 != 0 {
+    if !addr.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::EINVAL);
     }
     let count = len.div_ceil(PAGE_SIZE as u64);

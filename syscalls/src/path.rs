@@ -99,10 +99,10 @@ const OPEN_FLAGS: u32 = O_ACCMODE
 /// Checks flags against each other, as both forms of open do.
 fn check_open(flags: u32, mode: u32, resolve: u64) -> Result<OpenHow> {
     let mut flags = flags;
-    if flags & O_TMPFILE_BIT != 0 {
-        if flags & O_TMPFILE != O_TMPFILE || flags & O_CREAT != 0 || flags & O_ACCMODE == O_RDONLY {
-            return Err(Errno::EINVAL);
-        }
+    if flags & O_TMPFILE_BIT != 0
+        && (flags & O_TMPFILE != O_TMPFILE || flags & O_CREAT != 0 || flags & O_ACCMODE == O_RDONLY)
+    {
+        return Err(Errno::EINVAL);
     }
     if flags & O_PATH != 0 {
         flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
@@ -957,7 +957,7 @@ fn sys_open_by_handle_at(
     user::copy_from_user(&mut bytes, handle.wrapping_add(8))?;
     let at = if mount == AT_FDCWD { ctx.cwd.clone() } else { any_file(cx, mount)?.path.clone() };
     let sb = &at.mount.sb;
-    let inode = sb.ops().from_handle(sb, head.handle_type, &bytes)?;
+    let inode = sb.ops().inode_of_handle(sb, head.handle_type, &bytes)?;
     let dentry = vfs::Dentry::new_disconnected(inode.clone(), b"/");
     let path = Path { mount: at.mount.clone(), dentry };
     let how = check_open((flags & OPEN_FLAGS) | O_LARGEFILE, 0, 0)?;

@@ -228,7 +228,7 @@ fn sys_sched_setaffinity(cx: &mut Cx<'_>, pid: i32, len: usize, mask: VirtAddr) 
 }
 
 fn sys_sched_getaffinity(cx: &mut Cx<'_>, pid: i32, len: usize, mask: VirtAddr) -> Result<usize> {
-    if len % 8 != 0 || len * 8 < arch::cpu::possible_count() {
+    if !len.is_multiple_of(8) || len * 8 < arch::cpu::possible_count() {
         return Err(Errno::EINVAL);
     }
     let task = find(cx, pid)?;
@@ -298,7 +298,7 @@ fn sys_sched_getattr(
     size: usize,
     flags: u32,
 ) -> Result<usize> {
-    if flags != 0 || size < ATTR_LEN || size > arch::PAGE_SIZE {
+    if flags != 0 || !(ATTR_LEN..=arch::PAGE_SIZE).contains(&size) {
         return Err(Errno::EINVAL);
     }
     let now = params(&*find(cx, pid)?)?;

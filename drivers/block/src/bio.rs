@@ -117,7 +117,7 @@ impl Bio {
 
     /// Appends `len` bytes at `offset` of `page`; both are multiples of 512.
     pub fn push(&mut self, page: PageRef, offset: u32, len: u32) {
-        debug_assert!(len as usize % SECTOR_SIZE == 0 && len > 0);
+        debug_assert!((len as usize).is_multiple_of(SECTOR_SIZE) && len > 0);
         self.sectors += u64::from(len >> SECTOR_SHIFT);
         self.segments.push(Segment { page, offset, len });
     }

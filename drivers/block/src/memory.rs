@@ -51,7 +51,7 @@ impl MemoryDrive {
     fn serve(&self, request: &Request) -> Result<()> {
         let count = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let every = self.fail_every.load(Ordering::Relaxed);
-        if every != 0 && count % every == 0 {
+        if every != 0 && count.is_multiple_of(every) {
             return Err(Errno::EIO);
         }
         let mut bytes = self.bytes.lock();

@@ -145,7 +145,7 @@ fn gpt(header_block: u64, capacity: u64, block: u64, read: &ReadAt<'_>) -> Optio
         return None;
     }
     let (count, entry) = (u32_at(&header, 80) as usize, u32_at(&header, 84) as usize);
-    if entry < 128 || entry > 4096 || count > 4096 {
+    if !(128..=4096).contains(&entry) || count > 4096 {
         return None;
     }
     let bytes = (count * entry).next_multiple_of(512);

@@ -173,6 +173,7 @@ impl Core {
         queue.waiting.fetch_add(1, Ordering::SeqCst);
     }
 
+    #[expect(clippy::result_large_err, reason = "giving the request back must not allocate")]
     fn hand_over(
         self: &Arc<Core>,
         index: usize,

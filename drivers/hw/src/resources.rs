@@ -61,6 +61,7 @@ pub(crate) fn release_ports(first: u16) {
     PORTS.lock().remove(&u64::from(first));
 }
 
+#[cfg(target_os = "none")]
 pub(crate) fn claim_memory(first: u64, len: u64, name: &str) -> Result<()> {
     claim(&MEMORY, first, len, name)
 }

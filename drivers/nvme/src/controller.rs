@@ -55,7 +55,6 @@ pub(crate) enum State {
 pub(crate) struct Identity {
     pub(crate) serial: String,
     pub(crate) model: String,
-    pub(crate) firmware: String,
     /// The most bytes of a transfer.
     pub(crate) max_transfer: u64,
     pub(crate) namespaces: u32,
@@ -341,7 +340,6 @@ impl Controller {
         Ok(Identity {
             serial: text(4, 20),
             model: text(24, 40),
-            firmware: text(64, 8),
             max_transfer,
             namespaces: data.read(516),
             has_dataset_management: optional & 4 != 0,

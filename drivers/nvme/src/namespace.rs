@@ -136,7 +136,7 @@ impl block::Driver for Namespace {
             physical_block_size: block,
             max_sectors: (identity.max_transfer >> 9) as u32,
             max_segments: MAX_SEGMENTS,
-            max_segment_size: u32::MAX & !4095,
+            max_segment_size: !4095,
             write_cache: identity.has_write_cache,
             fua: identity.has_write_cache,
             max_discard_sectors: if identity.has_dataset_management {

@@ -15,12 +15,10 @@ const ACQ: usize = 0x30;
 const DOORBELLS: usize = 0x1000;
 
 const CC_ENABLE: u32 = 1;
-const CC_SHUTDOWN_NORMAL: u32 = 1 << 14;
 /// 64-byte submission and 16-byte completion entries.
 const CC_ENTRY_SIZES: u32 = 6 << 16 | 4 << 20;
 const CSTS_READY: u32 = 1;
 const CSTS_FATAL: u32 = 2;
-const CSTS_SHUTDOWN_DONE: u32 = 2 << 2;
 
 /// The registers of a controller.
 pub(crate) struct Registers {
@@ -115,13 +113,6 @@ impl Registers {
         self.mmio.write32(ACQ + 4, (completion >> 32) as u32);
         self.mmio.write32(CC, CC_ENTRY_SIZES | CC_ENABLE);
         self.wait(CSTS_READY | CSTS_FATAL, CSTS_READY)
-    }
-
-    /// Tells the controller that power goes.
-    pub(crate) fn shut_down(&self) -> Result<()> {
-        let cc = self.mmio.read32(CC);
-        self.mmio.write32(CC, cc & !(3 << 14) | CC_SHUTDOWN_NORMAL);
-        self.wait(3 << 2, CSTS_SHUTDOWN_DONE)
     }
 
     /// Masks or unmasks the single interrupt of controllers without MSI-X.

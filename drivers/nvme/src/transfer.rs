@@ -70,7 +70,7 @@ impl Prps<'_> {
     }
 
     fn piece(&mut self, address: u64, len: u32) {
-        if self.is_closed || (self.count > 0 && address % PAGE != 0) {
+        if self.is_closed || (self.count > 0 && !address.is_multiple_of(PAGE)) {
             self.is_possible = false;
         }
         if !self.is_possible {
@@ -82,7 +82,7 @@ impl Prps<'_> {
             self.page(at);
             at = (at / PAGE + 1) * PAGE;
         }
-        self.is_closed = end % PAGE != 0;
+        self.is_closed = !end.is_multiple_of(PAGE);
     }
 
     fn finish(self, command: &mut Command) -> bool {

@@ -34,7 +34,7 @@ fn line(text: &mut String, device: &Device) -> core::fmt::Result {
     for bar in device.bars() {
         write!(text, "\t{:16x}", bar.map_or(0, |bar| bar.size))?;
     }
-    write!(text, "\t{:16x}\t{}\n", 0, device.driver().unwrap_or(""))
+    writeln!(text, "\t{:16x}\t{}", 0, device.driver().unwrap_or(""))
 }
 
 fn kind_bits(kind: BarKind) -> u64 {

@@ -122,7 +122,7 @@ impl State {
 
     fn encode(&self, value: u32) -> u8 {
         let value = value as u8;
-        if self.is_binary() { value } else { value / 10 << 4 | value % 10 }
+        if self.is_binary() { value } else { ((value / 10) << 4) | (value % 10) }
     }
 
     fn decode_hour(&self, value: u8) -> u32 {

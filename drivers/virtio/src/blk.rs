@@ -4,7 +4,6 @@
 //! descriptor, which is indirect: the descriptors proper, the request's header and its status lie
 //! in a slot of their own, so submitting allocates nothing and searches nothing.
 
-use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -186,7 +185,7 @@ fn read_limits(device: &Device, lanes: &[Lane]) -> Limits {
     if device.has(SEG_MAX) {
         limits.max_segments = (t.config32(config::SEG_MAX) as usize).clamp(1, MAX_SEGMENTS);
     }
-    limits.max_segment_size = u32::MAX & !4095;
+    limits.max_segment_size = !4095;
     if device.has(SIZE_MAX) {
         limits.max_segment_size = t.config32(config::SIZE_MAX).max(4096) & !511;
     }
@@ -458,6 +457,6 @@ impl block::Driver for Blk {
     }
 
     fn serial(&self) -> Option<String> {
-        self.serial.get().map(|serial| format!("{serial}"))
+        self.serial.get().map(|serial| serial.to_string())
     }
 }

@@ -18,7 +18,6 @@ pub(crate) const WRITE: u16 = 2;
 /// This part is a table of descriptors.
 pub(crate) const INDIRECT: u16 = 4;
 
-const NO_INTERRUPT: u16 = 1;
 const NO_NOTIFY: u16 = 1;
 
 /// A descriptor.
@@ -197,13 +196,6 @@ impl Queue {
         }
     }
 
-    /// Asks the device not to interrupt.
-    pub(crate) fn disable_interrupts(&mut self) {
-        if !self.has_event_index {
-            self.memory.write(self.available, NO_INTERRUPT);
-        }
-    }
-
     /// Asks the device to interrupt at the next finished buffer. Returns whether one is there
     /// already.
     pub(crate) fn enable_interrupts(&mut self) -> bool {
@@ -216,11 +208,6 @@ impl Queue {
         // The wish must be visible before the index is read again.
         fence(Ordering::SeqCst);
         self.memory.load_acquire16(self.used + 2) != self.next_used
-    }
-
-    /// The device cannot be stopped: its memory must never be used again.
-    pub(crate) fn leak(self) {
-        self.memory.leak();
     }
 }
 

@@ -158,7 +158,7 @@ impl FileOps for BlockFile {
                 let start: u64 = user::read_val(at)?;
                 let len: u64 = user::read_val(VirtAddr::new(arg as u64 + 8))?;
                 let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
-                if start % 512 != 0 || len % 512 != 0 || end > device.size() {
+                if !start.is_multiple_of(512) || !len.is_multiple_of(512) || end > device.size() {
                     return Err(Errno::EINVAL);
                 }
                 device.mapping().punch(start, end)?;

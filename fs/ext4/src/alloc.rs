@@ -46,7 +46,7 @@ fn set(bits: &mut [u8], at: usize, on: bool) {
 fn next_clear(bits: &[u8], from: usize, len: usize) -> Option<usize> {
     let mut at = from;
     while at < len {
-        if at % 8 == 0 && bits.get(at / 8) == Some(&0xff) {
+        if at.is_multiple_of(8) && bits.get(at / 8) == Some(&0xff) {
             at += 8;
         } else if bit(bits, at) {
             at += 1;

@@ -52,7 +52,7 @@ impl Entry {
             kind: block.get(at + 7).copied().unwrap_or(0),
         };
         let sane = entry.rec_len >= 12
-            && entry.rec_len % 4 == 0
+            && entry.rec_len.is_multiple_of(4)
             && at + entry.rec_len <= end
             && needed(entry.name_len) <= entry.rec_len;
         if sane { Ok(entry) } else { Err(Errno::EUCLEAN) }

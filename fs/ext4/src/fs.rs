@@ -27,7 +27,7 @@ static SYNC: LockClass = LockClass::new("ext4.sync", 320);
 static DIRTY: LockClass = LockClass::new("ext4.dirty_inodes", 459);
 
 /// A mounted ext4.
-pub struct Ext4 {
+pub(crate) struct Ext4 {
     pub(crate) sb: Super,
     pub(crate) device: Arc<Device>,
     pub(crate) buffers: Buffers,

@@ -47,7 +47,7 @@ pub(crate) struct State {
 }
 
 /// ext4's part of an inode.
-pub struct Node {
+pub(crate) struct Node {
     pub(crate) fs: Arc<Ext4>,
     pub(crate) ino: u32,
     pub(crate) me: Weak<Inode>,

@@ -158,7 +158,7 @@ fn random_changes_leave_a_clean_image() {
     for (round, options) in FEATURES.into_iter().enumerate() {
         let fixture = Fixture::new(options, 32, None);
         let root = fixture.root();
-        let mut seed = 0x1357_9bdf_2468_aceu64 + round as u64;
+        let mut seed = 0x0135_79bd_f246_8aceu64 + round as u64;
         let mut random = move |limit: u64| {
             seed ^= seed << 13;
             seed ^= seed >> 7;

@@ -34,10 +34,13 @@ enum Body {
     Special,
 }
 
+/// Extended attributes: values by name.
+type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
 /// tmpfs's part of an inode.
 pub struct TmpInode {
     body: Body,
-    xattrs: SpinLock<BTreeMap<Box<[u8]>, Box<[u8]>>>,
+    xattrs: SpinLock<Xattrs>,
     /// `F_SEAL_*`.
     pub(crate) seals: AtomicU32,
     /// Pages charged to the super block.

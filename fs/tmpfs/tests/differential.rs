@@ -1,6 +1,7 @@
 //! The same random operations on our tmpfs and on the host's: results, errors and trees are equal.
 
 #![cfg(not(target_os = "none"))]
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::ffi::CString;
 use std::sync::Arc;
@@ -162,8 +163,10 @@ impl Host {
                 libc::openat(self.fd, c(p).as_ptr(), flags | libc::O_NONBLOCK, mode)
             }))
         };
-        // SAFETY (all): a descriptor of this function.
-        let close = |fd: i64| unsafe { libc::close(fd as i32) };
+        let close = |fd: i64| {
+            // SAFETY: a descriptor of this function, which uses it no more.
+            unsafe { libc::close(fd as i32) }
+        };
         let stat = |st: &libc::stat| {
             let dir = st.st_mode & libc::S_IFMT == libc::S_IFDIR;
             let blocks = if st.st_mode & libc::S_IFMT == libc::S_IFREG { st.st_blocks } else { 0 };

@@ -52,7 +52,12 @@ pub trait SuperOps: Any + Send + Sync {
     }
 
     /// The inode that bytes of [`crate::InodeOps::file_handle`] name.
-    fn from_handle(&self, sb: &Arc<SuperBlock>, kind: i32, handle: &[u8]) -> Result<Arc<Inode>> {
+    fn inode_of_handle(
+        &self,
+        sb: &Arc<SuperBlock>,
+        kind: i32,
+        handle: &[u8],
+    ) -> Result<Arc<Inode>> {
         Err(Errno::EOPNOTSUPP)
     }
 

@@ -71,7 +71,7 @@ pub(crate) fn word(page: &'static Page) -> usize {
 /// The page behind a word that a tree held.
 #[inline]
 pub(crate) fn page_at(word: usize) -> &'static Page {
-    debug_assert!(word != 0 && word % align_of::<Page>() == 0);
+    debug_assert!(word != 0 && word.is_multiple_of(align_of::<Page>()));
     // SAFETY: trees store words made by `word` only, and metadata lives as long as the machine.
     unsafe { &*core::ptr::with_exposed_provenance::<Page>(word) }
 }

@@ -1,5 +1,6 @@
 //! Reading through the cache: the hot path of `read(2)`, page look-up for faults, and read-ahead.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
@@ -172,9 +173,7 @@ impl Mapping {
             return Err(error);
         };
         page.clear(flag::ERROR);
-        let mut pages = Vec::new();
-        pages.push(page.clone());
-        backing.read(ReadRun::new(handle, index, pages));
+        backing.read(ReadRun::new(handle, index, vec![page.clone()]));
         page::wait_read(page)
     }
 
@@ -212,9 +211,7 @@ impl Mapping {
                 page.clear(flag::LOCKED);
                 continue;
             }
-            let mut pages = Vec::new();
-            pages.push(page.clone());
-            self.submit_read(index, pages);
+            self.submit_read(index, vec![page.clone()]);
             page::wait_read(&page)?;
             if self.owns(index, &page) {
                 return Ok(page);

@@ -534,7 +534,7 @@ mod tests {
                 0 => random() % 4,
                 1 => random() % 200,
                 2 => random() % 100_000,
-                _ => (random() % 8) << 40 | random() % 64,
+                _ => ((random() % 8) << 40) | (random() % 64),
             };
             match random() % 5 {
                 0 | 1 => {
@@ -573,7 +573,7 @@ mod tests {
             assert_eq!(slot, model.get(&index).map_or(0, |&(word, _)| word));
         }
         assert_eq!(tree.len(), model.len());
-        for (&index, _) in &model {
+        for &index in model.keys() {
             tree.writer(&retire).remove(index);
         }
         assert_eq!(tree.next(0), None);

@@ -52,7 +52,7 @@ impl AddressSpace {
     pub fn mprotect(&self, start: u64, len: u64, wanted: u32) -> Result<()> {
         const GROWSDOWN: u32 = 0x0100_0000;
         const GROWSUP: u32 = 0x0200_0000;
-        if start % PAGE != 0 || wanted & !(7 | GROWSDOWN | GROWSUP) != 0 {
+        if !start.is_multiple_of(PAGE) || wanted & !(7 | GROWSDOWN | GROWSUP) != 0 {
             return Err(Errno::EINVAL);
         }
         let end = match check_range(start, len) {
@@ -113,7 +113,9 @@ impl AddressSpace {
     pub fn mremap(&self, old: u64, old_len: u64, new_len: u64, flags: u32, to: u64) -> Result<u64> {
         const MAYMOVE: u32 = 1;
         const FIXED: u32 = 2;
-        if flags & !(MAYMOVE | FIXED) != 0 || flags & (MAYMOVE | FIXED) == FIXED || old % PAGE != 0
+        if flags & !(MAYMOVE | FIXED) != 0
+            || flags & (MAYMOVE | FIXED) == FIXED
+            || !old.is_multiple_of(PAGE)
         {
             return Err(Errno::EINVAL);
         }
@@ -128,7 +130,7 @@ impl AddressSpace {
             let end =
                 to.checked_add(new_len).filter(|end| *end <= USER_END).ok_or(Errno::EINVAL)?;
             let overlaps = to < old.saturating_add(old_len) && old < end;
-            if to % PAGE != 0 || overlaps {
+            if !to.is_multiple_of(PAGE) || overlaps {
                 return Err(Errno::EINVAL);
             }
             if to < MIN_ADDRESS {
@@ -335,7 +337,7 @@ impl AddressSpace {
             return Err(Errno::EINVAL);
         }
         let end = check_range(start, len)
-            .map_err(|errno| if start % PAGE == 0 { Errno::ENOMEM } else { errno })?;
+            .map_err(|errno| if start.is_multiple_of(PAGE) { Errno::ENOMEM } else { errno })?;
         if start == end {
             return Ok(());
         }

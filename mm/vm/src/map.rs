@@ -69,7 +69,7 @@ impl AddressSpace {
             MAP_PRIVATE => false,
             _ => return Err(Errno::EINVAL),
         };
-        if request.offset % PAGE_SIZE as u64 != 0 {
+        if !request.offset.is_multiple_of(PAGE_SIZE as u64) {
             return Err(Errno::EINVAL);
         }
         if request.source.is_some()
@@ -104,7 +104,6 @@ impl AddressSpace {
                 mapping: source.mapping(),
                 source: source.clone(),
                 ahead: ReadAhead::default(),
-                is_anonymous: false,
             })),
             None if shared => {
                 flags |= flag::ACCOUNTED;
@@ -113,7 +112,6 @@ impl AddressSpace {
                     source: Arc::new(Shared(mapping.clone())),
                     mapping: Some(mapping),
                     ahead: ReadAhead::default(),
-                    is_anonymous: true,
                 }))
             }
             None => None,
@@ -171,7 +169,7 @@ impl AddressSpace {
 
     fn check_fixed(&self, areas: &mut Areas, request: &MapRequest, len: u64) -> Result<u64> {
         let at = request.addr;
-        if at % PAGE_SIZE as u64 != 0 {
+        if !at.is_multiple_of(PAGE_SIZE as u64) {
             return Err(Errno::EINVAL);
         }
         let end = at.checked_add(len).filter(|end| *end <= USER_END).ok_or(Errno::ENOMEM)?;

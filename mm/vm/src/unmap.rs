@@ -16,7 +16,7 @@ use frames::{PageRef, kind, page};
 pub(crate) fn check_range(start: u64, len: u64) -> Result<u64> {
     let len = len.checked_add(PAGE_SIZE as u64 - 1).ok_or(Errno::EINVAL)? & !4095;
     let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
-    if start % PAGE_SIZE as u64 != 0 || !is_user_range(va(start), va(end)) {
+    if !start.is_multiple_of(PAGE_SIZE as u64) || !is_user_range(va(start), va(end)) {
         return Err(Errno::EINVAL);
     }
     Ok(end)
@@ -250,8 +250,8 @@ impl AddressSpace {
         let low = (start & !(huge - 1)).max(below);
         let high = end.next_multiple_of(huge).min(above);
         self.zap(
-            if low % huge == 0 { low } else { start },
-            if high % huge == 0 { high } else { end },
+            if low.is_multiple_of(huge) { low } else { start },
+            if high.is_multiple_of(huge) { high } else { end },
             true,
         );
     }

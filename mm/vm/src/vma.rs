@@ -58,8 +58,6 @@ pub(crate) struct FileMap {
     pub(crate) source: Arc<dyn MapSource>,
     pub(crate) mapping: Option<Arc<Mapping>>,
     pub(crate) ahead: ReadAhead,
-    /// Made for `MAP_SHARED | MAP_ANONYMOUS`.
-    pub(crate) is_anonymous: bool,
 }
 
 /// An area of an address space.

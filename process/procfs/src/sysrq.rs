@@ -1,7 +1,7 @@
 //! Magic system requests: `/proc/sysrq-trigger` and `kernel.sysrq`.
 
 use crate::status::parse;
-use abi::{Errno, Result};
+use abi::Errno;
 use platform::sysrq;
 use pseudo::{Node, knob};
 

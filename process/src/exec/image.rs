@@ -13,7 +13,7 @@ use vm::AddressSpace;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// Where position-independent programs are loaded: two thirds up the user half.
-const DYN_BASE: u64 = USER_END / 3 * 2 & !(PAGE - 1);
+const DYN_BASE: u64 = (USER_END / 3 * 2) & !(PAGE - 1);
 /// Bits of randomness for mappings.
 const MMAP_RANDOM_BITS: u32 = 28;
 /// Pages that the top of the stack varies by.
@@ -327,7 +327,7 @@ impl Builder {
     ) -> core::result::Result<(), Failure> {
         let prot = PROT_READ | PROT_WRITE | if executable { PROT_EXEC } else { 0 };
         let used = page_up(image.bytes.len() as u64);
-        let len = (used + (128 << 10)).min(page_up(limit.max(PAGE).min(1 << 40))).max(used);
+        let len = (used + (128 << 10)).min(page_up(limit.clamp(PAGE, 1 << 40))).max(used);
         let start = self.stack_top - len;
         let flags = MAP_FIXED | MAP_GROWSDOWN | MAP_STACK;
         self.map_anonymous(start, len, prot, flags).map_err(fatal)?;

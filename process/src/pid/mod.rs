@@ -62,8 +62,6 @@ pub struct PidNamespace {
     max: AtomicI32,
     /// Process 1 has died: nothing can be born here.
     dead: AtomicBool,
-    /// What `reboot(2)` inside asked for: the signal that process 1 dies by.
-    reboot_signal: AtomicI32,
 }
 
 static INITIAL: Once<Arc<PidNamespace>> = Once::new();
@@ -83,7 +81,6 @@ impl PidNamespace {
             init: Once::new(),
             max: AtomicI32::new(max),
             dead: AtomicBool::new(false),
-            reboot_signal: AtomicI32::new(0),
         })
     }
 
@@ -191,15 +188,6 @@ impl PidNamespace {
 
     pub(crate) fn mark_dead(&self) {
         self.dead.store(true, Ordering::Release);
-    }
-
-    /// Remembers how `reboot(2)` inside the namespace ends its process 1.
-    pub fn set_reboot_signal(&self, signal: i32) {
-        self.reboot_signal.store(signal, Ordering::Relaxed);
-    }
-
-    pub(crate) fn reboot_signal(&self) -> i32 {
-        self.reboot_signal.load(Ordering::Relaxed)
     }
 }
 

@@ -236,10 +236,8 @@ fn check_memory(code: &[Instruction]) -> Result<()> {
         };
         match i.code & 7 {
             ST | STX => valid |= bit,
-            LD | LDX if i.code & 0xe0 == MEM => {
-                if valid & bit == 0 {
-                    return Err(Errno::EINVAL);
-                }
+            LD | LDX if i.code & 0xe0 == MEM && valid & bit == 0 => {
+                return Err(Errno::EINVAL);
             }
             JMP if i.code & 0xf0 == 0 => {
                 meet(at + 1 + i.k as usize, valid);

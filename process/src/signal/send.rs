@@ -176,10 +176,9 @@ fn drops(
             .is_none_or(|sender| !group.pid_ns().contains(sender.group.pid_ns()));
         let forced = signal == Signal::SIGKILL || signal == Signal::SIGSTOP;
         let is_global = group.pid_ns().level == 0;
-        if !(forced && outside && !is_global)
-            && !(from_kernel && !is_global)
-            && !is_fault(signal, from_kernel)
-        {
+        let reaches =
+            is_fault(signal, from_kernel) || !is_global && (from_kernel || forced && outside);
+        if !reaches {
             return true;
         }
     }

@@ -1,9 +1,9 @@
-//! `make test`: formatting, host tests and boots in QEMU, with one total at the end.
+//! `make test`: formatting, lints, host tests and boots in QEMU, with one total at the end.
 //!
 //! Every step runs, whatever happened before it. The last line is `N passed, N failed`: host tests
 //! and QEMU tests, where a check or a build that fails counts as one failure.
 
-use crate::build::cargo;
+use crate::build::{TARGET, cargo, use_core_source_if_needed};
 use crate::{Result, paths, shell, test_boot};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -46,8 +46,12 @@ pub(crate) fn run() -> Result<u8> {
         ("strip", "binutils"),
     ])?;
     ensure_components()?;
-    let steps: [(&str, Step); 3] =
-        [("formatting", formatting), ("host tests", host_tests), ("boots in QEMU", boots)];
+    let steps: [(&str, Step); 4] = [
+        ("formatting", formatting),
+        ("lints", lints),
+        ("host tests", host_tests),
+        ("boots in QEMU", boots),
+    ];
     for (name, step) in steps {
         println!("==> {name} ({} s)", start.elapsed().as_secs());
         match step() {
@@ -63,17 +67,32 @@ pub(crate) fn run() -> Result<u8> {
     Ok(u8::from(total.failed > 0))
 }
 
-/// A toolchain installed with rustup's minimal profile lacks the formatter.
+/// A toolchain installed with rustup's minimal profile lacks the formatter and the lints.
 fn ensure_components() -> Result {
     let has = |name: &str| shell::output(cargo().args([name, "--version"])).is_ok();
-    if has("fmt") {
-        return Ok(());
+    for (command, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if !has(command) {
+            shell::run(Command::new("rustup").args(["component", "add", component]))?;
+        }
     }
-    shell::run(Command::new("rustup").args(["component", "add", "rustfmt"]))
+    Ok(())
 }
 
 fn formatting() -> Result<Tally> {
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
+    Ok(Tally::default())
+}
+
+/// The compiler's and clippy's, for the host with its tests and for the kernel's target.
+fn lints() -> Result<Tally> {
+    let mut host = patient_cargo(PATIENCE_PER_BUILD);
+    host.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
+    let mut kernel = patient_cargo(PATIENCE_PER_BUILD);
+    kernel.args(["clippy", "--quiet", "-p", "kernel", "-p", "setup", "--target", TARGET]);
+    use_core_source_if_needed(&mut kernel)?;
+    for mut command in [host, kernel] {
+        shell::run(command.args(["--", "-D", "warnings"]))?;
+    }
     Ok(Tally::default())
 }
 

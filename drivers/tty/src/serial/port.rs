@@ -418,11 +418,12 @@ impl SerialPort {
         } else if lsr & LSR_FRAME != 0 {
             counters.frame = counters.frame.wrapping_add(1);
         }
-        if let Some(at) = inner.break_at_ns.take() {
-            if byte != 0 && arch::time::now_ns().saturating_sub(at) < SYSRQ_WINDOW_NS {
-                *sysrq = Some(byte);
-                return;
-            }
+        if let Some(at) = inner.break_at_ns.take()
+            && byte != 0
+            && arch::time::now_ns().saturating_sub(at) < SYSRQ_WINDOW_NS
+        {
+            *sysrq = Some(byte);
+            return;
         }
         if inner.cflag & CREAD == 0 {
             return;

@@ -82,7 +82,7 @@ impl SpecialOpen for FifoOpener {
         let ops = if lonely {
             PipeEnd::lonely(pipe, end, writers)
         } else {
-            PipeEnd::new(pipe, end, false)
+            PipeEnd::open(pipe, end, false)
         };
         Ok(Opened { ops, mode: FileMode::SIGPIPE | FileMode::NOWAIT })
     }

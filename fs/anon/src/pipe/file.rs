@@ -42,7 +42,7 @@ pub(crate) struct PipeEnd {
 
 impl PipeEnd {
     /// The end has been counted by `Pipe::open_end`.
-    pub(crate) fn new(pipe: Arc<Pipe>, end: End, anonymous: bool) -> Arc<dyn FileOps> {
+    pub(crate) fn open(pipe: Arc<Pipe>, end: End, anonymous: bool) -> Arc<dyn FileOps> {
         let writers_then = pipe.writer_opens();
         Arc::new(PipeEnd { pipe, end, writers_then, anonymous })
     }
@@ -51,7 +51,7 @@ impl PipeEnd {
         &self.pipe
     }
 
-    /// Like `new` for a reader that opened a fifo without waiting for a writer.
+    /// Like `open` for a reader that opened a fifo without waiting for a writer.
     pub(crate) fn lonely(pipe: Arc<Pipe>, end: End, writers_then: u32) -> Arc<dyn FileOps> {
         Arc::new(PipeEnd { pipe, end, writers_then, anonymous: false })
     }

@@ -277,7 +277,7 @@ pub fn pipe(ctx: &Context<'_>, flags: u32) -> Result<(Arc<File>, Arc<File>)> {
     let end = |end: End, mode: u32| {
         pipe.open_end(end);
         File::new(FileInit {
-            ops: PipeEnd::new(pipe.clone(), end, true),
+            ops: PipeEnd::open(pipe.clone(), end, true),
             inode: inode.clone(),
             path: path.clone(),
             creds: ctx.creds.clone(),
