@@ -457,6 +457,6 @@ impl block::Driver for Blk {
     }
 
     fn serial(&self) -> Option<String> {
-        self.serial.get().map(|serial| serial.to_string())
+        self.serial.get().cloned()
     }
 }

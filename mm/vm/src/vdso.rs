@@ -35,7 +35,6 @@ impl Image {
             source: Arc::new(self),
             mapping: None,
             ahead: ReadAhead::default(),
-            is_anonymous: false,
         };
         Vma { start, end, prot, flags, offset: 0, file: Some(Arc::new(file)), observer: None }
     }
