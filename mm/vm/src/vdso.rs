@@ -31,11 +31,7 @@ impl MapSource for Image {
 impl Image {
     fn area(self, start: u64, prot: u32, flags: u32) -> Vma {
         let end = start + self.len;
-        let file = FileMap {
-            source: Arc::new(self),
-            mapping: None,
-            ahead: ReadAhead::default(),
-        };
+        let file = FileMap { source: Arc::new(self), mapping: None, ahead: ReadAhead::default() };
         Vma { start, end, prot, flags, offset: 0, file: Some(Arc::new(file)), observer: None }
     }
 }

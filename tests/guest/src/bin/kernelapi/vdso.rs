@@ -31,7 +31,7 @@ unsafe fn symbols(base: u64) -> BTreeMap<String, u64> {
         };
         let value = |wanted| tag(wanted).map_or(0, |at| word(at, 8)).wrapping_add(slide);
         let (names, entries, hash) = (value(5), value(6), value(4));
-        let chains = (word(hash, 4) & 0xffff_ffff) as u64;
+        let chains = word(hash, 4) & 0xffff_ffff;
         let mut found = BTreeMap::new();
         for n in 1..chains {
             let entry = entries + n * 24;
@@ -159,7 +159,8 @@ pub fn run() {
         let mut stored = 0;
         let now = time(&mut stored);
         println!("time: {} {}", now == stored, (now - tv.tv_sec).abs() <= 1);
-        println!("getcpu: {}", getcpu(std::mem::transmute(at("__vdso_getcpu"))));
+        let getcpu_entry: GetcpuFn = std::mem::transmute(at("__vdso_getcpu"));
+        println!("getcpu: {}", getcpu(getcpu_entry));
     }
 }
 
@@ -182,6 +183,7 @@ pub fn vsyscall() {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     println!("{}", maps.lines().last().unwrap_or_default());
     const PAGE: usize = 0xffff_ffff_ff60_0000;
+    const BAD: usize = 8;
     // SAFETY: the calls fault and are emulated; what goes wrong kills a child.
     unsafe {
         let gettimeofday: GettimeofdayFn = std::mem::transmute(PAGE);
@@ -203,7 +205,9 @@ pub fn vsyscall() {
             let result = getcpu(&mut cpu, &mut node, 0);
             i32::from(result == 0 && cpu < 64 && node == 0)
         });
-        child("bad pointer", || gettimeofday(8 as *mut libc::timeval, std::ptr::null_mut()) as i32);
+        child("bad pointer", || {
+            gettimeofday(BAD as *mut libc::timeval, std::ptr::null_mut()) as i32
+        });
         child("fourth entry", || beyond(std::ptr::null_mut()) as i32);
         child("inside an entry", || inside(std::ptr::null_mut()) as i32);
         child("read", || (PAGE as *const u8).read_volatile().into());
