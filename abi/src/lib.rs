@@ -5,6 +5,7 @@
 mod errno;
 pub mod fcntl;
 pub mod inotify;
+pub mod ipc;
 pub mod mount;
 pub mod poll;
 pub mod process;

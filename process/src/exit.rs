@@ -60,6 +60,9 @@ fn leave(task: &Task, code: i32) {
     crate::futex::thread_exit(task);
     release_memory(task);
     crate::ipc::sem::thread_exit(task);
+    if is_last {
+        crate::ipc::process_exit(task);
+    }
     task.files.set(None);
     task.fs.set(None);
     if is_last {

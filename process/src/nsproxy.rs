@@ -105,6 +105,7 @@ static ROOT: Once<Arc<FsPaths>> = Once::new();
 
 /// Makes the namespaces of the machine around its mount namespace; `root` is the root directory.
 pub fn init(mounts: Arc<MountNamespace>, root: Path) -> Arc<NsProxy> {
+    crate::ipc::init();
     ROOT.call_once(|| Arc::new(FsPaths { root: root.clone(), cwd: root }));
     INITIAL
         .call_once(|| {

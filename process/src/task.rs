@@ -116,7 +116,7 @@ pub struct Task {
     pub(crate) is_oom_victim: AtomicBool,
     pub(crate) exit_code: AtomicI32,
     /// Semaphore undo entries (System V).
-    pub(crate) sem_undo: SpinLock<Option<Arc<crate::ipc::sem::UndoList>>>,
+    pub(crate) sem_undo: SpinLock<Option<Arc<ipc::sem::UndoList>>>,
     /// The thread takes part in a group stop and has reported it.
     pub(crate) is_stopped: AtomicBool,
     pub(crate) faults_minor: AtomicU64,

@@ -53,7 +53,7 @@ fn space(task: &Task) -> Result<Arc<AddressSpace>> {
 }
 
 /// `RLIMIT_AS` and `RLIMIT_MEMLOCK`.
-fn check_limits(task: &Task, mm: &AddressSpace, len: u64, locked: bool) -> Result<()> {
+pub(crate) fn check_limits(task: &Task, mm: &AddressSpace, len: u64, locked: bool) -> Result<()> {
     let limit = task.limit(Resource::As);
     if limit != u64::MAX {
         let total = mm.stats().total * PAGE_SIZE as u64;

@@ -169,8 +169,8 @@ impl AddressSpace {
             let Some(mut vma) = areas.remove(start) else { return Err(Errno::EFAULT) };
             let before = vma.clone();
             vma.end += more;
-            self.unwatch(&before);
             self.add_area(&mut areas, vma);
+            self.unwatch(&before);
             return Ok(old);
         }
         if flags & MAYMOVE == 0 {

@@ -24,7 +24,7 @@ pub use fault::{FaultAccess, FaultError, FaultKind};
 pub use map::MapRequest;
 pub use report::{MapInfo, PageInfo};
 pub use source::{Description, MapSource};
-pub use space::{AddressSpace, Stats, committed, overcommit, set_overcommit};
+pub use space::{AddressSpace, Stats, committed, overcommit, reserve, set_overcommit, unreserve};
 pub use vma::{Vma, flag, prot};
 
 /// In [`MapRequest::flags`]: `mprotect` may never add write permission (a shared mapping of a file

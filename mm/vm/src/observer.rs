@@ -133,6 +133,9 @@ impl AddressSpace {
         if vma.has(flag::SHARED) && vma.prot & crate::prot::WRITE != 0 {
             mapping.note_mapped_writable();
         }
+        if let Some(file) = &vma.file {
+            file.source.opened();
+        }
         vma.observer = Some(mapping.add_observer(first, first + vma.pages() - 1, Arc::new(watch)));
     }
 
@@ -142,6 +145,9 @@ impl AddressSpace {
             (vma.observer, vma.file.as_ref().and_then(|file| file.mapping.as_ref()))
         {
             mapping.remove_observer(id);
+            if let Some(file) = &vma.file {
+                file.source.closed();
+            }
         }
     }
 }

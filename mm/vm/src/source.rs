@@ -17,6 +17,17 @@ pub trait MapSource: Send + Sync {
         Err(Errno::EFAULT)
     }
 
+    /// An address space has one area more of it. Called with the areas' lock held.
+    fn opened(&self) {}
+
+    /// An address space has one area less of it. Called with the areas' lock held.
+    fn closed(&self) {}
+
+    /// Whether it is a System V segment, which `shmdt(2)` takes away.
+    fn is_segment(&self) -> bool {
+        false
+    }
+
     /// Device number, inode number and path for `/proc/PID/maps`.
     fn describe(&self) -> Description {
         Description::default()

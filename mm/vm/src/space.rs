@@ -251,6 +251,16 @@ pub(crate) fn commit(pages: u64) -> Result<()> {
     Ok(())
 }
 
+/// Promises pages of a file that has no address space: a System V segment.
+pub fn reserve(pages: u64) -> Result<()> {
+    commit(pages)
+}
+
+/// Takes back what [`reserve`] promised.
+pub fn unreserve(pages: u64) {
+    uncommit(pages);
+}
+
 pub(crate) fn uncommit(pages: u64) {
     COMMITTED.fetch_sub(pages as i64, Ordering::Relaxed);
 }

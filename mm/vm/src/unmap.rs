@@ -256,6 +256,35 @@ impl AddressSpace {
         );
     }
 
+    /// `shmdt(2)`: takes away what is left of the segment attached at an address.
+    pub fn detach(&self, addr: u64) -> Result<()> {
+        if addr % PAGE_SIZE as u64 != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let mut areas = self.areas.write();
+        let attached_here = |vma: &Vma| {
+            vma.start.checked_sub(addr) == Some(vma.offset)
+                && vma.file.as_ref().is_some_and(|file| file.source.is_segment())
+        };
+        let rest = areas.map.range(addr..).map(|(_, vma)| vma);
+        let Some(first) = rest.clone().find(|vma| attached_here(vma)) else {
+            return Err(Errno::EINVAL);
+        };
+        let end =
+            first.file.as_ref().and_then(|file| file.mapping.as_ref()).map_or(0, |m| m.size());
+        let file = first.file.clone();
+        let same = |vma: &Vma| match (&vma.file, &file) {
+            (Some(a), Some(b)) => alloc::sync::Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        let pieces: Vec<(u64, u64)> = rest
+            .take_while(|vma| vma.start < addr.saturating_add(end))
+            .filter(|vma| attached_here(vma) && same(vma))
+            .map(|vma| (vma.start, vma.end))
+            .collect();
+        pieces.into_iter().try_for_each(|(start, end)| self.remove_range(&mut areas, start, end))
+    }
+
     /// `munmap(2)`.
     pub fn munmap(&self, start: u64, len: u64) -> Result<()> {
         let end = check_range(start, len)?;

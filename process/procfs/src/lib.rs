@@ -23,6 +23,7 @@ mod root;
 mod status;
 mod sysctl;
 mod sysrq;
+mod sysvipc;
 
 use abi::Result;
 use alloc::sync::Arc;

@@ -1,6 +1,6 @@
 //! The root directory: files of the whole system, then one directory per process.
 
-use crate::{cpu, global, memory, pid, sysctl, sysrq};
+use crate::{cpu, global, memory, pid, sysctl, sysrq, sysvipc};
 use abi::Result;
 use alloc::format;
 use alloc::sync::Arc;
@@ -41,6 +41,7 @@ pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
         .with("swaps", show(memory::swaps))
         .dir("sys", sysctl::tree())
         .with("sysrq-trigger", sysrq::trigger())
+        .dir("sysvipc", sysvipc::tree())
         .with("thread-self", self_link(ns.clone(), true))
         .with("uptime", show(global::uptime))
         .with("version", show(global::version))

@@ -117,7 +117,7 @@ fn kernel() -> Tree {
         },
         |bytes| PidNamespace::initial().set_max(parse(bytes)?),
     );
-    Tree::new()
+    crate::sysvipc::add_limits(Tree::new())
         .with("cap_last_cap", constant("37"))
         .with("core_pattern", constant("core"))
         .with("core_uses_pid", constant("0"))

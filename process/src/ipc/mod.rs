@@ -1,8 +1,12 @@
-//! Inter-process communication: System V objects and POSIX message queues, per IPC namespace.
+//! Inter-process communication as tasks have it: the IPC namespace, and who a process is to the
+//! objects in it.
 
 pub mod sem;
 
+use crate::pid::{Pid, PidNamespace};
+use crate::task::Task;
 use alloc::sync::Arc;
+use ipc::Who;
 use vfs::cred::UserNamespace;
 
 /// An IPC namespace.
@@ -11,11 +15,36 @@ pub struct IpcNamespace {
     pub id: u64,
     /// Who may act on it.
     pub user_ns: Arc<UserNamespace>,
+    /// System V objects.
+    pub sysv: Arc<ipc::Namespace>,
 }
 
 impl IpcNamespace {
     /// A namespace without objects.
     pub fn new(id: u64, user_ns: Arc<UserNamespace>) -> IpcNamespace {
-        IpcNamespace { id, user_ns }
+        IpcNamespace { id, user_ns: user_ns.clone(), sysv: ipc::Namespace::new(user_ns) }
+    }
+}
+
+/// What objects remember of a task: the number object of its process.
+pub fn who(task: &Task) -> Who {
+    task.group.pid().clone()
+}
+
+/// The number of a remembered process in a pid namespace; 0 where it has none.
+pub fn number_of(who: &Who, ns: &Arc<PidNamespace>) -> i32 {
+    who.clone().downcast::<Pid>().map_or(0, |pid| pid.number_in(ns))
+}
+
+/// Makes the objects know who the running process is.
+pub(crate) fn init() {
+    ipc::set_current(|| crate::try_current().map(who));
+}
+
+/// The process has ended: segments of its that nobody uses go where that is the rule.
+pub(crate) fn process_exit(task: &Task) {
+    let ns = task.ns().ipc.sysv.clone();
+    if ns.limits.shm_rmid_forced.load(core::sync::atomic::Ordering::Relaxed) != 0 {
+        ns.sweep_segments(Some(&who(task)));
     }
 }

@@ -1,0 +1,57 @@
+//! What the end of a process takes back: semop(2), `SEM_UNDO`.
+//!
+//! The adjustments are in the sets, so that `SETVAL` finds them; a list knows the sets that have
+//! some for it. Tasks share a list with `CLONE_SYSVSEM`; it takes back when the last one lets go.
+
+use super::Set;
+use super::state::State;
+use crate::{Who, now};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use arch::lock::{LockClass, SpinLock};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+static LIST: LockClass = LockClass::new("ipc.undo", 648);
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// The sets that a group of tasks has changed with `SEM_UNDO`.
+pub struct UndoList {
+    id: u64,
+    sets: SpinLock<Vec<Weak<Set>>>,
+}
+
+impl Default for UndoList {
+    fn default() -> UndoList {
+        // Relaxed: only uniqueness counts.
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        UndoList { id, sets: SpinLock::new(&LIST, Vec::new()) }
+    }
+}
+
+impl UndoList {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Makes room for adjustments in a set.
+    pub(super) fn join(&self, set: &Arc<Set>, state: &mut State) {
+        if state.undo.contains_key(&self.id) {
+            return;
+        }
+        state.undo.insert(self.id, alloc::vec![0; set.count].into());
+        let mut sets = self.sets.lock();
+        // Sets that are gone leave when the list would grow.
+        if sets.len() == sets.capacity() {
+            sets.retain(|set| set.strong_count() > 0);
+        }
+        sets.push(Arc::downgrade(set));
+    }
+
+    /// The last task of the list ends: everything is taken back.
+    pub fn take_back(self, who: &Who) {
+        for set in self.sets.into_inner() {
+            let Some(set) = set.upgrade() else { continue };
+            set.state.lock().take_back(self.id, who, now());
+        }
+    }
+}
