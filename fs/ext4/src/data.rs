@@ -11,7 +11,8 @@ use block::{Bio, BioFlags, Op, SECTOR_SHIFT};
 use pagecache::{Backing, Flusher, Mapping, ReadRun, WriteRun};
 
 use crate::extents::Extent;
-use crate::node::{Node, State};
+use crate::indirect;
+use crate::node::{Node, State, flags};
 
 /// The backing of a regular file.
 pub(crate) struct FileBacking {
@@ -223,6 +224,10 @@ impl Backing for FileBacking {
             return Err(Errno::EFBIG);
         }
         let mut state = self.node.state.lock();
+        let sb = &self.node.fs.sb;
+        if state.flags & flags::EXTENTS == 0 && u64::from(last) >= indirect::capacity(sb) {
+            return Err(Errno::EFBIG);
+        }
         for block in first..=last {
             if state.map.find(block).is_ok() || state.delayed.contains(&block) {
                 continue;

@@ -285,47 +285,6 @@ impl Ext4 {
         self.buffers.get(block)
     }
 
-    /// Reads the map of an inode with direct and indirect blocks.
-    pub(crate) fn read_indirect(&self, root: &[u8]) -> Result<BlockMap> {
-        let mut map = BlockMap::default();
-        let mut logical = 0u64;
-        for at in 0..15 {
-            let block = u32_at(root, at * 4);
-            let depth = at.saturating_sub(11) as u32;
-            self.read_indirect_node(block, depth, &mut logical, &mut map)?;
-        }
-        Ok(map)
-    }
-
-    fn read_indirect_node(
-        &self,
-        block: u32,
-        depth: u32,
-        logical: &mut u64,
-        map: &mut BlockMap,
-    ) -> Result<()> {
-        let fan = (self.sb.block_size / 4) as u64;
-        if block == 0 {
-            *logical += fan.pow(depth);
-            return Ok(());
-        }
-        if u64::from(block) >= self.sb.blocks {
-            return Err(Errno::EUCLEAN);
-        }
-        if depth == 0 {
-            let at = u32::try_from(*logical).map_err(|_| Errno::EUCLEAN)?;
-            map.insert(Extent { logical: at, len: 1, physical: block.into(), unwritten: false });
-            *logical += 1;
-            return Ok(());
-        }
-        let node = self.metadata_block(block.into())?.copy();
-        map.tree_blocks.push(block.into());
-        for at in 0..fan as usize {
-            self.read_indirect_node(u32_at(&node, at * 4), depth - 1, logical, map)?;
-        }
-        Ok(())
-    }
-
     /// Writes the map as an extent tree; returns the 60 bytes of `i_block`.
     pub(crate) fn write_extents(
         &self,

@@ -8,11 +8,11 @@ use abi::{Errno, Result};
 use arch::lock::Once;
 use arch::uio::{Sink, Source};
 use vfs::file::{DirSink, PageSink};
-use vfs::{File, FileOps, MapArgs, pagefile};
+use vfs::{Context, File, FileOps, MapArgs, pagefile};
 use vm::MapSource;
 
 use crate::extents::Extent;
-use crate::node::Node;
+use crate::node::{Node, flags};
 
 const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
@@ -143,6 +143,10 @@ impl FileOps for RegularOps {
     fn fallocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {
         let node = node(file)?;
         let size = node.fs.sb.block_size as u64;
+        // Without extents there is no way to say that a block is not written yet.
+        if node.state.lock().flags & flags::EXTENTS == 0 && mode != PUNCH_HOLE | KEEP_SIZE {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let mapping = file.inode().mapping().ok_or(Errno::EIO)?;
         let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
         if end > file.inode().sb().max_file_size {
@@ -209,6 +213,10 @@ impl FileOps for RegularOps {
         Ok(())
     }
 
+    fn ioctl(&self, file: &Arc<File>, ctx: &Context<'_>, cmd: u32, arg: usize) -> Result<usize> {
+        node(file)?.ioctl(file, ctx, cmd, arg)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -239,6 +247,10 @@ impl FileOps for DirOps {
 
     fn fsync(&self, file: &File, range: Range<u64>, _data_only: bool) -> Result<()> {
         sync(file, range)
+    }
+
+    fn ioctl(&self, file: &Arc<File>, ctx: &Context<'_>, cmd: u32, arg: usize) -> Result<usize> {
+        node(file)?.ioctl(file, ctx, cmd, arg)
     }
 
     fn as_any(&self) -> &dyn Any {

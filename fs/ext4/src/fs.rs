@@ -20,8 +20,10 @@ use vfs::{DeviceNumber, FsStat, Inode, InodeCache, SuperBlock, Time};
 use crate::alloc_::Allocator;
 use crate::buffer::Buffers;
 use crate::bytes::{put16, put32, u16_at, u32_at};
+use crate::indirect;
 use crate::layout::{Super, incompat, ro_compat, store_super};
-use crate::node::Node;
+use crate::node::{self, Node};
+use crate::orphan::Orphans;
 
 static SYNC: LockClass = LockClass::new("ext4.sync", 320);
 static DIRTY: LockClass = LockClass::new("ext4.dirty_inodes", 459);
@@ -36,6 +38,7 @@ pub(crate) struct Ext4 {
     pub(crate) vfs: spin::Once<Weak<SuperBlock>>,
     /// Inodes whose fields differ from the table.
     dirty: SpinLock<BTreeMap<u32, Arc<Inode>>>,
+    pub(crate) orphans: Orphans,
     syncing: Mutex<()>,
     read_only: AtomicBool,
     _claim: Claim,
@@ -60,14 +63,14 @@ impl Ext4 {
             return Err(Errno::EINVAL);
         }
         let unknown = sb.ro_compat & !ro_compat::KNOWN;
-        if unknown != 0 && !read_only {
+        if sb.ro_compat & ro_compat::READONLY != 0 && !read_only {
+            log::error!("ext4: {name}: the file system may only be read");
+            return Err(Errno::EROFS);
+        }
+        if unknown & !ro_compat::READONLY != 0 && !read_only {
             log::error!(
                 "ext4: {name}: couldn't mount RDWR because of unsupported optional features ({unknown:x})"
             );
-            return Err(Errno::EROFS);
-        }
-        if sb.incompat & incompat::EXTENTS == 0 && !read_only {
-            log::error!("ext4: {name}: files without extents can only be read: mount read-only");
             return Err(Errno::EROFS);
         }
         if sb.blocks * sb.block_size as u64 > device.size() {
@@ -92,10 +95,40 @@ impl Ext4 {
             inodes: InodeCache::new(),
             vfs: spin::Once::new(),
             dirty: SpinLock::new(&DIRTY, BTreeMap::new()),
+            orphans: Orphans::new(),
             syncing: Mutex::new(&SYNC, ()),
             read_only: AtomicBool::new(read_only),
             _claim: claim,
         }))
+    }
+
+    /// The longest file in bytes.
+    fn max_file_size(&self) -> u64 {
+        let has_extents = self.sb.incompat & incompat::EXTENTS != 0;
+        let blocks = if has_extents { u64::from(u32::MAX) } else { indirect::capacity(&self.sb) };
+        (blocks * self.sb.block_size as u64).min(i64::MAX as u64)
+    }
+
+    /// The flag of new files' maps.
+    pub(crate) fn map_flag(&self) -> u32 {
+        if self.sb.incompat & incompat::EXTENTS != 0 { node::flags::EXTENTS } else { 0 }
+    }
+
+    /// Whether the file system is mounted read-only.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Changes the raw super block.
+    pub(crate) fn modify_super(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
+        let (block, at) = self.sb.place();
+        let buffer = self.buffers.get(block)?;
+        self.buffers.modify(&buffer, |block| {
+            if let Some(raw) = block.get_mut(at..at + 1024) {
+                change(raw);
+            }
+        });
+        Ok(())
     }
 
     /// Remembers that the inode must be stored.
@@ -115,6 +148,7 @@ impl Ext4 {
     /// Stores inodes, bitmaps and descriptors in the device's page cache.
     pub(crate) fn store_metadata(&self) -> Result<()> {
         let _one = self.syncing.lock();
+        self.store_orphans()?;
         loop {
             let Some((_, inode)) = self.dirty.lock().pop_first() else { break };
             if let Some(node) = inode.private::<Node>() {
@@ -127,17 +161,14 @@ impl Ext4 {
 
     /// Writes the super block with its counters; `clean` is the state the next mount finds.
     fn store_super(&self, clean: bool) -> Result<()> {
-        let (block, at) = self.sb.place();
-        let buffer = self.buffers.get(block)?;
         let free_blocks = self.alloc.free_blocks.load(Ordering::Acquire).max(0) as u64;
         let free_inodes = self.alloc.free_inodes.load(Ordering::Acquire).max(0) as u32;
-        self.buffers.modify(&buffer, |block| {
-            let Some(raw) = block.get_mut(at..at + 1024) else { return };
+        self.modify_super(|raw| {
             let state = u16_at(raw, 0x3a);
             put16(raw, 0x3a, if clean { state | 1 } else { state & !1 });
             put32(raw, 0x30, Time::now().sec as u32);
             store_super(&self.sb, raw, free_blocks, free_inodes);
-        });
+        })?;
         self.buffers.write_out()
     }
 
@@ -227,15 +258,12 @@ impl SuperOps for SuperPart {
         if read_only && !fs.read_only.load(Ordering::Relaxed) {
             fs.finish()?;
         }
-        if !read_only
-            && (fs.sb.ro_compat & !ro_compat::KNOWN != 0
-                || fs.sb.incompat & incompat::EXTENTS == 0
-                || fs.device.is_read_only())
-        {
+        if !read_only && (fs.sb.ro_compat & !ro_compat::KNOWN != 0 || fs.device.is_read_only()) {
             return Err(Errno::EROFS);
         }
         let was = fs.read_only.swap(read_only, Ordering::AcqRel);
         if was && !read_only {
+            fs.delete_orphans()?;
             fs.store_super(false)?;
         }
         let kept = sb.flags() & !MS_RDONLY;
@@ -268,7 +296,7 @@ pub fn mount(device: &Arc<Device>, flags: u64) -> Result<Arc<SuperBlock>> {
         dev: DeviceNumber::new(id.major, id.minor),
         flags: if read_only { flags | MS_RDONLY } else { flags },
         block_size: fs.sb.block_size as u32,
-        max_file_size: (u64::from(u32::MAX) * fs.sb.block_size as u64).min(i64::MAX as u64),
+        max_file_size: fs.max_file_size(),
         name_max: 255,
         magic: 0xef53,
         id: String::from(device.name()),
@@ -282,6 +310,7 @@ pub fn mount(device: &Arc<Device>, flags: u64) -> Result<Arc<SuperBlock>> {
     }
     sb.set_root(root);
     if !read_only {
+        fs.delete_orphans()?;
         fs.store_super(false)?;
         let periodic: Weak<dyn Periodic> = Arc::downgrade(&(fs.clone() as Arc<dyn Periodic>));
         device.flusher().add_periodic(periodic);

@@ -26,8 +26,11 @@ pub(crate) mod incompat {
 pub(crate) mod ro_compat {
     pub(crate) const GDT_CSUM: u32 = 0x10;
     pub(crate) const METADATA_CSUM: u32 = 0x400;
-    /// sparse_super, large_file, huge_file, gdt_csum, dir_nlink, extra_isize, metadata_csum.
-    pub(crate) const KNOWN: u32 = 0x1 | 0x2 | 0x8 | 0x10 | 0x20 | 0x40 | 0x400;
+    pub(crate) const PROJECT: u32 = 0x2000;
+    /// Nobody may change it.
+    pub(crate) const READONLY: u32 = 0x1000;
+    /// sparse_super, large_file, huge_file, gdt_csum, dir_nlink, extra_isize, metadata_csum, project.
+    pub(crate) const KNOWN: u32 = 0x1 | 0x2 | 0x8 | 0x10 | 0x20 | 0x40 | 0x400 | PROJECT;
 }
 
 /// The super block, as it is on the disk, with what is used often taken out.
@@ -146,6 +149,13 @@ impl Super {
     /// Whether directories may be hashed.
     pub(crate) fn has_index(&self) -> bool {
         self.compat & compat::DIR_INDEX != 0
+    }
+
+    /// How many bytes of fields new inodes have beyond the first 128.
+    pub(crate) fn extra_isize(&self) -> u16 {
+        let room = (self.inode_size - 128) as u16;
+        let wanted = u16_at(&self.raw, 0x15e).max(u16_at(&self.raw, 0x15c));
+        wanted.max(32).next_multiple_of(4).min(room)
     }
 
     /// How a directory of hash version `number` hashes its names.
@@ -303,6 +313,12 @@ pub(crate) fn store_super(sb: &Super, raw: &mut [u8], free_blocks: u64, free_ino
 pub(crate) fn clear_recovery(raw: &mut [u8]) {
     let incompat = u32_at(raw, 0x60) & !incompat::RECOVER;
     put32(raw, 0x60, incompat);
+    sign_super(raw);
+}
+
+/// Puts the first of the files that wait to be deleted into a raw super block.
+pub(crate) fn store_orphan(raw: &mut [u8], ino: u32) {
+    put32(raw, 0xe8, ino);
     sign_super(raw);
 }
 

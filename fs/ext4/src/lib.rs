@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+mod acl;
 #[path = "alloc.rs"]
 mod alloc_;
 mod buffer;
@@ -16,10 +17,13 @@ mod file;
 mod fs;
 mod hash;
 mod htree;
+mod indirect;
+mod ioctl;
 mod journal;
 mod layout;
 mod node;
 mod ops;
+mod orphan;
 mod seal;
 mod xattr;
 

@@ -25,11 +25,16 @@ pub(crate) mod flags {
     pub(crate) const SYNC: u32 = 0x8;
     pub(crate) const IMMUTABLE: u32 = 0x10;
     pub(crate) const APPEND: u32 = 0x20;
+    pub(crate) const NODUMP: u32 = 0x40;
     pub(crate) const NOATIME: u32 = 0x80;
     pub(crate) const INDEX: u32 = 0x1000;
+    pub(crate) const JOURNAL_DATA: u32 = 0x4000;
     pub(crate) const DIRSYNC: u32 = 0x1_0000;
+    pub(crate) const TOPDIR: u32 = 0x2_0000;
     pub(crate) const HUGE_FILE: u32 = 0x4_0000;
     pub(crate) const EXTENTS: u32 = 0x8_0000;
+    /// New files take their directory's project.
+    pub(crate) const PROJECT_INHERIT: u32 = 0x2000_0000;
     /// What a new file takes from its directory.
     pub(crate) const INHERITED: u32 = 0x8 | 0x40 | 0x80 | 0x1_0000;
 }
@@ -44,6 +49,8 @@ pub(crate) struct State {
     pub(crate) inline: Option<[u8; 60]>,
     /// The map differs from `i_block`.
     pub(crate) map_dirty: bool,
+    /// The block with extended attributes; 0: none.
+    pub(crate) acl_block: u64,
 }
 
 /// ext4's part of an inode.
@@ -57,7 +64,8 @@ pub(crate) struct Node {
     dead: AtomicBool,
 }
 
-fn seed_of(fs: &Ext4, ino: u32, generation: u32) -> u32 {
+/// The checksum seed of an inode and its blocks.
+pub(crate) fn seed_of(fs: &Ext4, ino: u32, generation: u32) -> u32 {
     crc32c(crc32c(fs.sb.seed, &ino.to_le_bytes()), &generation.to_le_bytes())
 }
 
@@ -95,6 +103,7 @@ impl Node {
         let raw = fs.metadata_block(block)?.read(|b| b.get(at..at + size).map(<[u8]>::to_vec));
         let raw = raw.ok_or(Errno::EUCLEAN)?;
         let inode = Self::from_raw(fs, ino, &raw)?;
+        vfs::acl::load(&inode)?;
         Ok(fs.inodes.insert(inode))
     }
 
@@ -128,11 +137,11 @@ impl Node {
         if size > i64::MAX as u64 {
             return Err(Errno::EUCLEAN);
         }
-        let acl = u32_at(raw, 0x68) != 0;
+        let acl_block = u64::from(u32_at(raw, 0x68)) | u64::from(u16_at(raw, 0x76)) << 32;
         let is_fast_link = kind == FileKind::Symlink
             && raw_flags & flags::EXTENTS == 0
             && size < 60
-            && (blocks == 0 || acl);
+            && (blocks == 0 || acl_block != 0);
         let has_map = matches!(kind, FileKind::Regular | FileKind::Directory)
             || kind == FileKind::Symlink && !is_fast_link;
         let map = match has_map {
@@ -159,11 +168,17 @@ impl Node {
             ctime: time_at(raw, 0xc, 0x84, wide),
             btime: wide.then(|| time_at(raw, 0x90, 0x94, true)),
             generation,
-            flags: vfs_flags(raw_flags),
+            flags: vfs_flags(raw_flags) | acl_flags(raw, acl_block, kind),
         };
         let inline = (!has_map).then_some(root);
-        let state =
-            State { map, delayed: BTreeSet::new(), flags: raw_flags, inline, map_dirty: false };
+        let state = State {
+            map,
+            delayed: BTreeSet::new(),
+            flags: raw_flags,
+            inline,
+            map_dirty: false,
+            acl_block,
+        };
         Ok(Self::build(fs, &sb, &init, kind, seed, state))
     }
 
@@ -201,13 +216,18 @@ impl Node {
         if fs.sb.inode_size < 160 {
             init.btime = None;
         }
-        let mut raw_flags = dir.state.lock().flags & flags::INHERITED;
+        let dir_flags = dir.state.lock().flags;
+        let mut raw_flags = dir_flags & flags::INHERITED;
+        let project = if dir_flags & flags::PROJECT_INHERIT != 0 { dir.project()? } else { 0 };
+        if is_dir {
+            raw_flags |= dir_flags & flags::PROJECT_INHERIT;
+        }
         if !is_dir {
             raw_flags &= !flags::DIRSYNC;
         }
         let mut inline = None;
         match new.kind {
-            FileKind::Regular | FileKind::Directory => raw_flags |= flags::EXTENTS,
+            FileKind::Regular | FileKind::Directory => raw_flags |= fs.map_flag(),
             FileKind::Symlink => {
                 init.size = new.target.len() as u64;
                 if new.target.len() < 60 {
@@ -215,7 +235,7 @@ impl Node {
                     text[..new.target.len()].copy_from_slice(new.target);
                     inline = Some(text);
                 } else {
-                    raw_flags |= flags::EXTENTS;
+                    raw_flags |= fs.map_flag();
                 }
             }
             _ => {
@@ -229,13 +249,14 @@ impl Node {
                 inline = Some(root);
             }
         }
-        init.flags = vfs_flags(raw_flags);
+        init.flags = vfs_flags(raw_flags) | InodeFlags::NOSEC;
         let state = State {
             map: BlockMap::default(),
             delayed: BTreeSet::new(),
             flags: raw_flags,
             inline,
             map_dirty: true,
+            acl_block: 0,
         };
         let seed = seed_of(fs, ino, generation);
         // A table never initialised holds anything: what was there goes.
@@ -245,6 +266,11 @@ impl Node {
         fs.buffers.modify(&buffer, |b| {
             if let Some(raw) = b.get_mut(at..at + size) {
                 raw.fill(0);
+                if size > 128 {
+                    put16(raw, 0x80, fs.sb.extra_isize());
+                }
+                put32(raw, 0x64, generation);
+                put32(raw, 0x9c, project);
             }
         });
         fs.inodes.remove(ino.into());
@@ -279,24 +305,29 @@ impl Node {
             Some(inline) => Some(inline),
             None if state.map_dirty => {
                 let goal = state.map.extents.first().map_or(0, |extent| extent.physical);
-                state.flags |= flags::EXTENTS;
-                let root = fs.write_extents(&mut state.map, self.seed, goal)?;
+                let root = if state.flags & flags::EXTENTS != 0 {
+                    fs.write_extents(&mut state.map, self.seed, goal)?
+                } else {
+                    fs.write_indirect(&mut state.map, goal)?
+                };
                 state.map_dirty = false;
                 inode.set_blocks(self.sectors(&state));
                 Some(root)
             }
             None => None,
         };
-        let raw_flags = state.flags;
+        let (raw_flags, acl_block) = (state.flags, state.acl_block);
         drop(state);
+        let next_orphan = fs.orphans.next_of(self.ino);
         let buffer = fs.metadata_block(block)?;
         let size = fs.sb.inode_size;
         fs.buffers.modify(&buffer, |bytes| {
             let Some(raw) = bytes.get_mut(at..at + size) else { return };
-            let wide = size > 128;
-            if wide && u16_at(raw, 0x80) < 28 {
-                put16(raw, 0x80, 32.min(size as u16 - 128));
-            }
+            // Attributes may lie where an old inode has no fields.
+            let wide = size > 128 && u16_at(raw, 0x80) >= 28;
+            put32(raw, 0x14, next_orphan);
+            put32(raw, 0x68, acl_block as u32);
+            put16(raw, 0x76, (acl_block >> 32) as u16);
             put16(raw, 0, inode.mode() as u16);
             put16(raw, 2, inode.uid() as u16);
             put16(raw, 0x78, (inode.uid() >> 16) as u16);
@@ -328,7 +359,19 @@ impl Node {
     }
 
     pub(crate) fn sectors(&self, state: &State) -> u64 {
-        state.map.block_count() * (self.fs.sb.block_size as u64 / 512)
+        let blocks = state.map.block_count() + u64::from(state.acl_block != 0);
+        blocks * (self.fs.sb.block_size as u64 / 512)
+    }
+
+    /// The project the file belongs to.
+    pub(crate) fn project(&self) -> Result<u32> {
+        let fs = &self.fs;
+        let (block, at) = fs.alloc.inode_place(&fs.sb, self.ino)?;
+        let has_field = |raw: &[u8]| u16_at(raw, 0x80) >= 32;
+        Ok(fs.metadata_block(block)?.read(|bytes| {
+            let raw = bytes.get(at..at + fs.sb.inode_size).unwrap_or(&[]);
+            if raw.len() > 128 && has_field(raw) { u32_at(raw, 0x9c) } else { 0 }
+        }))
     }
 
     /// Tells the VFS how much space the file has.
@@ -412,23 +455,23 @@ impl Node {
             fs.alloc.give_blocks(&fs.sb, &fs.buffers, block, 1)?;
         }
         fs.forget_dirty(self.ino);
+        fs.orphans.remove(self.ino);
         fs.inodes.remove(self.ino.into());
         let (block, at) = fs.alloc.inode_place(&fs.sb, self.ino)?;
         let buffer = fs.metadata_block(block)?;
         let size = fs.sb.inode_size;
         let now = Time::now().sec as u32;
-        let acl = fs.buffers.modify(&buffer, |bytes| {
-            let Some(raw) = bytes.get_mut(at..at + size) else { return 0 };
-            let acl = u64::from(u32_at(raw, 0x68)) | u64::from(u16_at(raw, 0x76)) << 32;
+        fs.buffers.modify(&buffer, |bytes| {
+            let Some(raw) = bytes.get_mut(at..at + size) else { return };
             let generation = u32_at(raw, 0x64);
             raw.fill(0);
             put32(raw, 0x14, now);
             put32(raw, 0x64, generation);
             sign(fs, raw, self.seed);
-            acl
         });
-        if acl != 0 {
-            crate::xattr::release_block(fs, acl)?;
+        let acl_block = core::mem::take(&mut self.state.lock().acl_block);
+        if acl_block != 0 {
+            crate::xattr::release_block(fs, acl_block)?;
         }
         fs.alloc.give_inode(&fs.sb, &fs.buffers, self.ino, inode.is_dir())
     }
@@ -446,7 +489,22 @@ pub(crate) fn sign(fs: &Ext4, raw: &mut [u8], seed: u32) {
     }
 }
 
-fn vfs_flags(raw: u32) -> InodeFlags {
+/// Which ACLs the VFS must look for.
+fn acl_flags(raw: &[u8], acl_block: u64, kind: FileKind) -> InodeFlags {
+    // What is in the block shows when it is read.
+    let (access, default) = if acl_block != 0 { (true, true) } else { Node::acls_in_body(raw) };
+    let mut flags = InodeFlags::empty();
+    if access && kind != FileKind::Symlink {
+        flags |= InodeFlags::ACL;
+    }
+    if default && kind == FileKind::Directory {
+        flags |= InodeFlags::DEFAULT_ACL;
+    }
+    flags
+}
+
+/// The VFS's flags for those of the disk.
+pub(crate) fn vfs_flags(raw: u32) -> InodeFlags {
     let mut result = InodeFlags::empty();
     for (bit, flag) in [
         (flags::SYNC, InodeFlags::SYNC),

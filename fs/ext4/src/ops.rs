@@ -6,8 +6,8 @@ use core::any::Any;
 
 use abi::{Errno, Result};
 use vfs::{
-    Context, FileKind, FileOps, Inode, InodeOps, Link, NewInode, RenameEnd, RenameFlags, SetAttr,
-    Time,
+    Context, FileKind, FileOps, Inode, InodeFlags, InodeOps, Link, NewInode, RenameEnd,
+    RenameFlags, SetAttr, Time,
 };
 
 use crate::file::{DirOps, RegularOps};
@@ -50,7 +50,11 @@ impl Node {
             victim.drop_link()
         }
         victim.set_ctime(Time::now());
-        node(victim)?.changed();
+        let node = node(victim)?;
+        if victim.nlink() == 0 {
+            node.fs.orphans.add(node.ino);
+        }
+        node.changed();
         Ok(())
     }
 }
@@ -92,6 +96,7 @@ impl InodeOps for Node {
         }
         self.add_entry(dir, name, target.ino as u32, target.kind)?;
         target.add_link();
+        self.fs.orphans.remove(target.ino as u32);
         target.set_ctime(Time::now());
         node(target)?.changed();
         stamp(dir)
@@ -188,6 +193,7 @@ impl InodeOps for Node {
     fn tmpfile(&self, _dir: &Arc<Inode>, new: &NewInode<'_>) -> Result<Arc<Inode>> {
         let inode = Node::create(&self.fs, self, new)?;
         inode.set_nlink(0);
+        self.fs.orphans.add(inode.ino as u32);
         Ok(inode)
     }
 
@@ -222,23 +228,21 @@ impl InodeOps for Node {
     }
 
     fn get_xattr(&self, _inode: &Arc<Inode>, name: &[u8], value: &mut Vec<u8>) -> Result<()> {
-        let mut found = false;
-        self.each_xattr(&mut |this, bytes| {
-            if this == name {
-                found = true;
-                value.extend_from_slice(bytes);
-            }
-            found
-        })?;
-        if found { Ok(()) } else { Err(Errno::ENODATA) }
+        self.read_xattr(name, value)
+    }
+
+    fn set_xattr(&self, inode: &Arc<Inode>, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        self.write_xattr(name, Some(value), flags)?;
+        inode.clear_flags(InodeFlags::NOSEC);
+        Ok(())
+    }
+
+    fn remove_xattr(&self, _inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
+        self.write_xattr(name, None, 0)
     }
 
     fn list_xattr(&self, _inode: &Arc<Inode>, names: &mut Vec<u8>) -> Result<()> {
-        self.each_xattr(&mut |name, _| {
-            names.extend_from_slice(&name);
-            names.push(0);
-            false
-        })
+        self.xattr_names(names)
     }
 
     fn open(

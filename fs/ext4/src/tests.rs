@@ -111,7 +111,10 @@ fn read(inode: &Inode) -> Vec<u8> {
     bytes
 }
 
-const FEATURES: [&str; 7] = [
+const FEATURES: [&str; 10] = [
+    "-t ext3 -b 1024 -I 256",
+    "-t ext2 -b 4096",
+    "-t ext4 -b 2048 -O ^extents,^64bit",
     "-t ext4",
     "-t ext4 -b 1024",
     "-t ext4 -b 2048 -O ^metadata_csum",
@@ -167,10 +170,11 @@ fn random_changes_leave_a_clean_image() {
         };
         let sub = root.ops().create(&root, b"sub", &new(FileKind::Directory, b"")).unwrap();
         let mut files: BTreeMap<String, (InodeRef, Vec<u8>)> = BTreeMap::new();
+        let mut attributes: BTreeMap<(u64, String), Vec<u8>> = BTreeMap::new();
         for step in 0..600u64 {
             let pick = random(files.len().max(1) as u64) as usize;
             let some = files.keys().nth(pick).cloned();
-            match (random(10), some) {
+            match (random(12), some) {
                 (0..=2, _) | (_, None) => {
                     let name = format!("name-{step}-{}", "x".repeat(random(60) as usize));
                     let inode = root
@@ -200,7 +204,26 @@ fn random_changes_leave_a_clean_image() {
                 }
                 (7, Some(name)) => {
                     let Some((inode, _)) = files.remove(&name) else { continue };
+                    attributes.retain(|(ino, _), _| *ino != inode.ino);
                     root.ops().unlink(&root, name.as_bytes(), &inode).unwrap();
+                }
+                (9..=10, Some(name)) => {
+                    let Some((inode, _)) = files.get(&name) else { continue };
+                    let space = ["user", "trusted", "security"][random(3) as usize];
+                    let key = format!("{space}.key{}", random(4));
+                    let len = if random(3) == 0 { 500 } else { 40 };
+                    let value = vec![step as u8; random(len) as usize];
+                    let known = attributes.contains_key(&(inode.ino, key.clone()));
+                    if random(4) == 0 {
+                        let done = inode.ops().remove_xattr(inode, key.as_bytes());
+                        assert_eq!(done.is_ok(), known, "{options}");
+                        attributes.remove(&(inode.ino, key));
+                        continue;
+                    }
+                    match inode.ops().set_xattr(inode, key.as_bytes(), &value, 0) {
+                        Ok(()) => drop(attributes.insert((inode.ino, key), value)),
+                        Err(error) => assert_eq!(error, Errno::ENOSPC),
+                    }
                 }
                 (8, Some(name)) => {
                     let Some((inode, model)) = files.remove(&name) else { continue };
@@ -231,6 +254,16 @@ fn random_changes_leave_a_clean_image() {
         root.ops().rename(old, &sub, end, None, RenameFlags::empty()).unwrap();
         for (name, (inode, model)) in &files {
             assert!(&read(inode) == model, "{options}: {name}");
+            let mut names = Vec::new();
+            inode.ops().list_xattr(inode, &mut names).unwrap();
+            let count = attributes.keys().filter(|(ino, _)| *ino == inode.ino).count();
+            assert_eq!(names.iter().filter(|&&b| b == 0).count(), count, "{options}: {name}");
+        }
+        for ((ino, key), wanted) in &attributes {
+            let (inode, _) = files.values().find(|(inode, _)| inode.ino == *ino).unwrap();
+            let mut value = Vec::new();
+            inode.ops().get_xattr(inode, key.as_bytes(), &mut value).unwrap();
+            assert_eq!(&value, wanted, "{options}: {key}");
         }
         drop((files, root, sub, other));
         fixture.check();
@@ -380,4 +413,116 @@ fn journals_are_recovered_as_e2fsck_does() {
         }
         std::fs::remove_file(data).unwrap();
     }
+}
+
+#[test]
+fn a_crash_frees_files_without_names() {
+    let fixture = Fixture::new("-t ext4 -b 1024", 16, None);
+    let root = fixture.root();
+    let free = fixture.sb.ops().statfs(&fixture.sb).unwrap().free;
+    let mut open = Vec::new();
+    for name in [&b"a"[..], b"b", b"c"] {
+        let inode =
+            InodeRef::new(root.ops().create(&root, name, &new(FileKind::Regular, b"")).unwrap());
+        write(&inode, 0, &[7; 100_000]).unwrap();
+        root.ops().unlink(&root, name, &inode).unwrap();
+        open.push(inode);
+    }
+    fixture.sb.ops().sync(&fixture.sb, true).unwrap();
+    let crashed = fixture.drive.contents();
+    drop((open, root));
+    fixture.check();
+    let (path, _) = image("-t ext4", 8, None);
+    let fixture = Fixture::on(path, crashed, 0).unwrap();
+    assert_eq!(fixture.sb.ops().statfs(&fixture.sb).unwrap().free, free);
+    fixture.check();
+}
+
+/// Does everything a program could with whatever is there; errors are fine.
+fn poke(dir: &Arc<Inode>, depth: u32, budget: &mut u32) {
+    let Some(node) = dir.private::<crate::node::Node>() else { return };
+    let mut names = Vec::new();
+    let _ = node.list(dir, 0, &mut |entry: &vfs::file::DirEntry<'_>| {
+        names.push(entry.name.to_vec());
+        names.len() < 60
+    });
+    for name in names {
+        if *budget == 0 || name == b"." || name == b".." {
+            continue;
+        }
+        *budget -= 1;
+        let Ok(Some(inode)) = dir.ops().lookup(dir, &name) else { continue };
+        let inode = InodeRef::new(inode);
+        let mut list = Vec::new();
+        let _ = inode.ops().list_xattr(&inode, &mut list);
+        let _ = inode.ops().set_xattr(&inode, b"user.x", b"value", 0);
+        if inode.is_dir() && depth < 4 {
+            poke(&inode, depth + 1, budget);
+        } else if let Some(mapping) = inode.mapping() {
+            let mut bytes = vec![0; 5000];
+            let _ = mapping.read(0, &mut Sink::kernel(&mut bytes), &ReadAhead::new());
+            let _ = write(&inode, 3000, &[1; 3000]);
+        }
+        if *budget % 3 == 0 && !inode.is_dir() {
+            let _ = dir.ops().unlink(dir, &name, &inode);
+        }
+    }
+    for number in 0..5 {
+        let name = format!("new-{number}-{}", "z".repeat(100));
+        let _ = dir.ops().create(dir, name.as_bytes(), &new(FileKind::Regular, b""));
+    }
+}
+
+#[test]
+fn flipped_bits_never_panic() {
+    let source = std::env::temp_dir().join(format!("ext4-flip-{}", std::process::id()));
+    std::fs::create_dir_all(source.join("dir/sub")).unwrap();
+    for number in 0..120 {
+        let name = format!("dir/sub/file-with-a-long-name-to-fill-blocks-{number}");
+        std::fs::write(source.join(name), vec![number as u8; number * 40]).unwrap();
+    }
+    let images: Vec<_> = [
+        "-t ext4 -b 1024 -N 256 -O ^metadata_csum,^uninit_bg -J size=1",
+        "-t ext3 -b 1024 -N 256 -J size=1",
+        "-t ext4 -b 1024 -N 256 -J size=1",
+    ]
+    .map(|options| image(options, 4, source.to_str()))
+    .into();
+    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    let mut random = move |limit: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % limit as u64) as usize
+    };
+    let mut mounted = 0;
+    for round in 0..300 {
+        let (path, clean) = &images[round % 5 % images.len()];
+        let mut bytes = clean.clone();
+        // Where something is: metadata and names come first, data is mostly zeros.
+        let end = bytes.len().min(1 << 20);
+        let mut flips = 1 + random(12);
+        while flips > 0 {
+            let at = 1024 + random(end - 1024);
+            if bytes[at] != 0 || random(40) == 0 {
+                bytes[at] ^= 1 << random(8);
+                flips -= 1;
+            }
+        }
+        let Ok(fixture) = Fixture::on(path.with_extension("flip"), bytes, 0) else { continue };
+        mounted += 1;
+        if let Ok(root) = fixture.sb.root()
+            && let Some(inode) = root.inode()
+        {
+            poke(&inode, 0, &mut 200);
+        }
+        let _ = fixture.sb.ops().sync(&fixture.sb, true);
+        fixture.sb.ops().put_super(&fixture.sb);
+        fixture.disk.remove();
+    }
+    assert!(mounted > 100, "only {mounted} of 300 images could be mounted");
+    for (path, _) in images {
+        std::fs::remove_file(path).unwrap();
+    }
+    std::fs::remove_dir_all(source).unwrap();
 }

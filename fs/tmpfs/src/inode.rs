@@ -413,7 +413,8 @@ fn exchange(
 
 /// tmpfs keeps `trusted.` and `security.` attributes.
 fn supported(name: &[u8]) -> Result<()> {
-    if name.starts_with(b"trusted.") || name.starts_with(b"security.") {
+    let prefixes: [&[u8]; 3] = [b"trusted.", b"security.", b"system.posix_acl_"];
+    if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
         Ok(())
     } else {
         Err(Errno::EOPNOTSUPP)

@@ -5,6 +5,7 @@ use core::any::Any;
 
 use arch::lock::Once;
 
+use crate::acl::Acls;
 use crate::locks::LockState;
 use crate::notify::WatchList;
 
@@ -15,6 +16,8 @@ pub struct InodeExtra {
     pub locks: LockState,
     /// inotify watches.
     pub watches: WatchList,
+    /// Access control lists.
+    pub acls: Acls,
     /// The pipe of a fifo, the address of a bound socket.
     pub special: Once<Arc<dyn Any + Send + Sync>>,
 }

@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+pub mod acl;
 pub mod atime;
 mod clock;
 pub mod context;

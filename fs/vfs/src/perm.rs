@@ -73,10 +73,18 @@ pub fn permission(inode: &Inode, access: Access, creds: &Creds) -> Result<()> {
     if access.contains(Access::WRITE) {
         check_writable(inode)?;
     }
+    if inode.has(InodeFlags::OWN_PERMISSION | InodeFlags::ACL) {
+        return special_permission(inode, access, creds);
+    }
+    generic_permission(inode, access, creds)
+}
+
+#[cold]
+fn special_permission(inode: &Inode, access: Access, creds: &Creds) -> Result<()> {
     if inode.has(InodeFlags::OWN_PERMISSION) {
         return inode.ops().permission(inode, access, creds);
     }
-    generic_permission(inode, access, creds)
+    crate::acl::permission(inode, access, creds)
 }
 
 fn check_writable(inode: &Inode) -> Result<()> {
@@ -93,8 +101,8 @@ fn check_writable(inode: &Inode) -> Result<()> {
 /// The search permission a walk needs, without the checks that cannot matter.
 #[inline]
 pub(crate) fn may_search(inode: &Inode, creds: &Creds) -> Result<()> {
-    if inode.has(InodeFlags::OWN_PERMISSION) {
-        return inode.ops().permission(inode, Access::EXEC, creds);
+    if inode.has(InodeFlags::OWN_PERMISSION | InodeFlags::ACL) {
+        return special_permission(inode, Access::EXEC, creds);
     }
     // Everyone may search: no need to look at identities.
     if inode.mode() & 0o111 == 0o111 {

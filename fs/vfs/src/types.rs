@@ -296,6 +296,10 @@ bitflags! {
         const LINKABLE = 32768;
         /// Not a file of a disk: never synced, no quota, counted nowhere.
         const PRIVATE = 65536;
+        /// Has an access control list beside its mode.
+        const ACL = 1 << 17;
+        /// A directory with a list for what is made in it.
+        const DEFAULT_ACL = 1 << 18;
     }
 }
 

@@ -46,7 +46,8 @@ pub fn chmod(ctx: &Context<'_>, path: &Path, mode: u32) -> Result<()> {
         mode &= !S_ISGID;
     }
     let change = SetAttr { mode: Some(mode), now: Time::now(), ..SetAttr::default() };
-    apply(path, &inode, &change, IN_ATTRIB)
+    apply(path, &inode, &change, IN_ATTRIB)?;
+    crate::acl::follow_mode(&inode)
 }
 
 fn may_chown(inode: &Inode, creds: &Creds, uid: Option<u32>, gid: Option<u32>) -> bool {

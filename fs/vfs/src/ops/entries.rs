@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use abi::inotify::*;
 use abi::{Errno, Result};
 
-use super::{masked, new_inode};
+use super::{create_in, new_inode};
 use crate::context::Context;
 use crate::cred::Cap;
 use crate::dcache;
@@ -72,10 +72,10 @@ pub(super) fn enter(
 /// `mkdir(2)`.
 pub fn mkdir(ctx: &Context<'_>, base: &Path, name: &[u8], mode: u32) -> Result<()> {
     let (dir, last) = place(ctx, base, name)?;
-    let mode = masked(ctx, mode & 0o1777);
+    let mode = mode & 0o1777;
     make(ctx, &dir, &last, true, |parent, name| {
         let new = new_inode(ctx, parent, FileKind::Directory, mode, DeviceNumber::NONE, b"");
-        parent.ops().create(parent, name, &new)
+        create_in(parent, name, &new)
     })?;
     Ok(())
 }
@@ -91,14 +91,13 @@ pub fn mknod(
 ) -> Result<Arc<Inode>> {
     let (dir, last) = place(ctx, base, name)?;
     let whiteout = kind == FileKind::CharDevice && rdev == DeviceNumber::NONE;
-    let mode = masked(ctx, mode);
     make(ctx, &dir, &last, false, |parent, name| {
         if kind.is_device() && !whiteout {
             ctx.creds.require(Cap::MKNOD)?;
         }
         let rdev = if kind.is_device() { rdev } else { DeviceNumber::NONE };
         let new = new_inode(ctx, parent, kind, mode, rdev, b"");
-        parent.ops().create(parent, name, &new)
+        create_in(parent, name, &new)
     })
 }
 
@@ -110,7 +109,7 @@ pub fn symlink(ctx: &Context<'_>, target: &[u8], base: &Path, name: &[u8]) -> Re
     let (dir, last) = place(ctx, base, name)?;
     make(ctx, &dir, &last, false, |parent, name| {
         let new = new_inode(ctx, parent, FileKind::Symlink, 0o777, DeviceNumber::NONE, target);
-        parent.ops().create(parent, name, &new)
+        create_in(parent, name, &new)
     })?;
     Ok(())
 }

@@ -15,8 +15,12 @@ pub use open::{OpenHow, open, open_inode, open_path, tmpfile_in};
 pub use rename::rename;
 pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
 
+use alloc::sync::Arc;
+
+use abi::Result;
 use abi::stat::*;
 
+use crate::acl;
 use crate::context::Context;
 use crate::cred::Cap;
 use crate::inode::{Inode, NewInode};
@@ -34,6 +38,10 @@ fn new_inode<'a>(
     target: &'a [u8],
 ) -> NewInode<'a> {
     let mut mode = mode & 0o7777;
+    // A default list takes the place of the umask; links have no mode to mask.
+    if kind != FileKind::Symlink && !dir.has(InodeFlags::DEFAULT_ACL) {
+        mode &= !ctx.umask;
+    }
     let mut gid = ctx.creds.fsgid;
     if dir.mode() & S_ISGID != 0 {
         gid = dir.gid();
@@ -49,7 +57,8 @@ fn new_inode<'a>(
     NewInode { kind, mode, uid: ctx.creds.fsuid, gid, rdev, target, now: Time::now() }
 }
 
-/// The mode with the umask applied.
-fn masked(ctx: &Context<'_>, mode: u32) -> u32 {
-    mode & !ctx.umask
+/// Makes something in a directory, with what it inherits.
+fn create_in(dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
+    let inode = acl::inheriting(dir, new, |new| dir.ops().create(dir, name, new))?;
+    Ok(inode)
 }

@@ -9,7 +9,8 @@ use abi::mount::{MS_NODEV, MS_NOEXEC};
 use abi::{Errno, Result};
 
 use super::entries::enter;
-use super::{attr, masked, new_inode};
+use super::{attr, create_in, new_inode};
+use crate::acl;
 use crate::context::Context;
 use crate::dentry::Dentry;
 use crate::dev;
@@ -178,9 +179,8 @@ fn find_or_create(
     }
     let _writer = writer?;
     perm::may_create(&parent, ctx.creds)?;
-    let mode = masked(ctx, how.mode & 0o7777);
-    let new = new_inode(ctx, &parent, FileKind::Regular, mode, DeviceNumber::NONE, b"");
-    let inode = parent.ops().create(&parent, name, &new)?;
+    let new = new_inode(ctx, &parent, FileKind::Regular, how.mode, DeviceNumber::NONE, b"");
+    let inode = create_in(&parent, name, &new)?;
     let dentry = enter(&dir.dentry, found, last, inode.clone());
     drop(held);
     notify::in_directory(&parent, name, IN_CREATE, 0, Some(&inode));
@@ -334,9 +334,8 @@ pub fn tmpfile_in(ctx: &Context<'_>, dir: &Path, how: &OpenHow) -> Result<Arc<Fi
     let parent = dir.inode()?;
     let _writer = dir.mount.want_write()?;
     perm::permission(&parent, Access::WRITE | Access::EXEC, ctx.creds)?;
-    let mode = masked(ctx, how.mode & 0o7777);
-    let new = new_inode(ctx, &parent, FileKind::Regular, mode, DeviceNumber::NONE, b"");
-    let inode = parent.ops().tmpfile(&parent, &new)?;
+    let new = new_inode(ctx, &parent, FileKind::Regular, how.mode, DeviceNumber::NONE, b"");
+    let inode = acl::inheriting(&parent, &new, |new| parent.ops().tmpfile(&parent, new))?;
     if how.flags & O_EXCL == 0 {
         inode.set_flags(InodeFlags::LINKABLE);
     }

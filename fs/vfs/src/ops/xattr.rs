@@ -6,6 +6,7 @@ use abi::inotify::IN_ATTRIB;
 use abi::stat::S_ISVTX;
 use abi::{Errno, Result};
 
+use crate::acl::{self, Which};
 use crate::context::Context;
 use crate::cred::Cap;
 use crate::inode::Inode;
@@ -54,6 +55,9 @@ pub fn get_xattr(ctx: &Context<'_>, path: &Path, name: &[u8]) -> Result<Vec<u8>>
     check(ctx, &inode, name, Access::READ)?;
     let mut value = Vec::new();
     inode.ops().get_xattr(&inode, name, &mut value)?;
+    if Which::of(name).is_some() {
+        return acl::to_namespace(&value, &ctx.creds.user_ns);
+    }
     Ok(value)
 }
 
@@ -76,7 +80,10 @@ pub fn set_xattr(
     let _held = inode.lock().write();
     check(ctx, &inode, name, Access::WRITE)?;
     check_special(ctx, &inode, name)?;
-    inode.ops().set_xattr(&inode, name, value, flags)?;
+    match Which::of(name) {
+        Some(which) => acl::set(&inode, which, value, ctx.creds)?,
+        None => inode.ops().set_xattr(&inode, name, value, flags)?,
+    }
     inode.set_ctime(Time::now());
     inode.ops().dirty(&inode);
     notify::to_dentry(&path.dentry, IN_ATTRIB);
@@ -104,7 +111,11 @@ pub fn remove_xattr(ctx: &Context<'_>, path: &Path, name: &[u8]) -> Result<()> {
     let _held = inode.lock().write();
     check(ctx, &inode, name, Access::WRITE)?;
     check_special(ctx, &inode, name)?;
-    inode.ops().remove_xattr(&inode, name)?;
+    match Which::of(name) {
+        // A list without entries: removing what is not there succeeds.
+        Some(which) => acl::set(&inode, which, &acl::EMPTY, ctx.creds)?,
+        None => inode.ops().remove_xattr(&inode, name)?,
+    }
     inode.set_ctime(Time::now());
     inode.ops().dirty(&inode);
     notify::to_dentry(&path.dentry, IN_ATTRIB);

@@ -1,0 +1,127 @@
+//! Files without links that somebody still has open. The super block names the first of them and
+//! each one's deletion time the next, so that the mount after a crash can free what they occupy.
+//!
+//! The list lives in memory; the chain is written when the file system is synced.
+
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::{Errno, Result};
+use arch::lock::{LockClass, SpinLock};
+
+use crate::bytes::{put32, u32_at};
+use crate::fs::Ext4;
+use crate::layout::store_orphan;
+use crate::node::{Node, seed_of, sign};
+
+static CLASS: LockClass = LockClass::new("ext4.orphans", 459);
+
+struct List {
+    inos: BTreeSet<u32>,
+    /// The chain on the disk is another.
+    changed: bool,
+}
+
+/// The files of one file system that wait to be deleted.
+pub(crate) struct Orphans(SpinLock<List>);
+
+impl Orphans {
+    pub(crate) fn new() -> Orphans {
+        Orphans(SpinLock::new(&CLASS, List { inos: BTreeSet::new(), changed: false }))
+    }
+
+    /// The file lost its last link.
+    pub(crate) fn add(&self, ino: u32) {
+        let mut list = self.0.lock();
+        list.changed |= list.inos.insert(ino);
+    }
+
+    /// The file is gone, or has a link again.
+    pub(crate) fn remove(&self, ino: u32) {
+        let mut list = self.0.lock();
+        list.changed |= list.inos.remove(&ino);
+    }
+
+    /// What the deletion time of `ino` says: the next in the chain; 0 for the last and for others.
+    pub(crate) fn next_of(&self, ino: u32) -> u32 {
+        let list = self.0.lock();
+        if !list.inos.contains(&ino) {
+            return 0;
+        }
+        list.inos.range(ino + 1..).next().copied().unwrap_or(0)
+    }
+
+    /// The chain, if it is not the one on the disk.
+    fn take_changes(&self) -> Option<Vec<u32>> {
+        let mut list = self.0.lock();
+        core::mem::take(&mut list.changed).then(|| list.inos.iter().copied().collect())
+    }
+}
+
+impl Ext4 {
+    /// Puts the chain into the inodes' buffers and the super block's.
+    pub(crate) fn store_orphans(&self) -> Result<()> {
+        let Some(chain) = self.orphans.take_changes() else { return Ok(()) };
+        for (index, &ino) in chain.iter().enumerate() {
+            let next = chain.get(index + 1).copied().unwrap_or(0);
+            let (block, at) = self.alloc.inode_place(&self.sb, ino)?;
+            let buffer = self.metadata_block(block)?;
+            self.buffers.modify(&buffer, |bytes| {
+                if let Some(raw) = bytes.get_mut(at..at + self.sb.inode_size) {
+                    put32(raw, 0x14, next);
+                    let seed = seed_of(self, ino, u32_at(raw, 0x64));
+                    sign(self, raw, seed);
+                }
+            });
+        }
+        self.modify_super(|raw| store_orphan(raw, chain.first().copied().unwrap_or(0)))
+    }
+
+    /// Finishes what a crash interrupted: files without links are deleted, others were being
+    /// shortened.
+    pub(crate) fn delete_orphans(self: &Arc<Self>) -> Result<()> {
+        let (block, at) = self.sb.place();
+        let mut ino = self.buffers.get(block)?.read(|bytes| u32_at(bytes, at + 0xe8));
+        if ino == 0 {
+            return Ok(());
+        }
+        let (mut deleted, mut shortened) = (0, 0);
+        let mut seen = BTreeSet::new();
+        while ino != 0 && seen.insert(ino) {
+            match self.finish_orphan(ino) {
+                Ok((next, is_deleted)) => {
+                    deleted += u32::from(is_deleted);
+                    shortened += u32::from(!is_deleted);
+                    ino = next;
+                }
+                Err(error) => {
+                    log::error!("ext4: {}: bad orphan inode {ino}: {error}", self.device.name());
+                    break;
+                }
+            }
+        }
+        log::info!(
+            "ext4: {}: {deleted} orphan inodes deleted, {shortened} truncated",
+            self.device.name()
+        );
+        self.modify_super(|raw| store_orphan(raw, 0))
+    }
+
+    fn finish_orphan(self: &Arc<Self>, ino: u32) -> Result<(u32, bool)> {
+        if ino < self.sb.first_ino {
+            return Err(Errno::EUCLEAN);
+        }
+        let (block, at) = self.alloc.inode_place(&self.sb, ino)?;
+        let next = self.metadata_block(block)?.read(|bytes| u32_at(bytes, at + 0x14));
+        let inode = Node::load(self, ino)?;
+        let node = inode.private::<Node>().ok_or(Errno::EUCLEAN)?;
+        if inode.nlink() == 0 {
+            node.delete(&inode)?;
+            return Ok((next, true));
+        }
+        let first = inode.size().div_ceil(self.sb.block_size as u64);
+        node.free_range(first.min(u64::from(u32::MAX)) as u32, u32::MAX)?;
+        Ok((next, false))
+    }
+}
