@@ -7,6 +7,7 @@ pub mod acpi;
 pub mod addr;
 pub mod backtrace;
 pub mod boot;
+pub mod checksum;
 pub mod console;
 pub mod cpu;
 pub mod cpu_info;
