@@ -4,7 +4,7 @@
 //! of a process that ends must be closed before its parent learns of it.
 
 use alloc::sync::Arc;
-use arch::lock::{LockClass, SpinLock};
+use arch::lock::{IrqLock, LockClass, SpinLock};
 
 static CLASS: LockClass = LockClass::new("process.cell", 650);
 
@@ -25,6 +25,28 @@ impl<T: ?Sized> ArcCell<T> {
 
     /// Replaces what it holds; the old object is dropped without the lock.
     pub fn set(&self, value: Option<Arc<T>>) {
+        let old = core::mem::replace(&mut *self.0.lock(), value);
+        drop(old);
+    }
+}
+
+/// As [`ArcCell`], for what interrupts read too.
+pub(crate) struct IrqArcCell<T: ?Sized>(IrqLock<Option<Arc<T>>>);
+
+impl<T: ?Sized> IrqArcCell<T> {
+    /// Holding `value`.
+    pub(crate) const fn new(value: Option<Arc<T>>) -> IrqArcCell<T> {
+        IrqArcCell(IrqLock::new(&CLASS, value))
+    }
+
+    /// What it holds.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<Arc<T>> {
+        self.0.lock().clone()
+    }
+
+    /// Replaces what it holds; the old object is dropped without the lock.
+    pub(crate) fn set(&self, value: Option<Arc<T>>) {
         let old = core::mem::replace(&mut *self.0.lock(), value);
         drop(old);
     }

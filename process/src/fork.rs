@@ -312,6 +312,7 @@ fn link(parent: &Task, child: &Arc<Task>, pid: &Arc<Pid>, request: &Request) -> 
     if request.flags & clone::THREAD != 0 {
         pid.attach_task(child);
         group.add_thread(child, false);
+        crate::timers::inherit(child);
         // A stop in progress takes the new thread along.
         if signals.stop.is_some() {
             child.set_flag(arch::thread::flags::SIGPENDING);
@@ -333,6 +334,7 @@ fn link(parent: &Task, child: &Arc<Task>, pid: &Arc<Pid>, request: &Request) -> 
     };
     own.set_parent(&real_parent, thread);
     own.add_thread(child, true);
+    crate::timers::inherit(child);
     // setsid(2) or setpgid(2) may have come between the copy and now.
     let (pgrp, session) = (group.pgrp(), group.session());
     {

@@ -122,8 +122,8 @@ pub struct ThreadGroup {
     /// The lowest `oom_score_adj` that an unprivileged process may set.
     pub oom_score_adj_min: AtomicI32,
     pub(crate) is_unkillable: AtomicBool,
-    /// Timers of the process; owned by the time family.
-    pub timers: crate::itimer::Timers,
+    /// Timers of the process.
+    pub timers: crate::timers::Timers,
     pub(crate) exe: crate::cell::ArcCell<vfs::file::File>,
     pub(crate) args: SpinLock<MemoryLayout>,
     pub(crate) coredump_filter: AtomicU32,
@@ -206,7 +206,7 @@ impl ThreadGroup {
             oom_score_adj: AtomicI32::new(0),
             oom_score_adj_min: AtomicI32::new(0),
             is_unkillable: AtomicBool::new(false),
-            timers: crate::itimer::Timers::new(),
+            timers: crate::timers::Timers::new(),
             exe: crate::cell::ArcCell::new(None),
             args: SpinLock::new(&crate::task::PRIVATE_CLASS, MemoryLayout::default()),
             coredump_filter: AtomicU32::new(0x33),
@@ -433,6 +433,15 @@ impl ThreadGroup {
         }
         sum.max_rss_kib = sum.max_rss_kib.max(self.max_rss_kib());
         sum
+    }
+
+    /// Time of all threads, dead and alive, in user and in kernel mode.
+    pub fn cpu_time(&self) -> (u64, u64) {
+        let dead = self.usage.lock().dead_threads;
+        self.tasks().iter().fold((dead.utime_ns, dead.stime_ns), |(user, system), task| {
+            let own = Usage::of(task);
+            (user + own.utime_ns, system + own.stime_ns)
+        })
     }
 
     /// Usage of the children that were waited for.

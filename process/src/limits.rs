@@ -77,6 +77,16 @@ impl Limits {
         }
     }
 
+    /// A second more of `RLIMIT_CPU`, as far as the hard limit, after SIGXCPU was sent.
+    pub(crate) fn postpone_cpu(&self) {
+        let _pair = self.update.lock();
+        let index = Resource::Cpu as usize;
+        if let (Some(soft), Some(hard)) = (self.soft.get(index), self.hard.get(index)) {
+            let next = soft.load(Ordering::Relaxed).max(1).saturating_add(1);
+            soft.store(next.min(hard.load(Ordering::Relaxed)), Ordering::Relaxed);
+        }
+    }
+
     /// Replaces both; raising the hard one needs `may_raise` (`CAP_SYS_RESOURCE`).
     pub fn set(&self, resource: Resource, new: RLimit, may_raise: bool) -> Result<()> {
         if new.cur > new.max {

@@ -5,7 +5,7 @@
 //! pointers are changed by their owner only (or before it runs, or after it is gone) and read by
 //! anybody, so they are cells: reading one takes a reference.
 
-use crate::cell::ArcCell;
+use crate::cell::{ArcCell, IrqArcCell};
 use crate::group::ThreadGroup;
 use crate::nsproxy::NsProxy;
 use crate::pid::Pid;
@@ -73,9 +73,9 @@ pub struct Task {
     pub(crate) mm: ArcCell<AddressSpace>,
     pub(crate) files: ArcCell<FdTable>,
     pub(crate) fs: ArcCell<FsState>,
-    pub(crate) sighand: ArcCell<SigHand>,
+    pub(crate) sighand: IrqArcCell<SigHand>,
     pub(crate) ns: ArcCell<NsProxy>,
-    pub(crate) user: SpinLock<Option<Arc<User>>>,
+    pub(crate) user: IrqLock<Option<Arc<User>>>,
     /// The namespace new children's pids come from (`unshare(CLONE_NEWPID)`).
     pub(crate) pid_ns_for_children: SpinLock<Option<Arc<crate::pid::PidNamespace>>>,
 
@@ -166,9 +166,9 @@ impl Task {
             mm: ArcCell::new(parts.mm),
             files: ArcCell::new(Some(parts.files)),
             fs: ArcCell::new(Some(parts.fs)),
-            sighand: ArcCell::new(Some(parts.sighand)),
+            sighand: IrqArcCell::new(Some(parts.sighand)),
             ns: ArcCell::new(Some(parts.ns)),
-            user: SpinLock::new(&PRIVATE_CLASS, Some(parts.user)),
+            user: IrqLock::new(&PRIVATE_CLASS, Some(parts.user)),
             pid_ns_for_children: SpinLock::new(&PRIVATE_CLASS, None),
             signals: IrqLock::new(&SIGNALS_CLASS, TaskSignals { pending: Pending::new() }),
             blocked: AtomicU64::new(0),

@@ -57,6 +57,14 @@ pub fn monotonic_coarse() -> u64 {
     now - now % COARSE_NS
 }
 
+/// Told whenever `CLOCK_REALTIME` was set: timers that follow it are armed anew.
+static CHANGED: crate::WaitQueue = crate::WaitQueue::new();
+
+/// The queue whose listeners are told that `CLOCK_REALTIME` was set.
+pub fn changed() -> &'static crate::WaitQueue {
+    &CHANGED
+}
+
 /// Sets `CLOCK_REALTIME`.
 pub fn set_realtime(ns: u64) {
     let offset = ns.wrapping_sub(arch::time::now_ns());
@@ -66,6 +74,7 @@ pub fn set_realtime(ns: u64) {
         o.tai = offset.wrapping_add(leap);
     });
     publish();
+    CHANGED.notify(0);
 }
 
 /// Moves `CLOCK_REALTIME` by a difference.
@@ -75,6 +84,7 @@ pub fn adjust_realtime(delta_ns: i64) {
         o.tai = o.tai.wrapping_add_signed(delta_ns);
     });
     publish();
+    CHANGED.notify(0);
 }
 
 /// Sets how far `CLOCK_TAI` is ahead of `CLOCK_REALTIME`, in seconds.

@@ -229,7 +229,8 @@ fn switch_away(is_preempted: bool) {
         prev.voluntary.fetch_add(1, Ordering::Relaxed);
     }
     let next: *const Thread = chosen.map_or(cpu.idle, of_entity);
-    timer::set_slice_end(cpu.queue.slice_end_ns());
+    // SAFETY: the chosen thread, or idle, is alive while the queue is locked.
+    timer::set_slice_end(slice_end(&cpu, unsafe { &*next }));
     if ptr::eq(next, prev) {
         return;
     }
@@ -349,8 +350,9 @@ fn enqueue_on(thread: &Thread, target: CpuId, why: Enqueue) {
     if target == arch::cpu::id() {
         if preempts {
             arch::preempt::set_need_resched();
-        } else {
-            timer::set_slice_end(cpu.queue.slice_end_ns());
+        // SAFETY: the current thread of a processor is alive.
+        } else if let Some(current) = unsafe { cpu.current.as_ref() } {
+            timer::set_slice_end(slice_end(&cpu, current));
         }
     } else if preempts || cpu.queue.nr_waiting() == 1 {
         // With the first that waits the other processor has to start watching its slice.
@@ -503,15 +505,33 @@ pub(crate) fn resched(thread: &Thread) {
     arch::ipi::reschedule(at);
 }
 
+/// The longest that a watched thread runs between two looks at its timers.
+const WATCH_NS: u64 = 4_000_000;
+
+/// When the timer has to fire for the thread that runs.
+fn slice_end(cpu: &Cpu, running: &Thread) -> Option<u64> {
+    let end = cpu.queue.slice_end_ns();
+    if !running.is_watched() {
+        return end;
+    }
+    let look = arch::time::now_ns() + WATCH_NS;
+    Some(end.map_or(look, |end| end.min(look)))
+}
+
 /// The timer fired: has the running thread had its share? Interrupts are off.
 pub(crate) fn tick(now: u64) {
     let mut cpu = CPU.this().lock();
     cpu.queue.update(now);
+    // SAFETY: the current thread of a processor is alive.
+    let current = unsafe { cpu.current.as_ref() };
+    if let Some(current) = current.filter(|current| current.is_watched()) {
+        current.arch().set_flag(flags::NOTIFY_RESUME);
+    }
     if cpu.queue.slice_is_over() {
         arch::preempt::set_need_resched();
         timer::set_slice_end(None);
     } else {
-        timer::set_slice_end(cpu.queue.slice_end_ns());
+        timer::set_slice_end(current.and_then(|current| slice_end(&cpu, current)));
     }
 }
 

@@ -76,6 +76,7 @@ pub struct Thread {
     /// Set before the thread runs, taken by the reaper when it never will again.
     private: UnsafeCell<Option<Arc<dyn Any + Send + Sync>>>,
     is_user: AtomicBool,
+    is_watched: AtomicBool,
     space: SpinLock<Option<Arc<dyn Space>>>,
     pub(crate) is_killed: AtomicBool,
     pub(crate) user_ns: AtomicU64,
@@ -117,6 +118,7 @@ impl Thread {
             affinity: SpinLock::new(&NAME_CLASS, arch::cpu::possible()),
             private: UnsafeCell::new(None),
             is_user: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
             space: SpinLock::new(&SPACE_CLASS, None),
             is_killed: AtomicBool::new(false),
             user_ns: AtomicU64::new(0),
@@ -284,6 +286,23 @@ impl Thread {
     pub fn kick(&self) {
         if self.on_cpu.load(Ordering::Relaxed) && self.arch.cpu() != arch::cpu::id() {
             arch::ipi::reschedule(self.arch.cpu());
+        }
+    }
+
+    /// Whether the thread is to pass through the work before user space every few milliseconds
+    /// that it runs.
+    #[inline]
+    pub fn is_watched(&self) -> bool {
+        // Relaxed: a tick sooner or later.
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether it is.
+    pub fn set_watched(&self, watched: bool) {
+        if self.is_watched.swap(watched, Ordering::Relaxed) != watched && watched {
+            // Its processor is to set the timer.
+            self.arch.set_flag(arch::thread::flags::NEED_RESCHED);
+            self.kick();
         }
     }
 

@@ -11,6 +11,7 @@ pub mod tracer;
 
 mod anon;
 mod cred;
+mod event;
 mod fcntl;
 mod file;
 mod fsctx;
@@ -33,8 +34,10 @@ mod sched;
 mod seccomp;
 mod signal;
 mod socket;
+mod signalfd;
 mod sysinfo;
 mod time;
+mod timer;
 
 pub use cx::{Cx, dispatch};
 
@@ -49,6 +52,7 @@ pub fn kmsg_queue() -> &'static ::sched::WaitQueue {
 pub(crate) const FAMILIES: &[&[table::Call]] = &[
     anon::CALLS,
     cred::CALLS,
+    event::CALLS,
     file::CALLS,
     futex::CALLS,
     ipc::CALLS,
@@ -67,6 +71,8 @@ pub(crate) const FAMILIES: &[&[table::Call]] = &[
     seccomp::CALLS,
     signal::CALLS,
     socket::CALLS,
+    signalfd::CALLS,
     sysinfo::CALLS,
     time::CALLS,
+    timer::CALLS,
 ];

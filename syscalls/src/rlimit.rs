@@ -29,7 +29,11 @@ fn sys_getrlimit(cx: &mut Cx<'_>, raw: u32, limit: VirtAddr) -> Result<usize> {
 
 fn set(caller: &Task, target: &Task, resource: Resource, new: RLimit) -> Result<()> {
     let may_raise = caller.capable(Cap::SYS_RESOURCE);
-    target.group.limits.set(resource, new, may_raise)
+    target.group.limits.set(resource, new, may_raise)?;
+    if resource == Resource::Cpu {
+        process::timers::limit_changed(&target.group);
+    }
+    Ok(())
 }
 
 fn sys_setrlimit(cx: &mut Cx<'_>, raw: u32, limit: VirtAddr) -> Result<usize> {

@@ -1,26 +1,17 @@
-//! Clocks, sleeps, interval timers.
+//! Clocks and sleeps.
 
 use crate::Cx;
-use abi::signal::{SigInfo, Signal, si};
 use abi::{Errno, Result};
-use alloc::boxed::Box;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use arch::VirtAddr;
-use arch::lock::{IrqLock, LockClass};
 use arch::user;
-use core::any::Any;
-use process::itimer::TimerSet;
+use process::Task;
 use process::usage::Usage;
-use process::{Task, ThreadGroup};
-use sched::timer::Timer;
 use sched::{Deadline, WaitQueue, clock};
 use vfs::cred::Cap;
 
 crate::syscalls! {
     35 nanosleep => sys_nanosleep(request: Timespec, remaining: Hex);
-    36 getitimer => sys_getitimer(which: Dec, value: Hex);
-    37 alarm => sys_alarm(seconds: Dec);
-    38 setitimer => sys_setitimer(which: Dec, new: Hex, old: Hex);
     96 gettimeofday => sys_gettimeofday(time: Hex, zone: Hex);
     159 adjtimex => sys_adjtimex(buffer: Hex);
     164 settimeofday => sys_settimeofday(time: Hex, zone: Hex);
@@ -32,7 +23,7 @@ crate::syscalls! {
     305 clock_adjtime => sys_clock_adjtime(clock: Dec, buffer: Hex);
 }
 
-const NANOS: u64 = 1_000_000_000;
+pub(crate) const NANOS: u64 = 1_000_000_000;
 
 /// Reads a `struct timespec` in nanoseconds; `None` for a null pointer (no limit).
 pub(crate) fn read_timeout(at: VirtAddr) -> Result<Option<u64>> {
@@ -57,6 +48,17 @@ pub(crate) fn write_timespec(at: VirtAddr, ns: u64) -> Result<()> {
     Ok(())
 }
 
+/// Reads a `struct itimerspec`: the interval and the value, in nanoseconds.
+pub(crate) fn read_timer(at: VirtAddr) -> Result<(u64, u64)> {
+    Ok((read_timespec(at)?, read_timespec(at.wrapping_add(16))?))
+}
+
+/// Writes a `struct itimerspec`.
+pub(crate) fn write_timer(at: VirtAddr, interval: u64, value: u64) -> Result<()> {
+    write_timespec(at, interval)?;
+    write_timespec(at.wrapping_add(16), value)
+}
+
 fn cpu_ns(usage: &Usage) -> u64 {
     usage.utime_ns + usage.stime_ns
 }
@@ -67,7 +69,10 @@ fn read_clock(task: &Task, id: i32) -> Result<u64> {
         0 => clock::realtime_ns(),
         1 | 4 => clock::monotonic_ns(),
         6 => clock::monotonic_coarse(),
-        2 => cpu_ns(&task.group.usage()),
+        2 => {
+            let (user, system) = task.group.cpu_time();
+            user + system
+        }
         3 => cpu_ns(&Usage::of(task)),
         5 => clock::realtime_coarse() as u64,
         7 | 9 => clock::boottime_ns(),
@@ -81,14 +86,37 @@ fn read_clock(task: &Task, id: i32) -> Result<u64> {
 /// The clocks of other processes and threads (`clock_getcpuclockid(3)`): the number, inverted, above
 /// three bits of kind.
 fn read_cpu_clock(task: &Task, id: i32) -> Result<u64> {
+    let clock = cpu_clock(task, id)?;
+    let (user, system) = if clock.of_thread {
+        let usage = Usage::of(&clock.target);
+        (usage.utime_ns, usage.stime_ns)
+    } else {
+        clock.target.group.cpu_time()
+    };
+    Ok(if clock.user_only { user } else { user + system })
+}
+
+/// A decoded clock of a process or thread.
+pub(crate) struct CpuClock {
+    pub(crate) target: Arc<Task>,
+    pub(crate) of_thread: bool,
+    pub(crate) user_only: bool,
+}
+
+/// Decodes a negative clock number.
+pub(crate) fn cpu_clock(task: &Task, id: i32) -> Result<CpuClock> {
     let (pid, kind) = (!(id >> 3), id & 7);
     if kind & 3 == 3 {
         return Err(Errno::EINVAL);
     }
     let ns = task.group.pid_ns();
     let target = if pid == 0 { task.arc() } else { ns.task(pid) }.ok_or(Errno::EINVAL)?;
-    let usage = if kind & 4 != 0 { Usage::of(&target) } else { target.group.usage() };
-    Ok(if kind & 3 == 1 { usage.utime_ns } else { cpu_ns(&usage) })
+    let of_thread = kind & 4 != 0;
+    // A thread's clock is its own process's only.
+    if of_thread && !Arc::ptr_eq(&target.group, &task.group) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(CpuClock { target, of_thread, user_only: kind & 3 == 1 })
 }
 
 fn sys_clock_gettime(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
@@ -233,120 +261,4 @@ fn sys_clock_adjtime(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
         return Err(Errno::EOPNOTSUPP);
     }
     timex(cx, at)
-}
-
-static REAL_CLASS: LockClass = LockClass::new("syscalls.itimer", 560);
-
-/// The interval timers of a process. `ITIMER_VIRTUAL` and `ITIMER_PROF` count time of the wall as
-/// long as the process runs alone on its processor.
-struct Interval {
-    timer: Arc<Timer>,
-    /// Period in nanoseconds, 0 for once.
-    period: IrqLock<u64>,
-}
-
-struct Intervals {
-    each: [Arc<Interval>; 3],
-}
-
-impl Interval {
-    fn new(group: Weak<ThreadGroup>, signal: Signal) -> Arc<Interval> {
-        Arc::new_cyclic(|this: &Weak<Interval>| {
-            let this = this.clone();
-            Interval {
-                timer: Timer::new(move |timer| {
-                    if let Some(group) = group.upgrade() {
-                        process::itimer::expire(&group, SigInfo::new(signal, si::KERNEL));
-                    }
-                    let period = this.upgrade().map_or(0, |i| *i.period.lock());
-                    if period != 0 {
-                        timer.arm(arch::time::now_ns().saturating_add(period));
-                    }
-                }),
-                period: IrqLock::new(&REAL_CLASS, 0),
-            }
-        })
-    }
-
-    /// `(period, time left)`.
-    fn get(&self) -> (u64, u64) {
-        let now = arch::time::now_ns();
-        let left = self.timer.deadline().map_or(0, |d| d.saturating_sub(now).max(1000));
-        (*self.period.lock(), left)
-    }
-
-    fn set(&self, period: u64, first: u64) {
-        self.timer.cancel();
-        *self.period.lock() = period;
-        if first != 0 {
-            self.timer.arm(arch::time::now_ns().saturating_add(first));
-        }
-    }
-}
-
-impl TimerSet for Intervals {
-    fn cancel_all(&self) {
-        for interval in &self.each {
-            interval.set(0, 0);
-        }
-    }
-
-    fn exec(&self) {}
-
-    fn delivered(&self, _: &SigInfo) {}
-
-    fn as_any(&self) -> &(dyn Any + Send + Sync) {
-        self
-    }
-}
-
-fn interval(task: &Task, which: i32) -> Result<Arc<Interval>> {
-    let index = usize::try_from(which).ok().filter(|&w| w < 3).ok_or(Errno::EINVAL)?;
-    let group = task.group.arc().map(|g| Arc::downgrade(&g)).unwrap_or_default();
-    let set = task.group.timers.get_or_create(|| {
-        let signals = [Signal::SIGALRM, Signal::SIGVTALRM, Signal::SIGPROF];
-        Box::new(Intervals { each: signals.map(|s| Interval::new(group.clone(), s)) })
-    });
-    let set = set.as_any().downcast_ref::<Intervals>().ok_or(Errno::EINVAL)?;
-    set.each.get(index).cloned().ok_or(Errno::EINVAL)
-}
-
-fn write_itimer(at: VirtAddr, (period, left): (u64, u64)) -> Result<()> {
-    let micros = |ns: u64| [ns / NANOS, ns % NANOS / 1000];
-    let ([a, b], [c, d]) = (micros(period), micros(left));
-    user::write_val(at, &[a, b, c, d])?;
-    Ok(())
-}
-
-fn sys_getitimer(cx: &mut Cx<'_>, which: i32, at: VirtAddr) -> Result<usize> {
-    write_itimer(at, interval(cx.task, which)?.get())?;
-    Ok(0)
-}
-
-fn sys_setitimer(cx: &mut Cx<'_>, which: i32, new: VirtAddr, old: VirtAddr) -> Result<usize> {
-    let interval = interval(cx.task, which)?;
-    let [psec, pusec, sec, usec]: [i64; 4] =
-        if new.is_null() { [0; 4] } else { user::read_val(new)? };
-    let valid = |s: i64, us: i64| s >= 0 && (0..1_000_000).contains(&us);
-    if !valid(psec, pusec) || !valid(sec, usec) {
-        return Err(Errno::EINVAL);
-    }
-    let before = interval.get();
-    let ns = |s: i64, us: i64| (s as u64).saturating_mul(NANOS).saturating_add(us as u64 * 1000);
-    interval.set(ns(psec, pusec), ns(sec, usec));
-    if !old.is_null() {
-        write_itimer(old, before)?;
-    }
-    Ok(0)
-}
-
-fn sys_alarm(cx: &mut Cx<'_>, seconds: u32) -> Result<usize> {
-    let interval = interval(cx.task, 0)?;
-    let (_, left) = interval.get();
-    interval.set(0, u64::from(seconds) * NANOS);
-    // A rest counts as a second unless it is less than half of one and not the only one.
-    let whole = left / NANOS;
-    let rounded =
-        if left % NANOS >= NANOS / 2 || (whole == 0 && left > 0) { whole + 1 } else { whole };
-    Ok(rounded as usize)
 }

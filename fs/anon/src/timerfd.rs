@@ -1,15 +1,15 @@
 //! `timerfd_create(2)`.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::any::Any;
 use core::fmt::{self, Write};
 
 use abi::poll::{POLLIN, POLLRDNORM};
 use abi::{Errno, Result};
-use arch::lock::{IrqLock, LockClass};
+use arch::lock::{IrqLock, LockClass, Once};
 use arch::uio::Sink;
-use sched::WaitQueue;
 use sched::timer::Timer;
+use sched::{Listener, WaitQueue};
 use vfs::{Context, File, FileOps, PollTable};
 
 use crate::inode::anon_file;
@@ -46,21 +46,88 @@ struct State {
     interval: u64,
     /// Expiries not yet read.
     expired: u64,
+    /// The time of the clock that `next` stands for, where the clock can be set.
+    follows: Option<u64>,
+    /// `TFD_TIMER_CANCEL_ON_SET`.
+    cancel_on_set: bool,
+    /// The clock was set since.
+    cancelled: bool,
+}
+
+impl State {
+    /// Counts the expiries up to `now` and finds the next.
+    fn expire(&mut self, now: u64) {
+        let mut count = 1;
+        if self.interval == 0 {
+            self.next = 0;
+        } else {
+            // Expiries that were missed are counted at once.
+            count += now.saturating_sub(self.next) / self.interval;
+            let ahead = count.saturating_mul(self.interval);
+            self.next = self.next.saturating_add(ahead);
+            self.follows = self.follows.map(|at| at.saturating_add(ahead));
+        }
+        self.expired = self.expired.saturating_add(count);
+    }
 }
 
 struct Shared {
     state: IrqLock<State>,
     queue: Arc<WaitQueue>,
+    timer: Once<Weak<Timer>>,
+}
+
+impl Shared {
+    fn fired(&self, timer: &Timer) {
+        let next = {
+            let mut state = self.state.lock();
+            let now = arch::time::now_ns();
+            // Set anew, or moved with its clock, since it fired.
+            if state.next == 0 || state.next > now {
+                return;
+            }
+            state.expire(now);
+            state.next
+        };
+        self.queue.notify(POLLIN | POLLRDNORM);
+        if next != 0 {
+            timer.arm(next);
+        }
+    }
+}
+
+/// The real-time clock was set.
+impl Listener for Shared {
+    fn notify(&self, _: u32) {
+        let (next, cancelled) = {
+            let mut state = self.state.lock();
+            state.cancelled |= state.cancel_on_set;
+            let Some(at) = state.follows.filter(|_| state.next != 0) else { return };
+            let left = at.saturating_sub(sched::clock::realtime_ns());
+            state.next = arch::time::now_ns().saturating_add(left).max(1);
+            (state.next, state.cancelled)
+        };
+        if let Some(timer) = self.timer.get().and_then(Weak::upgrade) {
+            timer.arm(next);
+        }
+        if cancelled {
+            self.queue.notify(POLLIN | POLLRDNORM);
+        }
+    }
 }
 
 struct TimerFd {
     clock: Clock,
     shared: Arc<Shared>,
     timer: Arc<Timer>,
+    listener: Option<u64>,
 }
 
 impl Drop for TimerFd {
     fn drop(&mut self) {
+        if let Some(id) = self.listener {
+            sched::clock::changed().remove_listener(id);
+        }
         self.timer.cancel();
     }
 }
@@ -70,36 +137,30 @@ pub fn create(ctx: &Context<'_>, clock: Clock, status: u32) -> Result<Arc<File>>
     let shared = Arc::new(Shared {
         state: IrqLock::new(&STATE, State::default()),
         queue: Arc::new(WaitQueue::new()),
+        timer: Once::new(),
     });
     let fired = shared.clone();
-    let timer = Timer::new(move |timer| {
-        let next = {
-            let mut state = fired.state.lock();
-            if state.next == 0 {
-                return;
-            }
-            state.expired += 1;
-            state.next = if state.interval == 0 { 0 } else { state.next + state.interval };
-            // Expiries that were missed are counted at once.
-            let now = arch::time::now_ns();
-            if state.next != 0 && state.next <= now {
-                let missed = (now - state.next) / state.interval + 1;
-                state.expired += missed;
-                state.next += missed * state.interval;
-            }
-            state.next
-        };
-        fired.queue.notify(POLLIN | POLLRDNORM);
-        if next != 0 {
-            timer.arm(next);
-        }
-    });
-    let ops = Arc::new(TimerFd { clock, shared, timer });
+    let timer = Timer::new(move |timer| fired.fired(timer));
+    shared.timer.call_once(|| Arc::downgrade(&timer));
+    let listener =
+        (clock == Clock::Realtime).then(|| sched::clock::changed().add_listener(shared.clone(), 0));
+    let ops = Arc::new(TimerFd { clock, shared, timer, listener });
     anon_file(ctx, "[timerfd]", ops, abi::fcntl::O_RDWR | status)
 }
 
 /// Remaining time and interval, in nanoseconds; both 0 when disarmed.
 pub type Setting = (u64, u64);
+
+/// What a value given to [`set`] means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Time from now.
+    In,
+    /// A time of the clock.
+    At,
+    /// As `At`; reads fail once the clock is set (`TFD_TIMER_CANCEL_ON_SET`).
+    AtUnlessSet,
+}
 
 fn timer_of(file: &File) -> Result<&TimerFd> {
     file.private::<TimerFd>().ok_or(Errno::EINVAL)
@@ -118,20 +179,27 @@ fn setting(state: &State) -> Setting {
     (state.next.saturating_sub(arch::time::now_ns()).max(1), state.interval)
 }
 
-/// `timerfd_settime(2)`; `value` is relative, or a time of the clock if `absolute`.
-pub fn set(file: &File, value: u64, interval: u64, absolute: bool) -> Result<Setting> {
+/// `timerfd_settime(2)`; what was set before.
+pub fn set(file: &File, value: u64, interval: u64, start: Start) -> Result<Setting> {
     let timer = timer_of(file)?;
     timer.timer.cancel();
     let now = arch::time::now_ns();
-    let next = match (value, absolute) {
+    let next = match (value, start) {
         (0, _) => 0,
-        (value, false) => now.saturating_add(value),
-        (value, true) => now.saturating_add(value.saturating_sub(timer.clock.now())).max(1),
+        (value, Start::In) => now.saturating_add(value),
+        (value, _) => now.saturating_add(value.saturating_sub(timer.clock.now())).max(1),
     };
+    let is_settable = timer.clock == Clock::Realtime && start != Start::In;
     let old = {
         let mut state = timer.shared.state.lock();
         let old = setting(&state);
-        *state = State { next, interval, expired: 0 };
+        *state = State {
+            next,
+            interval,
+            follows: is_settable.then_some(value),
+            cancel_on_set: is_settable && start == Start::AtUnlessSet,
+            ..State::default()
+        };
         old
     };
     if next != 0 {
@@ -140,20 +208,27 @@ pub fn set(file: &File, value: u64, interval: u64, absolute: bool) -> Result<Set
     Ok(old)
 }
 
+impl TimerFd {
+    /// Takes the expiries; `ECANCELED` once after the clock was set.
+    fn take(&self) -> Option<Result<u64>> {
+        let mut state = self.shared.state.lock();
+        if core::mem::take(&mut state.cancelled) {
+            return Some(Err(Errno::ECANCELED));
+        }
+        let count = core::mem::take(&mut state.expired);
+        (count != 0).then_some(Ok(count))
+    }
+}
+
 impl FileOps for TimerFd {
     fn read_at(&self, file: &File, _pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
         if sink.remaining() < 8 {
             return Err(Errno::EINVAL);
         }
-        let take = || {
-            let mut state = self.shared.state.lock();
-            let count = core::mem::take(&mut state.expired);
-            (count != 0).then_some(count)
-        };
-        let count = match take() {
-            Some(count) => count,
+        let count = match self.take() {
+            Some(count) => count?,
             None if file.is_nonblocking() => return Err(Errno::EAGAIN),
-            None => wait_interruptible(&self.shared.queue, take)?,
+            None => wait_interruptible(&self.shared.queue, || self.take())??,
         };
         sink.put_all(&count.to_ne_bytes())?;
         Ok(8)
@@ -161,7 +236,8 @@ impl FileOps for TimerFd {
 
     fn poll(&self, _file: &File, table: Option<&mut PollTable<'_>>) -> u32 {
         vfs::poll_wait(table, &self.shared.queue);
-        if self.shared.state.lock().expired != 0 { POLLIN | POLLRDNORM } else { 0 }
+        let state = *self.shared.state.lock();
+        if state.expired != 0 || state.cancelled { POLLIN | POLLRDNORM } else { 0 }
     }
 
     fn fdinfo(&self, _file: &File, out: &mut dyn Write) -> fmt::Result {

@@ -26,6 +26,7 @@ pub fn exit_to_user(frame: &mut TrapFrame) {
     if task.has_flag(flags::NOTIFY_RESUME) {
         task.clear_flag(flags::NOTIFY_RESUME);
         crate::run_task_work(task);
+        crate::timers::check_cpu(task);
     }
     if task.has_flag(flags::SIGPENDING | flags::RESTORE_SIGMASK) {
         deliver(task, frame);
@@ -107,14 +108,15 @@ fn next(task: &Task) -> Option<Delivery> {
         }
         let blocked = task.blocked();
         let own = task.signals.lock().pending.dequeue(blocked);
-        let Some((signal, info, record)) = own.or_else(|| signals.pending.dequeue(blocked)) else {
+        let Some((signal, mut info, record)) = own.or_else(|| signals.pending.dequeue(blocked))
+        else {
             recalculate_locked(task, &signals);
             return None;
         };
         let continues = signals.continues;
         drop(signals);
         drop(record);
-        crate::itimer::delivered(task, &info);
+        crate::timers::delivered(task, &mut info);
         let Some(hand) = task.sighand() else { continue };
         let action = hand.take_for_delivery(signal);
         match action.handler {

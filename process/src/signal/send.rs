@@ -78,15 +78,29 @@ pub fn send_to_pgrp(pgrp: &Pid, info: SigInfo) -> bool {
     any
 }
 
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Somebody will take it.
+    Queued,
+    /// It has no effect: ignored, or the same signal is pending already.
+    Dropped,
+}
+
 /// Sends `info`.
 pub fn send(target: Target<'_>, info: SigInfo) -> Result<()> {
+    send_record(target, info).map(|_| ())
+}
+
+/// Sends `info`, and says what became of it.
+pub(crate) fn send_record(target: Target<'_>, info: SigInfo) -> Result<Sent> {
     let Some(signal) = info.signal() else { return Err(Errno::EINVAL) };
     let group = target.group();
     let Some(any) = (match target {
         Target::Thread(task) => task.arc(),
         Target::Group(group) => group.any_task().or_else(|| group.leader()),
     }) else {
-        return Ok(());
+        return Ok(Sent::Dropped);
     };
     // Charged and allocated before any lock; standard signals go over the limit rather than get
     // lost, as sigqueue(3) describes.
@@ -96,24 +110,29 @@ pub fn send(target: Target<'_>, info: SigInfo) -> Result<()> {
         None => (None, signal.is_realtime() && info.code != si::USER && info.code <= 0),
     };
     let from_kernel = info.code > 0;
-    let leftovers = {
+    let (sent, leftovers) = {
         let mut signals = group.signals.lock();
         if !takes_signals(&any) && matches!(target, Target::Thread(_)) {
-            return Ok(());
+            return Ok(Sent::Dropped);
         }
         let flushed = prepare(group, &mut signals, signal);
         if drops(&any, target, &signals, signal, from_kernel) {
-            (flushed, record)
+            (Sent::Dropped, (flushed, record))
         } else if refused {
             return Err(Errno::EAGAIN);
         } else {
             let unused = enqueue(target, &mut signals, signal, record);
             complete(target, &mut signals, signal);
-            (flushed, unused)
+            let sent = if unused.is_some() { Sent::Dropped } else { Sent::Queued };
+            (sent, (flushed, unused))
         }
     };
     drop(leftovers);
-    Ok(())
+    // Readers of a signalfd(2); without the locks, for listeners take some of lower rank.
+    if group.signal_wait.has_waiters() {
+        group.signal_wait.notify(abi::poll::POLLIN);
+    }
+    Ok(sent)
 }
 
 fn make_record(target: &Task, signal: Signal, info: SigInfo) -> Option<Box<Record>> {
@@ -234,10 +253,7 @@ fn complete(target: Target<'_>, signals: &mut GroupSignals, signal: Signal) {
         Target::Thread(task) => wants(task, signal).then(|| task.arc()).flatten(),
         Target::Group(group) => group.find_task(|task| wants(task, signal)),
     };
-    let Some(chosen) = chosen else {
-        notify_signalfd(target);
-        return;
-    };
+    let Some(chosen) = chosen else { return };
     let group = target.group();
     if is_fatal(&chosen, signals, signal) {
         signals.exit_code.get_or_insert(signal.raw() as i32);
@@ -245,7 +261,6 @@ fn complete(target: Target<'_>, signals: &mut GroupSignals, signal: Signal) {
         return;
     }
     wake(&chosen, signal == Signal::SIGKILL);
-    notify_signalfd(target);
 }
 
 /// Whether the signal ends the process at once, so that all its threads can be told now. With a
@@ -285,10 +300,6 @@ pub(crate) fn wake(task: &Task, kill: bool) {
             thread.interrupt();
         }
     }
-}
-
-fn notify_signalfd(target: Target<'_>) {
-    target.group().signal_wait.wake_all();
 }
 
 /// Offers signals of the process that `task` stopped taking to its other threads.

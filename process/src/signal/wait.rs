@@ -57,9 +57,9 @@ pub fn take(task: &Task, set: SigSet) -> Option<SigInfo> {
         recalculate_locked(task, &signals);
         taken.map(|(_, info, record)| (info, record))
     };
-    let (info, record) = taken?;
+    let (mut info, record) = taken?;
     drop(record);
-    crate::itimer::delivered(task, &info);
+    crate::timers::delivered(task, &mut info);
     Some(info)
 }
 

@@ -1,6 +1,8 @@
 //! Process-side interfaces of the kernel, one subcommand each. Every line printed is the same on
 //! Linux: results, errno names and layouts, never an address or a time.
 
+mod signals;
+mod timers;
 mod vdso;
 
 /// Prints a result, or the errno's name.
@@ -46,6 +48,8 @@ pub fn errno_name() -> String {
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
+        Some("signalfd") => signals::run(),
+        Some("timers") => timers::run(words.get(1).map_or("", String::as_str)),
         Some("vdso") => vdso::run(),
         Some("vsyscall") => vdso::vsyscall(),
         other => {
