@@ -52,6 +52,8 @@ fn kernel_main(info: &'static BootInfo) -> ! {
     sched::work::init();
     sched::init_load();
     pagecache::init();
+    vfs::dcache::register_shrinker();
+    process::oom::init();
     sched::spawn_kernel("kernel_init", move || crate::root::start(info, &line));
     sched::idle()
 }

@@ -112,8 +112,6 @@ pub struct Task {
     pub default_timer_slack_ns: AtomicU64,
     /// `ioprio_set(2)`.
     pub ioprio: AtomicU32,
-    /// `oom_score_adj` lives in the group; here: chosen by the OOM killer.
-    pub(crate) is_oom_victim: AtomicBool,
     pub(crate) exit_code: AtomicI32,
     /// Semaphore undo entries (System V).
     pub(crate) sem_undo: SpinLock<Option<Arc<ipc::sem::UndoList>>>,
@@ -192,7 +190,6 @@ impl Task {
             timer_slack_ns: AtomicU64::new(50_000),
             default_timer_slack_ns: AtomicU64::new(50_000),
             ioprio: AtomicU32::new(0),
-            is_oom_victim: AtomicBool::new(false),
             exit_code: AtomicI32::new(0),
             sem_undo: SpinLock::new(&PRIVATE_CLASS, None),
             is_stopped: AtomicBool::new(false),

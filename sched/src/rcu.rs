@@ -7,6 +7,7 @@ mod rcu_arc;
 pub use rcu_arc::{RcuArc, RcuRef, RcuSlot};
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::lock::{IrqLock, LockClass};
 
@@ -14,7 +15,36 @@ static CLASS: LockClass = LockClass::new("sched.rcu", 780);
 
 type Callback = Box<dyn FnOnce() + Send>;
 
-static PENDING: IrqLock<Vec<Callback>> = IrqLock::new(&CLASS, Vec::new());
+/// What waits for a grace period: a chain of chunks, newest first, so that no large block of memory
+/// is ever needed where nobody can wait for one.
+struct Pending {
+    newest: Option<Box<Chunk>>,
+}
+
+const CHUNK: usize = 30;
+
+struct Chunk {
+    callbacks: Vec<Callback>,
+    older: Option<Box<Chunk>>,
+}
+
+impl Pending {
+    /// Adds one; whether it is the first.
+    fn push(&mut self, callback: Callback) -> bool {
+        if let Some(chunk) = self.newest.as_mut().filter(|chunk| chunk.callbacks.len() < CHUNK) {
+            chunk.callbacks.push(callback);
+            return false;
+        }
+        let mut callbacks = Vec::with_capacity(CHUNK);
+        callbacks.push(callback);
+        let older = self.newest.take();
+        let is_first = older.is_none();
+        self.newest = Some(Box::new(Chunk { callbacks, older }));
+        is_first
+    }
+}
+
+static PENDING: IrqLock<Pending> = IrqLock::new(&CLASS, Pending { newest: None });
 
 /// While it lives, nothing that was found is freed. It keeps preemption off: no sleeping.
 #[must_use = "protection ends when the guard is dropped"]
@@ -36,12 +66,7 @@ pub fn read_lock() -> ReadGuard {
 
 /// Calls `callback` in a thread after a grace period.
 pub fn call(callback: Callback) {
-    let is_first = {
-        let mut pending = PENDING.lock();
-        pending.push(callback);
-        pending.len() == 1
-    };
-    if is_first {
+    if PENDING.lock().push(callback) {
         crate::work::wake_rcu();
     }
 }
@@ -54,18 +79,34 @@ pub fn synchronize() {
 
 /// Runs what is due; the RCU thread calls it when there is something.
 pub(crate) fn process() {
-    let due = core::mem::take(&mut *PENDING.lock());
-    if due.is_empty() {
+    let mut due = PENDING.lock().newest.take();
+    if due.is_none() {
         return;
     }
     wait_for_readers();
-    for callback in due {
-        callback();
+    // Turned round: the oldest first.
+    let mut oldest = None;
+    while let Some(mut chunk) = due {
+        due = chunk.older.take();
+        chunk.older = oldest;
+        oldest = Some(chunk);
+    }
+    while let Some(chunk) = oldest {
+        chunk.callbacks.into_iter().for_each(|callback| callback());
+        oldest = chunk.older;
     }
 }
 
 pub(crate) fn has_pending() -> bool {
-    !PENDING.lock().is_empty()
+    PENDING.lock().newest.is_some()
+}
+
+/// Waits until every callback that was registered before has run.
+pub fn barrier() {
+    let done = Arc::new(crate::Completion::new());
+    let signal = done.clone();
+    call(Box::new(move || signal.complete()));
+    done.wait();
 }
 
 #[cfg(target_os = "none")]

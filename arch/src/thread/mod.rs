@@ -38,6 +38,8 @@ pub mod flags {
     pub const SINGLE_STEP: u32 = 1 << 6;
     /// Frees memory: its own allocations may use the reserve and must not reclaim.
     pub const IN_RECLAIM: u32 = 1 << 16;
+    /// Was chosen to die for want of memory: what it needs on its way out may come from the reserve.
+    pub const OOM_VICTIM: u32 = 1 << 17;
     /// A system call's result needs a look on its way out.
     pub const SYSCALL_EXIT_WORK: u32 = SYSCALL_TRACE | SINGLE_STEP;
     /// What a system call's entry looks at.

@@ -370,6 +370,32 @@ pub fn shrink(target: usize) -> usize {
     freed
 }
 
+/// The cache as one of those that give memory back.
+struct Shrinker;
+
+/// Dentries, with their inodes, in a frame: an estimate.
+const PER_FRAME: usize = 4;
+
+impl frames::Reclaim for Shrinker {
+    fn reclaim(&self, pages: usize) -> usize {
+        // As hard as the page cache is pressed: a share of the cache per round.
+        let share = COUNT.load(Ordering::Relaxed) / 16;
+        shrink(pages.saturating_mul(PER_FRAME).min(share.max(64))) / PER_FRAME
+    }
+    fn reclaimable(&self) -> u64 {
+        (COUNT.load(Ordering::Relaxed) / PER_FRAME / 2) as u64
+    }
+    /// The last user of a file may be dropped, which waits for the file system.
+    fn needs_thread(&self) -> bool {
+        true
+    }
+}
+
+/// Offers unused dentries to the frame allocator. Once, at start-up.
+pub fn register_shrinker() {
+    frames::register_reclaim(&Shrinker);
+}
+
 /// Frees every unused dentry: `echo 2 > /proc/sys/vm/drop_caches`.
 pub fn drop_unused() -> usize {
     let table = table();

@@ -3,6 +3,7 @@
 
 extern crate alloc;
 
+mod background;
 mod errseq;
 mod io;
 mod mapping;
@@ -29,7 +30,9 @@ pub use writeback::{Flusher, Periodic, Wait, sync_all};
 
 static CACHE: reclaim::Cache = reclaim::Cache;
 
-/// Offers the cache's clean pages to the frame allocator. Once, at start-up.
+/// Offers the cache's clean pages to the frame allocator and starts the thread that frees memory
+/// ahead of need. Once, at start-up.
 pub fn init() {
     frames::register_reclaim(&CACHE);
+    background::start();
 }

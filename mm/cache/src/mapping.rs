@@ -70,7 +70,14 @@ pub trait MapObserver: Send + Sync {
     /// [`Mapping::make_writable`].
     fn write_protect(&self, index: u64);
 
-    /// Whether the page was used through a translation since the last call.
+    /// Removes all translations of the page for reclaim: without waiting for locks, and not if the
+    /// page is locked in memory. Whether it did.
+    fn try_unmap(&self, index: u64) -> bool {
+        self.unmap_range(index, index);
+        true
+    }
+
+    /// Whether the page was used through a translation since the last call. Does not wait.
     fn test_and_clear_young(&self, index: u64) -> bool {
         let _ = index;
         false
@@ -415,12 +422,22 @@ impl Mapping {
         self.each_observer(index, index, |observer| observer.write_protect(index));
     }
 
+    /// Whether the page was used through a translation since the last call, for reclaim: in doubt
+    /// it was. Does not wait: who registers an observer may be waiting for memory.
     pub(crate) fn test_and_clear_young(&self, index: u64) -> bool {
+        let Some(observers) = self.observers.try_read() else { return true };
         let mut young = false;
-        self.each_observer(index, index, |observer| {
-            young |= observer.test_and_clear_young(index);
-        });
+        for observed in observers.list.values().filter(|o| o.first <= index && index <= o.last) {
+            young |= observed.observer.test_and_clear_young(index);
+        }
         young
+    }
+
+    /// Removes all translations of the page without waiting; whether all are gone.
+    pub(crate) fn try_unmap(&self, index: u64) -> bool {
+        let Some(observers) = self.observers.try_read() else { return false };
+        let mut those = observers.list.values().filter(|o| o.first <= index && index <= o.last);
+        those.all(|observed| observed.observer.try_unmap(index))
     }
 
     /// Held (shared) by a fault while it looks at the size, finds the page and installs the

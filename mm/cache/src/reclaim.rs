@@ -266,8 +266,8 @@ fn free_locked(page: &PageRef) -> Fate {
     if page.clear(flag::REFERENCED) & flag::REFERENCED != 0 || young {
         return if mapped { Fate::UsedMapped } else { Fate::Used };
     }
-    if mapped {
-        mapping.unmap(index, index);
+    if mapped && !mapping.try_unmap(index) {
+        return Fate::Busy;
     }
     if mapping.remove_unused(index, page) { Fate::Freed } else { Fate::Busy }
 }
@@ -306,5 +306,8 @@ impl frames::Reclaim for Cache {
     fn reclaimable(&self) -> u64 {
         let file = stats::sum(Counter::ActiveFile) + stats::sum(Counter::InactiveFile);
         file.saturating_sub(stats::sum(Counter::Dirty) + stats::sum(Counter::Writeback))
+    }
+    fn wait(&self) -> bool {
+        crate::background::wait()
     }
 }

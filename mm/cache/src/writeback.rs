@@ -86,14 +86,18 @@ pub(crate) fn balance(mapping: &Mapping, dirtied: usize) {
     flusher.kick();
     let mut rounds = 0;
     while stats::sum(Counter::Dirty) + stats::sum(Counter::Writeback) > hard && rounds < 50 {
-        THROTTLED_COUNT.fetch_add(1, Ordering::SeqCst);
-        let seen = stats::sum(Counter::Written);
-        let deadline = now_ns() + 100_000_000;
-        THROTTLED.wait_deadline(deadline, || (stats::sum(Counter::Written) != seen).then_some(()));
-        THROTTLED_COUNT.fetch_sub(1, Ordering::SeqCst);
+        wait_written(stats::sum(Counter::Written), 100_000_000);
         flusher.kick();
         rounds += 1;
     }
+}
+
+/// Waits until more pages are written than `seen`, at most so long.
+pub(crate) fn wait_written(seen: u64, limit_ns: u64) {
+    THROTTLED_COUNT.fetch_add(1, Ordering::SeqCst);
+    let deadline = now_ns() + limit_ns;
+    THROTTLED.wait_deadline(deadline, || (stats::sum(Counter::Written) != seen).then_some(()));
+    THROTTLED_COUNT.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// How a range is written back.
@@ -364,7 +368,8 @@ impl Flusher {
                 due.then_some(())
             };
             self.wake.wait_deadline(now_ns() + pause, due);
-            self.pass();
+            // What it needs to write pages is well spent: they can be freed afterwards.
+            frames::as_reclaimer(|| self.pass());
         }
     }
 

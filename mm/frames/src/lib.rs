@@ -22,9 +22,10 @@ pub use init::init_host;
 pub use init::{Range, contains_ram, init, set_cpu_node, total_pages};
 pub use page::{Page, flag, kind, page, page_if_ram};
 pub use pageref::PageRef;
-pub use percpu::drain_local;
+pub use percpu::{drain_all, drain_local};
 pub use pressure::{
-    Reclaim, Watermarks, register_reclaim, set_background_hook, set_oom_hook, watermarks,
+    Reclaim, Watermarks, as_reclaimer, has_room, reclaim_in_background, register_reclaim,
+    set_background_hook, set_min_free, set_oom_hook, watermarks,
 };
 pub use stats::{Counter, NodeStats, Stats, node_stats, stats, zone_info};
 

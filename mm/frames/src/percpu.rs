@@ -83,3 +83,8 @@ pub fn drain_local() {
         init::give_batch(&batch[..count]);
     }
 }
+
+/// As [`drain_local`] on every processor. Interrupts on; not for hot paths.
+pub fn drain_all() {
+    arch::ipi::call_on_all(|_| drain_local(), 0);
+}

@@ -8,10 +8,20 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 /// Someone who can give memory back.
 pub trait Reclaim: Sync {
-    /// Frees about `pages` frames; how many were freed. May sleep.
+    /// Frees about `pages` frames; how many were freed. May sleep, but must not wait for locks that
+    /// a caller of the allocator may hold.
     fn reclaim(&self, pages: usize) -> usize;
     /// How many frames could be freed without writing anything; for `MemAvailable`.
     fn reclaimable(&self) -> u64;
+    /// Whether freeing may wait for locks of file systems: then it is done in the background
+    /// thread only, never by whoever happens to allocate.
+    fn needs_thread(&self) -> bool {
+        false
+    }
+    /// Waits a moment for the background thread and for write-back; whether trying again may help.
+    fn wait(&self) -> bool {
+        false
+    }
 }
 
 /// Free-memory levels in frames.
@@ -71,6 +81,11 @@ pub(crate) fn is_comfortable() -> bool {
     init::available() > watermarks().high
 }
 
+/// Whether free memory is above the low watermark: nobody needs to die.
+pub fn has_room() -> bool {
+    init::available() >= watermarks().low
+}
+
 /// Whether the caller may take `frames` now.
 pub(crate) fn may_take(flags: Flags, frames: u64) -> bool {
     let available = init::available().saturating_sub(frames);
@@ -79,14 +94,21 @@ pub(crate) fn may_take(flags: Flags, frames: u64) -> bool {
         BACKGROUND_ASKED.store(false, Ordering::Relaxed);
         return true;
     }
-    wake_background();
-    if available >= marks.min {
-        return true;
+    let may_wait = arch::preempt::is_enabled();
+    if may_wait {
+        wake_background();
     }
-    if flags.contains(Flags::RESERVE) || in_reclaim() {
-        return true;
+    available >= floor(flags.contains(Flags::RESERVE) || is_privileged(), may_wait, marks)
+}
+
+/// How far down a caller may go: to the last frame for who frees memory or must die, into the
+/// reserve for who cannot wait, else down to its top.
+fn floor(privileged: bool, may_wait: bool, marks: Watermarks) -> u64 {
+    match (privileged, may_wait) {
+        (true, _) => 0,
+        (false, true) => marks.min,
+        (false, false) => marks.min / 4,
     }
-    !arch::preempt::is_enabled() && available >= marks.min / 4
 }
 
 fn wake_background() {
@@ -101,33 +123,29 @@ fn wake_background() {
     }
 }
 
-fn in_reclaim() -> bool {
-    arch::thread::try_current()
-        .is_some_and(|thread| thread.has_flag(arch::thread::flags::IN_RECLAIM))
+/// Whether the current thread frees memory itself, or was told to die to free some.
+fn is_privileged() -> bool {
+    use arch::thread::flags::{IN_RECLAIM, OOM_VICTIM};
+    arch::thread::try_current().is_some_and(|thread| thread.has_flag(IN_RECLAIM | OOM_VICTIM))
 }
 
 /// Makes room, or says that there is none.
 #[cold]
 pub(crate) fn relieve(flags: Flags, order: u8, attempt: &mut u32) -> Result<(), OutOfMemory> {
-    let may_wait = arch::preempt::is_enabled() && !in_reclaim();
+    let may_wait = arch::preempt::is_enabled() && !is_privileged();
     if flags.contains(Flags::NO_RECLAIM) || !may_wait {
         return Err(OutOfMemory);
     }
     *attempt += 1;
     drain_local();
-    // A large block may be unobtainable although memory is free: then one round must do.
-    let enough = init::available() >= watermarks().low;
-    if enough && order > 0 && *attempt > 1 {
-        return Err(OutOfMemory);
-    }
     let freed = direct_reclaim((2 << order).max(64));
-    if freed > 0 && *attempt <= ATTEMPTS * 4 {
-        return Ok(());
+    match next_step(freed, order, *attempt, init::available() >= watermarks().low) {
+        Step::Again => return Ok(()),
+        Step::Wait if wait_for_others() => return Ok(()),
+        Step::GiveUp => return Err(OutOfMemory),
+        Step::Wait | Step::Kill => {}
     }
-    if *attempt < ATTEMPTS && init::available() >= watermarks().min + (1 << order) {
-        return Ok(());
-    }
-    if flags.contains(Flags::NO_OOM) || order > 3 {
+    if flags.contains(Flags::NO_OOM) || order > COSTLY {
         return Err(OutOfMemory);
     }
     let hook = OOM.load(Ordering::Acquire);
@@ -136,27 +154,100 @@ pub(crate) fn relieve(flags: Flags, order: u8, attempt: &mut u32) -> Result<(), 
     }
     // SAFETY: only `set_oom_hook` stores here, such a function.
     let hook: fn(u8) -> bool = unsafe { core::mem::transmute(hook) };
+    // Somebody dies: reclaim gets a new start before the next.
+    *attempt = 0;
     if hook(order) { Ok(()) } else { Err(OutOfMemory) }
 }
 
-fn direct_reclaim(pages: usize) -> usize {
+/// Blocks past this order have a substitute: nobody is killed for them.
+const COSTLY: u8 = 3;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    Again,
+    Wait,
+    Kill,
+    GiveUp,
+}
+
+/// What to do after the `attempt`-th round of reclaim freed so many frames. `is_fragmented`: there
+/// is memory enough, only not in blocks of `2^order`.
+pub(crate) fn next_step(freed: usize, order: u8, attempt: u32, is_fragmented: bool) -> Step {
+    if is_fragmented && order > 0 {
+        // Killing somebody would not make the memory less scattered.
+        let rounds = if order > COSTLY { 1 } else { ATTEMPTS * 4 };
+        return if attempt > rounds || freed == 0 { Step::GiveUp } else { Step::Again };
+    }
+    match attempt {
+        _ if freed > 0 && attempt <= ATTEMPTS * 4 => Step::Again,
+        _ if order > COSTLY => Step::GiveUp,
+        _ if attempt <= ATTEMPTS * 10 => Step::Wait,
+        _ => Step::Kill,
+    }
+}
+
+fn wait_for_others() -> bool {
     let slots = *RECLAIMERS.lock();
+    let mut may_help = false;
+    for reclaim in slots.iter().flatten() {
+        may_help |= reclaim.wait();
+    }
+    may_help
+}
+
+fn direct_reclaim(pages: usize) -> usize {
+    as_reclaimer(|| {
+        let slots = *RECLAIMERS.lock();
+        let mut freed = 0;
+        for reclaim in slots.iter().flatten().filter(|reclaim| !reclaim.needs_thread()) {
+            freed += reclaim.reclaim(pages.saturating_sub(freed).max(1));
+        }
+        freed
+    })
+}
+
+/// Runs `work`, which frees memory: what it allocates itself may come from the reserve.
+pub fn as_reclaimer<R>(work: impl FnOnce() -> R) -> R {
     let thread = arch::thread::try_current();
+    let nested = thread.is_some_and(|t| t.has_flag(arch::thread::flags::IN_RECLAIM));
     if let Some(thread) = thread {
         thread.set_flag(arch::thread::flags::IN_RECLAIM);
     }
-    let mut freed = 0;
-    for reclaim in slots.iter().flatten() {
-        freed += reclaim.reclaim(pages.saturating_sub(freed).max(1));
-    }
-    if let Some(thread) = thread {
+    let result = work();
+    if let Some(thread) = thread.filter(|_| !nested) {
         thread.clear_flag(arch::thread::flags::IN_RECLAIM);
     }
-    freed
+    result
+}
+
+/// One pass of the background thread: frees until memory is above the high watermark or nothing
+/// more can be freed; how many frames were.
+pub fn reclaim_in_background() -> usize {
+    as_reclaimer(|| {
+        let mut total = 0;
+        loop {
+            let missing = watermarks().high.saturating_sub(init::available()) as usize;
+            let mut freed = 0;
+            let slots = *RECLAIMERS.lock();
+            for reclaim in slots.iter().flatten() {
+                freed += reclaim.reclaim(missing.clamp(64, 1024));
+            }
+            total += freed;
+            if is_comfortable() || freed == 0 {
+                BACKGROUND_ASKED.store(false, Ordering::Relaxed);
+                return total;
+            }
+        }
+    })
 }
 
 /// What all reclaimers could free easily.
 pub(crate) fn reclaimable() -> u64 {
     let slots = *RECLAIMERS.lock();
     slots.iter().flatten().map(|reclaim| reclaim.reclaimable()).sum()
+}
+
+/// `vm.min_free_kbytes`.
+pub fn set_min_free(frames: u64) {
+    set_min(frames.clamp(32, crate::total_pages() / 8));
 }

@@ -1,6 +1,7 @@
 //! Allocations past the slabs: blocks of frames, and mapped scattered frames past those.
 
 use arch::addr::{PAGE_SIZE, VirtAddr};
+use arch::lock::{IrqLock, LockClass};
 use arch::paging::{PteFlags, kernel};
 use core::alloc::Layout;
 use frames::{Counter, Flags, FrameBlock, MAX_ORDER, PageRef, kind};
@@ -29,31 +30,90 @@ pub(crate) fn alloc(layout: Layout, zeroed: bool) -> *mut u8 {
     let flags = if zeroed { Flags::ZERO } else { Flags::empty() };
     match footprint(layout) {
         Footprint::Block(order) => {
-            let Ok(block) = frames::alloc(order, flags) else { return core::ptr::null_mut() };
-            block.page().set_kind(kind::LARGE);
-            let at = block.as_ptr();
-            block.into_raw();
-            Counter::SlabUnreclaimable.add(1 << order);
-            at
+            if let Some(block) = block_for(order, flags) {
+                block.page().set_kind(kind::LARGE);
+                let at = block.as_ptr();
+                block.into_raw();
+                Counter::SlabUnreclaimable.add(1 << order);
+                return at;
+            }
+            mapped(1 << order, layout, flags)
         }
-        Footprint::Mapped(pages) if layout.align() <= PAGE_SIZE => {
-            map_pages(pages, flags).map_or(core::ptr::null_mut(), VirtAddr::as_mut_ptr)
-        }
-        Footprint::Mapped(_) => core::ptr::null_mut(),
+        Footprint::Mapped(pages) => mapped(pages, layout, flags),
     }
+}
+
+/// A block of frames. Where memory is scattered there may be none although memory is free: past
+/// two frames nobody is made to wait for one.
+fn block_for(order: u8, flags: Flags) -> Option<FrameBlock> {
+    if order <= 1 {
+        return crate::slab::frames_for(order, flags);
+    }
+    frames::alloc(order, flags | Flags::NO_OOM).ok()
+}
+
+/// Scattered frames instead of a block, where tables may be changed.
+fn mapped(pages: usize, layout: Layout, flags: Flags) -> *mut u8 {
+    if layout.align() > PAGE_SIZE || !arch::preempt::is_enabled() || !CAN_MAP {
+        return core::ptr::null_mut();
+    }
+    release_postponed();
+    map_pages(pages, flags).map_or(core::ptr::null_mut(), VirtAddr::as_mut_ptr)
+}
+
+/// The simulated machine has no kernel area.
+const CAN_MAP: bool = cfg!(target_os = "none");
+
+fn is_mapped(ptr: *const u8) -> bool {
+    let at = VirtAddr::from_ptr(ptr);
+    CAN_MAP && (kernel::AREA_START..kernel::AREA_END).contains(&at)
 }
 
 /// # Safety
 /// `alloc` gave `ptr` for this layout and it was not freed since.
 pub(crate) unsafe fn free(ptr: *mut u8, layout: Layout) {
-    match footprint(layout) {
-        Footprint::Block(order) => {
+    let pages = match footprint(layout) {
+        Footprint::Block(order) if !is_mapped(ptr) => {
             Counter::SlabUnreclaimable.sub(1 << order);
             let pfn = arch::phys::to_phys(ptr).pfn();
             // SAFETY: `alloc` gave the block away with this order.
             drop(unsafe { FrameBlock::from_raw(pfn, order) });
+            return;
         }
-        Footprint::Mapped(pages) => unmap_pages(VirtAddr::from_ptr(ptr), pages),
+        Footprint::Block(order) => 1 << order,
+        Footprint::Mapped(pages) => pages,
+    };
+    if arch::preempt::is_enabled() {
+        unmap_pages(VirtAddr::from_ptr(ptr), pages);
+        return release_postponed();
+    }
+    let mut first = POSTPONED.lock();
+    // SAFETY: the caller gives the memory up; it is page-aligned and at least a page long.
+    unsafe { ptr.cast::<Postponed>().write(Postponed { next: *first, pages }) };
+    *first = ptr as usize;
+}
+
+static CLASS: LockClass = LockClass::new("heap.postponed", 805);
+/// Mapped memory that was freed where processors could not be told to forget it.
+static POSTPONED: IrqLock<usize> = IrqLock::new(&CLASS, 0);
+
+/// What freed memory says of itself meanwhile.
+struct Postponed {
+    next: usize,
+    pages: usize,
+}
+
+/// Unmaps what had to wait. Preemption on.
+fn release_postponed() {
+    if *POSTPONED.lock() == 0 {
+        return;
+    }
+    let mut at = core::mem::take(&mut *POSTPONED.lock());
+    while at != 0 {
+        // SAFETY: `free` wrote it there, and took the memory out of everybody else's hands.
+        let Postponed { next, pages } = unsafe { (at as *const Postponed).read() };
+        unmap_pages(VirtAddr(at as u64), pages);
+        at = next;
     }
 }
 

@@ -11,5 +11,6 @@ mod stats;
 mod tests;
 
 pub use global::Heap;
+pub use slab::shrink;
 pub use stack::{KernelStack, STACK_SIZE};
 pub use stats::{ClassStats, Stats, for_each_class, stats};

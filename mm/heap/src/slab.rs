@@ -41,12 +41,12 @@ static BY_SIZE: [u8; LARGEST / 16 + 1] = {
 };
 
 /// log2 of the frames in a slab of a class.
+///
+/// Small ones: where memory is scattered two adjacent frames can still be found, eight cannot.
 const fn slab_order(class: usize) -> u8 {
     match SIZES[class] {
-        0..=256 => 0,
-        257..=512 => 1,
-        513..=1024 => 2,
-        _ => 3,
+        0..=512 | 1024 | 4096 => 0,
+        _ => 1,
     }
 }
 
@@ -278,7 +278,7 @@ fn refill(class: usize) -> *mut u8 {
 /// Makes a slab.
 fn grow(class: usize) -> bool {
     let order = slab_order(class);
-    let Ok(block) = frames::alloc(order, Flags::empty()) else { return false };
+    let Some(block) = frames_for(order, Flags::empty()) else { return false };
     let slab = block.page();
     slab.set_kind(kind::SLAB);
     slab.set_class(class as u8);
@@ -334,6 +334,76 @@ fn give_back(class: usize, objects: &[usize]) {
             // SAFETY: `grow` gave the block away with this order, and no object of it is out.
             drop(unsafe { FrameBlock::from_raw(slab.pfn(), order) });
         }
+    }
+}
+
+/// Frames for something small, which the kernel cannot do without: from the reserve if need be, and
+/// who may wait waits for a victim's end.
+pub(crate) fn frames_for(order: u8, flags: Flags) -> Option<FrameBlock> {
+    const PATIENCE: u32 = 100_000;
+    for _ in 0..PATIENCE {
+        let reserve = flags | Flags::RESERVE | Flags::NO_RECLAIM;
+        let found = frames::alloc(order, flags).or_else(|_| frames::alloc(order, reserve));
+        if let Ok(block) = found {
+            return Some(block);
+        }
+        if !arch::preempt::is_enabled() {
+            return None;
+        }
+        arch::cpu::relax();
+    }
+    None
+}
+
+/// Gives the objects in this processor's magazines back to their slabs, so that empty slabs are
+/// freed. Interrupts off or preemption off.
+fn drain_magazines() {
+    for class in 0..CLASSES {
+        let mut batch = [0; DEPTH];
+        let mut count = 0;
+        MAGAZINES.with(|magazines| {
+            let magazine = &mut magazines.by_class[class];
+            count = core::mem::take(&mut magazine.len);
+            batch = magazine.objects;
+        });
+        if let Some(objects) = batch.get(..count) {
+            give_back(class, objects);
+        }
+    }
+}
+
+/// Frees what the heap keeps for speed: magazines of all processors, empty slabs, idle stacks.
+pub fn shrink() {
+    arch::ipi::call_on_all(|_| drain_magazines(), 0);
+    for class in 0..CLASSES {
+        free_empty(class);
+    }
+    crate::stack::shrink();
+}
+
+/// Frees the empty slabs that a class keeps.
+fn free_empty(class: usize) {
+    let order = slab_order(class);
+    loop {
+        let empty = {
+            let mut pool = POOLS[class].lock();
+            let mut at = pool.partial;
+            while at != NIL
+                && slab_at(at).private2.load(Ordering::Relaxed) as usize != per_slab(class)
+            {
+                at = slab_at(at).next.load(Ordering::Relaxed);
+            }
+            if at == NIL {
+                return;
+            }
+            pool.unlink(slab_at(at));
+            pool.slabs -= 1;
+            pool.free_slabs -= 1;
+            slab_at(at)
+        };
+        Counter::SlabUnreclaimable.sub(1 << order);
+        // SAFETY: `grow` gave the block away with this order, and no object of it is out.
+        drop(unsafe { FrameBlock::from_raw(empty.pfn(), order) });
     }
 }
 

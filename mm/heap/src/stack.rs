@@ -78,6 +78,20 @@ impl Drop for KernelStack {
     }
 }
 
+/// Frees the cached stacks.
+pub(crate) fn shrink() {
+    loop {
+        let stack = {
+            let mut cache = CACHE.lock();
+            let Some(at) = cache.len.checked_sub(1) else { return };
+            cache.len = at;
+            cache.stacks[at]
+        };
+        Counter::KernelStacks.sub(PAGES as u64);
+        destroy(stack);
+    }
+}
+
 #[cfg(target_os = "none")]
 fn make() -> Result<VirtAddr, OutOfMemory> {
     // The guard page comes first; the area leaves what was reserved before below it.

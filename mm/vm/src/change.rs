@@ -4,7 +4,8 @@ use crate::layout::MIN_ADDRESS;
 use crate::space::va;
 use crate::unmap::check_range;
 use crate::vma::{Areas, Vma, flag, prot};
-use crate::{AddressSpace, space};
+use crate::AddressSpace;
+use crate::commit::{commit, heeds_no_reserve};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -74,6 +75,7 @@ impl AddressSpace {
             return Err(Errno::EINVAL);
         }
         let rights = wanted & 7;
+        let own = areas.total_pages;
         self.change_areas(&mut areas, from, end, |vma| {
             if vma.prot == rights {
                 return Ok(());
@@ -82,8 +84,9 @@ impl AddressSpace {
                 if vma.has(flag::NEVER_WRITE) {
                     return Err(Errno::EACCES);
                 }
-                if vma.is_private() && vma.flags & (flag::ACCOUNTED | flag::NO_RESERVE) == 0 {
-                    space::commit(vma.pages())?;
+                let is_free = vma.has(flag::NO_RESERVE) && heeds_no_reserve();
+                if vma.is_private() && !vma.has(flag::ACCOUNTED) && !is_free {
+                    commit(vma.pages(), own)?;
                     vma.flags |= flag::ACCOUNTED;
                 }
             }
@@ -165,7 +168,7 @@ impl AddressSpace {
             && end.checked_add(more).is_some_and(|e| e <= USER_END && areas.is_free(end, e));
         if in_place {
             let start = vma.start;
-            self.promise(vma, more)?;
+            self.promise(areas.total_pages, vma, more)?;
             let Some(mut vma) = areas.remove(start) else { return Err(Errno::EFAULT) };
             let before = vma.clone();
             vma.end += more;
@@ -189,7 +192,7 @@ impl AddressSpace {
     ) -> Result<u64> {
         let found = areas.find(old).filter(|vma| old + old_len <= vma.end);
         let vma = found.ok_or(Errno::EFAULT)?.clone();
-        self.promise(&vma, new_len)?;
+        self.promise(areas.total_pages, &vma, new_len)?;
         let at = match to.map_or_else(|| self.room_for(areas, new_len), Ok) {
             Ok(at) => at,
             Err(error) => {

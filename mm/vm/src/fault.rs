@@ -2,7 +2,8 @@
 
 use crate::AddressSpace;
 use crate::layout::STACK_GAP;
-use crate::space::{PageSort, commit, va};
+use crate::commit::commit;
+use crate::space::{PageSort, va};
 use crate::vma::{FileMap, Vma, flag, prot};
 use abi::Errno;
 use arch::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
@@ -140,7 +141,7 @@ impl AddressSpace {
         if end - page > limit || page < below.saturating_add(STACK_GAP) {
             return Err(MAPERR);
         }
-        commit((start - page) >> 12).map_err(|_| MAPERR)?;
+        commit((start - page) >> 12, areas.total_pages).map_err(|_| MAPERR)?;
         let Some(mut vma) = areas.remove(start) else { return Err(MAPERR) };
         vma.offset = vma.offset.saturating_sub(start - page);
         vma.start = page;
@@ -157,6 +158,9 @@ impl AddressSpace {
         };
         if !allowed {
             return Err(ACCERR);
+        }
+        if self.is_doomed.load(Ordering::Relaxed) {
+            return Err(FaultError::Oom);
         }
         let write = access == FaultAccess::Write;
         // Relaxed: statistics.

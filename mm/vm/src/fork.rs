@@ -1,7 +1,8 @@
 //! `fork(2)`: the child gets the parent's areas and shares its last-level tables copy-on-write.
 
 use crate::AddressSpace;
-use crate::space::{commit, uncommit, va};
+use crate::commit::{commit, uncommit};
+use crate::space::va;
 use crate::vma::{Vma, flag};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
@@ -35,7 +36,7 @@ impl AddressSpace {
                 to.insert(copy);
             }
         }
-        if let Err(error) = commit(promised) {
+        if let Err(error) = commit(promised, areas.total_pages) {
             // What the child's end takes back was never promised.
             uncommit(0u64.wrapping_sub(promised));
             return Err(error);

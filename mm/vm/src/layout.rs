@@ -4,5 +4,3 @@
 pub(crate) const STACK_GAP: u64 = 256 << 12;
 /// The lowest address that may be mapped: `vm.mmap_min_addr`.
 pub(crate) const MIN_ADDRESS: u64 = 65536;
-/// `vm.max_map_count`.
-pub(crate) const MAX_AREAS: usize = 65530;

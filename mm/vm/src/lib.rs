@@ -4,6 +4,7 @@
 extern crate alloc;
 
 mod change;
+pub mod commit;
 mod fault;
 mod fork;
 mod layout;
@@ -24,7 +25,8 @@ pub use fault::{FaultAccess, FaultError, FaultKind};
 pub use map::MapRequest;
 pub use report::{MapInfo, PageInfo};
 pub use source::{Description, MapSource};
-pub use space::{AddressSpace, Stats, committed, overcommit, reserve, set_overcommit, unreserve};
+pub use commit::{committed, reserve, unreserve};
+pub use space::{AddressSpace, Stats};
 pub use vma::{Vma, flag, prot};
 
 /// In [`MapRequest::flags`]: `mprotect` may never add write permission (a shared mapping of a file

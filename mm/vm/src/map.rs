@@ -1,8 +1,8 @@
 //! Making mappings: `mmap(2)` and `brk(2)`.
 
-use crate::layout::{MAX_AREAS, MIN_ADDRESS};
+use crate::commit::{commit, heeds_no_reserve, max_areas, uncommit};
+use crate::layout::MIN_ADDRESS;
 use crate::source::MapSource;
-use crate::space::{commit, uncommit};
 use crate::unmap::check_range;
 use crate::vma::{Areas, FileMap, Vma, flag, prot};
 use crate::{AddressSpace, FaultAccess, MAP_NEVER_WRITE};
@@ -96,7 +96,8 @@ impl AddressSpace {
             flags |= flag::SHARED;
         }
         let writable = request.prot & prot::WRITE != 0;
-        if !shared && writable && request.flags & MAP_NORESERVE == 0 {
+        let counts = request.flags & MAP_NORESERVE == 0 || !heeds_no_reserve();
+        if !shared && writable && counts {
             flags |= flag::ACCOUNTED;
         }
         let file = match &request.source {
@@ -106,7 +107,9 @@ impl AddressSpace {
                 ahead: ReadAhead::default(),
             })),
             None if shared => {
-                flags |= flag::ACCOUNTED;
+                if counts {
+                    flags |= flag::ACCOUNTED;
+                }
                 let mapping = Mapping::without_backing(len);
                 Some(Arc::new(FileMap {
                     source: Arc::new(Shared(mapping.clone())),
@@ -141,11 +144,11 @@ impl AddressSpace {
         } else {
             self.choose(&mut areas, request, len)?
         };
-        if areas.map.len() >= MAX_AREAS {
+        if areas.map.len() > max_areas() {
             return Err(Errno::ENOMEM);
         }
         if vma.has(flag::ACCOUNTED) {
-            commit(len >> 12)?;
+            commit(len >> 12, areas.total_pages)?;
         }
         (vma.start, vma.end) = (at, at + len);
         if areas.lock_future {
@@ -236,7 +239,7 @@ impl AddressSpace {
         if new > old {
             let mut areas = self.areas.write();
             // Room for a guard page before whatever follows.
-            if !areas.is_free(old, new + PAGE_SIZE as u64) || commit((new - old) >> 12).is_err() {
+            if !areas.is_free(old, new + PAGE_SIZE as u64) || commit((new - old) >> 12, areas.total_pages).is_err() {
                 return brk.end;
             }
             let mut flags = flag::ACCOUNTED;
@@ -276,8 +279,8 @@ impl AddressSpace {
     }
 
     /// Checks that an area may become `len` bytes larger, and promises the memory.
-    pub(crate) fn promise(&self, vma: &Vma, bytes: u64) -> Result<()> {
-        if vma.has(flag::ACCOUNTED) { commit(bytes >> 12) } else { Ok(()) }
+    pub(crate) fn promise(&self, own: u64, vma: &Vma, bytes: u64) -> Result<()> {
+        if vma.has(flag::ACCOUNTED) { commit(bytes >> 12, own) } else { Ok(()) }
     }
 
     /// Takes a promise back.

@@ -16,6 +16,8 @@ struct Watch {
     start: u64,
     end: u64,
     first: u64,
+    /// `mlock(2)`: not for reclaim.
+    is_locked: bool,
 }
 
 /// An address space kept for the length of a call. Were it the last handle, dropping it here would
@@ -40,10 +42,8 @@ impl core::ops::Deref for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(space) = self.0.take()
-            && Arc::strong_count(&space) == 1
-        {
-            sched::work::queue(move || drop(space));
+        if let Some(last) = self.0.take().and_then(Arc::into_inner) {
+            sched::work::queue(move || drop(last));
         }
     }
 }
@@ -67,26 +67,22 @@ impl MapObserver for Watch {
         };
         let _tables = space.tables.lock();
         space.unshare_range(start, end);
-        let mut gather: Gather<'_, PageRef> = Gather::new(&space.context);
-        space.table.walk(va(start), va(end), |at, visit| {
-            let Visit::Entry(entry) = visit else { return };
-            let pte = entry.load();
-            if !pte.is_present() || pte.flags().contains(PteFlags::SOFT0) {
-                return;
-            }
-            let frame = page(pte.address().pfn());
-            if frame.kind() == kind::ANON {
-                return;
-            }
-            if entry.compare_exchange(pte, Pte::NONE).is_err() {
-                entry.swap(Pte::NONE);
-            }
-            gather.page(at, entry.level);
-            space.count(PageSort::of(frame), -1);
-            frame.remove_mapping();
-            // SAFETY: the entry held this reference.
-            gather.defer(unsafe { PageRef::from_raw(frame) });
-        });
+        space.unmap_file_pages(start, end);
+    }
+
+    fn try_unmap(&self, index: u64) -> bool {
+        let (Some(space), Some((at, _))) = (Held::of(&self.space), self.range(index, index)) else {
+            return true;
+        };
+        if self.is_locked {
+            return false;
+        }
+        let Some(_tables) = space.tables.try_lock() else { return false };
+        if space.try_unshare(at).is_err() {
+            return false;
+        }
+        space.unmap_file_pages(at, at + PAGE_SIZE as u64);
+        true
     }
 
     fn write_protect(&self, index: u64) {
@@ -111,6 +107,9 @@ impl MapObserver for Watch {
         let (Some(space), Some((at, _))) = (Held::of(&self.space), self.range(index, index)) else {
             return false;
         };
+        if self.is_locked {
+            return true;
+        }
         let Some(_tables) = space.tables.try_lock() else { return true };
         let Some(entry) = space.table.lookup(va(at)) else { return false };
         // Without a flush: a processor that has the entry cached keeps the page looking old.
@@ -122,6 +121,40 @@ impl MapObserver for Watch {
 }
 
 impl AddressSpace {
+    /// Unmaps the pages of files in a range whose tables are its own. Holding `tables`.
+    fn unmap_file_pages(&self, start: u64, end: u64) {
+        let mut gather: Gather<'_, PageRef> = Gather::new(&self.context);
+        self.table.walk(va(start), va(end), |at, visit| {
+            let Visit::Entry(entry) = visit else { return };
+            // A fault may put a copy of the process's own here at any moment.
+            let frame = loop {
+                let pte = entry.load();
+                if !pte.is_present() || pte.flags().contains(PteFlags::SOFT0) {
+                    return;
+                }
+                let frame = page(pte.address().pfn());
+                if frame.kind() == kind::ANON {
+                    return;
+                }
+                if entry.compare_exchange(pte, Pte::NONE).is_ok() {
+                    break frame;
+                }
+            };
+            gather.page(at, entry.level);
+            self.count(PageSort::of(frame), -1);
+            frame.remove_mapping();
+            // SAFETY: the entry held this reference.
+            gather.defer(unsafe { PageRef::from_raw(frame) });
+        });
+    }
+
+    /// Registers an area anew after its flags changed.
+    pub(crate) fn rewatch(&self, vma: &mut Vma) {
+        let before = vma.clone();
+        self.watch(vma);
+        self.unwatch(&before);
+    }
+
     /// Tells the page cache where an area is. Before it is in the map; nothing is mapped yet, or
     /// the old registration still stands.
     pub(crate) fn watch(&self, vma: &mut Vma) {
@@ -129,7 +162,9 @@ impl AddressSpace {
             return;
         };
         let first = vma.offset >> 12;
-        let watch = Watch { space: self.me.clone(), start: vma.start, end: vma.end, first };
+        let is_locked = vma.has(flag::LOCKED);
+        let space = self.me.clone();
+        let watch = Watch { space, start: vma.start, end: vma.end, first, is_locked };
         if vma.has(flag::SHARED) && vma.prot & crate::prot::WRITE != 0 {
             mapping.note_mapped_writable();
         }

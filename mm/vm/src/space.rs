@@ -1,13 +1,14 @@
 //! The address space itself: its tables, its areas, its counters.
 
 use crate::vma::Areas;
-use abi::{Errno, Result};
+use abi::Result;
+use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use arch::addr::VirtAddr;
 use arch::lock::LockClass;
 use arch::paging::PageTable;
 use arch::tlb::Context;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use frames::Counter;
 use sched::{Mutex, RwLock};
 
@@ -16,7 +17,9 @@ static TABLES: LockClass = LockClass::new("vm.tables", 465);
 
 /// The memory of a process.
 pub struct AddressSpace {
-    pub(crate) context: Context,
+    /// In a box: processors remember where it is while the address space may still be moved to
+    /// the worker that ends it.
+    pub(crate) context: Box<Context>,
     pub(crate) table: PageTable,
     /// Faults hold it shared; whatever changes areas exclusively.
     pub(crate) areas: RwLock<Areas>,
@@ -31,6 +34,8 @@ pub struct AddressSpace {
     pub(crate) peak_rss: AtomicU64,
     pub(crate) peak_total: AtomicU64,
     thp_disabled: AtomicBool,
+    /// The OOM killer takes its pages: none are given any more.
+    pub(crate) is_doomed: AtomicBool,
 }
 
 /// The heap of `brk(2)`.
@@ -72,6 +77,23 @@ pub struct Stats {
 }
 
 impl Stats {
+    fn add_areas(&mut self, areas: &Areas) {
+        for vma in areas.map.values() {
+            if vma.has(crate::flag::GROWS_DOWN) {
+                self.stack += vma.pages();
+            } else if vma.file.is_some() && vma.prot & crate::prot::EXEC != 0 {
+                self.code += vma.pages();
+            }
+        }
+        (self.total, self.data, self.locked) =
+            (areas.total_pages, areas.data_pages, areas.locked_pages);
+        self.peak_total = self.peak_total.max(self.total);
+    }
+
+    fn add_heap(&mut self, brk: Brk) {
+        (self.brk_start, self.brk_end) = (brk.start, brk.end);
+    }
+
     /// Mapped pages.
     pub fn rss_pages(&self) -> u64 {
         self.anon + self.file + self.shmem
@@ -86,7 +108,7 @@ impl AddressSpace {
     /// An empty address space; mappings go below `mmap_base`.
     pub fn new(mmap_base: u64) -> Result<Arc<AddressSpace>> {
         let table = PageTable::new()?;
-        let context = Context::new(table.root());
+        let context = Box::new(Context::new(table.root()));
         Ok(Arc::new_cyclic(|me| AddressSpace {
             context,
             table,
@@ -101,6 +123,7 @@ impl AddressSpace {
             peak_rss: AtomicU64::new(0),
             peak_total: AtomicU64::new(0),
             thp_disabled: AtomicBool::new(false),
+            is_doomed: AtomicBool::new(false),
         }))
     }
 
@@ -135,33 +158,35 @@ impl AddressSpace {
 
     /// The numbers now.
     pub fn stats(&self) -> Stats {
+        let mut stats = self.mapped();
+        stats.add_areas(&self.areas.read());
+        stats.add_heap(*self.brk.lock());
+        stats
+    }
+
+    /// The numbers now as far as they can be had without waiting: for the OOM killer, who must not
+    /// wait for those that wait for memory.
+    pub fn stats_if_free(&self) -> Stats {
+        let mut stats = self.mapped();
+        if let Some(areas) = self.areas.try_read() {
+            stats.add_areas(&areas);
+        }
+        if let Some(brk) = self.brk.try_lock() {
+            stats.add_heap(*brk);
+        }
+        stats
+    }
+
+    fn mapped(&self) -> Stats {
         self.note_peak();
         let count = |counter: &AtomicI64| counter.load(Ordering::Relaxed).max(0) as u64;
-        let areas = self.areas.read();
-        let (mut stack, mut code) = (0, 0);
-        for vma in areas.map.values() {
-            if vma.has(crate::flag::GROWS_DOWN) {
-                stack += vma.pages();
-            } else if vma.file.is_some() && vma.prot & crate::prot::EXEC != 0 {
-                code += vma.pages();
-            }
-        }
-        let (total, data, locked) = (areas.total_pages, areas.data_pages, areas.locked_pages);
-        drop(areas);
-        let brk = *self.brk.lock();
         Stats {
             anon: count(&self.anon),
             file: count(&self.file),
             shmem: count(&self.shmem),
             peak_rss: self.peak_rss.load(Ordering::Relaxed),
-            total,
-            peak_total: self.peak_total.load(Ordering::Relaxed).max(total),
-            data,
-            stack,
-            code,
-            locked,
-            brk_start: brk.start,
-            brk_end: brk.end,
+            peak_total: self.peak_total.load(Ordering::Relaxed),
+            ..Stats::default()
         }
     }
 
@@ -211,58 +236,6 @@ impl Drop for AddressSpace {
         self.context.retire();
         self.unmap_everything();
     }
-}
-
-static COMMITTED: AtomicI64 = AtomicI64::new(0);
-static MODE: AtomicU32 = AtomicU32::new(0);
-static RATIO: AtomicU32 = AtomicU32::new(50);
-
-/// Pages promised to programs: `Committed_AS`, and the limit: `CommitLimit`.
-pub fn committed() -> (u64, u64) {
-    let limit = frames::total_pages() * u64::from(RATIO.load(Ordering::Relaxed)) / 100;
-    (COMMITTED.load(Ordering::Relaxed).max(0) as u64, limit)
-}
-
-/// `vm.overcommit_memory` and `vm.overcommit_ratio`.
-pub fn overcommit() -> (u32, u32) {
-    (MODE.load(Ordering::Relaxed), RATIO.load(Ordering::Relaxed))
-}
-
-/// Sets `vm.overcommit_memory` and `vm.overcommit_ratio`.
-pub fn set_overcommit(mode: u32, ratio: u32) {
-    MODE.store(mode, Ordering::Relaxed);
-    RATIO.store(ratio, Ordering::Relaxed);
-}
-
-/// Promises pages, or says that there are not so many. proc(5), overcommit_memory.
-pub(crate) fn commit(pages: u64) -> Result<()> {
-    let fits = match MODE.load(Ordering::Relaxed) {
-        1 => true,
-        0 => pages <= frames::total_pages(),
-        _ => {
-            let (now, limit) = committed();
-            now + pages <= limit
-        }
-    };
-    if !fits {
-        return Err(Errno::ENOMEM);
-    }
-    COMMITTED.fetch_add(pages as i64, Ordering::Relaxed);
-    Ok(())
-}
-
-/// Promises pages of a file that has no address space: a System V segment.
-pub fn reserve(pages: u64) -> Result<()> {
-    commit(pages)
-}
-
-/// Takes back what [`reserve`] promised.
-pub fn unreserve(pages: u64) {
-    uncommit(pages);
-}
-
-pub(crate) fn uncommit(pages: u64) {
-    COMMITTED.fetch_sub(pages as i64, Ordering::Relaxed);
 }
 
 /// A user address as the tables want it.

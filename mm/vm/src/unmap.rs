@@ -1,7 +1,7 @@
 //! Taking mappings away: pages out of tables, areas out of the map.
 
-use crate::layout::MAX_AREAS;
-use crate::space::{PageSort, uncommit, va};
+use crate::commit::{max_areas, uncommit};
+use crate::space::{PageSort, va};
 use crate::vma::{Areas, Vma};
 use crate::{AddressSpace, flag};
 use abi::{Errno, Result};
@@ -28,6 +28,9 @@ fn slots(table: PhysAddr) -> &'static [AtomicU64; 512] {
     // this one while it looks, and entries are atomic words.
     unsafe { &*arch::phys::to_virt(table).cast::<[AtomicU64; 512]>() }
 }
+
+/// How often [`AddressSpace::reap`] tries, 2 ms apart.
+const REAP_ATTEMPTS: u32 = 10;
 
 fn holds_page(pte: Pte) -> bool {
     pte.is_present() && !pte.flags().contains(PteFlags::SOFT0)
@@ -102,6 +105,28 @@ impl AddressSpace {
     /// whose pages may vanish (`MADV_DONTNEED`).
     pub(crate) fn zap(&self, start: u64, end: u64, whole_tables: bool) {
         let _tables = self.tables.lock();
+        self.zap_locked(start, end, whole_tables);
+    }
+
+    /// Takes the private memory of a process that the OOM killer chose, without waiting for locks
+    /// that its threads hold; whether it could. From now on its faults get no pages.
+    pub fn reap(&self) -> bool {
+        // Release: a fault that finds the areas' lock free after us sees it.
+        self.is_doomed.store(true, Ordering::Release);
+        for _ in 0..REAP_ATTEMPTS {
+            if let (Some(areas), Some(_tables)) = (self.areas.try_read(), self.tables.try_lock()) {
+                let mine = |vma: &&Vma| vma.is_private() && !vma.has(flag::LOCKED);
+                for vma in areas.map.values().filter(mine) {
+                    self.zap_locked(vma.start, vma.end, false);
+                }
+                return true;
+            }
+            sched::timer::sleep_ns(2_000_000);
+        }
+        false
+    }
+
+    fn zap_locked(&self, start: u64, end: u64, whole_tables: bool) {
         self.note_peak();
         if whole_tables {
             self.unshare_edges(start, end);
@@ -179,7 +204,7 @@ impl AddressSpace {
         let Some(start) = areas.find(at).map(|vma| vma.start).filter(|start| *start < at) else {
             return Ok(());
         };
-        if areas.map.len() >= MAX_AREAS {
+        if areas.map.len() >= max_areas() {
             return Err(Errno::ENOMEM);
         }
         let Some(whole) = areas.map.remove(&start) else { return Ok(()) };

@@ -22,6 +22,7 @@ mod pid;
 mod root;
 mod status;
 mod sysctl;
+mod sysctl_vm;
 mod sysrq;
 mod sysvipc;
 

@@ -8,54 +8,56 @@ const PAGE_KIB: u64 = 4;
 
 /// `/proc/meminfo`, proc(5).
 pub(crate) fn meminfo(out: &mut Vec<u8>) -> Result<()> {
+    use frames::Counter as Frames;
     let frames = frames::stats();
+    let heap = heap::stats();
     let buffers = sum(Counter::Buffers);
     let shmem = sum(Counter::Shmem);
-    let file = sum(Counter::FilePages);
-    let cached = file.saturating_sub(buffers);
+    let file = sum(Counter::FilePages) + shmem;
     let (active, inactive) = (sum(Counter::ActiveFile), sum(Counter::InactiveFile));
-    let anon = frames.total.saturating_sub(frames.free).saturating_sub(file + frames.tables);
-    let clean = active + inactive;
-    let available = (frames.available.max(frames.free) + clean / 2).min(frames.total);
+    let anon = Frames::Anon.get();
+    let (committed, limit) = vm::committed();
+    let available = frames.available.min(frames.total);
+    let huge = Frames::AnonHuge.get();
     let rows: [(&str, u64); 46] = [
         ("MemTotal", frames.total),
         ("MemFree", frames.free),
         ("MemAvailable", available),
         ("Buffers", buffers),
-        ("Cached", cached),
+        ("Cached", file),
         ("SwapCached", 0),
         ("Active", active),
-        ("Inactive", inactive + shmem),
+        ("Inactive", inactive + anon + shmem),
         ("Active(anon)", 0),
-        ("Inactive(anon)", shmem),
+        ("Inactive(anon)", anon + shmem),
         ("Active(file)", active),
         ("Inactive(file)", inactive),
-        ("Unevictable", 0),
-        ("Mlocked", 0),
+        ("Unevictable", Frames::Mlocked.get()),
+        ("Mlocked", Frames::Mlocked.get()),
         ("SwapTotal", 0),
         ("SwapFree", 0),
         ("Dirty", sum(Counter::Dirty)),
         ("Writeback", sum(Counter::Writeback)),
         ("AnonPages", anon),
-        ("Mapped", 0),
+        ("Mapped", Frames::FileMapped.get()),
         ("Shmem", shmem),
-        ("KReclaimable", 0),
-        ("Slab", 0),
-        ("SReclaimable", 0),
-        ("SUnreclaim", 0),
-        ("KernelStack", process::group::thread_count() as u64 * 4),
+        ("KReclaimable", Frames::SlabReclaimable.get()),
+        ("Slab", heap.slab),
+        ("SReclaimable", Frames::SlabReclaimable.get()),
+        ("SUnreclaim", Frames::SlabUnreclaimable.get()),
+        ("KernelStack", heap.stacks),
         ("PageTables", frames.tables),
         ("NFS_Unstable", 0),
         ("Bounce", 0),
         ("WritebackTmp", 0),
-        ("CommitLimit", frames.total / 2),
-        ("Committed_AS", anon),
+        ("CommitLimit", limit),
+        ("Committed_AS", committed),
         ("VmallocTotal", 0x7_ffff_ffff),
-        ("VmallocUsed", 0),
+        ("VmallocUsed", heap.vmalloc),
         ("VmallocChunk", 0),
         ("Percpu", 0),
         ("HardwareCorrupted", 0),
-        ("AnonHugePages", 0),
+        ("AnonHugePages", huge),
         ("ShmemHugePages", 0),
         ("ShmemPmdMapped", 0),
         ("FileHugePages", 0),
@@ -81,28 +83,37 @@ pub(crate) fn meminfo(out: &mut Vec<u8>) -> Result<()> {
 
 /// `/proc/vmstat`.
 pub(crate) fn vmstat(out: &mut Vec<u8>) -> Result<()> {
-    let frames = frames::stats();
+    let stats = frames::stats();
     let rows = [
-        ("nr_free_pages", frames.free),
+        ("nr_free_pages", stats.free),
         ("nr_inactive_file", sum(Counter::InactiveFile)),
         ("nr_active_file", sum(Counter::ActiveFile)),
-        ("nr_page_table_pages", frames.tables),
+        ("nr_page_table_pages", stats.tables),
         ("nr_file_pages", sum(Counter::FilePages)),
         ("nr_dirty", sum(Counter::Dirty)),
         ("nr_writeback", sum(Counter::Writeback)),
         ("nr_shmem", sum(Counter::Shmem)),
+        ("nr_anon_pages", frames::Counter::Anon.get()),
+        ("nr_mapped", frames::Counter::FileMapped.get()),
+        ("nr_mlock", frames::Counter::Mlocked.get()),
+        ("nr_slab_reclaimable", frames::Counter::SlabReclaimable.get()),
+        ("nr_slab_unreclaimable", frames::Counter::SlabUnreclaimable.get()),
+        ("nr_kernel_stack", frames::Counter::KernelStacks.get() * 4),
         ("nr_dirtied", sum(Counter::Dirtied)),
         ("nr_written", sum(Counter::Written)),
         ("pgpgin", sum(Counter::PgPgIn)),
         ("pgpgout", sum(Counter::PgPgOut)),
         ("pswpin", 0),
         ("pswpout", 0),
-        ("pgalloc_normal", frames.allocated_ever),
-        ("pgfree", frames.freed_ever),
+        ("pgalloc_normal", stats.allocated_ever),
+        ("pgfree", stats.freed_ever),
         ("pgactivate", sum(Counter::Activated)),
         ("pgdeactivate", sum(Counter::Deactivated)),
         ("pgscan_direct", sum(Counter::Scanned)),
         ("pgsteal_direct", sum(Counter::Reclaimed)),
+        ("pgfault", vm::AddressSpace::fault_totals().0),
+        ("pgmajfault", vm::AddressSpace::fault_totals().1),
+        ("oom_kill", process::oom::kills()),
     ];
     for (name, value) in rows {
         put!(out, "{name} {value}\n");
@@ -116,12 +127,14 @@ pub(crate) fn swaps(out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// `/proc/buddyinfo`: all free frames as single pages.
+/// `/proc/buddyinfo`: the free blocks of each order.
 pub(crate) fn buddyinfo(out: &mut Vec<u8>) -> Result<()> {
-    put!(out, "Node 0, zone   Normal {:>6}", frames::stats().free);
-    for _ in 1..11 {
-        put!(out, " {:>6}", 0);
-    }
-    out.extend_from_slice(b" \n");
+    frames::zone_info(|node, name, _, blocks| {
+        put!(out, "Node {node}, zone {name:>8}");
+        for count in blocks {
+            put!(out, " {count:>6}");
+        }
+        out.extend_from_slice(b" \n");
+    });
     Ok(())
 }

@@ -10,7 +10,7 @@ use process::pid::PidNamespace;
 use pseudo::{Node, Tree, knob, show};
 
 /// A number that the kernel keeps for programs, with the range it may have.
-fn number(value: &'static AtomicI64, range: core::ops::RangeInclusive<i64>) -> Node {
+pub(crate) fn number(value: &'static AtomicI64, range: core::ops::RangeInclusive<i64>) -> Node {
     knob(
         move |out| {
             put!(out, "{}\n", value.load(Ordering::Relaxed));
@@ -27,7 +27,7 @@ fn number(value: &'static AtomicI64, range: core::ops::RangeInclusive<i64>) -> N
     )
 }
 
-fn constant(value: &'static str) -> Node {
+pub(crate) fn constant(value: &'static str) -> Node {
     show(move |out| {
         put!(out, "{value}\n");
         Ok(())
@@ -90,13 +90,6 @@ fn random() -> Tree {
         )
 }
 
-static OVERCOMMIT: AtomicI64 = AtomicI64::new(0);
-static OVERCOMMIT_RATIO: AtomicI64 = AtomicI64::new(50);
-static SWAPPINESS: AtomicI64 = AtomicI64::new(60);
-static DIRTY_RATIO: AtomicI64 = AtomicI64::new(20);
-static DIRTY_BACKGROUND: AtomicI64 = AtomicI64::new(10);
-static MAX_MAP_COUNT: AtomicI64 = AtomicI64::new(65530);
-static MMAP_MIN: AtomicI64 = AtomicI64::new(65536);
 static FILE_MAX: AtomicI64 = AtomicI64::new(i64::MAX);
 static NR_OPEN: AtomicI64 = AtomicI64::new(1 << 20);
 static PIPE_MAX: AtomicI64 = AtomicI64::new(1 << 20);
@@ -171,29 +164,5 @@ pub(crate) fn tree() -> Tree {
         .with("protected_hardlinks", number(&LINKS, 0..=1))
         .with("protected_symlinks", number(&SYMLINKS, 0..=1))
         .with("suid_dumpable", number(&DUMPABLE, 0..=2));
-    let vm = Tree::new()
-        .with("dirty_background_ratio", number(&DIRTY_BACKGROUND, 0..=100))
-        .with("dirty_ratio", number(&DIRTY_RATIO, 0..=100))
-        .with(
-            "drop_caches",
-            knob(
-                |out| {
-                    put!(out, "0\n");
-                    Ok(())
-                },
-                |bytes| {
-                    let what: u32 = parse(bytes)?;
-                    if what & 1 != 0 {
-                        pagecache::reclaim::drop_caches();
-                    }
-                    Ok(())
-                },
-            ),
-        )
-        .with("max_map_count", number(&MAX_MAP_COUNT, any.clone()))
-        .with("mmap_min_addr", number(&MMAP_MIN, any))
-        .with("overcommit_memory", number(&OVERCOMMIT, 0..=2))
-        .with("overcommit_ratio", number(&OVERCOMMIT_RATIO, 0..=100))
-        .with("swappiness", number(&SWAPPINESS, 0..=100));
-    Tree::new().dir("fs", fs).dir("kernel", kernel()).dir("vm", vm)
+    Tree::new().dir("fs", fs).dir("kernel", kernel()).dir("vm", crate::sysctl_vm::tree())
 }
