@@ -35,6 +35,15 @@ pub fn max_threads() -> usize {
     MAX_THREADS.load(Ordering::Relaxed)
 }
 
+/// Sets `kernel.threads-max`, proc(5): `EINVAL` outside of 1..=`FUTEX_TID_MASK`.
+pub fn set_max_threads(count: usize) -> Result<()> {
+    if !(1..=0x3fff_ffff).contains(&count) {
+        return Err(Errno::EINVAL);
+    }
+    MAX_THREADS.store(count, Ordering::Relaxed);
+    Ok(())
+}
+
 /// What a caller of `clone` asks for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request {

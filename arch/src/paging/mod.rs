@@ -16,6 +16,7 @@ mod share;
 mod walk;
 
 pub use entry::{Pte, PteFlags};
+pub use share::give_up;
 pub use walk::{EntryRef, Level, Visit};
 
 use crate::addr::{HUGE_SIZE, PAGE_SIZE, PhysAddr, USER_END, VirtAddr};
@@ -39,6 +40,9 @@ pub trait TableFrames: Sync {
     fn share(&self, table: PhysAddr);
     /// One reference less; the last one frees the frame. Whether it was the last.
     fn release(&self, table: PhysAddr) -> bool;
+    /// One reference less, unless it is the last: then it stays, and the table is the caller's
+    /// alone. Whether it was given up.
+    fn release_shared(&self, table: PhysAddr) -> bool;
     /// The number of references.
     fn references(&self, table: PhysAddr) -> u32;
 }

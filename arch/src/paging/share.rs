@@ -3,7 +3,7 @@
 use super::entry::{Pte, PteFlags};
 use super::walk::{self, Level};
 use super::{EntryRef, MapError, NoMemory, PageTable, entries, table_frames};
-use crate::addr::{HUGE_SIZE, VirtAddr};
+use crate::addr::{HUGE_SIZE, PhysAddr, VirtAddr};
 use core::sync::atomic::Ordering;
 
 impl PageTable {
@@ -41,25 +41,25 @@ impl PageTable {
     /// the last user, the table simply becomes its own. Otherwise every entry that is not zero is
     /// passed to `copy`, which counts the new mapping and says what both sides' entry is from now
     /// on (for example without the right to write); the copy gets that, and so does the original.
-    /// The caller holds the lock under which vm changes this address space and flushes the 2 MiB
-    /// range afterwards.
+    /// The caller holds the lock under which vm changes this address space, flushes the 2 MiB
+    /// range afterwards, and then passes the table that was given up, if any, to [`give_up`].
     pub fn unshare(
         &self,
         at: VirtAddr,
         mut copy: impl FnMut(VirtAddr, Pte) -> Pte,
-    ) -> Result<(), NoMemory> {
+    ) -> Result<Option<PhysAddr>, NoMemory> {
         let at = at.align_down(HUGE_SIZE as u64);
         // SAFETY: the tree lives.
-        let Ok(slot) = (unsafe { walk::directory_slot(self.root, at) }) else { return Ok(()) };
+        let Ok(slot) = (unsafe { walk::directory_slot(self.root, at) }) else { return Ok(None) };
         let pte = Pte(slot.load(Ordering::Acquire));
         if !walk::is_shared(pte) {
-            return Ok(());
+            return Ok(None);
         }
         let frames = table_frames()?;
         let flags = (pte.flags() - PteFlags::SHARED) | PteFlags::WRITE;
         if frames.references(pte.address()) == 1 {
             slot.store(pte.with_flags(flags).0, Ordering::Release);
-            return Ok(());
+            return Ok(None);
         }
         let table = frames.allocate()?;
         // SAFETY: the old table is kept alive by our reference, the new one is ours.
@@ -76,9 +76,25 @@ impl PageTable {
             }
         }
         slot.store(Pte::table(table, flags).0, Ordering::Release);
-        frames.release(pte.address());
-        Ok(())
+        Ok(Some(pte.address()))
     }
+}
+
+/// Gives up a use of a shared table. If all other users copied it or left at the same time, nobody
+/// has it any more, and each of its entries is passed to `gone`.
+pub fn give_up(table: PhysAddr, mut gone: impl FnMut(Pte)) {
+    let Ok(frames) = table_frames() else { return };
+    if frames.release_shared(table) {
+        return;
+    }
+    // SAFETY: ours was the last reference, and it is still there.
+    for entry in unsafe { entries(table) } {
+        let pte = Pte(entry.swap(0, Ordering::AcqRel));
+        if !pte.is_none() {
+            gone(pte);
+        }
+    }
+    frames.release(table);
 }
 
 /// A slot whose rights are being reduced.
@@ -86,9 +102,15 @@ struct EntryRefOf<'a>(&'a core::sync::atomic::AtomicU64);
 
 impl EntryRefOf<'_> {
     fn replace(&self, seen: Pte, kept: Pte) {
-        if seen != kept {
-            // A lost accessed bit only makes a page look older than it is.
-            let _ = self.0.compare_exchange(seen.0, kept.0, Ordering::AcqRel, Ordering::Acquire);
+        let (mut seen, lost) = (seen, seen.flags() - kept.flags());
+        // The processor may set the accessed bit meanwhile; another user of the table that copies
+        // it too takes away the same rights.
+        while seen.flags().intersects(lost) {
+            let new = seen.with_flags(seen.flags() - lost);
+            match self.0.compare_exchange(seen.0, new.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return,
+                Err(found) => seen = Pte(found),
+            }
         }
     }
 }

@@ -25,6 +25,12 @@ impl TableFrames for Frames {
     fn share(&self, table: PhysAddr) {
         *self.state.lock().unwrap().2.get_mut(&table.0).unwrap() += 1;
     }
+    fn release_shared(&self, table: PhysAddr) -> bool {
+        if self.references(table) == 1 {
+            return false;
+        }
+        !self.release(table)
+    }
     fn release(&self, table: PhysAddr) -> bool {
         let mut state = self.state.lock().unwrap();
         let count = state.2.get_mut(&table.0).unwrap();

@@ -380,7 +380,9 @@ impl frames::Reclaim for Shrinker {
     fn reclaim(&self, pages: usize) -> usize {
         // As hard as the page cache is pressed: a share of the cache per round.
         let share = COUNT.load(Ordering::Relaxed) / 16;
-        shrink(pages.saturating_mul(PER_FRAME).min(share.max(64))) / PER_FRAME
+        let dentries = shrink(pages.saturating_mul(PER_FRAME).min(share.max(64)));
+        crate::inode_cache::sweep_all();
+        dentries / PER_FRAME
     }
     fn reclaimable(&self) -> u64 {
         (COUNT.load(Ordering::Relaxed) / PER_FRAME / 2) as u64

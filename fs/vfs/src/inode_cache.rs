@@ -14,7 +14,39 @@ const SHARDS: usize = 32;
 /// Live inodes by number: lets `lookup` return the same `Arc` for the same file. It owns nothing;
 /// dead entries are swept as a shard grows.
 pub struct InodeCache {
-    shards: Vec<SpinLock<Shard>>,
+    shards: Arc<Shards>,
+}
+
+type Shards = Vec<SpinLock<Shard>>;
+
+static ALL_CLASS: LockClass = LockClass::new("vfs.inode_caches", 285);
+/// Every cache, to be swept when memory is short.
+static ALL: SpinLock<Vec<Weak<Shards>>> = SpinLock::new(&ALL_CLASS, Vec::new());
+
+/// Forgets the inodes that have died: an entry keeps the memory of its inode. How many.
+pub fn sweep_all() -> usize {
+    let caches: Vec<_> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+    caches.iter().flat_map(|shards| shards.iter()).map(sweep).sum()
+}
+
+fn sweep(shard: &SpinLock<Shard>) -> usize {
+    // Declared first: freed after the lock is given back.
+    let mut dead = Vec::new();
+    let mut shard = shard.lock();
+    let before = shard.inodes.len();
+    shard.inodes.retain(|_, weak| {
+        let lives = weak.strong_count() > 0;
+        if !lives {
+            // Freed without the lock.
+            dead.push(core::mem::take(weak));
+        }
+        lives
+    });
+    if shard.inodes.capacity() > 4 * shard.inodes.len() {
+        shard.inodes.shrink_to_fit();
+    }
+    shard.sweep_at = (shard.inodes.len() * 2).max(64);
+    before - shard.inodes.len()
 }
 
 #[derive(Default)]
@@ -32,9 +64,14 @@ impl Default for InodeCache {
 impl InodeCache {
     /// Empty.
     pub fn new() -> InodeCache {
-        InodeCache {
-            shards: (0..SHARDS).map(|_| SpinLock::new(&CLASS, Shard::default())).collect(),
-        }
+        let shards: Shards =
+            (0..SHARDS).map(|_| SpinLock::new(&CLASS, Shard::default())).collect();
+        let shards = Arc::new(shards);
+        let mut all = ALL.lock();
+        all.retain(|known| known.strong_count() > 0);
+        all.push(Arc::downgrade(&shards));
+        drop(all);
+        InodeCache { shards }
     }
 
     fn shard(&self, ino: u64) -> &SpinLock<Shard> {
@@ -70,7 +107,7 @@ impl InodeCache {
     /// Every live inode at this moment.
     pub fn all(&self) -> Vec<Arc<Inode>> {
         let mut all = Vec::new();
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             all.extend(shard.lock().inodes.values().filter_map(Weak::upgrade));
         }
         all

@@ -17,7 +17,7 @@ mod extra;
 pub mod fdtable;
 pub mod file;
 pub mod inode;
-mod inode_cache;
+pub mod inode_cache;
 pub mod locks;
 pub mod mount;
 pub mod notify;

@@ -229,6 +229,12 @@ impl Page {
         debug_assert!(before > 0, "reference dropped twice");
         before == 1
     }
+    /// Counts a reference less unless it is the last; whether it did.
+    pub fn put_unless_last(&self) -> bool {
+        let fewer = |refs: u32| (refs > 1).then(|| refs - 1);
+        // As in `put`.
+        self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, fewer).is_ok()
+    }
     /// Takes all references at once if there are exactly `expected`: the page is then free to be
     /// torn down, and no lock-free look-up can get it back.
     pub fn freeze(&self, expected: u32) -> bool {

@@ -30,6 +30,9 @@ impl TableFrames for Tables {
         }
         last
     }
+    fn release_shared(&self, table: PhysAddr) -> bool {
+        page(table.pfn()).put_unless_last()
+    }
     fn references(&self, table: PhysAddr) -> u32 {
         page(table.pfn()).references()
     }

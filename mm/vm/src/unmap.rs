@@ -70,7 +70,7 @@ impl AddressSpace {
         if !self.table.is_shared(va(at)) {
             return Ok(());
         }
-        self.table.unshare(va(at), |_, pte| {
+        let old = self.table.unshare(va(at), |_, pte| {
             if !holds_page(pte) {
                 return pte;
             }
@@ -85,6 +85,17 @@ impl AddressSpace {
         })?;
         let start = va(at).align_down(HUGE_SIZE as u64);
         self.context.flush_range(start, start + HUGE_SIZE);
+        if let Some(table) = old {
+            // The other users counted themselves out; the original's own references are left.
+            arch::paging::give_up(table, |pte| {
+                if holds_page(pte) {
+                    let frame = page(pte.address().pfn());
+                    frame.remove_mapping();
+                    // SAFETY: the entry held this reference, and nobody has the table any more.
+                    drop(unsafe { PageRef::from_raw(frame) });
+                }
+            });
+        }
         Ok(())
     }
 

@@ -138,3 +138,34 @@ pub(crate) fn buddyinfo(out: &mut Vec<u8>) -> Result<()> {
     });
     Ok(())
 }
+
+/// `/proc/slabinfo`, slabinfo(5): the heap's size classes.
+pub(crate) fn slabinfo(out: &mut Vec<u8>) -> Result<()> {
+    out.extend_from_slice(
+        b"slabinfo - version: 2.1\n\
+          # name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : \
+          tunables <limit> <batchcount> <sharedfactor> : \
+          slabdata <active_slabs> <num_slabs> <sharedavail>\n",
+    );
+    heap::for_each_class(|class| {
+        let name = alloc::format!("kmalloc-{}", class.size);
+        let pages = (class.size * class.per_slab).div_ceil(4096);
+        put!(
+            out,
+            "{name:<17} {:>6} {:>6} {:>6} {:>4} {:>4} : tunables {:>4} {:>4} {:>4} : \
+             slabdata {:>6} {:>6} {:>6}\n",
+            class.active,
+            class.total,
+            class.size,
+            class.per_slab,
+            pages,
+            0,
+            0,
+            0,
+            class.slabs,
+            class.slabs,
+            0
+        );
+    });
+    Ok(())
+}

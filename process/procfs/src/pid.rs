@@ -49,7 +49,7 @@ const FILES: &[(&str, Kind)] = &[
     ("mountinfo", Kind::File(0o444, status::mountinfo)),
     ("mounts", Kind::File(0o444, status::mounts)),
     ("mountstats", Kind::File(0o400, status::mountstats)),
-    ("oom_adj", Kind::File(0o644, status::oom_adj)),
+    ("oom_adj", Kind::Knob(0o644, status::oom_adj, status::set_oom_adj)),
     ("oom_score", Kind::File(0o444, status::oom_score)),
     ("oom_score_adj", Kind::Knob(0o644, status::oom_score_adj, status::set_oom_score_adj)),
     ("personality", Kind::File(0o400, status::personality)),

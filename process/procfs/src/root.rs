@@ -36,6 +36,7 @@ pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
         .with("net", link("self/net"))
         .with("partitions", show(global::partitions))
         .with("self", self_link(ns.clone(), false))
+        .with("slabinfo", Node { mode: 0o400, ..show(memory::slabinfo) })
         .with("softirqs", show(cpu::softirqs))
         .with("stat", show(cpu::stat))
         .with("swaps", show(memory::swaps))

@@ -376,8 +376,21 @@ pub(crate) fn oom_adj(view: &View, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn set_oom_score_adj(view: &View, bytes: &[u8]) -> Result<()> {
+/// The older scale: -17 never, 15 first. proc(5).
+pub(crate) fn set_oom_adj(view: &View, bytes: &[u8]) -> Result<()> {
     let value: i32 = parse(bytes)?;
+    match value {
+        15 => set_score_adj(view, 1000),
+        -17..15 => set_score_adj(view, value * 1000 / 17),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub(crate) fn set_oom_score_adj(view: &View, bytes: &[u8]) -> Result<()> {
+    set_score_adj(view, parse(bytes)?)
+}
+
+fn set_score_adj(view: &View, value: i32) -> Result<()> {
     if !(-1000..=1000).contains(&value) {
         return Err(Errno::EINVAL);
     }

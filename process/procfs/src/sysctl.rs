@@ -145,10 +145,13 @@ fn kernel() -> Tree {
         .with("tainted", constant("0"))
         .with(
             "threads-max",
-            show(|out| {
-                put!(out, "{}\n", frames::stats().total / 32);
-                Ok(())
-            }),
+            knob(
+                |out| {
+                    put!(out, "{}\n", process::fork::max_threads());
+                    Ok(())
+                },
+                |bytes| process::fork::set_max_threads(parse(bytes)?),
+            ),
         )
         .with("version", show(|out| put_name(out, |n| &n.version)))
         .dir("yama", Tree::new().with("ptrace_scope", number(&PTRACE, 0..=3)))

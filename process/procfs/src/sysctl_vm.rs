@@ -62,7 +62,6 @@ fn drop_caches(bytes: &[u8]) -> Result<()> {
     if !(1..=4).contains(&what) {
         return Err(Errno::EINVAL);
     }
-    LAST_DROP.store(i64::from(what), Ordering::Relaxed);
     if what & 1 != 0 {
         pagecache::reclaim::drop_caches();
     }
@@ -70,13 +69,17 @@ fn drop_caches(bytes: &[u8]) -> Result<()> {
         vfs::dcache::drop_unused();
         // What was freed is free for others only once its readers are gone.
         sched::rcu::barrier();
+        vfs::inode_cache::sweep_all();
         heap::shrink();
     }
     frames::drain_all();
     Ok(())
 }
 
-static LAST_DROP: AtomicI64 = AtomicI64::new(0);
+/// Only written: nobody reads it.
+fn drop_knob() -> Node {
+    Node { mode: 0o200, ..knob(|_| Ok(()), drop_caches) }
+}
 
 fn min_free() -> Node {
     knob(
@@ -110,16 +113,7 @@ pub(crate) fn tree() -> Tree {
         .with("dirty_expire_centisecs", either(&DIRTY.expire_centisecs, None, int.clone()))
         .with("dirty_ratio", either(&DIRTY.dirty_ratio, Some(&DIRTY.dirty_bytes), 0..=100))
         .with("dirty_writeback_centisecs", either(&DIRTY.interval_centisecs, None, int))
-        .with(
-            "drop_caches",
-            knob(
-                |out| {
-                    put!(out, "{}\n", LAST_DROP.load(Ordering::Relaxed));
-                    Ok(())
-                },
-                drop_caches,
-            ),
-        )
+        .with("drop_caches", drop_knob())
         .with("max_map_count", number(&COMMIT.max_map_count, 0..=i64::from(i32::MAX)))
         .with("min_free_kbytes", min_free())
         .with("mmap_min_addr", number(&MMAP_MIN, any.clone()))
