@@ -36,7 +36,7 @@ pub fn max_threads() -> usize {
 }
 
 /// Sets `kernel.threads-max`, proc(5): `EINVAL` outside of 1..=`FUTEX_TID_MASK`.
-pub fn set_max_threads(count: usize) -> Result<()> {
+pub fn change_max_threads(count: usize) -> Result<()> {
     if !(1..=0x3fff_ffff).contains(&count) {
         return Err(Errno::EINVAL);
     }

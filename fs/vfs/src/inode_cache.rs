@@ -64,8 +64,7 @@ impl Default for InodeCache {
 impl InodeCache {
     /// Empty.
     pub fn new() -> InodeCache {
-        let shards: Shards =
-            (0..SHARDS).map(|_| SpinLock::new(&CLASS, Shard::default())).collect();
+        let shards: Shards = (0..SHARDS).map(|_| SpinLock::new(&CLASS, Shard::default())).collect();
         let shards = Arc::new(shards);
         let mut all = ALL.lock();
         all.retain(|known| known.strong_count() > 0);

@@ -1,11 +1,11 @@
 //! Changing areas: `mprotect`, `mremap`, `madvise`, `mlock`, `msync`.
 
+use crate::AddressSpace;
+use crate::commit::{commit, heeds_no_reserve};
 use crate::layout::MIN_ADDRESS;
 use crate::space::va;
 use crate::unmap::check_range;
 use crate::vma::{Areas, Vma, flag, prot};
-use crate::AddressSpace;
-use crate::commit::{commit, heeds_no_reserve};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -1,8 +1,8 @@
 //! Page faults.
 
 use crate::AddressSpace;
-use crate::layout::STACK_GAP;
 use crate::commit::commit;
+use crate::layout::STACK_GAP;
 use crate::space::{PageSort, va};
 use crate::vma::{FileMap, Vma, flag, prot};
 use abi::Errno;

@@ -21,11 +21,11 @@ mod vma;
 #[cfg(test)]
 mod tests;
 
+pub use commit::{committed, reserve, unreserve};
 pub use fault::{FaultAccess, FaultError, FaultKind};
 pub use map::MapRequest;
 pub use report::{MapInfo, PageInfo};
 pub use source::{Description, MapSource};
-pub use commit::{committed, reserve, unreserve};
 pub use space::{AddressSpace, Stats};
 pub use vma::{Vma, flag, prot};
 

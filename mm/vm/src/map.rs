@@ -239,7 +239,9 @@ impl AddressSpace {
         if new > old {
             let mut areas = self.areas.write();
             // Room for a guard page before whatever follows.
-            if !areas.is_free(old, new + PAGE_SIZE as u64) || commit((new - old) >> 12, areas.total_pages).is_err() {
+            if !areas.is_free(old, new + PAGE_SIZE as u64)
+                || commit((new - old) >> 12, areas.total_pages).is_err()
+            {
                 return brk.end;
             }
             let mut flags = flag::ACCOUNTED;

@@ -150,7 +150,7 @@ fn kernel() -> Tree {
                     put!(out, "{}\n", process::fork::max_threads());
                     Ok(())
                 },
-                |bytes| process::fork::set_max_threads(parse(bytes)?),
+                |bytes| process::fork::change_max_threads(parse(bytes)?),
             ),
         )
         .with("version", show(|out| put_name(out, |n| &n.version)))
