@@ -17,6 +17,7 @@ use hashbrown::HashMap;
 use sched::Completion;
 
 use crate::seal::{self, Seal};
+use crate::shrink;
 
 static DATA: LockClass = LockClass::new("ext4.buffer", 458);
 static SHARD: LockClass = LockClass::new("ext4.buffers", 459);
@@ -35,6 +36,11 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
+    /// Whether it need not be kept: clean, and the table's reference `own` is the only one.
+    pub(crate) fn is_unused(own: &Arc<Buffer>) -> bool {
+        Arc::strong_count(own) == 1 && !own.dirty.load(Ordering::Acquire)
+    }
+
     /// Looks at the bytes; `look` is short and takes no other buffer.
     pub(crate) fn read<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
         look(&self.data.read())
@@ -77,22 +83,22 @@ impl Buffer {
     }
 }
 
+pub(crate) type Shards = Vec<SpinLock<HashMap<u64, Arc<Buffer>>>>;
+
 /// All metadata blocks of one file system.
 pub(crate) struct Buffers {
     device: Arc<Device>,
     block_size: usize,
-    shards: Vec<SpinLock<HashMap<u64, Arc<Buffer>>>>,
+    shards: Arc<Shards>,
     dirty: SpinLock<BTreeMap<u64, Arc<Buffer>>>,
 }
 
 impl Buffers {
     pub(crate) fn new(device: Arc<Device>, block_size: usize) -> Buffers {
-        Buffers {
-            device,
-            block_size,
-            shards: (0..SHARDS).map(|_| SpinLock::new(&SHARD, HashMap::new())).collect(),
-            dirty: SpinLock::new(&DIRTY, BTreeMap::new()),
-        }
+        let shards: Shards = (0..SHARDS).map(|_| SpinLock::new(&SHARD, HashMap::new())).collect();
+        let shards = Arc::new(shards);
+        shrink::register(&shards);
+        Buffers { device, block_size, shards, dirty: SpinLock::new(&DIRTY, BTreeMap::new()) }
     }
 
     fn shard(&self, block: u64) -> &SpinLock<HashMap<u64, Arc<Buffer>>> {

@@ -25,6 +25,7 @@ mod node;
 mod ops;
 mod orphan;
 mod seal;
+mod shrink;
 mod xattr;
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ pub use page::{Page, flag, kind, page, page_if_ram};
 pub use pageref::PageRef;
 pub use percpu::{drain_all, drain_local};
 pub use pressure::{
-    Reclaim, Watermarks, as_reclaimer, has_room, reclaim_in_background, register_reclaim,
-    set_background_hook, set_min_free, set_oom_hook, watermarks,
+    Reclaim, Watermarks, as_reclaimer, has_room, reclaim_everything, reclaim_in_background,
+    register_reclaim, set_background_hook, set_min_free, set_oom_hook, watermarks,
 };
 pub use stats::{Counter, NodeStats, Stats, node_stats, stats, zone_info};
 

@@ -241,6 +241,15 @@ pub fn reclaim_in_background() -> usize {
     })
 }
 
+/// Frees everything that can be freed and read again: for `vm.drop_caches`. Not for those who
+/// allocate: it may wait for any lock.
+pub fn reclaim_everything() {
+    let slots = *RECLAIMERS.lock();
+    for reclaim in slots.iter().flatten() {
+        reclaim.reclaim(usize::MAX);
+    }
+}
+
 /// What all reclaimers could free easily.
 pub(crate) fn reclaimable() -> u64 {
     let slots = *RECLAIMERS.lock();

@@ -64,6 +64,7 @@ fn drop_caches(bytes: &[u8]) -> Result<()> {
     }
     if what & 1 != 0 {
         pagecache::reclaim::drop_caches();
+        frames::reclaim_everything();
     }
     if what & 2 != 0 {
         vfs::dcache::drop_unused();
