@@ -205,6 +205,10 @@ const FIOCLEX: u32 = 0x5451;
 const FIOASYNC: u32 = 0x5452;
 const FIOQSIZE: u32 = 0x5460;
 const FIGETBSZ: u32 = 2;
+const FICLONE: u32 = 0x4004_9409;
+const FICLONERANGE: u32 = 0x4020_940d;
+/// Mandatory locks of `flock(2)`, which do nothing.
+const LOCK_MAND: u32 = 32;
 
 /// `ioctl(2)`: what every file knows; the rest is the file's own.
 fn sys_ioctl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
@@ -236,6 +240,11 @@ fn sys_ioctl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
             user::write_val(at, &file.inode().sb().block_size)?;
             Ok(0)
         }
+        FICLONE => clone_range(cx, &file, arg as i32),
+        FICLONERANGE => {
+            let range: [u64; 4] = user::read_val(at)?;
+            clone_range(cx, &file, range[0] as i32)
+        }
         _ => {
             let ctx = context(cx);
             match file.ops().ioctl(&file, &ctx.get(), cmd, arg) {
@@ -244,6 +253,26 @@ fn sys_ioctl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
             }
         }
     }
+}
+
+/// `ioctl_ficlonerange(2)`: no file system shares blocks between files, so that what is allowed is
+/// not supported.
+fn clone_range(cx: &Cx<'_>, to: &vfs::File, from: i32) -> Result<usize> {
+    let from = crate::file::file(cx, from)?;
+    let (source, target) = (from.inode(), to.inode());
+    if source.is_dir() || target.is_dir() {
+        return Err(Errno::EISDIR);
+    }
+    if source.kind != FileKind::Regular || target.kind != FileKind::Regular {
+        return Err(Errno::EINVAL);
+    }
+    if !from.can_read() || !to.can_write() || to.flags() & O_APPEND != 0 {
+        return Err(Errno::EBADF);
+    }
+    if !alloc::sync::Arc::ptr_eq(source.sb(), target.sb()) {
+        return Err(Errno::EXDEV);
+    }
+    Err(Errno::EOPNOTSUPP)
 }
 
 /// `fcntl(2)`.
@@ -255,6 +284,9 @@ fn sys_fcntl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<usize> {
 fn sys_flock(cx: &mut Cx<'_>, fd: i32, operation: u32) -> Result<usize> {
     use vfs::locks::{self, Wait};
     let file = file(cx, fd)?;
+    if operation & LOCK_MAND != 0 {
+        return Ok(0);
+    }
     let wait = if operation & LOCK_NB != 0 { Wait::No } else { Wait::Yes };
     match operation & !LOCK_NB {
         LOCK_UN => locks::unlock_flock(&file),

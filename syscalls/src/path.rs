@@ -104,6 +104,10 @@ fn check_open(flags: u32, mode: u32, resolve: u64) -> Result<OpenHow> {
     {
         return Err(Errno::EINVAL);
     }
+    // A directory cannot be made so.
+    if flags & O_PATH == 0 && flags & O_CREAT != 0 && flags & O_DIRECTORY != 0 {
+        return Err(Errno::EINVAL);
+    }
     if flags & O_PATH != 0 {
         flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
     }

@@ -111,7 +111,16 @@ impl BlockMap {
 
     /// Marks `start..end` as written where it is mapped; whether anything changed.
     pub(crate) fn mark_written(&mut self, start: u32, end: u32) -> bool {
-        let overlaps = |e: &Extent| e.unwritten && e.logical < end && e.end() > start;
+        self.mark(start, end, false)
+    }
+
+    /// Makes `start..end` read as zeros where it is mapped; whether anything changed.
+    pub(crate) fn mark_unwritten(&mut self, start: u32, end: u32) -> bool {
+        self.mark(start, end, true)
+    }
+
+    fn mark(&mut self, start: u32, end: u32, unwritten: bool) -> bool {
+        let overlaps = |e: &Extent| e.unwritten != unwritten && e.logical < end && e.end() > start;
         if !self
             .extents
             .iter()
@@ -122,10 +131,43 @@ impl BlockMap {
             return false;
         }
         for mut part in self.remove(start, end) {
-            part.unwritten = false;
+            part.unwritten = unwritten;
             self.insert(part);
         }
         true
+    }
+
+    /// Takes the unmapped blocks `start..end` out of the file: what is behind moves down.
+    pub(crate) fn close_gap(&mut self, start: u32, end: u32) {
+        let at = self.position(start);
+        let moved = self.extents.split_off(at);
+        for mut extent in moved {
+            extent.logical -= end - start;
+            // May join what is before the gap.
+            self.insert(extent);
+        }
+    }
+
+    /// Moves what is mapped from `start` on up by `count` blocks.
+    pub(crate) fn open_gap(&mut self, start: u32, count: u32) {
+        let at = self.position(start);
+        if let Some(extent) = self.extents.get_mut(at)
+            && extent.logical < start
+        {
+            let kept = start - extent.logical;
+            let upper = Extent {
+                logical: start,
+                len: extent.len - kept,
+                physical: extent.physical + u64::from(kept),
+                unwritten: extent.unwritten,
+            };
+            extent.len = kept;
+            self.extents.insert(at + 1, upper);
+        }
+        let from = self.position(start);
+        for extent in self.extents.iter_mut().skip(from) {
+            extent.logical += count;
+        }
     }
 
     pub(crate) fn block_count(&self) -> u64 {
@@ -352,5 +394,71 @@ fn fill_node(bytes: &mut [u8], entries: &[[u8; 12]], room: usize, depth: u16) {
     put16(bytes, 6, depth);
     for (place, entry) in bytes[12..].chunks_exact_mut(12).zip(entries) {
         place.copy_from_slice(entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Random changes of a map, beside an array of what each block maps to.
+    #[test]
+    fn maps_follow_a_model() {
+        const LEN: usize = 200;
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = move |limit: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed % limit as u64) as usize
+        };
+        let mut model: Vec<Option<(u64, bool)>> = vec![None; LEN];
+        let mut map = BlockMap::default();
+        for step in 0..20_000u64 {
+            let start = random(LEN - 20);
+            let end = start + 1 + random(19);
+            let (first, last) = (start as u32, end as u32);
+            match random(6) {
+                0 => {
+                    map.remove(first, last);
+                    model[start..end].fill(None);
+                }
+                1 => {
+                    let unwritten = random(2) == 0;
+                    map.mark(first, last, unwritten);
+                    for block in model[start..end].iter_mut().flatten() {
+                        block.1 = unwritten;
+                    }
+                }
+                2 => {
+                    map.remove(first, last);
+                    map.close_gap(first, last);
+                    model.drain(start..end);
+                    model.resize(LEN, None);
+                }
+                3 if model[LEN - 20..].iter().all(Option::is_none) => {
+                    map.open_gap(first, last - first);
+                    model.splice(start..start, vec![None; end - start]);
+                    model.truncate(LEN);
+                }
+                _ => {
+                    for at in start..end {
+                        if model[at].is_none() {
+                            let physical = (1 + step % 3) * 1000 + at as u64;
+                            let unwritten = step % 2 == 0;
+                            let logical = at as u32;
+                            map.insert(Extent { logical, len: 1, physical, unwritten });
+                            model[at] = Some((physical, unwritten));
+                        }
+                    }
+                }
+            }
+            for (at, wanted) in model.iter().enumerate() {
+                let found = map.find(at as u32).ok();
+                let found =
+                    found.map(|e| (e.physical + u64::from(at as u32 - e.logical), e.unwritten));
+                assert_eq!(found, *wanted, "block {at} after step {step}");
+            }
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Open files and directories.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::any::Any;
 use core::ops::Range;
 
+use abi::fcntl::O_DIRECT;
 use abi::{Errno, Result};
 use arch::lock::Once;
 use arch::uio::{Sink, Source};
@@ -18,7 +20,9 @@ const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
 const KEEP_SIZE: u32 = 1;
 const PUNCH_HOLE: u32 = 2;
+const COLLAPSE_RANGE: u32 = 8;
 const ZERO_RANGE: u32 = 0x10;
+const INSERT_RANGE: u32 = 0x20;
 
 fn node(file: &File) -> Result<&Node> {
     file.inode().private().ok_or(Errno::EIO)
@@ -44,6 +48,41 @@ impl RegularOps {
 }
 
 impl Node {
+    /// On a nearly full file system the last blocks are for root (and whom the super block names):
+    /// cuts `source` to what the writer may still take; returns what was cut off.
+    fn respect_reserve(&self, file: &File, pos: u64, source: &mut Source<'_>) -> Result<usize> {
+        let fs = &self.fs;
+        let size = fs.sb.block_size as u64;
+        let free = fs.alloc.available();
+        let len = source.remaining() as u64;
+        if free > fs.sb.reserved + len / size + 8 {
+            return Ok(0);
+        }
+        let creds = &file.creds;
+        let [uid, gid] = [0x50, 0x52].map(|at| u32::from(crate::bytes::u16_at(&fs.sb.raw, at)));
+        let privileged = creds.fsuid == uid
+            || gid != 0 && creds.in_group(gid)
+            || creds.capable(vfs::Cap::SYS_RESOURCE);
+        if privileged {
+            return Ok(0);
+        }
+        let state = self.state.lock();
+        let (mut block, mut left) = (pos / size, free.saturating_sub(fs.sb.reserved));
+        while block * size < pos + len {
+            let at = block.min(u64::from(u32::MAX)) as u32;
+            if state.map.find(at).is_err() && !state.delayed.contains(&at) {
+                let Some(rest) = left.checked_sub(1) else { break };
+                left = rest;
+            }
+            block += 1;
+        }
+        drop(state);
+        match (block * size).saturating_sub(pos) {
+            0 => Err(Errno::ENOSPC),
+            room => Ok(source.truncate(room as usize)),
+        }
+    }
+
     /// The next byte at or after `from` that has (or has not) blocks.
     fn seek_blocks(&self, from: u64, data: bool) -> u64 {
         let size = self.fs.sb.block_size as u64;
@@ -63,6 +102,19 @@ impl Node {
                 return (u64::from(block) * size).max(from);
             }
             block = end;
+        }
+    }
+
+    /// Makes file blocks read as zeros without giving up their space. Their pages are gone.
+    fn zero_range(&self, first: u32, end: u32) {
+        let mut state = self.state.lock();
+        let promised: Vec<u32> = state.delayed.range(first..end).copied().collect();
+        for block in &promised {
+            state.delayed.remove(block);
+        }
+        self.fs.alloc.unreserve(promised.len() as u64);
+        if state.map.mark_unwritten(first, end) {
+            state.map_dirty = true;
         }
     }
 
@@ -101,15 +153,129 @@ impl Node {
     }
 }
 
+/// The first and the count of the blocks that a shifting `fallocate` names.
+fn shifted(file: &File, offset: u64, len: u64) -> Result<(u32, u32)> {
+    let size = node(file)?.fs.sb.block_size as u64;
+    if offset % size != 0 || len % size != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let block = |bytes: u64| u32::try_from(bytes / size).map_err(|_| Errno::EFBIG);
+    Ok((block(offset)?, block(len)?))
+}
+
+/// Writes out and drops the pages from `offset` on: their blocks are about to move.
+fn settle(file: &File, offset: u64) -> Result<()> {
+    let mapping = file.inode().mapping().ok_or(Errno::EIO)?;
+    let start = offset & !4095;
+    loop {
+        mapping.write_and_wait(start, i64::MAX as u64)?;
+        match mapping.invalidate(start >> 12, i64::MAX as u64 >> 12) {
+            // A mapping of the file wrote to a page in between.
+            Err(Errno::EBUSY) => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// `FALLOC_FL_COLLAPSE_RANGE`: takes a range out of the file.
+fn collapse(file: &File, offset: u64, len: u64) -> Result<()> {
+    let (first, count) = shifted(file, offset, len)?;
+    let (inode, node) = (file.inode(), node(file)?);
+    let mapping = inode.mapping().ok_or(Errno::EIO)?;
+    // man 2 fallocate: a range that reaches the end is a truncation.
+    if offset + len >= mapping.size() {
+        return Err(Errno::EINVAL);
+    }
+    settle(file, offset)?;
+    node.free_range(first, first + count)?;
+    let mut state = node.state.lock();
+    state.map.close_gap(first, first + count);
+    state.map_dirty = true;
+    drop(state);
+    mapping.set_size(mapping.size() - len);
+    inode.touch(vfs::Time::now());
+    node.changed();
+    Ok(())
+}
+
+/// `FALLOC_FL_INSERT_RANGE`: makes a hole, moving what is behind.
+fn insert(file: &File, offset: u64, len: u64) -> Result<()> {
+    let (first, count) = shifted(file, offset, len)?;
+    let (inode, node) = (file.inode(), node(file)?);
+    let mapping = inode.mapping().ok_or(Errno::EIO)?;
+    let size = mapping.size();
+    if offset >= size {
+        return Err(Errno::EINVAL);
+    }
+    if size.saturating_add(len) > inode.sb().max_file_size {
+        return Err(Errno::EFBIG);
+    }
+    settle(file, offset)?;
+    let mut state = node.state.lock();
+    let last = state.map.extents.last().map_or(0, Extent::end);
+    if last.checked_add(count).is_none() {
+        return Err(Errno::EFBIG);
+    }
+    state.map.open_gap(first, count);
+    state.map_dirty = true;
+    drop(state);
+    mapping.set_size(size + len);
+    inode.touch(vfs::Time::now());
+    node.changed();
+    Ok(())
+}
+
+/// `O_DIRECT`: position, length and memory must suit the device's blocks.
+fn check_direct(file: &File, pos: u64, len: usize, memory: Option<u64>) -> Result<()> {
+    let unit = u64::from(node(file)?.fs.device.limits().logical_block_size.max(512));
+    if (pos | len as u64 | memory.unwrap_or(0)) % unit != 0 { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+/// Reads past the cache: the pages that carry the bytes are not kept.
+fn read_direct(file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
+    let memory = sink.current_user().map(|segment| segment.addr.0);
+    check_direct(file, pos, sink.remaining(), memory)?;
+    let mapping = file.inode().mapping().ok_or(Errno::EIO)?;
+    let count = pagefile::read_at(file, pos, sink)?;
+    mapping.drop_clean(pos >> 12, (pos + count as u64) >> 12);
+    Ok(count)
+}
+
+/// Writes past the cache: the bytes are on the device when this returns.
+fn write_direct(file: &File, pos: u64, source: &mut Source<'_>) -> Result<usize> {
+    let memory = source.current_user().map(|segment| segment.addr.0);
+    check_direct(file, pos, source.remaining(), memory)?;
+    let mapping = file.inode().mapping().ok_or(Errno::EIO)?;
+    let count = pagefile::write_at(file, pos, source)?;
+    let end = pos + count as u64;
+    mapping.write_and_wait(pos, end.saturating_sub(1).max(pos))?;
+    mapping.drop_clean(pos >> 12, end >> 12);
+    Ok(count)
+}
+
 impl FileOps for RegularOps {
     fn read_at(&self, file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
+        if file.flags() & O_DIRECT != 0 {
+            return read_direct(file, pos, sink);
+        }
         pagefile::read_at(file, pos, sink)
+    }
+
+    fn supports_direct(&self, _file: &File) -> bool {
+        true
     }
 
     fn write_at(&self, file: &File, pos: u64, source: &mut Source<'_>) -> Result<usize> {
         let before = file.inode().size();
-        let written = pagefile::write_at(file, pos, source)?;
         let node = node(file)?;
+        let cut = node.respect_reserve(file, pos, source)?;
+        let result = if file.flags() & O_DIRECT != 0 {
+            write_direct(file, pos, source)
+        } else {
+            pagefile::write_at(file, pos, source)
+        };
+        source.reexpand(cut);
+        let written = result?;
         if file.inode().size() != before {
             node.changed();
         }
@@ -166,11 +332,13 @@ impl FileOps for RegularOps {
                 file.inode().touch(vfs::Time::now());
                 return Ok(());
             }
+            COLLAPSE_RANGE => return collapse(file, offset, len),
+            INSERT_RANGE => return insert(file, offset, len),
             _ if mode & !KEEP_SIZE == ZERO_RANGE => {
                 mapping.punch(offset, end)?;
                 mapping.write_and_wait(offset, end)?;
                 if first < last {
-                    node.free_range(first, last)?;
+                    node.zero_range(first, last);
                 }
                 node.preallocate((offset / size) as u32, end.div_ceil(size) as u32)?;
             }

@@ -28,6 +28,9 @@ use crate::orphan::Orphans;
 static SYNC: LockClass = LockClass::new("ext4.sync", 320);
 static DIRTY: LockClass = LockClass::new("ext4.dirty_inodes", 459);
 
+/// Kind of file handles: inode number and generation.
+pub(crate) const HANDLE: i32 = 1;
+
 /// A mounted ext4.
 pub(crate) struct Ext4 {
     pub(crate) sb: Super,
@@ -269,6 +272,24 @@ impl SuperOps for SuperPart {
         let kept = sb.flags() & !MS_RDONLY;
         sb.set_flags(kept | flags & MS_RDONLY);
         Ok(())
+    }
+
+    fn inode_of_handle(
+        &self,
+        _sb: &Arc<SuperBlock>,
+        kind: i32,
+        handle: &[u8],
+    ) -> Result<Arc<Inode>> {
+        let (ino, generation) = (u32_at(handle, 0), u32_at(handle, 4));
+        if kind != HANDLE || handle.len() < 8 {
+            return Err(Errno::ESTALE);
+        }
+        if ino != 2 && ino < self.0.sb.first_ino {
+            return Err(Errno::ESTALE);
+        }
+        let inode = Node::load(&self.0, ino).map_err(|_| Errno::ESTALE)?;
+        let same = inode.nlink() > 0 && inode.generation == generation;
+        if same { Ok(inode) } else { Err(Errno::ESTALE) }
     }
 
     fn put_super(&self, _sb: &SuperBlock) {

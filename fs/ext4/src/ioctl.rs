@@ -118,20 +118,40 @@ impl Node {
         if changed & flags::JOURNAL_DATA != 0 {
             ctx.creds.require(Cap::SYS_RESOURCE)?;
         }
-        // Changing the kind of map means rewriting it, which is not supported.
         if changed & flags::EXTENTS != 0 {
-            return Err(Errno::EOPNOTSUPP);
+            self.check_migration(inode, new)?;
         }
         if let Some(project) = project
             && project != self.project()?
         {
             self.set_project(project)?;
         }
-        self.state.lock().flags = new;
+        let mut state = self.state.lock();
+        state.flags = new;
+        // The map is stored whole, in the other form.
+        state.map_dirty |= changed & flags::EXTENTS != 0;
+        drop(state);
         show(inode, new);
         inode.set_ctime(Time::now());
         self.changed();
         Ok(())
+    }
+
+    /// Whether the file's map can take the form that `new` asks for.
+    fn check_migration(&self, inode: &Inode, new: u32) -> Result<()> {
+        let fs = &self.fs;
+        if !matches!(inode.kind, FileKind::Regular | FileKind::Directory) || fs.map_flag() == 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let state = self.state.lock();
+        let fits = new & flags::EXTENTS != 0
+            || state.map.extents.iter().all(|e| {
+                let end = e.physical + u64::from(e.len);
+                !e.unwritten
+                    && end <= u64::from(u32::MAX)
+                    && u64::from(e.end()) <= crate::indirect::capacity(&fs.sb)
+            });
+        if fits { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
     }
 
     fn set_project(&self, project: u32) -> Result<()> {

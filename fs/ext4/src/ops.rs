@@ -258,6 +258,11 @@ impl InodeOps for Node {
         }
     }
 
+    fn file_handle(&self, inode: &Inode) -> Option<(i32, Vec<u8>)> {
+        let words = [self.ino, inode.generation].map(u32::to_le_bytes);
+        Some((crate::fs::HANDLE, words.concat()))
+    }
+
     fn evict(&self, inode: &Arc<Inode>) {
         if let Err(error) = self.delete(inode) {
             log::error!("ext4: cannot free inode {}: {error}", self.ino);

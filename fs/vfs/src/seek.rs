@@ -38,7 +38,7 @@ pub fn seek_within(current: u64, offset: i64, whence: u32, size: u64, max: u64) 
         }
         _ => return Err(Errno::EINVAL),
     };
-    let target = (base as i64).checked_add(offset).ok_or(Errno::EOVERFLOW)?;
+    let target = (base as i64).checked_add(offset).ok_or(Errno::EINVAL)?;
     if target < 0 || target as u64 > max {
         return Err(Errno::EINVAL);
     }

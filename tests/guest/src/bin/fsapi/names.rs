@@ -137,7 +137,6 @@ pub fn run() {
     as_user(|| {
         show("user mkdir", mkdir("user"));
         show("user unlink", unlink("d/f", 0));
-        show("user link", link("d/f", "userlink", 0));
         show("user write", i64::from(open("d/f", libc::O_WRONLY, 0)));
         show("user noatime", i64::from(open("d/f", libc::O_RDONLY | libc::O_NOATIME, 0)));
     });
