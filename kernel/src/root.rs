@@ -100,6 +100,7 @@ fn report<T>(what: &str, result: Result<T>) {
 }
 
 fn file_systems(info: &BootInfo) {
+    process::signal::files::serve_files();
     tmpfs::set_memory(frames::total_pages());
     tmpfs::init();
     ext4::init();

@@ -5,6 +5,7 @@ use crate::fsctx::*;
 use abi::fcntl::*;
 use abi::process::Resource;
 use abi::{Errno, Result};
+use alloc::sync::Arc;
 use arch::VirtAddr;
 use arch::user;
 use vfs::file::SignalOwner;
@@ -14,7 +15,7 @@ use vfs::{CloseOnExec, File, FileMode};
 /// The flags `F_SETFL` can change.
 const SETTABLE: u32 = O_APPEND | O_NONBLOCK | O_ASYNC | O_DIRECT | O_NOATIME;
 
-/// `fcntl(2)`. Leases and directory notification (`F_SETLEASE`, `F_NOTIFY`) are `EINVAL`.
+/// `fcntl(2)`.
 pub(crate) fn fcntl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<usize> {
     let table = files(cx)?;
     let file = table.get_any(fd)?;
@@ -42,7 +43,7 @@ pub(crate) fn fcntl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<usiz
     }
     let address = VirtAddr(arg);
     match cmd {
-        F_SETFL => set_flags(cx, &file, arg as u32),
+        F_SETFL => set_flags(cx, fd, &file, arg as u32),
         F_GETLK | F_OFD_GETLK => get_lock(cx, &file, cmd == F_OFD_GETLK, address, table.id()),
         F_SETLK => set_lock(cx, &file, false, address, Wait::No, table.id()),
         F_SETLKW => set_lock(cx, &file, false, address, Wait::Yes, table.id()),
@@ -61,12 +62,21 @@ pub(crate) fn fcntl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<usiz
             tmpfs::add_seals(&file, seals).map(|()| 0)
         }
         F_GET_SEALS => Ok(tmpfs::get_seals(&file)? as usize),
-        F_GETLEASE => Ok(F_UNLCK as usize),
+        F_GETLEASE => Ok(vfs::lease::get(&file) as usize),
+        F_SETLEASE => {
+            own_signals(cx, &file);
+            let kind = u32::try_from(arg).map_err(|_| Errno::EINVAL)?;
+            vfs::lease::set(&context(cx).get(), &file, fd, kind).map(|()| 0)
+        }
+        F_NOTIFY => {
+            own_signals(cx, &file);
+            vfs::dnotify::set(&file, fd, arg as u32).map(|()| 0)
+        }
         _ => Err(Errno::EINVAL),
     }
 }
 
-fn set_flags(cx: &Cx<'_>, file: &File, arg: u32) -> Result<usize> {
+fn set_flags(cx: &Cx<'_>, fd: i32, file: &Arc<File>, arg: u32) -> Result<usize> {
     let old = file.flags();
     if old & O_APPEND != 0 && arg & O_APPEND == 0 && file.inode().has(vfs::InodeFlags::APPEND) {
         return Err(Errno::EPERM);
@@ -78,6 +88,9 @@ fn set_flags(cx: &Cx<'_>, file: &File, arg: u32) -> Result<usize> {
         return Err(Errno::EPERM);
     }
     file.ops().set_flags(file, (old & !SETTABLE) | (arg & SETTABLE))?;
+    if (old ^ arg) & O_ASYNC != 0 {
+        vfs::sigio::set_async(file, fd, arg & O_ASYNC != 0);
+    }
     file.replace_flags(SETTABLE, arg);
     Ok(0)
 }
@@ -173,6 +186,23 @@ fn set_lock(
     Ok(0)
 }
 
+/// Signals of a lease or a directory go to the caller unless somebody was named.
+fn own_signals(cx: &Cx<'_>, file: &File) {
+    let owner = file.signal_owner().unwrap_or_default();
+    if owner.id == 0 {
+        let creds = cx.task.creds();
+        let uids = (creds.uid, creds.euid);
+        let id = cx.task.group.tgid();
+        file.set_signal_owner(Some(SignalOwner { kind: F_OWNER_PID, id, uids, ..owner }));
+    }
+}
+
+/// Whether there is somebody with this id to be signalled; 0 names nobody.
+fn owner_exists(cx: &Cx<'_>, kind: i32, id: i32) -> bool {
+    let found = cx.task.group.pid_ns().find(id);
+    id == 0 || found.is_some_and(|pid| kind != F_OWNER_PGRP || pid.is_process_group())
+}
+
 fn owner(cx: &Cx<'_>, file: &File, cmd: u32, arg: u64) -> Result<usize> {
     let creds = cx.task.creds();
     let mut owner = file.signal_owner().unwrap_or_default();
@@ -182,6 +212,9 @@ fn owner(cx: &Cx<'_>, file: &File, cmd: u32, arg: u64) -> Result<usize> {
             let id = arg as i32;
             let kind = if id < 0 { F_OWNER_PGRP } else { F_OWNER_PID };
             let id = id.checked_abs().ok_or(Errno::EINVAL)?;
+            if !owner_exists(cx, kind, id) {
+                return Err(Errno::ESRCH);
+            }
             file.set_signal_owner(Some(SignalOwner { kind, id, uids: ids, ..owner }));
             Ok(0)
         }
@@ -193,6 +226,9 @@ fn owner(cx: &Cx<'_>, file: &File, cmd: u32, arg: u64) -> Result<usize> {
             let new: FOwnerEx = user::read_val(VirtAddr(arg))?;
             if !(F_OWNER_TID..=F_OWNER_PGRP).contains(&new.kind) {
                 return Err(Errno::EINVAL);
+            }
+            if !owner_exists(cx, new.kind, new.pid) {
+                return Err(Errno::ESRCH);
             }
             owner = SignalOwner { kind: new.kind, id: new.pid, uids: ids, ..owner };
             file.set_signal_owner(Some(owner));

@@ -219,6 +219,9 @@ fn sys_ioctl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
         let on = user::read_val::<i32>(at)? != 0;
         let value = if on { bit } else { 0 };
         file.ops().set_flags(&file, (file.flags() & !bit) | value)?;
+        if bit == O_ASYNC && (file.flags() ^ value) & bit != 0 {
+            vfs::sigio::set_async(&file, fd, value != 0);
+        }
         file.replace_flags(bit, value);
         Ok(0)
     };

@@ -97,7 +97,7 @@ impl Node {
     ) -> Result<()> {
         let inode = file.inode();
         if !perm::is_owner_or_capable(inode, ctx.creds) {
-            return Err(Errno::EACCES);
+            return Err(Errno::EPERM);
         }
         let _writer = file.path.mount.want_write()?;
         let _held = inode.lock().write();

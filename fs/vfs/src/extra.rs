@@ -6,6 +6,7 @@ use core::any::Any;
 use arch::lock::Once;
 
 use crate::acl::Acls;
+use crate::lease::Leases;
 use crate::locks::LockState;
 use crate::notify::WatchList;
 
@@ -16,6 +17,8 @@ pub struct InodeExtra {
     pub locks: LockState,
     /// inotify watches.
     pub watches: WatchList,
+    /// Leases.
+    pub leases: Leases,
     /// Access control lists.
     pub acls: Acls,
     /// The pipe of a fifo, the address of a bound socket.

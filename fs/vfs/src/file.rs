@@ -20,8 +20,10 @@ use crate::cred::Creds;
 use crate::inode::{Inode, InodeRef};
 use crate::locks::Owner;
 use crate::mount::MountWriter;
+use crate::notify::Watch;
 use crate::path::Path;
 use crate::poll::{ALWAYS_READY, PollTable};
+use crate::sigio::AsyncWatch;
 use crate::types::{FileKind, InodeFlags};
 
 static POSITION: LockClass = LockClass::new("vfs.file_position", 200);
@@ -240,6 +242,10 @@ pub struct SignalOwner {
 #[derive(Default)]
 struct Rare {
     owner: Option<SignalOwner>,
+    /// Sends signals when the file becomes ready (`O_ASYNC`).
+    async_watch: Option<Arc<AsyncWatch>>,
+    /// Sends signals when the directory changes (`F_NOTIFY`).
+    dir_watch: Option<Arc<dyn Watch>>,
 }
 
 /// An open file description.
@@ -431,6 +437,28 @@ impl File {
         self.rare.lock().owner = owner;
     }
 
+    /// Whether the file sends signals when it becomes ready.
+    pub(crate) fn has_async(&self) -> bool {
+        self.rare.lock().async_watch.is_some()
+    }
+
+    /// Replaces what sends signals when the file becomes ready; the old one is to be dropped
+    /// without locks.
+    pub(crate) fn replace_async(&self, watch: Option<Arc<AsyncWatch>>) -> Option<Arc<AsyncWatch>> {
+        core::mem::replace(&mut self.rare.lock().async_watch, watch)
+    }
+
+    /// What sends signals when the directory changes.
+    pub(crate) fn dir_watch(&self) -> Option<Arc<dyn Watch>> {
+        self.rare.lock().dir_watch.clone()
+    }
+
+    /// Replaces what sends signals when the directory changes.
+    pub(crate) fn set_dir_watch(&self, watch: Option<Arc<dyn Watch>>) {
+        let old = core::mem::replace(&mut self.rare.lock().dir_watch, watch);
+        drop(old);
+    }
+
     /// Has `watcher` told when the last reference goes.
     pub fn watch(&self, watcher: Weak<dyn FileWatcher>) {
         let list = self.watchers.call_once(|| SpinLock::new(&FILE_WATCHERS, Vec::new()));
@@ -465,6 +493,12 @@ impl Drop for File {
         }
         if self.inode.has(InodeFlags::HAS_EXTRA) {
             crate::locks::release_file(self);
+            if self.inode.has(InodeFlags::LEASED) {
+                crate::lease::release(self);
+            }
+            if self.inode.has(InodeFlags::WATCHED) {
+                crate::dnotify::release(self);
+            }
         }
         self.ops.release(self);
         // The write hold goes last: a remount to read-only waits for `release`.

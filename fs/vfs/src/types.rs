@@ -300,6 +300,8 @@ bitflags! {
         const ACL = 1 << 17;
         /// A directory with a list for what is made in it.
         const DEFAULT_ACL = 1 << 18;
+        /// Somebody holds a lease.
+        const LEASED = 1 << 19;
     }
 }
 

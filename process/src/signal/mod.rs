@@ -11,6 +11,7 @@
 
 pub mod action;
 pub mod deliver;
+pub mod files;
 pub mod frame;
 pub mod queue;
 pub mod send;

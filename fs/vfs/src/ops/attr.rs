@@ -152,6 +152,7 @@ pub fn truncate(ctx: &Context<'_>, path: &Path, size: u64) -> Result<()> {
     if inode.has(InodeFlags::APPEND) {
         return Err(Errno::EPERM);
     }
+    crate::lease::break_leases(&inode, true, crate::lease::Patience::Wait)?;
     inode.get_write_access()?;
     let result = resize(ctx, path, &inode, size);
     inode.put_write_access();

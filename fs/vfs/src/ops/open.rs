@@ -16,6 +16,7 @@ use crate::dentry::Dentry;
 use crate::dev;
 use crate::file::{File, FileInit, FileMode, FileOps};
 use crate::inode::Inode;
+use crate::lease::Patience;
 use crate::mount::MountWriter;
 use crate::notify;
 use crate::path::Path;
@@ -262,6 +263,9 @@ fn open_found(
     let _truncating = if truncates { Some(path.mount.want_write()?) } else { None };
     if existing == Existing::Yes {
         may_open(ctx, &path, &inode, how)?;
+        let patience = if how.flags & O_NONBLOCK != 0 { Patience::None } else { Patience::Wait };
+        let changes = writes(how) || how.flags & O_TRUNC != 0;
+        crate::lease::break_leases(&inode, changes, patience)?;
     }
     let file = open_inode(ctx, path, &inode, how.flags)?;
     if truncates {
