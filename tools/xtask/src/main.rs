@@ -8,6 +8,7 @@
 //! | `image [ROOTFS]`    | only the root image; prints its path                                    |
 //! | `test`              | formatting, lints, host tests, boots in QEMU; ends in a total           |
 //! | `test-boot`         | boots the kernel through every protocol and CPU count                    |
+//! | `test-shell`        | `run` on a terminal, with keys pressed and the screen looked at          |
 //!
 //! `run` and `debug` are steered by the environment: see [`options`].
 
@@ -21,10 +22,12 @@ mod options;
 mod paths;
 mod qemu;
 mod rootfs;
+mod screen;
 mod shell;
 mod symbols;
 mod test;
 mod test_boot;
+mod test_shell;
 
 use std::process::ExitCode;
 
@@ -50,8 +53,9 @@ fn main() -> ExitCode {
         }),
         ["test"] => test::run(),
         ["test-boot", rest @ ..] => test_boot::run(rest),
+        ["test-shell"] => test_shell::cases().map(|tally| u8::from(tally.failed > 0)),
         _ => Err(
-            "usage: cargo xtask build [--debug] | run | debug | image [ROOTFS] | test | test-boot"
+            "usage: cargo xtask build [--debug] | run | debug | image [ROOTFS] | test | test-boot | test-shell"
                 .into(),
         ),
     };

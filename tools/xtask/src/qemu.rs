@@ -6,10 +6,12 @@ use crate::{Result, guest, image, paths, shell};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::mpsc;
 use std::time::Duration;
 
+/// The key before a command to QEMU (`x` ends it, `c` is its monitor): C-], as in telnet.
+const MONITOR_ESCAPE: &str = "0x1d";
 /// The status when the machine stopped without telling one.
 const NO_STATUS: u8 = 125;
 
@@ -102,7 +104,8 @@ pub(crate) fn machine(options: &Options, kernel: &Path, image: &Path, control: &
     if options.command.is_some() {
         command.args(["-serial", "stdio"]);
     } else {
-        command.args(["-serial", "mon:stdio"]);
+        // QEMU's own escape, C-a, is the start of the line in every shell.
+        command.args(["-serial", "mon:stdio", "-echr", MONITOR_ESCAPE]);
     }
     command.args(["-serial", "chardev:control"]);
     if let Some(initrd) = &options.initrd {
@@ -169,14 +172,8 @@ fn tell_window_size(mut stream: UnixStream) {
 }
 
 /// Rows and columns of the terminal, if there is one.
-fn window_size() -> Option<(u32, u32)> {
-    let output = Command::new("stty")
-        .arg("size")
-        .stdin(Stdio::from(std::fs::File::open("/dev/tty").ok()?))
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let mut numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
-    Some((numbers.next()?, numbers.next()?))
+fn window_size() -> Option<(u16, u16)> {
+    let terminal = std::fs::File::open("/dev/tty").ok()?;
+    let size = rustix::termios::tcgetwinsize(&terminal).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }

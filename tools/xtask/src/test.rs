@@ -4,7 +4,7 @@
 //! and QEMU tests, where a check or a build that fails counts as one failure.
 
 use crate::build::{TARGET, cargo, use_core_source_if_needed};
-use crate::{Result, paths, shell, test_boot};
+use crate::{Result, paths, shell, test_boot, test_shell};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -46,11 +46,12 @@ pub(crate) fn run() -> Result<u8> {
         ("strip", "binutils"),
     ])?;
     ensure_components()?;
-    let steps: [(&str, Step); 4] = [
+    let steps: [(&str, Step); 5] = [
         ("formatting", formatting),
         ("lints", lints),
         ("host tests", host_tests),
         ("boots in QEMU", boots),
+        ("a shell on a terminal", test_shell::cases),
     ];
     for (name, step) in steps {
         println!("==> {name} ({} s)", start.elapsed().as_secs());
