@@ -3,8 +3,8 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use abi::Result;
 use abi::fcntl::O_RDWR;
+use abi::{Errno, Result};
 use arch::boot::BootInfo;
 use klog::CommandLine;
 use vfs::{
@@ -16,7 +16,7 @@ const DEFAULT_PROGRAMS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/b
 /// The program of an initial RAM disk, when the command line names none.
 const RAM_DISK_PROGRAM: &str = "/init";
 /// Words of the command line that mean something to the kernel and are not passed to init.
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 23] = [
     "console",
     "root",
     "rootfstype",
@@ -33,6 +33,13 @@ const KNOWN: [&str; 16] = [
     "panic",
     "nosmp",
     "maxcpus",
+    "mem",
+    "nokaslr",
+    "noinitrd",
+    "earlyprintk",
+    "earlycon",
+    "debug",
+    "ignore_loglevel",
 ];
 
 /// The rest of start-up, in a thread of its own.
@@ -66,18 +73,17 @@ pub(crate) fn start(info: &'static BootInfo, line: &CommandLine) {
         }
     }
     let in_ram = line.value("rdinit").unwrap_or(RAM_DISK_PROGRAM);
-    let has_ram_disk = vfs::walk(&ctx, ctx.root, in_ram.as_bytes(), Walk::empty()).is_ok();
-    let Some(spec) = line.value("root").filter(|_| !has_ram_disk) else {
-        return run_init(line, &ctx);
-    };
-    let mounts = crate::disk_root::mount(line, spec);
+    if vfs::walk(&ctx, ctx.root, in_ram.as_bytes(), Walk::FOLLOW).is_ok() {
+        return run_init(line, &ctx, Some(in_ram));
+    }
+    let mounts = crate::disk_root::mount(line);
     let root = match mounts.root_path() {
         Ok(root) => root,
         Err(error) => panic!("root: {error}"),
     };
     let ctx = Context { root: &root, cwd: &root, mounts: &mounts, ..ctx };
     report("/dev", mount_dev(&ctx));
-    run_init(line, &ctx);
+    run_init(line, &ctx, None);
 }
 
 /// Puts devtmpfs on the disk's `/dev`, as Linux's `CONFIG_DEVTMPFS_MOUNT` does.
@@ -157,37 +163,39 @@ fn configuration_space() -> Vec<pci::EcamRegion> {
     arch::acpi::platform().pci.iter().map(region).collect()
 }
 
-fn run_init(line: &CommandLine, ctx: &Context<'_>) {
-    let in_ram = line.value("rdinit").unwrap_or(RAM_DISK_PROGRAM);
-    let has_ram_disk = vfs::walk(ctx, ctx.root, in_ram.as_bytes(), Walk::empty()).is_ok();
-    let named = if has_ram_disk { Some(in_ram) } else { line.value("init") };
+/// Starts process 1: the initial RAM disk's program, else what `init=` names and nothing else,
+/// else the first of the usual ones that can be started.
+fn run_init(line: &CommandLine, ctx: &Context<'_>, in_ram: Option<&str>) {
     let is_known = |word: &str| KNOWN.contains(&word) || word.starts_with("tkernel.");
     let (arguments, environment) = line.for_init(is_known);
     let arguments: Vec<Vec<u8>> = arguments.into_iter().map(|a| a.into_bytes()).collect();
     let mut environment: Vec<Vec<u8>> = environment.into_iter().map(|e| e.into_bytes()).collect();
     environment.splice(0..0, [b"HOME=/".to_vec(), b"TERM=linux".to_vec()]);
-    let programs = match named {
-        Some(path) => alloc::vec![path],
-        None => DEFAULT_PROGRAMS.to_vec(),
+    let named = line.value("init");
+    let programs: Vec<&str> = match named {
+        Some(path) => in_ram.into_iter().chain([path]).collect(),
+        None => in_ram.into_iter().chain(DEFAULT_PROGRAMS).collect(),
     };
-    if let Some(path) = programs.first() {
-        log::info!("Run {path} as init process");
-    }
-    let programs =
-        programs.into_iter().map(|path| (path.as_bytes().to_vec(), arguments.clone())).collect();
     let init = process::Init {
         mounts: ctx.mounts.clone(),
         root: ctx.root.clone(),
         console: console(ctx, ctx.root),
-        programs,
+        programs: programs.iter().map(|path| path.as_bytes().to_vec()).collect(),
+        arguments,
         environment,
         max_threads: (frames::total_pages() / 32) as usize,
     };
-    if let Err(error) = process::spawn_init(init) {
-        match named {
-            Some(path) => log::error!("Requested init {path} failed (error -{}).", error.raw()),
-            None => log::error!("Starting init failed (error -{}).", error.raw()),
+    let failed = |index: usize, error: Errno| {
+        let (path, number) = (programs.get(index).copied().unwrap_or_default(), error.raw());
+        if index == 0 && in_ram.is_some() {
+            log::error!("Failed to execute {path} (error -{number})");
+        } else if named.is_some() {
+            panic!("Requested init {path} failed (error -{number}).");
+        } else if error != Errno::ENOENT {
+            log::error!("Starting init: {path} exists but couldn't execute it (error -{number})");
         }
+    };
+    if process::spawn_init(init, failed).is_err() {
         panic!("No working init found.  Try passing init= option to kernel.");
     }
 }

@@ -29,8 +29,10 @@ pub struct Init {
     pub root: Path,
     /// Opened three times as descriptors 0, 1 and 2, if there is a console.
     pub console: Option<Arc<File>>,
-    /// Programs to try in order, each with its arguments (without the name).
-    pub programs: Vec<(Vec<u8>, Vec<Vec<u8>>)>,
+    /// Programs to try in order.
+    pub programs: Vec<Vec<u8>>,
+    /// Their arguments, without the name.
+    pub arguments: Vec<Vec<u8>>,
     /// The environment.
     pub environment: Vec<Vec<u8>>,
     /// How many threads the machine can hold.
@@ -38,8 +40,9 @@ pub struct Init {
 }
 
 /// Makes process 1 and starts the first of the programs that can be. On failure the error of the
-/// last one; process 1 does not exist then.
-pub fn spawn_init(init: Init) -> Result<()> {
+/// last one; process 1 does not exist then. `failed` hears of each program that cannot be started,
+/// by its place in the list.
+pub fn spawn_init(init: Init, failed: impl Fn(usize, Errno)) -> Result<()> {
     tty::set_job_control(&crate::jobs::Jobs);
     let ns = nsproxy::init(init.mounts, init.root.clone());
     crate::fork::set_max_threads(init.max_threads);
@@ -70,15 +73,16 @@ pub fn spawn_init(init: Init) -> Result<()> {
         environment.push(entry)?;
     }
     let mut error = Errno::ENOENT;
-    for (path, arguments) in &init.programs {
-        match prepare(&task, path, arguments, &environment) {
+    for (index, path) in init.programs.iter().enumerate() {
+        let name = core::str::from_utf8(path).unwrap_or("?");
+        log::info!("Run {name} as init process");
+        match prepare(&task, path, &init.arguments, &environment) {
             Ok(loaded) => return start(&task, &group, &pid, loaded),
             Err(failure) => {
                 error = match failure {
                     exec::Failure::Errno(e) | exec::Failure::Fatal(e) => e,
                 };
-                let name = core::str::from_utf8(path).unwrap_or("?");
-                log::debug!("cannot start {name} as init: {error}");
+                failed(index, error);
             }
         }
     }

@@ -34,6 +34,7 @@ pub(crate) fn ensure(options: &Options) -> Result<PathBuf> {
     eprintln!("xtask: making {}", image.display());
     let tree = directory.join(format!("{name}.tree"));
     extract(&archive, &tree)?;
+    check_processor(&archive, &tree)?;
     guest::install(&tree, &init)?;
     make(&tree, &image, &options.disk_size)?;
     fs::remove_dir_all(&tree)?;
@@ -92,6 +93,30 @@ fn extract(archive: &Path, tree: &Path) -> Result {
             .arg("-C")
             .arg(tree),
     )
+}
+
+/// Refuses a root for another processor, of which the kernel could only say that its programs have
+/// a wrong format.
+fn check_processor(archive: &Path, tree: &Path) -> Result {
+    const EM_X86_64: u16 = 62;
+    let shells = ["usr/bin/bash", "bin/bash", "usr/bin/sh", "bin/sh", "bin/busybox"];
+    let Some(program) = shells.iter().find_map(|path| fs::read(tree.join(path)).ok()) else {
+        return Ok(());
+    };
+    match program.get(..20) {
+        Some([0x7f, b'E', b'L', b'F', _, data, .., low, high]) => {
+            let bytes = [*low, *high];
+            let is_big_endian = *data == 2;
+            let machine =
+                if is_big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
+            if machine == EM_X86_64 {
+                return Ok(());
+            }
+            let name = archive.display();
+            Err(format!("{name} holds programs for ELF machine {machine}, not x86-64").into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn make(tree: &Path, image: &Path, size: &str) -> Result {

@@ -175,12 +175,12 @@ fn terminal_modes(session: &mut Session) -> Result {
 
 fn window_size(session: &mut Session) -> Result {
     session.command("stty size", "24 80")?;
-    let wait = "trap 'seen=1' WINCH; while [ -z \"$seen\" ]; do sleep 0.1; done; echo changed";
-    session.send(&format!("clear; {wait}\r"))?;
+    // The foreground job hears of it, so it must be the waiting shell itself.
+    session.send("clear; bash -c 'trap \"echo changed; exit\" WINCH; while :; do :; done'\r")?;
     session.pause();
     session.resize(30, 100)?;
     session.answer("changed")?;
-    session.command("trap - WINCH; stty size", "30 100")?;
+    session.command("stty size", "30 100")?;
     session.command("echo $LINES $COLUMNS", "30 100")
 }
 
