@@ -161,6 +161,7 @@ fn kernel() -> Tree {
 pub(crate) fn tree() -> Tree {
     let any = 0..=i64::MAX;
     let fs = Tree::new()
+        .dir("mqueue", crate::sysvipc::mqueue())
         .with("file-max", number(&FILE_MAX, any.clone()))
         .with("nr_open", number(&NR_OPEN, 8..=i64::from(i32::MAX)))
         .with("pipe-max-size", number(&PIPE_MAX, 4096..=i64::from(i32::MAX)))

@@ -232,3 +232,39 @@ pub(crate) fn add_limits(kernel: Tree) -> Tree {
         .with("shmmax", long(|l| &l.shmmax))
         .with("shmmni", int(|l| &l.shmmni, slots))
 }
+
+/// `/proc/sys/fs/mqueue`.
+pub(crate) fn mqueue() -> Tree {
+    fn limit(
+        pick: fn(&mqueue::Limits) -> &core::sync::atomic::AtomicU32,
+        range: core::ops::RangeInclusive<u32>,
+    ) -> Node {
+        let queues = || match process::try_current() {
+            Some(task) => Ok(task.ns().ipc.queues.clone()),
+            None => Err(Errno::ENOENT),
+        };
+        knob(
+            move |out| {
+                put!(out, "{}\n", pick(&queues()?.limits).load(Ordering::Relaxed));
+                Ok(())
+            },
+            move |bytes| {
+                let Some(&new) = parse_all::<i64>(bytes)?.first() else { return Ok(()) };
+                let new = u32::try_from(new).map_err(|_| Errno::EINVAL)?;
+                if !range.contains(&new) {
+                    return Err(Errno::EINVAL);
+                }
+                pick(&queues()?.limits).store(new, Ordering::Relaxed);
+                Ok(())
+            },
+        )
+    }
+    // Linux's bounds.
+    let (messages, size) = (1..=65536, 128..=16 * 1024 * 1024);
+    Tree::new()
+        .with("msg_default", limit(|l| &l.messages_default, messages.clone()))
+        .with("msg_max", limit(|l| &l.messages, messages))
+        .with("msgsize_default", limit(|l| &l.size_default, size.clone()))
+        .with("msgsize_max", limit(|l| &l.size, size))
+        .with("queues_max", limit(|l| &l.queues, 0..=i32::MAX as u32))
+}

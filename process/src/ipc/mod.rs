@@ -1,6 +1,7 @@
 //! Inter-process communication as tasks have it: the IPC namespace, and who a process is to the
 //! objects in it.
 
+pub mod mq;
 pub mod sem;
 
 use crate::pid::{Pid, PidNamespace};
@@ -17,12 +18,15 @@ pub struct IpcNamespace {
     pub user_ns: Arc<UserNamespace>,
     /// System V objects.
     pub sysv: Arc<ipc::Namespace>,
+    /// POSIX message queues.
+    pub queues: Arc<mqueue::Instance>,
 }
 
 impl IpcNamespace {
     /// A namespace without objects.
     pub fn new(id: u64, user_ns: Arc<UserNamespace>) -> IpcNamespace {
-        IpcNamespace { id, user_ns: user_ns.clone(), sysv: ipc::Namespace::new(user_ns) }
+        let sysv = ipc::Namespace::new(user_ns.clone());
+        IpcNamespace { id, user_ns, sysv, queues: mqueue::Instance::new() }
     }
 }
 
@@ -39,6 +43,7 @@ pub fn number_of(who: &Who, ns: &Arc<PidNamespace>) -> i32 {
 /// Makes the objects know who the running process is.
 pub(crate) fn init() {
     ipc::set_current(|| crate::try_current().map(who));
+    mqueue::init(|| crate::try_current().map(|task| task.ns().ipc.queues.clone()));
 }
 
 /// The process has ended: segments of its that nobody uses go where that is the rule.
