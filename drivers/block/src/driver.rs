@@ -64,6 +64,26 @@ impl Default for Limits {
     }
 }
 
+/// What a disk hangs on, for the device tree.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    /// The PCI function: `0000:00:01.0`.
+    pub function: alloc::string::String,
+    /// The device between the function and the disk, where it has a name of its own: `nvme0`.
+    pub controller: Option<Controller>,
+}
+
+/// A controller with a name.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    /// Its class in `/sys/class`.
+    pub class: &'static str,
+    /// Its name.
+    pub name: alloc::string::String,
+    /// Files it has there.
+    pub attributes: alloc::vec::Vec<(&'static str, alloc::string::String)>,
+}
+
 /// What to do with a request that did not end in time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TimeoutAction {
@@ -102,6 +122,11 @@ pub trait Driver: Send + Sync {
     fn poll(&self, queue: usize) -> usize {
         let _ = queue;
         0
+    }
+
+    /// What the disk hangs on; `None` for what no device is behind.
+    fn parent(&self) -> Option<Parent> {
+        None
     }
 
     /// The text of `/sys/block/NAME/serial`.

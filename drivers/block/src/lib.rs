@@ -25,7 +25,7 @@ pub use device::{Claim, Device, DeviceId};
 pub use disk::{
     Disk, Event, EventHook, ReadOnly, by_id, by_spec, devices, disk_of, disks, set_event_hook,
 };
-pub use driver::{Driver, Limits, TimeoutAction};
+pub use driver::{Controller, Driver, Limits, Parent, TimeoutAction};
 pub use request::Request;
 pub use stats::{KindStats, Stats, StatsSnapshot};
 

@@ -184,6 +184,22 @@ impl block::Driver for Namespace {
         self.controller.reap(queue)
     }
 
+    fn parent(&self) -> Option<block::Parent> {
+        let own = &self.controller;
+        let attributes = [
+            ("address", own.function.name()),
+            ("model", format!("{:<40}", own.identity.model)),
+            ("serial", format!("{:<20}", own.identity.serial)),
+            ("transport", String::from("pcie")),
+        ];
+        let controller = block::Controller {
+            class: "nvme",
+            name: format!("nvme{}", own.number),
+            attributes: attributes.into(),
+        };
+        Some(block::Parent { function: own.function.name(), controller: Some(controller) })
+    }
+
     fn serial(&self) -> Option<String> {
         Some(self.controller.identity.serial.clone())
     }

@@ -456,6 +456,11 @@ impl block::Driver for Blk {
         self.reap(queue)
     }
 
+    fn parent(&self) -> Option<block::Parent> {
+        let function = self.device.transport.name().into();
+        Some(block::Parent { function, controller: None })
+    }
+
     fn serial(&self) -> Option<String> {
         self.serial.get().cloned()
     }

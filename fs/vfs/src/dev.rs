@@ -136,9 +136,18 @@ pub fn majors(kind: FileKind) -> Vec<(u32, String)> {
     list
 }
 
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Changes whenever a node appears or disappears.
+pub fn generation() -> u32 {
+    // Acquire: pairs with the Release of the change, so that who sees it sees the list.
+    GENERATION.load(Ordering::Acquire)
+}
+
 /// Makes a node appear in `/dev`.
 pub fn add_node(node: DeviceNode) {
     NODES.write().push(node.clone());
+    GENERATION.fetch_add(1, Ordering::Release);
     let listeners = LISTENERS.read().clone();
     listeners.iter().for_each(|l| l.added(&node));
 }
@@ -147,6 +156,7 @@ pub fn add_node(node: DeviceNode) {
 pub fn remove_node(kind: FileKind, dev: DeviceNumber) {
     let removed: Vec<DeviceNode> =
         NODES.write().extract_if(.., |n| n.kind == kind && n.dev == dev).collect();
+    GENERATION.fetch_add(1, Ordering::Release);
     let listeners = LISTENERS.read().clone();
     for node in &removed {
         listeners.iter().for_each(|l| l.removed(node));

@@ -1,0 +1,174 @@
+//! Disks and partitions: `/sys/block`, `/sys/class/block`, and the devices they hang on.
+
+use crate::functions;
+use crate::tree::Builder;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use block::{Device, Disk, KindStats, Limits};
+
+pub(crate) fn add(tree: &mut Builder) {
+    for disk in block::disks() {
+        let path = place(tree, &disk);
+        add_disk(tree, &disk, &path);
+        for partition in disk.partitions() {
+            add_partition(tree, &partition, &path);
+        }
+    }
+}
+
+/// Where a disk is in the tree; makes the controller it hangs on.
+fn place(tree: &mut Builder, disk: &Disk) -> String {
+    let name = disk.name();
+    let Some(parent) = disk.whole().driver().parent() else {
+        return format!("devices/virtual/block/{name}");
+    };
+    let function = functions::path_of(&parent.function);
+    match parent.controller {
+        Some(controller) => {
+            let path = format!("{function}/{}/{}", controller.class, controller.name);
+            for (file, text) in controller.attributes {
+                tree.fixed(&format!("{path}/{file}"), text);
+            }
+            tree.fixed(&format!("{path}/state"), "live");
+            tree.uevent(&path, &[]);
+            tree.device(&path, &format!("class/{}", controller.class), &controller.name);
+            tree.link(&format!("{path}/device"), &function);
+            tree.link(&format!("{path}/{name}/device"), &path);
+            format!("{path}/{name}")
+        }
+        None => {
+            let inner = functions::inner_device(&function);
+            let path = format!("{inner}/block/{name}");
+            tree.link(&format!("{path}/device"), &inner);
+            path
+        }
+    }
+}
+
+fn add_disk(tree: &mut Builder, disk: &Arc<Disk>, path: &str) {
+    let device = disk.whole();
+    common(tree, device, path, "disk", &[]);
+    tree.link(&format!("block/{}", disk.name()), path);
+    for (file, text) in [
+        ("capability", "0"),
+        ("events", ""),
+        ("events_async", ""),
+        ("events_poll_msecs", "-1"),
+        ("ext_range", "256"),
+        ("hidden", "0"),
+        ("removable", "0"),
+    ] {
+        tree.fixed(&format!("{path}/{file}"), text);
+    }
+    tree.fixed(&format!("{path}/range"), if device.id().major == 259 { "0" } else { "16" });
+    tree.dir(&format!("{path}/slaves"));
+    if let Some(serial) = device.driver().serial() {
+        tree.fixed(&format!("{path}/serial"), serial);
+    }
+    queue(tree, device.limits(), &format!("{path}/queue"));
+}
+
+/// Files that disks and partitions have alike.
+fn common(tree: &mut Builder, device: &Arc<Device>, path: &str, kind: &str, more: &[String]) {
+    let id = device.id();
+    let number = format!("{}:{}", id.major, id.minor);
+    tree.fixed(&format!("{path}/dev"), number.as_str());
+    tree.fixed(&format!("{path}/alignment_offset"), "0");
+    tree.fixed(&format!("{path}/discard_alignment"), "0");
+    let own = device.clone();
+    tree.line(&format!("{path}/size"), move || own.sectors().to_string());
+    let own = device.clone();
+    tree.line(&format!("{path}/ro"), move || u32::from(own.is_read_only()).to_string());
+    let own = device.clone();
+    tree.line(&format!("{path}/stat"), move || stat(&own));
+    let own = device.clone();
+    // Reads and writes are counted together.
+    tree.line(&format!("{path}/inflight"), move || {
+        format!("{:>8} {:>8}", own.stats().in_flight, 0)
+    });
+    tree.dir(&format!("{path}/holders"));
+    let mut lines = [
+        format!("MAJOR={}", id.major),
+        format!("MINOR={}", id.minor),
+        format!("DEVNAME={}", device.name()),
+        format!("DEVTYPE={kind}"),
+    ]
+    .to_vec();
+    lines.extend_from_slice(more);
+    tree.uevent(path, &lines);
+    tree.device(path, "class/block", device.name());
+    tree.link(&format!("dev/block/{number}"), path);
+}
+
+fn add_partition(tree: &mut Builder, device: &Arc<Device>, disk: &str) {
+    let Some(partition) = device.partition() else { return };
+    let path = format!("{disk}/{}", device.name());
+    let mut more = [format!("PARTN={}", partition.number)].to_vec();
+    if !partition.label.is_empty() {
+        more.push(format!("PARTNAME={}", partition.label));
+    }
+    common(tree, device, &path, "partition", &more);
+    tree.fixed(&format!("{path}/partition"), partition.number.to_string());
+    tree.fixed(&format!("{path}/start"), partition.start.to_string());
+}
+
+/// As `/proc/diskstats` has it, without the name.
+fn stat(device: &Device) -> String {
+    let s = device.stats();
+    let kind = |k: &KindStats| format!("{:>8} {:>8} {:>8} {:>8}", k.ios, k.merges, k.sectors, k.ms);
+    let weighted = s.read.ms + s.write.ms + s.discard.ms;
+    let flow = format!("{:>8} {:>8} {weighted:>8}", s.in_flight, s.busy_ms);
+    format!("{} {} {flow} {}", kind(&s.read), kind(&s.write), kind(&s.discard))
+}
+
+fn queue(tree: &mut Builder, limits: &Limits, path: &str) {
+    let logical = u64::from(limits.logical_block_size);
+    let max_kb = limits.max_sectors / 2;
+    let discard = limits.max_discard_sectors.saturating_mul(512).min(u64::from(u32::MAX) & !511);
+    let zeroes = limits.max_write_zeroes_sectors.saturating_mul(512);
+    let cache = if limits.write_cache { "write back" } else { "write through" };
+    let granularity = if discard == 0 { 0 } else { logical };
+    let rows: [(&str, u64); 23] = [
+        ("add_random", 0),
+        ("chunk_sectors", 0),
+        ("dax", 0),
+        ("discard_granularity", granularity),
+        ("discard_max_bytes", discard),
+        ("discard_max_hw_bytes", discard),
+        ("discard_zeroes_data", 0),
+        ("fua", u64::from(limits.fua)),
+        ("hw_sector_size", logical),
+        ("io_poll", 0),
+        ("iostats", 1),
+        ("logical_block_size", logical),
+        ("max_hw_sectors_kb", u64::from(max_kb)),
+        ("max_sectors_kb", u64::from(max_kb)),
+        ("max_segment_size", u64::from(limits.max_segment_size)),
+        ("max_segments", limits.max_segments as u64),
+        ("minimum_io_size", u64::from(limits.io_min).max(logical)),
+        ("nr_requests", limits.queue_depth as u64),
+        ("optimal_io_size", u64::from(limits.io_opt)),
+        ("physical_block_size", u64::from(limits.physical_block_size)),
+        ("read_ahead_kb", 128),
+        ("rotational", u64::from(limits.rotational)),
+        ("write_zeroes_max_bytes", zeroes),
+    ];
+    for (file, value) in rows {
+        tree.fixed(&format!("{path}/{file}"), value.to_string());
+    }
+    for (file, text) in [
+        ("io_poll_delay", "-1"),
+        ("io_timeout", "30000"),
+        ("max_discard_segments", if discard == 0 { "1" } else { "256" }),
+        ("max_integrity_segments", "0"),
+        ("nomerges", "0"),
+        ("rq_affinity", "1"),
+        ("scheduler", "[none] "),
+        ("write_cache", cache),
+        ("write_same_max_bytes", "0"),
+        ("zoned", "none"),
+    ] {
+        tree.fixed(&format!("{path}/{file}"), text);
+    }
+}

@@ -1,0 +1,291 @@
+//! Paths to nodes.
+
+use crate::{disks, functions, nodes, system};
+use abi::Result;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arch::lock::{LockClass, SpinLock};
+use pseudo::{Body, Directory, Lister, Node, Target};
+
+static TREE: LockClass = LockClass::new("sysfs.tree", 296);
+
+/// A directory of the newest tree.
+#[derive(Default)]
+struct Dir {
+    ino: u64,
+    entries: BTreeMap<String, Entry>,
+}
+
+enum Entry {
+    Dir(Dir),
+    Leaf(Node),
+}
+
+/// What is built: nodes by path.
+#[derive(Default)]
+pub(crate) struct Builder {
+    root: Dir,
+    numbers: Numbers,
+}
+
+/// Inode numbers by path: kept from one tree to the next.
+#[derive(Default)]
+struct Numbers(BTreeMap<String, u64>);
+
+impl Numbers {
+    fn of(&mut self, path: &str) -> u64 {
+        let next = self.0.len() as u64 + 2;
+        *self.0.entry(path.to_string()).or_insert(next)
+    }
+}
+
+impl Builder {
+    /// The directory at a path, made with all above it.
+    fn dir_at(&mut self, path: &str) -> Option<&mut Dir> {
+        let mut at = &mut self.root;
+        let mut walked = String::new();
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            walked.push('/');
+            walked.push_str(part);
+            let ino = self.numbers.of(&walked);
+            let entry = at.entries.entry(part.to_string());
+            match entry.or_insert_with(|| Entry::Dir(Dir { ino, entries: BTreeMap::new() })) {
+                Entry::Dir(dir) => at = dir,
+                Entry::Leaf(_) => return None,
+            }
+        }
+        Some(at)
+    }
+
+    /// Makes a directory.
+    pub(crate) fn dir(&mut self, path: &str) {
+        self.dir_at(path);
+    }
+
+    /// Puts a node at a path.
+    pub(crate) fn put(&mut self, path: &str, node: Node) {
+        let Some((parent, name)) = path.rsplit_once('/') else { return };
+        let ino = self.numbers.of(&format!("/{path}"));
+        if let Some(dir) = self.dir_at(parent) {
+            dir.entries.insert(name.to_string(), Entry::Leaf(Node { ino, ..node }));
+        }
+    }
+
+    /// A file with one line.
+    pub(crate) fn line(&mut self, path: &str, text: impl Fn() -> String + Send + Sync + 'static) {
+        self.put(path, crate::line(text));
+    }
+
+    /// A file with one line that does not change.
+    pub(crate) fn fixed(&mut self, path: &str, text: impl Into<String>) {
+        let text = text.into();
+        self.line(path, move || text.clone());
+    }
+
+    /// A `uevent` file: lines of `KEY=value`.
+    pub(crate) fn uevent(&mut self, path: &str, lines: &[String]) {
+        let mut text = lines.join("\n");
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let node = pseudo::knob(
+            move |out| {
+                out.extend_from_slice(text.as_bytes());
+                Ok(())
+            },
+            // Asks for the event to be sent again; nobody can listen yet.
+            |_| Ok(()),
+        );
+        self.put(&format!("{path}/uevent"), node);
+    }
+
+    /// A symbolic link at a path to another path of the tree.
+    pub(crate) fn link(&mut self, path: &str, to: &str) {
+        let from: Vec<&str> = path.split('/').collect();
+        let target: Vec<&str> = to.split('/').collect();
+        let common = from.iter().zip(&target).take_while(|(a, b)| a == b).count();
+        // Links lead up to what both paths share, and end in a name.
+        let common = common.min(from.len() - 1).min(target.len() - 1);
+        let mut text = "../".repeat(from.len() - 1 - common);
+        text.push_str(&target.get(common..).unwrap_or_default().join("/"));
+        let body = Body::Link(Arc::new(To(text)));
+        self.put(path, Node { ino: 0, mode: 0o777, owner: (0, 0), body });
+    }
+
+    /// What every device has: its place in a class or bus and, with a number, in `/sys/dev`.
+    pub(crate) fn device(&mut self, path: &str, subsystem: &str, name: &str) {
+        self.link(&format!("{path}/subsystem"), subsystem);
+        let list = if subsystem.starts_with("bus/") { "devices/" } else { "" };
+        self.link(&format!("{subsystem}/{list}{name}"), path);
+    }
+}
+
+struct To(String);
+
+impl Target for To {
+    fn text(&self) -> Result<Vec<u8>> {
+        Ok(self.0.clone().into_bytes())
+    }
+}
+
+struct Newest {
+    generation: u32,
+    root: Arc<Dir>,
+    numbers: Numbers,
+}
+
+static NEWEST: SpinLock<Option<Newest>> = SpinLock::new(&TREE, None);
+
+/// The tree as of now.
+fn newest() -> Arc<Dir> {
+    let generation = vfs::dev::generation();
+    let numbers = {
+        let mut newest = NEWEST.lock();
+        match &mut *newest {
+            Some(tree) if tree.generation == generation => return tree.root.clone(),
+            Some(tree) => core::mem::take(&mut tree.numbers),
+            None => Numbers::default(),
+        }
+    };
+    let mut builder = Builder { root: Dir { ino: 1, entries: BTreeMap::new() }, numbers };
+    build(&mut builder);
+    let root = Arc::new(builder.root);
+    let fresh = Newest { generation, root: root.clone(), numbers: builder.numbers };
+    let old = NEWEST.lock().replace(fresh);
+    drop(old);
+    root
+}
+
+fn build(tree: &mut Builder) {
+    for path in [
+        "block",
+        "bus",
+        "class",
+        "dev/block",
+        "dev/char",
+        "devices",
+        "firmware",
+        "fs/cgroup",
+        "kernel/debug",
+        "kernel/mm",
+        "kernel/security",
+        "module",
+        "power",
+    ] {
+        tree.dir(path);
+    }
+    system::add(tree);
+    functions::add(tree);
+    disks::add(tree);
+    nodes::add(tree);
+}
+
+/// The root directory.
+pub(crate) fn root() -> Node {
+    let dir = At { path: String::new() };
+    Node { ino: 1, mode: 0o555, owner: (0, 0), body: Body::Dir(Arc::new(dir)) }
+}
+
+/// A directory: its path, looked up in the newest tree each time.
+struct At {
+    path: String,
+}
+
+impl At {
+    fn with<R>(&self, look: impl FnOnce(&Dir) -> R) -> Result<R> {
+        let root = newest();
+        let mut at = &*root;
+        for part in self.path.split('/').filter(|part| !part.is_empty()) {
+            match at.entries.get(part) {
+                Some(Entry::Dir(dir)) => at = dir,
+                _ => return Err(abi::Errno::ENOENT),
+            }
+        }
+        Ok(look(at))
+    }
+}
+
+impl Directory for At {
+    fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
+        let Ok(name) = core::str::from_utf8(name) else { return Ok(None) };
+        self.with(|dir| {
+            Some(match dir.entries.get(name)? {
+                Entry::Leaf(node) => node.clone(),
+                Entry::Dir(child) => {
+                    let path = format!("{}/{name}", self.path);
+                    let body = Body::Dir(Arc::new(At { path }));
+                    Node { ino: child.ino, mode: 0o755, owner: (0, 0), body }
+                }
+            })
+        })
+    }
+
+    fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {
+        // Names are copied: `out` may touch user memory and so sleep for long.
+        let names: Vec<(String, u64, u8)> = self.with(|dir| {
+            let entry = |(name, entry): (&String, &Entry)| match entry {
+                Entry::Leaf(node) => (name.clone(), node.ino, node.dirent_kind()),
+                Entry::Dir(dir) => (name.clone(), dir.ino, 4),
+            };
+            dir.entries.iter().map(entry).collect()
+        })?;
+        let first = usize::try_from(cursor).unwrap_or(usize::MAX);
+        for (index, (name, ino, kind)) in names.iter().enumerate().skip(first) {
+            if !out(index as u64 + 1, name.as_bytes(), *ino, *kind) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_volatile(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(tree: &Builder, path: &str) -> String {
+        let mut at = &tree.root;
+        for part in path.split('/') {
+            match at.entries.get(part) {
+                Some(Entry::Dir(dir)) => at = dir,
+                Some(Entry::Leaf(Node { body: Body::Link(to), .. })) => {
+                    return String::from_utf8(to.text().expect("text")).expect("utf-8");
+                }
+                _ => return String::new(),
+            }
+        }
+        String::new()
+    }
+
+    #[test]
+    fn links_are_relative() {
+        let mut tree = Builder::default();
+        tree.link("class/tty/ttyS0", "devices/platform/serial8250/tty/ttyS0");
+        let disk = "devices/pci0000:00/0000:00:01.0/nvme/nvme0/nvme0n1";
+        tree.link(&format!("{disk}/subsystem"), "class/block");
+        tree.link(&format!("{disk}/device"), "devices/pci0000:00/0000:00:01.0/nvme/nvme0");
+        let to = "../../devices/platform/serial8250/tty/ttyS0";
+        assert_eq!(text(&tree, "class/tty/ttyS0"), to);
+        assert_eq!(text(&tree, &format!("{disk}/subsystem")), "../../../../../../class/block");
+        assert_eq!(text(&tree, &format!("{disk}/device")), "../../nvme0");
+    }
+
+    #[test]
+    fn numbers_stay() {
+        let mut tree = Builder::default();
+        tree.fixed("a/b", "1");
+        let first = tree.numbers.of("/a/b");
+        let mut again = Builder { numbers: tree.numbers, ..Builder::default() };
+        again.fixed("a/c", "2");
+        again.fixed("a/b", "1");
+        assert_eq!(again.numbers.of("/a/b"), first);
+        assert_ne!(again.numbers.of("/a/c"), first);
+    }
+}
