@@ -11,7 +11,7 @@ use process::Task;
 use process::exec::READ_IMPLIES_EXEC;
 use vfs::MapArgs;
 use vfs::cred::Cap;
-use vm::{AddressSpace, MapRequest};
+use vm::{AddressSpace, Limits, MapRequest};
 
 crate::syscalls! {
     9 mmap => sys_mmap(addr: Hex, len: Dec, prot: Prot, flags: MapFlags, fd: Fd, offset: Hex);
@@ -71,6 +71,16 @@ pub(crate) fn check_limits(task: &Task, mm: &AddressSpace, len: u64, locked: boo
     Ok(())
 }
 
+/// What binds the caller.
+fn limits(task: &Task) -> Limits {
+    let may_lock = task.capable(Cap::IPC_LOCK);
+    Limits {
+        space: task.limit(Resource::As),
+        data: task.limit(Resource::Data),
+        locked: if may_lock { u64::MAX } else { task.limit(Resource::Memlock) },
+    }
+}
+
 /// `mmap(2)`. `MAP_HUGETLB` is refused with `ENOMEM`: there are no reserved huge pages.
 fn sys_mmap(
     cx: &mut Cx<'_>,
@@ -128,8 +138,9 @@ fn sys_mmap(
         }
         Some(file.ops().mmap(&file, &MapArgs { offset, len, prot, flags })?)
     };
-    if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) == 0 {
-        check_limits(cx.task, &mm, len, flags & MAP_LOCKED != 0)?;
+    let limits = limits(cx.task);
+    if flags & MAP_LOCKED != 0 && limits.locked == 0 {
+        return Err(Errno::EPERM);
     }
     if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0
         && addr < vm::MMAP_MIN
@@ -137,7 +148,8 @@ fn sys_mmap(
     {
         return Err(Errno::EPERM);
     }
-    Ok(mm.mmap(&MapRequest { addr, len, prot, flags, source, offset })? as usize)
+    let request = MapRequest { addr, len, prot, flags, source, offset };
+    Ok(mm.mmap_within(&request, &limits)? as usize)
 }
 
 fn sys_munmap(cx: &mut Cx<'_>, addr: u64, len: u64) -> Result<usize> {
@@ -154,18 +166,12 @@ fn sys_mprotect(cx: &mut Cx<'_>, addr: u64, len: u64, prot: u32) -> Result<usize
     let personality = cx.task.personality.load(core::sync::atomic::Ordering::Relaxed);
     let implied = personality & READ_IMPLIES_EXEC != 0 && prot & 1 != 0;
     let prot = prot | if implied { PROT_EXEC } else { 0 };
-    space(cx.task)?.mprotect(addr, len, prot)?;
+    space(cx.task)?.mprotect(addr, len, prot, &limits(cx.task))?;
     Ok(0)
 }
 
 fn sys_brk(cx: &mut Cx<'_>, addr: u64) -> Result<usize> {
-    let limit = cx.task.limit(Resource::Data);
-    let mm = space(cx.task)?;
-    let end = mm.heap().1;
-    if addr > end && check_limits(cx.task, &mm, addr - end, false).is_err() {
-        return Ok(end as usize);
-    }
-    Ok(mm.brk(addr, limit) as usize)
+    Ok(space(cx.task)?.brk(addr, &limits(cx.task)) as usize)
 }
 
 fn sys_mremap(
@@ -176,11 +182,8 @@ fn sys_mremap(
     flags: u32,
     new: u64,
 ) -> Result<usize> {
-    let mm = space(cx.task)?;
-    if new_len > old_len {
-        check_limits(cx.task, &mm, new_len - old_len, false)?;
-    }
-    Ok(mm.mremap(old, old_len, new_len, flags, new)? as usize)
+    let limits = limits(cx.task);
+    Ok(space(cx.task)?.mremap(old, old_len, new_len, flags, new, &limits)? as usize)
 }
 
 /// `msync(2)`.
@@ -199,8 +202,15 @@ fn sys_mincore(cx: &mut Cx<'_>, addr: u64, len: u64, out: VirtAddr) -> Result<us
     }
     let mm = space(cx.task)?;
     let end = mm.range_end(addr, len).map_err(|_| Errno::ENOMEM)?;
-    let pages = mm.mincore(addr, end)?;
-    user::copy_to_user(out, &pages)?;
+    // In steps: the answer for a large range need not be held as a whole.
+    const STEP: u64 = 4096 * PAGE_SIZE as u64;
+    let (mut at, mut to) = (addr, out);
+    while at < end {
+        let pages = mm.mincore(at, end.min(at.saturating_add(STEP)))?;
+        user::copy_to_user(to, &pages)?;
+        to = to.wrapping_add(pages.len() as u64);
+        at = at.saturating_add(STEP);
+    }
     Ok(0)
 }
 
@@ -211,17 +221,11 @@ fn sys_madvise(cx: &mut Cx<'_>, addr: u64, len: u64, advice: i32) -> Result<usiz
 
 fn lock(cx: &Cx<'_>, addr: u64, len: u64, on_fault: bool) -> Result<usize> {
     let mm = space(cx.task)?;
-    if !cx.task.capable(Cap::IPC_LOCK) {
-        let limit = cx.task.limit(Resource::Memlock);
-        if limit == 0 {
-            return Err(Errno::EPERM);
-        }
-        let now = mm.stats().locked * PAGE_SIZE as u64;
-        if now.saturating_add(len) > limit {
-            return Err(Errno::ENOMEM);
-        }
+    let limits = limits(cx.task);
+    if limits.locked == 0 {
+        return Err(Errno::EPERM);
     }
-    mm.mlock(addr, len, on_fault)?;
+    mm.mlock(addr, len, on_fault, &limits)?;
     Ok(0)
 }
 
@@ -250,7 +254,11 @@ fn sys_mlockall(cx: &mut Cx<'_>, flags: u32) -> Result<usize> {
         return Err(Errno::EPERM);
     }
     let current = (flags & 1 != 0).then_some(true);
-    space(cx.task)?.mlock_all(current, flags & 2 != 0, flags & 4 != 0)?;
+    let mm = space(cx.task)?;
+    if current.is_some() && mm.stats().total * PAGE_SIZE as u64 > limits(cx.task).locked {
+        return Err(Errno::ENOMEM);
+    }
+    mm.mlock_all(current, flags & 2 != 0, flags & 4 != 0)?;
     Ok(0)
 }
 

@@ -29,8 +29,9 @@ bitflags::bitflags! {
         const GLOBAL = 1 << 8;
         /// Free for the owner of the table.
         const SOFT0 = 1 << 9;
-        /// Free for the owner of the table.
-        const SOFT1 = 1 << 10;
+        /// Maps something that no access, not even the kernel's, may reach: set in place of
+        /// `PRESENT`. The processor ignores the rest of such an entry.
+        const HIDDEN = 1 << 10;
         /// In a directory: the table below is shared between address spaces. Free in leaves.
         const SHARED = 1 << 11;
         /// Free for the owner of the table.
@@ -78,9 +79,9 @@ impl Pte {
     pub const fn is_none(self) -> bool {
         self.0 == 0
     }
-    /// Whether it maps something.
+    /// Whether it maps something, be it hidden.
     pub const fn is_present(self) -> bool {
-        self.0 & PteFlags::PRESENT.bits() != 0
+        self.0 & (PteFlags::PRESENT.bits() | PteFlags::HIDDEN.bits()) != 0
     }
     /// Whether it may be written.
     pub const fn is_writable(self) -> bool {

@@ -66,6 +66,12 @@ pub trait MapObserver: Send + Sync {
     /// Removes all translations of pages `first..=last`.
     fn unmap_range(&self, first: u64, last: u64);
 
+    /// As [`unmap_range`](Self::unmap_range) for pages that are no longer in the file: private copies
+    /// of them go as well.
+    fn unmap_truncated(&self, first: u64, last: u64) {
+        self.unmap_range(first, last);
+    }
+
     /// Makes all translations of the page read-only; the next write faults and calls
     /// [`Mapping::make_writable`].
     fn write_protect(&self, index: u64);
@@ -416,6 +422,11 @@ impl Mapping {
     /// Removes all translations of pages `first..=last`.
     pub fn unmap(&self, first: u64, last: u64) {
         self.each_observer(first, last, |observer| observer.unmap_range(first, last));
+    }
+
+    /// Removes all translations of pages `first..=last` and of private copies of them.
+    pub(crate) fn unmap_truncated(&self, first: u64, last: u64) {
+        self.each_observer(first, last, |observer| observer.unmap_truncated(first, last));
     }
 
     pub(crate) fn write_protect(&self, index: u64) {

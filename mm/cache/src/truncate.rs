@@ -26,7 +26,7 @@ impl Mapping {
         }
         self.set_size(new_size);
         let first = new_size.div_ceil(PAGE_SIZE as u64);
-        self.unmap(first, MAX_INDEX);
+        self.unmap_truncated(first, MAX_INDEX);
         self.drop_pages(first, MAX_INDEX);
         Ok(())
     }

@@ -3,8 +3,9 @@
 use crate::AddressSpace;
 use crate::commit::{commit, heeds_no_reserve};
 use crate::layout::MIN_ADDRESS;
+use crate::limits::Limits;
 use crate::space::va;
-use crate::unmap::check_range;
+use crate::unmap::{check_range, span};
 use crate::vma::{Areas, Vma, flag, prot};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
@@ -50,7 +51,7 @@ impl AddressSpace {
     }
 
     /// `mprotect(2)`. `wanted` may contain `PROT_GROWSDOWN` and `PROT_GROWSUP`.
-    pub fn mprotect(&self, start: u64, len: u64, wanted: u32) -> Result<()> {
+    pub fn mprotect(&self, start: u64, len: u64, wanted: u32, limits: &Limits) -> Result<()> {
         const GROWSDOWN: u32 = 0x0100_0000;
         const GROWSUP: u32 = 0x0200_0000;
         if !start.is_multiple_of(PAGE) || wanted & !(7 | GROWSDOWN | GROWSUP) != 0 {
@@ -75,7 +76,7 @@ impl AddressSpace {
             return Err(Errno::EINVAL);
         }
         let rights = wanted & 7;
-        let own = areas.total_pages;
+        let (own, mut data) = (areas.total_pages, areas.data_pages);
         self.change_areas(&mut areas, from, end, |vma| {
             if vma.prot == rights {
                 return Ok(());
@@ -83,6 +84,10 @@ impl AddressSpace {
             if rights & prot::WRITE != 0 {
                 if vma.has(flag::NEVER_WRITE) {
                     return Err(Errno::EACCES);
+                }
+                if vma.is_private() && vma.prot & prot::WRITE == 0 {
+                    data += vma.pages();
+                    limits.check_data(data)?;
                 }
                 let is_free = vma.has(flag::NO_RESERVE) && heeds_no_reserve();
                 if vma.is_private() && !vma.has(flag::ACCOUNTED) && !is_free {
@@ -102,7 +107,9 @@ impl AddressSpace {
         self.unshare_range(vma.start, vma.end);
         let (mut set, mut clear) = (PteFlags::empty(), PteFlags::empty());
         let mut put = |bit, wanted| if wanted { set |= bit } else { clear |= bit };
-        put(PteFlags::USER, vma.prot != 0);
+        // Without rights not even the kernel gets at the page on the program's behalf.
+        put(PteFlags::PRESENT, vma.prot != 0);
+        put(PteFlags::HIDDEN, vma.prot == 0);
         put(PteFlags::NO_EXECUTE, vma.prot & prot::EXEC == 0);
         if vma.prot & prot::WRITE == 0 {
             clear |= PteFlags::WRITE;
@@ -113,11 +120,21 @@ impl AddressSpace {
     }
 
     /// `mremap(2)`: the new address.
-    pub fn mremap(&self, old: u64, old_len: u64, new_len: u64, flags: u32, to: u64) -> Result<u64> {
+    pub fn mremap(
+        &self,
+        old: u64,
+        old_len: u64,
+        new_len: u64,
+        flags: u32,
+        to: u64,
+        limits: &Limits,
+    ) -> Result<u64> {
         const MAYMOVE: u32 = 1;
         const FIXED: u32 = 2;
-        if flags & !(MAYMOVE | FIXED) != 0
-            || flags & (MAYMOVE | FIXED) == FIXED
+        const DONTUNMAP: u32 = 4;
+        let stays = flags & DONTUNMAP != 0;
+        if flags & !(MAYMOVE | FIXED | DONTUNMAP) != 0
+            || flags & (FIXED | DONTUNMAP) != 0 && flags & MAYMOVE == 0
             || !old.is_multiple_of(PAGE)
         {
             return Err(Errno::EINVAL);
@@ -125,10 +142,17 @@ impl AddressSpace {
         let up = |len: u64| len.checked_add(PAGE - 1).map(|len| len & !(PAGE - 1));
         let (old_len, new_len) =
             (up(old_len).ok_or(Errno::EINVAL)?, up(new_len).ok_or(Errno::EINVAL)?);
-        if new_len == 0 || new_len > USER_END {
+        if new_len == 0 || new_len > USER_END || stays && old_len != new_len {
             return Err(Errno::EINVAL);
         }
         let mut areas = self.areas.write();
+        if new_len > old_len {
+            let vma = areas.find(old).ok_or(Errno::EFAULT)?;
+            limits.check_growth(&areas, vma, new_len - old_len)?;
+        }
+        if stays && areas.find(old).is_some_and(|vma| !vma.is_private() || !vma.is_anonymous()) {
+            return Err(Errno::EINVAL);
+        }
         if flags & FIXED != 0 {
             let end =
                 to.checked_add(new_len).filter(|end| *end <= USER_END).ok_or(Errno::EINVAL)?;
@@ -143,7 +167,8 @@ impl AddressSpace {
             if old_len > new_len {
                 self.remove_range(&mut areas, old + new_len, old + old_len)?;
             }
-            return self.move_area(&mut areas, old, old_len.min(new_len), new_len, Some(to));
+            let len = old_len.min(new_len);
+            return self.move_area(&mut areas, old, len, new_len, Some(to), stays);
         }
         let vma = areas.find(old).ok_or(Errno::EFAULT)?;
         if old_len == 0 {
@@ -151,7 +176,10 @@ impl AddressSpace {
             if vma.is_private() {
                 return Err(Errno::EINVAL);
             }
-            return self.move_area(&mut areas, old, 0, new_len, None);
+            return self.move_area(&mut areas, old, 0, new_len, None, true);
+        }
+        if stays {
+            return self.move_area(&mut areas, old, old_len, new_len, None, true);
         }
         if old_len >= new_len {
             if old_len > new_len {
@@ -172,14 +200,19 @@ impl AddressSpace {
             let Some(mut vma) = areas.remove(start) else { return Err(Errno::EFAULT) };
             let before = vma.clone();
             vma.end += more;
+            let locked = vma.has(flag::LOCKED);
             self.add_area(&mut areas, vma);
             self.unwatch(&before);
+            drop(areas);
+            if locked {
+                self.populate(end, end + more);
+            }
             return Ok(old);
         }
         if flags & MAYMOVE == 0 {
             return Err(Errno::ENOMEM);
         }
-        self.move_area(&mut areas, old, old_len, new_len, None)
+        self.move_area(&mut areas, old, old_len, new_len, None, false)
     }
 
     fn move_area(
@@ -189,6 +222,7 @@ impl AddressSpace {
         old_len: u64,
         new_len: u64,
         to: Option<u64>,
+        stays: bool,
     ) -> Result<u64> {
         let found = areas.find(old).filter(|vma| old + old_len <= vma.end);
         let vma = found.ok_or(Errno::EFAULT)?.clone();
@@ -205,7 +239,9 @@ impl AddressSpace {
         self.add_area(areas, new);
         if old_len > 0 {
             self.move_pages(old, at, old_len)?;
-            self.remove_range(areas, old, old + old_len)?;
+            if !stays {
+                self.remove_range(areas, old, old + old_len)?;
+            }
         }
         Ok(at)
     }
@@ -244,10 +280,10 @@ impl AddressSpace {
 
     /// `madvise(2)`.
     pub fn madvise(&self, start: u64, len: u64, advice: i32) -> Result<()> {
-        if !matches!(advice, 0..=4 | 8..=19 | 100 | 101) {
+        if !matches!(advice, 0..=4 | 8..=21 | 100 | 101) {
             return Err(Errno::EINVAL);
         }
-        let end = check_range(start, len)?;
+        let end = span(start, len)?;
         if start == end {
             return Ok(());
         }
@@ -257,6 +293,7 @@ impl AddressSpace {
             9 => self.punch(start, end),
             // Poisoning memory takes CAP_SYS_ADMIN and hardware; merging, cold, pageout are hints.
             100 | 101 => Err(Errno::EPERM),
+            20 | 21 => self.cool(start, end),
             12 | 13 => Err(Errno::EINVAL),
             _ => {
                 let (set, clear) = match advice {
@@ -272,13 +309,20 @@ impl AddressSpace {
                     18 => (flag::WIPE_ON_FORK, 0),
                     _ => (0, flag::WIPE_ON_FORK),
                 };
-                self.change_areas(&mut self.areas.write(), start, end, |vma| {
+                let mut areas = self.areas.write();
+                let whole = areas.covers(start, end);
+                let mut each = |vma: &mut Vma| {
                     if advice == 18 && (vma.file.is_some() || !vma.is_private()) {
                         return Err(Errno::EINVAL);
                     }
                     vma.flags = (vma.flags | set) & !clear;
                     Ok(())
-                })
+                };
+                // Holes are passed over and told about at the end.
+                for (from, to) in areas.parts(start, end) {
+                    self.change_areas(&mut areas, from, to, &mut each)?;
+                }
+                if whole { Ok(()) } else { Err(Errno::ENOMEM) }
             }
         }
     }
@@ -290,6 +334,26 @@ impl AddressSpace {
                 return Err(Errno::EINVAL);
             }
             self.zap(vma.start.max(start), vma.end.min(end), false);
+        }
+        if areas.covers(start, end) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// `MADV_COLD` and `MADV_PAGEOUT`: the pages count as not used lately. Without swap there is
+    /// nowhere else for pages of the program's own, and those of files go when memory is short.
+    fn cool(&self, start: u64, end: u64) -> Result<()> {
+        let areas = self.areas.read();
+        for vma in areas.in_range(start, end) {
+            if vma.has(flag::LOCKED) {
+                return Err(Errno::EINVAL);
+            }
+            let _tables = self.tables.lock();
+            self.table.walk(va(vma.start.max(start)), va(vma.end.min(end)), |_, visit| {
+                if let Visit::Entry(entry) = visit {
+                    entry.update(|pte| {
+                        pte.is_present().then(|| pte.with_flags(pte.flags() - PteFlags::ACCESSED))
+                    });
+                }
+            });
         }
         if areas.covers(start, end) { Ok(()) } else { Err(Errno::ENOMEM) }
     }
@@ -308,6 +372,17 @@ impl AddressSpace {
 
     /// `MADV_REMOVE`: frees the memory behind shared memory.
     fn punch(&self, start: u64, end: u64) -> Result<()> {
+        {
+            let areas = self.areas.read();
+            for vma in areas.in_range(start, end) {
+                if vma.has(flag::LOCKED) || vma.is_anonymous() {
+                    return Err(Errno::EINVAL);
+                }
+                if vma.is_private() || vma.prot & prot::WRITE == 0 {
+                    return Err(Errno::EACCES);
+                }
+            }
+        }
         for (mapping, from, to) in self.shared_files(start, end)? {
             if mapping.backing().is_some() {
                 return Err(Errno::EOPNOTSUPP);
@@ -359,25 +434,50 @@ impl AddressSpace {
     }
 
     /// `mlock2(2)`; `on_fault` leaves the pages to be faulted in.
-    pub fn mlock(&self, start: u64, len: u64, on_fault: bool) -> Result<()> {
+    pub fn mlock(&self, start: u64, len: u64, on_fault: bool, limits: &Limits) -> Result<()> {
         let from = start & !(PAGE - 1);
-        let end = check_range(from, len.checked_add(start - from).ok_or(Errno::EINVAL)?)?;
-        self.change_areas(&mut self.areas.write(), from, end, |vma| {
+        let end = span(from, len.checked_add(start - from).ok_or(Errno::EINVAL)?)?;
+        if from == end {
+            return Ok(());
+        }
+        let mut areas = self.areas.write();
+        // What is locked already counts once.
+        let inside: u64 = areas
+            .in_range(from, end)
+            .filter(|vma| vma.has(flag::LOCKED))
+            .map(|vma| vma.end.min(end) - vma.start.max(from))
+            .sum();
+        let more = (end - from).saturating_sub(inside);
+        if (areas.locked_pages << 12).saturating_add(more) > limits.locked {
+            return Err(Errno::ENOMEM);
+        }
+        self.change_areas(&mut areas, from, end, |vma| {
             vma.flags |= flag::LOCKED;
+            self.rewatch(vma);
             Ok(())
         })?;
-        if !on_fault {
-            self.populate(from, end);
-        }
-        Ok(())
+        drop(areas);
+        if on_fault { Ok(()) } else { self.fault_all(from, end) }
+    }
+
+    /// Faults a range in for `mlock`: what cannot be is `ENOMEM`.
+    fn fault_all(&self, start: u64, end: u64) -> Result<()> {
+        self.populate(start, end);
+        let areas = self.areas.read();
+        let is_closed = areas.in_range(start, end).any(|vma| vma.prot == 0);
+        if is_closed { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 
     /// `munlock(2)`.
     pub fn munlock(&self, start: u64, len: u64) -> Result<()> {
         let from = start & !(PAGE - 1);
-        let end = check_range(from, len.checked_add(start - from).ok_or(Errno::EINVAL)?)?;
+        let end = span(from, len.checked_add(start - from).ok_or(Errno::EINVAL)?)?;
+        if from == end {
+            return Ok(());
+        }
         self.change_areas(&mut self.areas.write(), from, end, |vma| {
             vma.flags &= !flag::LOCKED;
+            self.rewatch(vma);
             Ok(())
         })
     }

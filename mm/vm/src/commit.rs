@@ -2,7 +2,7 @@
 //! `/proc/sys/vm/overcommit_memory`.
 
 use abi::{Errno, Result};
-use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, Ordering};
 
 /// The knobs of `/proc/sys/vm`. Relaxed throughout: each is read alone.
 #[derive(Debug)]

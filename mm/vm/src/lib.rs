@@ -8,6 +8,7 @@ pub mod commit;
 mod fault;
 mod fork;
 mod layout;
+mod limits;
 mod map;
 mod observer;
 mod remote;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use commit::{committed, reserve, unreserve};
 pub use fault::{FaultAccess, FaultError, FaultKind};
+pub use limits::Limits;
 pub use map::MapRequest;
 pub use report::{MapInfo, PageInfo};
 pub use source::{Description, MapSource};

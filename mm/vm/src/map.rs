@@ -2,6 +2,7 @@
 
 use crate::commit::{commit, heeds_no_reserve, max_areas, uncommit};
 use crate::layout::MIN_ADDRESS;
+use crate::limits::Limits;
 use crate::source::MapSource;
 use crate::unmap::check_range;
 use crate::vma::{Areas, FileMap, Vma, flag, prot};
@@ -57,6 +58,11 @@ impl MapSource for Shared {
 impl AddressSpace {
     /// `mmap(2)`; the address.
     pub fn mmap(&self, request: &MapRequest) -> Result<u64> {
+        self.mmap_within(request, &Limits::NONE)
+    }
+
+    /// `mmap(2)` within resource limits; the address.
+    pub fn mmap_within(&self, request: &MapRequest, limits: &Limits) -> Result<u64> {
         if request.len == 0 {
             return Err(Errno::EINVAL);
         }
@@ -128,7 +134,7 @@ impl AddressSpace {
             file,
             observer: None,
         };
-        let at = self.insert_area(request, vma, len)?;
+        let at = self.insert_area(request, vma, len, limits)?;
         let locked = request.flags & MAP_LOCKED != 0 || self.areas.read().lock_future;
         if locked || request.flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE {
             self.populate(at, at + len);
@@ -136,9 +142,25 @@ impl AddressSpace {
         Ok(at)
     }
 
-    fn insert_area(&self, request: &MapRequest, mut vma: Vma, len: u64) -> Result<u64> {
+    fn insert_area(
+        &self,
+        request: &MapRequest,
+        mut vma: Vma,
+        len: u64,
+        limits: &Limits,
+    ) -> Result<u64> {
         let mut areas = self.areas.write();
         let fixed = request.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0;
+        if areas.lock_future {
+            vma.flags |= flag::LOCKED;
+        }
+        let replaced = match request.addr.checked_add(len) {
+            Some(end) if fixed => {
+                areas.parts(request.addr, end).iter().map(|(from, to)| to - from).sum()
+            }
+            _ => 0,
+        };
+        limits.check_new(&areas, &vma, len, replaced)?;
         let at = if fixed {
             self.check_fixed(&mut areas, request, len)?
         } else {
@@ -151,9 +173,6 @@ impl AddressSpace {
             commit(len >> 12, areas.total_pages)?;
         }
         (vma.start, vma.end) = (at, at + len);
-        if areas.lock_future {
-            vma.flags |= flag::LOCKED;
-        }
         if vma.file.is_none() {
             vma.offset = at;
         }
@@ -229,21 +248,15 @@ impl AddressSpace {
         }
     }
 
-    /// `brk(2)`: the end of the heap afterwards. `data_limit` is `RLIMIT_DATA` in bytes.
-    pub fn brk(&self, wanted: u64, data_limit: u64) -> u64 {
+    /// `brk(2)`: the end of the heap afterwards.
+    pub fn brk(&self, wanted: u64, limits: &Limits) -> u64 {
         let mut brk = self.brk.lock();
-        if wanted < brk.start || wanted > USER_END || wanted - brk.start > data_limit {
+        if wanted < brk.start || wanted > USER_END || wanted - brk.start > limits.data {
             return brk.end;
         }
         let (old, new) = ((brk.end + 4095) & !4095, (wanted + 4095) & !4095);
         if new > old {
             let mut areas = self.areas.write();
-            // Room for a guard page before whatever follows.
-            if !areas.is_free(old, new + PAGE_SIZE as u64)
-                || commit((new - old) >> 12, areas.total_pages).is_err()
-            {
-                return brk.end;
-            }
             let mut flags = flag::ACCOUNTED;
             if areas.lock_future {
                 flags |= flag::LOCKED;
@@ -257,6 +270,13 @@ impl AddressSpace {
                 file: None,
                 observer: None,
             };
+            // Room for a guard page before whatever follows.
+            if !areas.is_free(old, new + PAGE_SIZE as u64)
+                || limits.check_growth(&areas, &vma, new - old).is_err()
+                || commit((new - old) >> 12, areas.total_pages).is_err()
+            {
+                return brk.end;
+            }
             self.add_merged(&mut areas, vma);
             let locked = areas.lock_future;
             drop(areas);

@@ -70,6 +70,14 @@ impl MapObserver for Watch {
         space.unmap_file_pages(start, end);
     }
 
+    fn unmap_truncated(&self, first: u64, last: u64) {
+        let (Some(space), Some((start, end))) = (Held::of(&self.space), self.range(first, last))
+        else {
+            return;
+        };
+        space.zap(start, end, false);
+    }
+
     fn try_unmap(&self, index: u64) -> bool {
         let (Some(space), Some((at, _))) = (Held::of(&self.space), self.range(index, index)) else {
             return true;

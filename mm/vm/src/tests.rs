@@ -1,4 +1,4 @@
-use crate::{AddressSpace, FaultAccess, FaultError, MapRequest};
+use crate::{AddressSpace, FaultAccess, FaultError, Limits, MapRequest};
 use abi::Errno;
 use arch::VirtAddr;
 use proptest::prelude::*;
@@ -87,10 +87,10 @@ fn faults_answer_as_signals_want() {
 fn brk_grows_and_shrinks() {
     let (_guard, mm) = setup();
     mm.set_brk_start(0x1000_0000);
-    assert_eq!(mm.brk(0, u64::MAX), 0x1000_0000);
-    assert_eq!(mm.brk(0x1000_2001, u64::MAX), 0x1000_2001);
+    assert_eq!(mm.brk(0, &Limits::NONE), 0x1000_0000);
+    assert_eq!(mm.brk(0x1000_2001, &Limits::NONE), 0x1000_2001);
     mm.write_remote(VirtAddr(0x1000_2000), &[1]).expect("write");
-    assert_eq!(mm.brk(0x1000_1000, u64::MAX), 0x1000_1000);
+    assert_eq!(mm.brk(0x1000_1000, &Limits::NONE), 0x1000_1000);
     assert_eq!(read(&mm, 0x1000_2000), None);
 }
 
@@ -148,10 +148,10 @@ proptest! {
                             None => { result = Err(Errno::ENOMEM); break; }
                         }
                     }
-                    prop_assert_eq!(mm.mprotect(at(a), l * 4096, p), result);
+                    prop_assert_eq!(mm.mprotect(at(a), l * 4096, p, &Limits::NONE), result);
                 }
                 Step::Move(a, o, n, t) => {
-                    if mm.mremap(at(a), o * 4096, n * 4096, 3, at(t)).is_ok() {
+                    if mm.mremap(at(a), o * 4096, n * 4096, 3, at(t), &Limits::NONE).is_ok() {
                         let moved: Vec<_> = (0..o.min(n)).map(|i| model.get(&(a + i)).copied()).collect();
                         let rights = model.get(&a).map_or(0, |e| e.0);
                         model.retain(|page, _| *page < a || *page >= a + o);

@@ -22,6 +22,15 @@ pub(crate) fn check_range(start: u64, len: u64) -> Result<u64> {
     Ok(end)
 }
 
+/// The end of a range for calls to which what is not mapped is `ENOMEM`, wherever it lies.
+pub(crate) fn span(start: u64, len: u64) -> Result<u64> {
+    let whole = len.checked_add(PAGE_SIZE as u64 - 1).ok_or(Errno::EINVAL)? & !4095;
+    if !start.is_multiple_of(PAGE_SIZE as u64) {
+        return Err(Errno::EINVAL);
+    }
+    start.checked_add(whole).ok_or(Errno::EINVAL)
+}
+
 /// The entries of a table that nobody changes any more, or that are only read.
 fn slots(table: PhysAddr) -> &'static [AtomicU64; 512] {
     // SAFETY: tables are page-aligned frames in the direct map; the caller holds a reference to

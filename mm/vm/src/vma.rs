@@ -166,6 +166,10 @@ impl Areas {
         let from = self.find(start).map_or(start, |vma| vma.start);
         self.map.range(from..end.max(from)).map(|(_, vma)| vma)
     }
+    /// The parts of a range that areas cover.
+    pub(crate) fn parts(&self, start: u64, end: u64) -> alloc::vec::Vec<(u64, u64)> {
+        self.in_range(start, end).map(|vma| (vma.start.max(start), vma.end.min(end))).collect()
+    }
     /// Whether areas cover all of a range.
     pub(crate) fn covers(&self, start: u64, end: u64) -> bool {
         let mut at = start;
