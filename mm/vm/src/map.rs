@@ -207,6 +207,7 @@ impl AddressSpace {
         if hint >= MIN_ADDRESS
             && let Some(end) = hint.checked_add(len).filter(|end| *end <= USER_END)
             && areas.is_free(hint, end)
+            && areas.leaves_gap(end)
         {
             return Ok(hint);
         }

@@ -185,6 +185,14 @@ impl Areas {
         self.in_range(start, end).next().is_none()
     }
 
+    /// Whether something that ends at `end` leaves the stack above it its guard gap.
+    pub(crate) fn leaves_gap(&self, end: u64) -> bool {
+        let above = self.map.range(end..).next().map(|(_, vma)| vma);
+        above.is_none_or(|vma| {
+            !vma.has(flag::GROWS_DOWN) || vma.start - end >= crate::layout::STACK_GAP
+        })
+    }
+
     fn count(&mut self, vma: &Vma, add: bool) {
         let change = |total: &mut u64| {
             *total = if add { *total + vma.pages() } else { total.saturating_sub(vma.pages()) };

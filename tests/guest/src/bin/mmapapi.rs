@@ -135,7 +135,7 @@ fn map() {
     println!("unaligned: {}", place(mmap(1 as *mut c_void, PAGE, RW, ANON | 0x10, -1, 0)));
     println!(
         "kernel: {}",
-        place(mmap((1usize << 47) as *mut c_void, PAGE, RW, ANON | 0x10, -1, 0))
+        place(mmap((1usize << 62) as *mut c_void, PAGE, RW, ANON | 0x10, -1, 0))
     );
     println!("fixed: {}", place(fixed(0, 8)));
     println!("noreplace: {}", place(mmap(at(7), 2 * PAGE, RW, ANON | 0x10_0000, -1, 0)));
@@ -147,7 +147,7 @@ fn map() {
     println!("munmap hole: {} {}", munmap(3, 2), munmap(3, 2));
     println!(
         "munmap kernel: {}",
-        code(unsafe { libc::munmap((1usize << 47) as *mut c_void, PAGE) })
+        code(unsafe { libc::munmap((1usize << 62) as *mut c_void, PAGE) })
     );
     println!("{:?}", areas());
     println!("fill: {}", place(fixed(3, 2)));
@@ -172,7 +172,7 @@ fn protect() {
     println!("{:?}", areas());
     println!("read only: {}", fate(|| poke(7, 1)));
     println!("middle: {} {:?}", mprotect(2, 2, libc::PROT_NONE), areas());
-    println!("none: {}", fate(|| drop(peek(2))));
+    println!("none: {}", fate(|| _ = peek(2)));
     // SAFETY: the kernel looks at the pages itself.
     let written = unsafe { libc::write(1, at(2), 1) };
     println!("write from none: {written} {}", errno());
@@ -242,8 +242,8 @@ fn advise() {
     println!("willneed: {} {}", madvise(0, 8, 3), madvise(6, 4, 3));
     println!("free: {}", madvise(0, 2, 8));
     println!("remove private: {}", madvise(0, 2, 9));
-    println!("fork: {} {}", madvise(0, 1, 10), fate(|| drop(peek(0))));
-    println!("fork again: {} {}", madvise(0, 1, 11), fate(|| drop(peek(0))));
+    println!("fork: {} {}", madvise(0, 1, 10), fate(|| _ = peek(0)));
+    println!("fork again: {} {}", madvise(0, 1, 11), fate(|| _ = peek(0)));
     poke(1, 5);
     println!("wipe: {} {}", madvise(1, 1, 18), fate(|| std::process::exit(peek(1).into())));
     println!("keep: {} {}", madvise(1, 1, 19), fate(|| std::process::exit(peek(1).into())));
@@ -282,7 +282,7 @@ fn lock() {
         );
         println!("hole: {}", code(libc::mlock(page(6), 4 * PAGE)));
         println!("wrap: {}", code(libc::mlock(page(0), usize::MAX - PAGE)));
-        println!("kernel: {}", code(libc::mlock((1usize << 47) as *mut c_void, PAGE)));
+        println!("kernel: {}", code(libc::mlock((1usize << 62) as *mut c_void, PAGE)));
         println!("dontneed: {}", madvise(0, 1, 4));
         println!("munlock: {}", code(libc::munlock(page(0), 8 * PAGE)));
         println!("munlock hole: {}", code(libc::munlock(page(50), PAGE)));
@@ -370,7 +370,8 @@ fn limits() {
 fn files() {
     // SAFETY: plain calls; the mappings are our own.
     unsafe {
-        let fd = libc::memfd_create(c"x".as_ptr(), 0);
+        let memory = c"/dev/shm/mmapapi";
+        let fd = libc::open(memory.as_ptr(), libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC, 0o600);
         libc::ftruncate(fd, 3 * PAGE as i64 + 100);
         println!("shared: {}", place(mmap(at(0), 6 * PAGE, RW, libc::MAP_SHARED | 0x10, fd, 0)));
         println!("private: {}", place(mmap(at(10), 6 * PAGE, RW, libc::MAP_PRIVATE | 0x10, fd, 0)));
@@ -384,9 +385,9 @@ fn files() {
         poke(11, 7);
         println!("own: {} {}", peek(1), peek(11));
         println!("tail: {}", fate(|| poke(3, 1)));
-        println!("beyond: {} {}", fate(|| poke(4, 1)), fate(|| drop(peek(14))));
+        println!("beyond: {} {}", fate(|| poke(4, 1)), fate(|| _ = peek(14)));
         libc::ftruncate(fd, PAGE as i64);
-        println!("cut: {} {}", fate(|| drop(peek(1))), fate(|| drop(peek(11))));
+        println!("cut: {} {}", fate(|| _ = peek(1)), fate(|| _ = peek(11)));
         libc::ftruncate(fd, 3 * PAGE as i64);
         println!("grown: {} {}", peek(1), peek(11));
         println!("kernel beyond: {} {}", libc::write(1, at(4), 1), errno());
@@ -395,7 +396,7 @@ fn files() {
         let fd = libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC, 0o600);
         libc::pwrite(fd, c"hello".as_ptr().cast(), 5, 0);
         println!("ext4: {}", place(mmap(at(20), 2 * PAGE, RW, libc::MAP_SHARED | 0x10, fd, 0)));
-        println!("{} {}", peek(20), fate(|| drop(peek(21))));
+        println!("{} {}", peek(20), fate(|| _ = peek(21)));
         poke(20, b'J');
         at(20).cast::<u8>().add(10).write_volatile(9);
         libc::pread(fd, (&raw mut byte).cast(), 1, 0);
@@ -435,6 +436,7 @@ fn files() {
         let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
         println!("null: {}", place(mmap(at(52), PAGE, RW, libc::MAP_PRIVATE | 0x10, null, 0)));
         libc::unlink(path.as_ptr());
+        libc::unlink(memory.as_ptr());
     }
 }
 
@@ -446,8 +448,8 @@ fn deep(levels: usize) -> u64 {
 
 fn stack() {
     bound(libc::RLIMIT_STACK, 4 << 20);
-    println!("fits: {}", fate(|| drop(std::hint::black_box(deep(700)))));
-    println!("too deep: {}", fate(|| drop(std::hint::black_box(deep(3000)))));
+    println!("fits: {}", fate(|| _ = std::hint::black_box(deep(700))));
+    println!("too deep: {}", fate(|| _ = std::hint::black_box(deep(3000))));
     let grows = ANON | libc::MAP_GROWSDOWN | 0x10;
     println!("grows down: {}", place(mmap(at(2000), PAGE, RW, grows, -1, 0)));
     println!("below: {} {:?}", fate(|| poke(1999, 1)), areas());
