@@ -23,6 +23,9 @@ pub(crate) fn format(bytes: &[u8]) -> Option<Format> {
 }
 
 /// Decompresses the stream at the start of `bytes`; returns the contents and the stream's length.
+///
+/// The decoders keep many KiB of tables in their frames. None of them is inlined, so that one
+/// kernel stack need hold only those of the format at hand.
 pub(crate) fn decompress(format: Format, bytes: &[u8]) -> Result<(Vec<u8>, usize), Error> {
     match format {
         Format::Gzip => gzip(bytes),
@@ -32,6 +35,7 @@ pub(crate) fn decompress(format: Format, bytes: &[u8]) -> Result<(Vec<u8>, usize
 }
 
 /// RFC 1952: header, deflate stream, CRC and length.
+#[inline(never)]
 fn gzip(bytes: &[u8]) -> Result<(Vec<u8>, usize), Error> {
     let bad = || Error::Corrupt("gzip");
     let flags = *bytes.get(3).ok_or_else(bad)?;
@@ -55,6 +59,7 @@ fn gzip(bytes: &[u8]) -> Result<(Vec<u8>, usize), Error> {
     Ok((out, (at + used + 8).min(bytes.len())))
 }
 
+#[inline(never)]
 fn inflate(stream: &[u8]) -> Result<(Vec<u8>, usize), Error> {
     use miniz_oxide::inflate::TINFLStatus;
     use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
@@ -104,6 +109,7 @@ fn vli(bytes: &[u8], at: &mut usize) -> Option<u64> {
 }
 
 /// The .xz file format 1.1.0: blocks with one LZMA2 filter.
+#[inline(never)]
 fn xz(bytes: &[u8]) -> Result<(Vec<u8>, usize), Error> {
     let bad = || Error::Corrupt("xz");
     let check_len = match bytes.get(7).ok_or_else(bad)? & 15 {
@@ -153,6 +159,7 @@ fn xz(bytes: &[u8]) -> Result<(Vec<u8>, usize), Error> {
 }
 
 /// One LZMA2 stream, appended to `out`; its compressed length.
+#[inline(never)]
 fn lzma2(bytes: &[u8], dict: u32, out: &mut Vec<u8>) -> Result<usize, Error> {
     use lzma_rust2::{Lzma2Reader, Read};
     let mut reader = Lzma2Reader::new(bytes, dict, None);
@@ -174,6 +181,7 @@ fn lzma2(bytes: &[u8], dict: u32, out: &mut Vec<u8>) -> Result<usize, Error> {
     Ok(bytes.len() - rest.len())
 }
 
+#[inline(never)]
 fn zstd(bytes: &[u8]) -> Result<(Vec<u8>, usize), Error> {
     use ruzstd::decoding::StreamingDecoder;
     use ruzstd::io::Read;

@@ -27,6 +27,7 @@ mod shell;
 mod symbols;
 mod test;
 mod test_boot;
+mod test_loaders;
 mod test_shell;
 
 use std::process::ExitCode;

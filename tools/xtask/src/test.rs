@@ -28,7 +28,8 @@ pub(crate) struct Tally {
 impl Tally {
     const FAILURE: Tally = Tally { passed: 0, failed: 1 };
 
-    fn add(&mut self, other: Tally) {
+    /// Adds what another step counted.
+    pub(crate) fn add(&mut self, other: Tally) {
         self.passed += other.passed;
         self.failed += other.failed;
     }

@@ -89,6 +89,7 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
             println!("FAILED  {}: missing {missing:?} in\n{log}", case.name);
         }
     }
+    tally.add(crate::test_loaders::cases(filters)?);
     Ok(tally)
 }
 
