@@ -210,6 +210,8 @@ pub(crate) struct Walker<'a> {
     /// The place of the last link followed or name looked up.
     stop_at_parent: bool,
     absolute_only: bool,
+    /// The walk began at the root.
+    from_root: bool,
 }
 
 impl<'a> Walker<'a> {
@@ -240,6 +242,7 @@ impl<'a> Walker<'a> {
             flags,
             stop_at_parent,
             absolute_only: name.iter().all(|&b| b == b'/'),
+            from_root: absolute || flags.contains(Walk::IN_ROOT),
         })
     }
 
@@ -477,8 +480,9 @@ impl<'a> Walker<'a> {
                     if self.flags.contains(Walk::BENEATH) {
                         return Err(Errno::EXDEV);
                     }
+                    // Linux also takes the jump of a relative walk to the root for a crossing.
                     if self.flags.contains(Walk::NO_XDEV)
-                        && !Arc::ptr_eq(&self.root.mount, &self.at.mount)
+                        && !(self.from_root && Arc::ptr_eq(&self.root.mount, &self.at.mount))
                     {
                         return Err(Errno::EXDEV);
                     }
