@@ -27,7 +27,7 @@ use crate::sigio::AsyncWatch;
 use crate::types::{FileKind, InodeFlags};
 
 static POSITION: LockClass = LockClass::new("vfs.file_position", 200);
-static FILE_OWNER: LockClass = LockClass::new("vfs.file_owner", 285);
+static FILE_OWNER: LockClass = LockClass::new("vfs.file_owner", 292);
 static FILE_WATCHERS: LockClass = LockClass::new("vfs.file_watchers", 284);
 
 bitflags! {
