@@ -127,6 +127,8 @@ pub struct ThreadGroup {
     pub(crate) exe: crate::cell::ArcCell<vfs::file::File>,
     pub(crate) args: SpinLock<MemoryLayout>,
     pub(crate) coredump_filter: AtomicU32,
+    /// While core is dumped: what the other threads left.
+    pub(crate) dump: SpinLock<Option<Vec<crate::coredump::Registers>>>,
     /// `/proc/PID/loginuid`.
     pub loginuid: AtomicU32,
     /// Nanoseconds since boot at birth.
@@ -210,6 +212,7 @@ impl ThreadGroup {
             exe: crate::cell::ArcCell::new(None),
             args: SpinLock::new(&crate::task::PRIVATE_CLASS, MemoryLayout::default()),
             coredump_filter: AtomicU32::new(0x33),
+            dump: SpinLock::new(&crate::task::PRIVATE_CLASS, None),
             loginuid: AtomicU32::new(u32::MAX),
             start_time_ns: sched::clock::boottime_ns(),
         })
@@ -412,6 +415,16 @@ impl ThreadGroup {
     /// Changes the layout (`PR_SET_MM`).
     pub fn update_layout(&self, change: impl FnOnce(&mut MemoryLayout)) {
         change(&mut self.args.lock());
+    }
+
+    /// `/proc/PID/coredump_filter`.
+    pub fn coredump_filter(&self) -> u32 {
+        self.coredump_filter.load(Ordering::Relaxed)
+    }
+
+    /// Sets `/proc/PID/coredump_filter`.
+    pub fn set_coredump_filter(&self, filter: u32) {
+        self.coredump_filter.store(filter & 0x1ff, Ordering::Relaxed);
     }
 
     /// Whether all its threads have ended.

@@ -159,7 +159,8 @@ fn sys_timerfd_settime(
 }
 
 fn sys_timerfd_gettime(cx: &mut Cx<'_>, fd: i32, value: VirtAddr) -> Result<usize> {
-    let (left, period) = timerfd::get(&*any_file(cx, fd)?)?;
+    let file = any_file(cx, fd)?;
+    let (left, period) = timerfd::get(&file)?;
     write_timer(value, period, left)?;
     Ok(0)
 }

@@ -16,6 +16,7 @@ mod fcntl;
 mod file;
 mod fsctx;
 mod futex;
+mod inotify;
 mod ipc;
 mod keys;
 mod log;
@@ -55,6 +56,7 @@ pub(crate) const FAMILIES: &[&[table::Call]] = &[
     event::CALLS,
     file::CALLS,
     futex::CALLS,
+    inotify::CALLS,
     ipc::CALLS,
     keys::CALLS,
     misc::CALLS,

@@ -7,6 +7,7 @@ extern crate alloc;
 pub mod epoll;
 pub mod eventfd;
 mod inode;
+pub mod inotify;
 mod pages;
 pub mod pipe;
 pub mod poll;

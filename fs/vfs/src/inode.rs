@@ -698,6 +698,7 @@ impl Inode {
 pub fn drop_user(inode: &Arc<Inode>) {
     // AcqRel: the evictor sees everything the other users did.
     if inode.users.fetch_sub(1, Ordering::AcqRel) == 1 && inode.nlink() == 0 {
+        crate::notify::inode_deleted(inode);
         inode.ops.evict(inode);
     }
 }

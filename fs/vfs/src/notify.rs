@@ -109,6 +109,13 @@ pub fn to_inode(inode: &Inode, mask: u32) {
     }
 }
 
+/// The inode has another name now. Not marked as a directory's event even if it is one.
+pub fn moved_self(inode: &Inode) {
+    if !idle() {
+        tell(inode, &Event { mask: IN_MOVE_SELF, cookie: 0, name: None, unlinked: false });
+    }
+}
+
 /// Something happened to the file that `dentry` names: tells its directory and itself.
 #[inline]
 pub fn to_dentry(dentry: &Dentry, mask: u32) {

@@ -17,6 +17,7 @@ mod fds;
 mod global;
 mod idmap;
 mod maps;
+mod mem;
 mod memory;
 mod pid;
 mod root;

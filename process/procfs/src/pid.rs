@@ -1,6 +1,6 @@
 //! `/proc/PID` and `/proc/PID/task/TID`: one table of files serves both.
 
-use crate::{fds, idmap, maps, status};
+use crate::{fds, idmap, maps, mem, status};
 use abi::{Errno, Result};
 use alloc::format;
 use alloc::sync::{Arc, Weak};
@@ -22,11 +22,16 @@ type Show = fn(&View, &mut Vec<u8>) -> Result<()>;
 /// Takes what is written to a file.
 type Store = fn(&View, &[u8]) -> Result<()>;
 
+/// Opens a file that is not text.
+type Open = fn(&View) -> Result<Arc<dyn vfs::FileOps>>;
+
 enum Kind {
     File(u32, Show),
     Knob(u32, Show, Store),
     Link(fds::Where),
     Dir(u32),
+    /// A file with operations of its own.
+    Raw(u32, Open),
 }
 
 const FILES: &[(&str, Kind)] = &[
@@ -38,6 +43,7 @@ const FILES: &[(&str, Kind)] = &[
     ("cgroup", Kind::File(0o444, status::cgroup)),
     ("cmdline", Kind::File(0o444, status::cmdline)),
     ("comm", Kind::Knob(0o644, status::comm, status::set_comm)),
+    ("coredump_filter", Kind::Knob(0o644, status::coredump_filter, status::set_coredump_filter)),
     ("cwd", Kind::Link(fds::Where::Cwd)),
     ("environ", Kind::File(0o400, status::environ)),
     ("exe", Kind::Link(fds::Where::Exe)),
@@ -46,12 +52,14 @@ const FILES: &[(&str, Kind)] = &[
     ("limits", Kind::File(0o444, status::limits)),
     ("loginuid", Kind::Knob(0o644, status::loginuid, status::set_loginuid)),
     ("maps", Kind::File(0o444, maps::maps)),
+    ("mem", Kind::Raw(0o600, mem::open_mem)),
     ("mountinfo", Kind::File(0o444, status::mountinfo)),
     ("mounts", Kind::File(0o444, status::mounts)),
     ("mountstats", Kind::File(0o400, status::mountstats)),
     ("oom_adj", Kind::Knob(0o644, status::oom_adj, status::set_oom_adj)),
     ("oom_score", Kind::File(0o444, status::oom_score)),
     ("oom_score_adj", Kind::Knob(0o644, status::oom_score_adj, status::set_oom_score_adj)),
+    ("pagemap", Kind::Raw(0o400, mem::open_pagemap)),
     ("personality", Kind::File(0o400, status::personality)),
     ("root", Kind::Link(fds::Where::Root)),
     ("schedstat", Kind::File(0o444, status::schedstat)),
@@ -145,6 +153,12 @@ impl Directory for TaskDir {
         let (mode, body) = match kind {
             Kind::File(mode, show) => (*mode, Body::File(text(*show, None))),
             Kind::Knob(mode, show, store) => (*mode, Body::File(text(*show, Some(*store)))),
+            Kind::Raw(mode, open) => {
+                let weak = self.task.clone();
+                let raw =
+                    TaskRaw { task: weak, whole: self.whole, ns: self.ns.clone(), open: *open };
+                (*mode, Body::File(Arc::new(raw)))
+            }
             Kind::Link(place) => {
                 let link = TaskLink { task: self.task.clone(), place: *place };
                 (0o777, Body::Link(Arc::new(link)))
@@ -249,6 +263,24 @@ impl Text for TaskText {
     fn store(&self, bytes: &[u8]) -> Result<()> {
         let store = self.store.ok_or(Errno::EINVAL)?;
         store(&self.view()?, bytes)
+    }
+}
+
+struct TaskRaw {
+    task: Weak<Task>,
+    whole: bool,
+    ns: Arc<PidNamespace>,
+    open: Open,
+}
+
+impl Text for TaskRaw {
+    fn show(&self, _: &mut Vec<u8>) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+    fn open(&self) -> Option<Result<Arc<dyn vfs::FileOps>>> {
+        let view = |task| View { task, whole: self.whole, ns: self.ns.clone() };
+        let task = self.task.upgrade().ok_or(Errno::ESRCH);
+        Some(task.and_then(|task| (self.open)(&view(task))))
     }
 }
 

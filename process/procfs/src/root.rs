@@ -1,6 +1,6 @@
 //! The root directory: files of the whole system, then one directory per process.
 
-use crate::{cpu, global, memory, pid, sysctl, sysrq, sysvipc};
+use crate::{cpu, global, mem, memory, pid, sysctl, sysrq, sysvipc};
 use abi::Result;
 use alloc::format;
 use alloc::sync::Arc;
@@ -27,6 +27,7 @@ pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
         .with("diskstats", show(global::diskstats))
         .with("filesystems", show(global::filesystems))
         .with("interrupts", show(cpu::interrupts))
+        .with("kallsyms", show(mem::kallsyms))
         .with("loadavg", show(global::loadavg))
         .with("locks", show(|_| Ok(())))
         .with("meminfo", show(memory::meminfo))

@@ -233,6 +233,22 @@ pub(crate) fn auxv(view: &View, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
+/// `coredump_filter`, core(5).
+pub(crate) fn coredump_filter(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    put!(out, "{:08x}\n", view.task.group.coredump_filter());
+    Ok(())
+}
+
+pub(crate) fn set_coredump_filter(view: &View, bytes: &[u8]) -> Result<()> {
+    let text = core::str::from_utf8(bytes).map_err(|_| abi::Errno::EINVAL)?.trim();
+    let value = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    view.task.group.set_coredump_filter(value.map_err(|_| abi::Errno::EINVAL)?);
+    Ok(())
+}
+
 pub(crate) fn comm(view: &View, out: &mut Vec<u8>) -> Result<()> {
     out.extend_from_slice(&name(&view.task));
     out.push(b'\n');

@@ -102,6 +102,42 @@ static LINKS: AtomicI64 = AtomicI64::new(0);
 static SYMLINKS: AtomicI64 = AtomicI64::new(0);
 static DUMPABLE: AtomicI64 = AtomicI64::new(0);
 
+fn inotify() -> Tree {
+    let any = 0..=i64::from(i32::MAX);
+    Tree::new()
+        .with("max_queued_events", number(&anon::inotify::MAX_QUEUED_EVENTS, any.clone()))
+        .with("max_user_instances", number(&anon::inotify::MAX_USER_INSTANCES, any.clone()))
+        .with("max_user_watches", number(&anon::inotify::MAX_USER_WATCHES, any))
+}
+
+fn core_pattern() -> Node {
+    knob(
+        |out| {
+            out.extend_from_slice(&process::coredump::pattern());
+            out.push(b'\n');
+            Ok(())
+        },
+        |bytes| {
+            process::coredump::set_pattern(bytes);
+            Ok(())
+        },
+    )
+}
+
+fn core_uses_pid() -> Node {
+    knob(
+        |out| {
+            put!(out, "{}\n", u32::from(process::coredump::uses_pid()));
+            Ok(())
+        },
+        |bytes| {
+            let value: i64 = parse(bytes)?;
+            process::coredump::set_uses_pid(value != 0);
+            Ok(())
+        },
+    )
+}
+
 fn kernel() -> Tree {
     let pid_max = knob(
         |out| {
@@ -112,8 +148,8 @@ fn kernel() -> Tree {
     );
     crate::sysvipc::add_limits(Tree::new())
         .with("cap_last_cap", constant("37"))
-        .with("core_pattern", constant("core"))
-        .with("core_uses_pid", constant("0"))
+        .with("core_pattern", core_pattern())
+        .with("core_uses_pid", core_uses_pid())
         .with("dmesg_restrict", number(&DMESG, 0..=1))
         .with(
             "domainname",
@@ -162,6 +198,7 @@ pub(crate) fn tree() -> Tree {
     let any = 0..=i64::MAX;
     let fs = Tree::new()
         .dir("mqueue", crate::sysvipc::mqueue())
+        .dir("inotify", inotify())
         .with("file-max", number(&FILE_MAX, any.clone()))
         .with("nr_open", number(&NR_OPEN, 8..=i64::from(i32::MAX)))
         .with("pipe-max-size", number(&PIPE_MAX, 4096..=i64::from(i32::MAX)))

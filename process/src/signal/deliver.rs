@@ -34,7 +34,7 @@ pub fn exit_to_user(frame: &mut TrapFrame) {
 }
 
 fn deliver(task: &Task, user: &mut TrapFrame) {
-    match next(task) {
+    match next(task, user) {
         Some(delivery) => {
             restart(user, Some(&delivery.action));
             handle(task, user, delivery);
@@ -76,7 +76,7 @@ fn handle(task: &Task, user: &mut TrapFrame, delivery: Delivery) {
 
 /// Takes the next signal that has a handler, doing the default actions of others on the way.
 /// Does not return if one of them ends the process.
-fn next(task: &Task) -> Option<Delivery> {
+fn next(task: &Task, user: &TrapFrame) -> Option<Delivery> {
     loop {
         let mut signals = task.group.signals.lock();
         if let Some(code) = signals.exit_code {
@@ -87,6 +87,7 @@ fn next(task: &Task) -> Option<Delivery> {
             && by != task.thread_key.load(core::sync::atomic::Ordering::Relaxed)
         {
             drop(signals);
+            crate::coredump::leave_registers(task, user);
             crate::exit::exit_thread(0);
         }
         if signals.report_continue {
@@ -121,13 +122,13 @@ fn next(task: &Task) -> Option<Delivery> {
         let action = hand.take_for_delivery(signal);
         match action.handler {
             SIG_IGN => {}
-            SIG_DFL => by_default(task, signal, &info, continues),
+            SIG_DFL => by_default(task, user, signal, &info, continues),
             _ => return Some(Delivery { signal, info, action }),
         }
     }
 }
 
-fn by_default(task: &Task, signal: Signal, info: &SigInfo, continues: u64) {
+fn by_default(task: &Task, user: &TrapFrame, signal: Signal, info: &SigInfo, continues: u64) {
     let disposition = default_action(signal);
     if matches!(disposition, Disposition::Ignore | Disposition::Continue) {
         return;
@@ -147,7 +148,7 @@ fn by_default(task: &Task, signal: Signal, info: &SigInfo, continues: u64) {
             }
         }
         Disposition::Core => {
-            let dumped = crate::coredump::dump(task, signal, info);
+            let dumped = crate::coredump::dump(task, user, signal, info);
             let flag = if dumped { 0x80 } else { 0 };
             report_fatal(task, signal, info);
             crate::exit::exit_group(task, signal.raw() as i32 | flag);

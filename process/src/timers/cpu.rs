@@ -171,7 +171,8 @@ pub(super) fn clock_value(clock: &Clock) -> Option<u64> {
     let (user, system) = match clock {
         Clock::Process(group, _) => group.upgrade()?.cpu_time(),
         Clock::Thread(task, _) => {
-            let usage = crate::usage::Usage::of(&*task.upgrade()?);
+            let task = task.upgrade()?;
+            let usage = crate::usage::Usage::of(&task);
             (usage.utime_ns, usage.stime_ns)
         }
         _ => return None,

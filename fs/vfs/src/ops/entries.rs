@@ -203,9 +203,8 @@ pub(super) fn keeps_negative(dir: &Inode) -> bool {
 
 /// Tells watchers that a name went.
 fn removed(parent: &Inode, name: &[u8], inode: &Inode) {
-    if inode.nlink() == 0 {
-        notify::inode_deleted(inode);
-    } else {
+    if !inode.is_dir() {
+        // The number of its links is an attribute. The end itself is told when nobody uses it.
         notify::to_inode(inode, IN_ATTRIB);
     }
     notify::in_directory(parent, name, IN_DELETE, 0, Some(inode));

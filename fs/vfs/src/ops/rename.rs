@@ -237,16 +237,14 @@ impl Done {
         let (from, to) = (sides.from_last.name.bytes(), sides.to_last.name.bytes());
         notify::in_directory(from_dir, from, IN_MOVED_FROM, cookie, Some(&self.moved));
         notify::in_directory(to_dir, to, IN_MOVED_TO, cookie, Some(&self.moved));
-        notify::to_inode(&self.moved, IN_MOVE_SELF);
+        notify::moved_self(&self.moved);
         let Some(replaced) = &self.replaced else { return };
         if sides.flags.contains(RenameFlags::EXCHANGE) {
             let cookie = notify::next_cookie();
             notify::in_directory(to_dir, to, IN_MOVED_FROM, cookie, Some(replaced));
             notify::in_directory(from_dir, from, IN_MOVED_TO, cookie, Some(replaced));
-            notify::to_inode(replaced, IN_MOVE_SELF);
-        } else if replaced.nlink() == 0 {
-            notify::inode_deleted(replaced);
-        } else {
+            notify::moved_self(replaced);
+        } else if !replaced.is_dir() {
             notify::to_inode(replaced, IN_ATTRIB);
         }
     }

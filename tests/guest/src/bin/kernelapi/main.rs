@@ -1,6 +1,7 @@
 //! Process-side interfaces of the kernel, one subcommand each. Every line printed is the same on
 //! Linux: results, errno names and layouts, never an address or a time.
 
+mod inotify;
 mod signals;
 mod timers;
 mod vdso;
@@ -48,6 +49,7 @@ pub fn errno_name() -> String {
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
+        Some("inotify") => inotify::run(),
         Some("signalfd") => signals::run(),
         Some("timers") => timers::run(words.get(1).map_or("", String::as_str)),
         Some("vdso") => vdso::run(),

@@ -284,7 +284,7 @@ fn descriptors() {
         show("wrong flags", libc::timerfd_settime(fd, 8, &setting(0, 0), ptr::null_mut()).into());
         show("not one", libc::timerfd_settime(0, 0, &setting(0, 0), ptr::null_mut()).into());
         let real = libc::timerfd_create(libc::CLOCK_REALTIME, libc::TFD_NONBLOCK);
-        let far = setting(now(libc::CLOCK_REALTIME) + 3600_000 * MILLI, 0);
+        let far = setting(now(libc::CLOCK_REALTIME) + 3_600_000 * MILLI, 0);
         show("watch the clock", libc::timerfd_settime(real, 3, &far, ptr::null_mut()).into());
         show("unset", libc::read(real, at, 8) as i64);
         let t = spec(now(libc::CLOCK_REALTIME));
