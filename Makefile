@@ -3,14 +3,14 @@
 CARGO := tools/cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all build run run-machine debug test bench stats clean
+.PHONY: all build run run-machine debug profile test bench stats clean
 all: build
 
 build:
 	@$(CARGO) xtask build
 
 # ROOTFS= CMD= SMP= MEM= DISK=virtio|nvme ACCEL= APPEND= INIT= INITRD= BOOT=bios|pvh DEBUG=1
-export ROOTFS CMD SMP MEM DISK DISK_SIZE ACCEL CPU APPEND INIT INITRD KERNEL BOOT IMAGE DEBUG QEMU_ARGS
+export ROOTFS CMD SMP MEM DISK DISK_SIZE ACCEL CPU APPEND INIT INITRD KERNEL BOOT IMAGE DEBUG QEMU_ARGS FOLDED
 run: run-machine
 	$(exit-with $(TARGET)/run-status)@read status < $(TARGET)/run-status.$$PPID; \
 		rm -f $(TARGET)/run-status.$$PPID; exit $$status
@@ -29,11 +29,15 @@ endif
 debug:
 	@$(CARGO) xtask debug
 
+# Where the instructions of CMD go. FOLDED=FILE writes lines for a flame graph.
+profile:
+	@$(CARGO) xtask profile
+
 test:
 	@$(CARGO) xtask test
 
 bench:
-	@$(CARGO) run --quiet --release -p runner -- bench
+	@$(CARGO) run --quiet --release -p runner -- bench --save docs/benchmarks/latest.md
 
 stats:
 	@$(CARGO) run --quiet --release -p stats

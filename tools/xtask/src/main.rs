@@ -6,6 +6,8 @@
 //! | `run`               | build, make a root image, boot it to a shell or run `CMD`               |
 //! | `debug`             | the same with QEMU waiting for gdb                                      |
 //! | `image [ROOTFS]`    | only the root image; prints its path                                    |
+//! | `profile`           | `run` with a count of instructions by kernel function                   |
+//! | `profile-report`    | the table of a file written by the profiler's plugin                    |
 //! | `test`              | formatting, lints, host tests, boots in QEMU; ends in a total           |
 //! | `test-boot`         | boots the kernel through every protocol and CPU count                    |
 //! | `test-shell`        | `run` on a terminal, with keys pressed and the screen looked at          |
@@ -20,6 +22,7 @@ mod guest;
 mod image;
 mod options;
 mod paths;
+mod profile;
 mod qemu;
 mod rootfs;
 mod screen;
@@ -32,6 +35,8 @@ mod test_shell;
 
 use std::process::ExitCode;
 
+use options::Options;
+
 /// What went wrong, in words.
 pub(crate) type Failure = Box<dyn std::error::Error>;
 /// The outcome of a step.
@@ -43,20 +48,25 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["build"] => build::build(build::Profile::Release).map(|_| 0),
         ["build", "--debug"] => build::build(build::Profile::Debug).map(|_| 0),
-        ["run", rest @ ..] => options::Options::from_env(rest).and_then(|o| qemu::run(&o)),
-        ["debug", rest @ ..] => options::Options::from_env(rest).and_then(|o| debug::run(&o)),
-        ["image", rest @ ..] => options::Options::from_env(&[]).and_then(|mut o| {
+        ["run", rest @ ..] => Options::from_env(rest).and_then(|o| qemu::run(&o)),
+        ["debug", rest @ ..] => Options::from_env(rest).and_then(|o| debug::run(&o)),
+        ["image", rest @ ..] => Options::from_env(&[]).and_then(|mut o| {
             if let [rootfs] = rest {
                 o.rootfs = Some(rootfs.into());
             }
             println!("{}", image::ensure(&o)?.display());
             Ok(0)
         }),
+        ["profile", rest @ ..] => Options::from_env(rest).and_then(|o| profile::run(&o)),
+        ["profile-report", raw, vmlinux] => {
+            profile::report(raw.as_ref(), vmlinux.as_ref()).map(|()| 0)
+        }
         ["test"] => test::run(),
         ["test-boot", rest @ ..] => test_boot::run(rest),
         ["test-shell"] => test_shell::cases().map(|tally| u8::from(tally.failed > 0)),
         _ => Err(
-            "usage: cargo xtask build [--debug] | run | debug | image [ROOTFS] | test | test-boot | test-shell"
+            "usage: cargo xtask build [--debug] | run | debug | profile | image [ROOTFS] | test \
+             | test-boot | test-shell"
                 .into(),
         ),
     };
