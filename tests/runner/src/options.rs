@@ -10,6 +10,7 @@ usage: runner oracle|linux|ours|bench [--rootfs FILE.tar.xz] [--only WORD]... [-
   --rootfs   the distribution to run in (default: CentOS 7.2 beside the project)
   --only     run only the cases (or benchmark rows) whose name contains WORD
   --shape    a machine for our kernel, for example 2:1024:nvme (default: 2:1024:nvme)
+  --save     also write the table of `bench` to this file, as Markdown
   --append   words added to our kernel's command line";
 
 /// What to do.
@@ -34,6 +35,7 @@ pub(crate) struct Options {
     pub(crate) machines: Vec<Shape>,
     pub(crate) reference: Shape,
     pub(crate) append: String,
+    pub(crate) save: Option<PathBuf>,
     pub(crate) cases_dir: PathBuf,
     pub(crate) work_dir: PathBuf,
     pub(crate) vmlinuz: PathBuf,
@@ -59,6 +61,7 @@ impl Options {
             machines: Vec::new(),
             reference: Shape { cpus: 2, memory_mib: 1024, disk: Disk::Nvme },
             append: String::new(),
+            save: None,
             cases_dir: project.join("tests/oracle"),
             work_dir: target.join("tests"),
             vmlinuz: project.join("target/vmlinuz"),
@@ -70,6 +73,7 @@ impl Options {
                 "--only" => options.only.push(value),
                 "--shape" => options.machines.push(value.parse()?),
                 "--append" => options.append = value,
+                "--save" => options.save = Some(PathBuf::from(value)),
                 "--kernel" => options.vmlinuz = PathBuf::from(value),
                 _ => return Err(format!("unknown option {word}")),
             }
