@@ -13,7 +13,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use process::Task;
 use process::signal::wait::{begin_temporary, end_temporary};
 use sched::{Deadline, Listener, Thread, WaitError, WaitQueue};
+use smallvec::{SmallVec, smallvec};
 use vfs::{File, PollTable};
+use zerocopy::IntoBytes;
 
 crate::syscalls! {
     7 poll => sys_poll(fds: Hex, count: Dec, timeout: Dec);
@@ -36,16 +38,29 @@ impl Listener for Poller {
     }
 }
 
-/// The queues a poll listens to, until it ends.
+/// The queues a poll listens to, until it ends. Made of nothing until a file has a queue: most
+/// calls find something ready, or only files that always are.
+#[derive(Default)]
 struct Registered {
-    poller: Arc<Poller>,
-    queues: Vec<(Arc<WaitQueue>, u64)>,
+    poller: Option<Arc<Poller>>,
+    queues: SmallVec<[(Arc<WaitQueue>, u64); 8]>,
 }
 
 impl Registered {
     fn add(&mut self, queue: &Arc<WaitQueue>) {
-        let id = queue.add_listener(self.poller.clone(), 0);
-        self.queues.push((queue.clone(), id));
+        if self.poller.is_none() {
+            let Some(thread) = sched::current().arc() else { return };
+            self.poller = Some(Arc::new(Poller { woken: AtomicBool::new(false), thread }));
+        }
+        if let Some(poller) = &self.poller {
+            let id = queue.add_listener(poller.clone(), 0);
+            self.queues.push((queue.clone(), id));
+        }
+    }
+
+    /// Whether a queue was notified since the last call.
+    fn was_woken(&self) -> bool {
+        self.poller.as_ref().is_some_and(|poller| poller.woken.swap(false, Ordering::SeqCst))
     }
 }
 
@@ -59,33 +74,31 @@ impl Drop for Registered {
 
 /// A descriptor that is waited for.
 struct Entry {
+    /// `None`: there is no such descriptor (`found` says so), or none was named.
     file: Option<Arc<File>>,
     wanted: u32,
     found: u32,
 }
 
+/// Room for the descriptors of most calls.
+type Entries = SmallVec<[Entry; 16]>;
+
 /// Waits until an entry has events, the deadline passes (0) or a signal comes (`EINTR`).
 fn wait(entries: &mut [Entry], deadline: Option<Deadline>, poll: bool) -> Result<usize> {
-    let thread = sched::current().arc().ok_or(Errno::EINVAL)?;
-    let poller = Arc::new(Poller { woken: AtomicBool::new(false), thread });
-    let mut registered = Registered { poller: poller.clone(), queues: Vec::new() };
+    let mut registered = Registered::default();
     let mut is_first = true;
     loop {
         let mut ready = 0;
         for entry in entries.iter_mut() {
-            let Some(file) = &entry.file else {
-                entry.found = POLLNVAL;
-                ready += 1;
-                continue;
-            };
-            let wanted = entry.wanted | POLLERR | POLLHUP;
-            let events = if is_first && !poll && ready == 0 {
-                let mut add = |queue: &Arc<WaitQueue>| registered.add(queue);
-                file.poll(Some(&mut PollTable::new(wanted, &mut add)))
-            } else {
-                file.poll(None)
-            };
-            entry.found = events & wanted;
+            if let Some(file) = &entry.file {
+                let events = if is_first && !poll && ready == 0 {
+                    let mut add = |queue: &Arc<WaitQueue>| registered.add(queue);
+                    file.poll(Some(&mut PollTable::new(entry.wanted, &mut add)))
+                } else {
+                    file.poll(None)
+                };
+                entry.found = events & entry.wanted;
+            }
             ready += usize::from(entry.found != 0);
         }
         if ready > 0 || poll {
@@ -93,8 +106,7 @@ fn wait(entries: &mut [Entry], deadline: Option<Deadline>, poll: bool) -> Result
         }
         is_first = false;
         let nobody = WaitQueue::new();
-        let woken = || poller.woken.swap(false, Ordering::SeqCst).then_some(());
-        match nobody.wait_interruptible(woken, deadline) {
+        match nobody.wait_interruptible(|| registered.was_woken().then_some(()), deadline) {
             Ok(()) => {}
             Err(WaitError::TimedOut) => return Ok(0),
             Err(WaitError::Interrupted) => return Err(Errno::EINTR),
@@ -114,27 +126,18 @@ fn poll_descriptors(
         return Err(Errno::EINVAL);
     }
     let files = task.files().ok_or(Errno::EBADF)?;
-    let mut places: Vec<u64> = Vec::new();
-    let mut entries: Vec<Entry> = Vec::new();
-    let mut silent: Vec<u64> = Vec::new();
-    for i in 0..count as u64 {
-        let at = fds.wrapping_add(i * 8);
-        let [fd, events]: [i32; 2] = user::read_val(at)?;
-        if fd < 0 {
-            silent.push(i);
-            continue;
-        }
-        let wanted = events as u32 & 0xffff;
-        entries.push(Entry { file: files.get(fd).ok(), wanted, found: 0 });
-        places.push(i);
+    let mut asked: SmallVec<[[i32; 2]; 16]> = smallvec![[0; 2]; count];
+    user::copy_from_user(asked.as_mut_slice().as_mut_bytes(), fds)?;
+    let mut entries = Entries::with_capacity(count);
+    for &[fd, events] in &asked {
+        let wanted = events as u32 & 0xffff | POLLERR | POLLHUP;
+        let file = if fd < 0 { None } else { files.get(fd).ok() };
+        let found = if fd >= 0 && file.is_none() { POLLNVAL } else { 0 };
+        entries.push(Entry { file, wanted, found });
     }
     let ready = wait(&mut entries, deadline, now)?;
-    let put = |i: u64, events: u32| user::write_val(fds.wrapping_add(i * 8 + 6), &(events as u16));
-    for (i, entry) in places.iter().zip(&entries) {
-        put(*i, entry.found)?;
-    }
-    for i in silent {
-        put(i, 0)?;
+    for (i, entry) in entries.iter().enumerate() {
+        user::write_val(fds.wrapping_add(i as u64 * 8 + 6), &(entry.found as u16))?;
     }
     Ok(ready)
 }
@@ -238,7 +241,7 @@ fn select(
     }
     let events = [READ_EVENTS, WRITE_EVENTS, EXCEPT_EVENTS];
     let has = |set: &Vec<u64>, fd: usize| set.get(fd / 64).is_some_and(|w| w >> (fd % 64) & 1 != 0);
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries = Entries::new();
     let mut descriptors: Vec<usize> = Vec::new();
     for fd in 0..count {
         let mask = wanted
@@ -248,7 +251,7 @@ fn select(
             .fold(0, |mask, (_, events)| mask | events);
         if mask != 0 {
             let file = Some(files.get(fd as i32)?);
-            entries.push(Entry { file, wanted: mask, found: 0 });
+            entries.push(Entry { file, wanted: mask | POLLERR | POLLHUP, found: 0 });
             descriptors.push(fd);
         }
     }
