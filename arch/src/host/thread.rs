@@ -1,5 +1,6 @@
 //! There is no context switch on the host: its threads are the host's.
 
+use crate::addr::VirtAddr;
 use crate::thread::ArchThread;
 use crate::trap::TrapFrame;
 
@@ -34,6 +35,12 @@ pub(crate) fn signal_features() -> u64 {
 }
 pub(crate) fn save_for_signal(area: &mut [u8]) {
     area.fill(0);
+}
+pub(crate) fn save_to_user(_to: VirtAddr) -> bool {
+    false
+}
+pub(crate) fn restore_from_user(_from: VirtAddr, _len: usize, _features: u64) -> bool {
+    false
 }
 pub(crate) fn restore_from_signal(_area: &[u8], _features: u64) -> bool {
     true

@@ -1,5 +1,7 @@
 //! The extended registers of a thread: x87, SSE, AVX, AVX-512.
 
+use crate::addr::VirtAddr;
+
 /// How a new user thread's extended registers start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FpuStart {
@@ -30,6 +32,18 @@ pub fn signal_features() -> u64 {
 /// [`signal_area_len`] bytes long.
 pub fn save_for_signal(area: &mut [u8]) {
     imp::save_for_signal(area);
+}
+
+/// Writes the current thread's extended registers in the standard format to user memory, if all of
+/// it is present; whether it was. [`save_for_signal`] is for when it is not.
+pub fn save_to_user(to: VirtAddr) -> bool {
+    imp::save_to_user(to)
+}
+
+/// [`restore_from_signal`] with `len` bytes of user memory, if all of them are present; whether
+/// they were (and fit).
+pub fn restore_from_user(from: VirtAddr, len: usize, features: u64) -> bool {
+    imp::restore_from_user(from, len, features)
 }
 
 /// Replaces the current thread's extended registers by `area` (standard format, from user memory,

@@ -5,8 +5,10 @@
 //! nothing else was loaded meanwhile. The save area has the standard format, which is also what
 //! signal frames hold. SDM vol. 1 ch. 13.
 
+use crate::addr::VirtAddr;
 use crate::thread::ArchThread;
 use crate::thread::fpu::{Chunk, FpuStart};
+use crate::user;
 use crate::x86::local::LOCAL;
 use crate::x86::regs;
 use alloc::boxed::Box;
@@ -88,6 +90,23 @@ unsafe fn save(area: *mut Chunk) {
                 asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack, preserves_flags));
             }
             _ => asm!("fxsave64 [{}]", in(reg) area, options(nostack, preserves_flags)),
+        }
+    }
+}
+
+/// Stores the registers, whatever the area is believed to hold.
+///
+/// # Safety
+/// `area` is a save area.
+unsafe fn save_all(area: *mut Chunk) {
+    let features = FEATURES.load(Ordering::Relaxed);
+    let (low, high) = (features as u32, (features >> 32) as u32);
+    // SAFETY: the caller vouches for the area; the instruction is one the processor has.
+    unsafe {
+        if has_xsave() {
+            asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack, preserves_flags));
+        } else {
+            asm!("fxsave64 [{}]", in(reg) area, options(nostack, preserves_flags));
         }
     }
 }
@@ -229,6 +248,33 @@ pub(crate) fn save_for_signal(to: &mut [u8]) {
     });
 }
 
+pub(crate) fn save_to_user(to: VirtAddr) -> bool {
+    with_current(|area| (user::copy_to_user(to, area).is_ok(), false)).unwrap_or(false)
+}
+
+pub(crate) fn restore_from_user(from: VirtAddr, len: usize, features: u64) -> bool {
+    let Some(thread) = crate::thread::try_current() else { return false };
+    let _here = crate::preempt::disable();
+    // SAFETY: only the thread itself (here, not switched away) touches its state. Its registers
+    // are live, so the area holds nothing of value until the registers are stored again.
+    unsafe {
+        let Some(area) = (*thread.fpu()).area() else { return false };
+        let start = area.as_mut_ptr();
+        let bytes = core::slice::from_raw_parts_mut(start.cast::<u8>(), area_size());
+        let is_whole = bytes
+            .get_mut(..len)
+            .is_some_and(|filled| len >= LEGACY && user::copy_from_user(filled, from).is_ok());
+        if is_whole {
+            admit(bytes, len, features);
+            restore(start);
+        } else {
+            // XSAVEOPT may leave out what it believes to be in the area still.
+            save_all(start);
+        }
+        is_whole
+    }
+}
+
 pub(crate) fn restore_from_signal(from: &[u8], features: u64) -> bool {
     if from.len() < LEGACY {
         return false;
@@ -236,17 +282,23 @@ pub(crate) fn restore_from_signal(from: &[u8], features: u64) -> bool {
     with_current(|area| {
         let len = from.len().min(area.len());
         area[..len].copy_from_slice(&from[..len]);
-        area[len..].fill(0);
-        if let Some(header) = area.get_mut(LEGACY..LEGACY + 8) {
-            let said: [u8; 8] = header.try_into().unwrap_or_default();
-            // An area without a header describes x87 and SSE.
-            let said = if len >= HEADER_END { u64::from_le_bytes(said) } else { 3 };
-            header.copy_from_slice(&(said & features).to_le_bytes());
-        }
-        set_image(area);
+        admit(area, len, features);
         (true, true)
     })
     .unwrap_or(false)
+}
+
+/// Makes `len` bytes from outside an area that can be loaded: what `features` does not name, and
+/// what lies behind the bytes, gets its initial state.
+fn admit(area: &mut [u8], len: usize, features: u64) {
+    area[len..].fill(0);
+    if let Some(header) = area.get_mut(LEGACY..LEGACY + 8) {
+        let said: [u8; 8] = header.try_into().unwrap_or_default();
+        // An area without a header describes x87 and SSE.
+        let said = if len >= HEADER_END { u64::from_le_bytes(said) } else { 3 };
+        header.copy_from_slice(&(said & features).to_le_bytes());
+    }
+    set_image(area);
 }
 
 /// Makes an image from outside one that XRSTOR cannot fault on.

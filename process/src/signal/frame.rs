@@ -17,7 +17,6 @@ use arch::thread::fpu;
 use arch::trap::{TrapFrame, USER_CS, USER_SS};
 use arch::user;
 use core::sync::atomic::Ordering;
-use zerocopy::{FromBytes, IntoBytes};
 
 /// Bytes below the stack pointer that a leaf function may use.
 const RED_ZONE: u64 = 128;
@@ -172,9 +171,12 @@ fn context(task: &Task, regs: &TrapFrame, fpstate: u64, mask: SigSet) -> SigCont
 }
 
 fn write_fpu(at: u64, len: usize) -> Result<()> {
-    let mut area = vec![0u8; len + 4];
-    let (image, magic) = area.split_at_mut(len);
-    fpu::save_for_signal(image);
+    // Straight from the registers' save area, unless a page of the stack has to be made first.
+    if !fpu::save_to_user(VirtAddr(at)) {
+        let mut area = vec![0u8; len];
+        fpu::save_for_signal(&mut area);
+        user::copy_to_user(VirtAddr(at), &area)?;
+    }
     let software = FpxSwBytes {
         magic1: FP_XSTATE_MAGIC1,
         extended_size: (len + 4) as u32,
@@ -182,11 +184,8 @@ fn write_fpu(at: u64, len: usize) -> Result<()> {
         xstate_size: len as u32,
         padding: [0; 7],
     };
-    if let Some(slot) = image.get_mut(SW_BYTES_AT..FXSAVE_LEN) {
-        slot.copy_from_slice(software.as_bytes());
-    }
-    magic.copy_from_slice(&FP_XSTATE_MAGIC2.to_le_bytes());
-    user::copy_to_user(VirtAddr(at), &area)?;
+    user::write_val(VirtAddr(at + SW_BYTES_AT as u64), &software)?;
+    user::write_val(VirtAddr(at + len as u64), &FP_XSTATE_MAGIC2)?;
     Ok(())
 }
 
@@ -244,28 +243,26 @@ fn bad_frame(task: &Task, regs: &TrapFrame) -> Result<u64> {
 
 /// Loads the extended registers from a frame; whether they were acceptable.
 fn read_fpu(at: u64) -> bool {
-    let mut head = [0u8; FXSAVE_LEN];
-    if user::copy_from_user(&mut head, VirtAddr(at)).is_err() {
-        return false;
-    }
-    let software = head.get(SW_BYTES_AT..).and_then(|b| FpxSwBytes::read_from_bytes(b).ok());
+    let software = user::read_val(VirtAddr(at.wrapping_add(SW_BYTES_AT as u64)));
+    let Ok(sw): Result<FpxSwBytes, _> = software else { return false };
     let full = fpu::signal_area_len();
-    let (len, features) = match software {
-        Some(sw)
-            if sw.magic1 == FP_XSTATE_MAGIC1
-                && sw.xstate_size as usize >= FXSAVE_LEN + 64
-                && sw.xstate_size as usize <= full
-                && sw.xstate_size <= sw.extended_size
-                && has_magic2(at, sw.xstate_size) =>
-        {
-            (sw.xstate_size as usize, sw.xfeatures & fpu::signal_features())
-        }
+    let has_extension = sw.magic1 == FP_XSTATE_MAGIC1
+        && sw.xstate_size as usize >= FXSAVE_LEN + 64
+        && sw.xstate_size as usize <= full
+        && sw.xstate_size <= sw.extended_size
+        && has_magic2(at, sw.xstate_size);
+    let (len, features) = if has_extension {
+        (sw.xstate_size as usize, sw.xfeatures & fpu::signal_features())
+    } else {
         // An old-style frame: x87 and SSE only.
-        _ => (FXSAVE_LEN, 3),
+        (FXSAVE_LEN, 3)
     };
-    let mut area = vec![0u8; full.max(len)];
-    let Some(filled) = area.get_mut(..len) else { return false };
-    user::copy_from_user(filled, VirtAddr(at)).is_ok() && fpu::restore_from_signal(&area, features)
+    if fpu::restore_from_user(VirtAddr(at), len, features) {
+        return true;
+    }
+    let mut area = vec![0u8; len];
+    user::copy_from_user(&mut area, VirtAddr(at)).is_ok()
+        && fpu::restore_from_signal(&area, features)
 }
 
 fn has_magic2(at: u64, size: u32) -> bool {
