@@ -219,20 +219,18 @@ impl PageTable {
         mut gone: impl FnMut(VirtAddr, PhysAddr),
     ) {
         let mut at = start.align_up(HUGE_SIZE as u64);
-        while at.0.checked_add(HUGE_SIZE as u64).is_some_and(|next| next <= end.0) {
-            // SAFETY: as in `lookup`.
-            match unsafe { walk::directory_slot(self.root, at) } {
-                Ok(slot) => {
-                    let pte = Pte(slot.load(Ordering::Acquire));
-                    if pte.is_present() && !pte.is_huge() {
-                        slot.store(0, Ordering::Release);
-                        gone(at, pte.address());
-                    }
-                    at += HUGE_SIZE as u64;
-                }
-                // Nothing below: go on at the next table of that level.
-                Err(skip) => at = skip,
+        let end = end.align_down(HUGE_SIZE as u64);
+        // SAFETY: as in `lookup`.
+        while let Some((found, slot)) = unsafe { walk::next_directory_slot(self.root, at, end) } {
+            if found >= end {
+                return;
             }
+            let pte = Pte(slot.load(Ordering::Acquire));
+            if pte.is_present() && !pte.is_huge() {
+                slot.store(0, Ordering::Release);
+                gone(found, pte.address());
+            }
+            at = found + HUGE_SIZE;
         }
     }
 }
@@ -264,9 +262,17 @@ impl Drop for PageTable {
 unsafe fn children<'a>(table: PhysAddr, count: usize) -> impl Iterator<Item = PhysAddr> + 'a {
     // SAFETY: the caller vouches.
     let slots = unsafe { entries(table) };
-    slots.iter().take(count).filter_map(|slot| {
-        let pte = Pte(slot.load(Ordering::Relaxed));
-        (pte.is_present() && !pte.is_huge()).then(|| pte.address())
+    let mut next = 0;
+    core::iter::from_fn(move || {
+        while next < count {
+            let used = walk::next_used(slots, next, count);
+            next = used + 1;
+            let pte = Pte(slots.get(used).filter(|_| used < count)?.load(Ordering::Relaxed));
+            if pte.is_present() && !pte.is_huge() {
+                return Some(pte.address());
+            }
+        }
+        None
     })
 }
 

@@ -151,6 +151,72 @@ fn next(at: VirtAddr, shift: u32) -> VirtAddr {
     )
 }
 
+/// The first slot in `from..end` that is not zero; `end` if there is none. Tables are mostly
+/// empty, so a cache line is looked at as one.
+#[inline]
+pub(super) fn next_used(table: &Entries, mut from: usize, end: usize) -> usize {
+    const LINE: usize = 8;
+    while from < end {
+        if from % LINE == 0
+            && let Some(line) = table.get(from..from + LINE)
+            && line.iter().fold(0, |all, slot| all | slot.load(Ordering::Relaxed)) == 0
+        {
+            from += LINE;
+            continue;
+        }
+        if table.get(from).is_some_and(|slot| slot.load(Ordering::Relaxed) != 0) {
+            return from;
+        }
+        from += 1;
+    }
+    end
+}
+
+/// Where the entry `slot` of the table starts that has `at` and whose entries cover `1 << shift`.
+fn slot_start(at: VirtAddr, shift: u32, slot: usize) -> VirtAddr {
+    let table = at.0 & !((512 << shift) - 1);
+    VirtAddr(table.checked_add((slot as u64) << shift).unwrap_or(u64::MAX))
+}
+
+/// The first directory slot that is not zero in `[at, end)`, and the address it starts at (`at`
+/// itself if that is inside).
+///
+/// # Safety
+/// As for [`lookup`].
+#[inline]
+pub(super) unsafe fn next_directory_slot<'a>(
+    root: PhysAddr,
+    mut at: VirtAddr,
+    end: VirtAddr,
+) -> Option<(VirtAddr, &'a AtomicU64)> {
+    while at < end {
+        let mut shift = 39;
+        // SAFETY: the caller vouches for the tree.
+        let mut table: &'a Entries = unsafe { entries(root) };
+        loop {
+            let wanted = index(at, shift);
+            let used = next_used(table, wanted, 512);
+            if used != wanted {
+                at = slot_start(at, shift, used);
+                break;
+            }
+            if shift == 21 {
+                return Some((at, &table[wanted]));
+            }
+            // SAFETY: as above.
+            match unsafe { child(table, at, shift) } {
+                Some(below) => table = below,
+                None => {
+                    at = next(at, shift);
+                    break;
+                }
+            }
+            shift -= 9;
+        }
+    }
+    None
+}
+
 /// Goes to the table below a slot, making it when there is none.
 unsafe fn descend<'a>(slot: &AtomicU64, flags: PteFlags) -> Result<&'a Entries, MapError> {
     let mut pte = Pte(slot.load(Ordering::Acquire));
@@ -216,15 +282,13 @@ pub(super) unsafe fn range<'a>(
     visit: &mut impl FnMut(VirtAddr, Visit<'a>),
 ) {
     let mut at = start.page_down();
-    while at < end {
-        // SAFETY: the caller vouches for the tree.
-        let slot: &'a AtomicU64 = match unsafe { directory_slot(root, at) } {
-            Ok(slot) => slot,
-            Err(skip) => {
-                at = skip;
-                continue;
-            }
-        };
+    // SAFETY: the caller vouches for the tree.
+    while let Some((found, slot)) = unsafe { next_directory_slot(root, at, end) } {
+        // Slots that were skipped may end behind `end`.
+        if found >= end {
+            return;
+        }
+        at = found;
         let stop = next(at, 21).min(end);
         let pte = Pte(slot.load(Ordering::Acquire));
         let entry = EntryRef { slot, level: Level::Huge };
@@ -235,11 +299,12 @@ pub(super) unsafe fn range<'a>(
             let table: &'a Entries = unsafe { entries(pte.address()) };
             let pages = ((stop.0 - at.0).div_ceil(PAGE_SIZE as u64)) as usize;
             let first = index(at, 12);
-            for (step, slot) in table.iter().skip(first).take(pages).enumerate() {
-                if slot.load(Ordering::Relaxed) != 0 {
-                    let entry = EntryRef { slot, level: Level::Page };
-                    visit(at + step * PAGE_SIZE, Visit::Entry(entry));
-                }
+            let last = first + pages;
+            let mut step = next_used(table, first, last);
+            while let Some(slot) = table.get(step).filter(|_| step < last) {
+                let entry = EntryRef { slot, level: Level::Page };
+                visit(at + (step - first) * PAGE_SIZE, Visit::Entry(entry));
+                step = next_used(table, step + 1, last);
             }
         } else if !pte.is_none() {
             visit(at.align_down(HUGE_SIZE as u64), Visit::Entry(entry));

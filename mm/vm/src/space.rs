@@ -33,6 +33,8 @@ pub struct AddressSpace {
     pub(crate) shmem: AtomicI64,
     pub(crate) peak_rss: AtomicU64,
     pub(crate) peak_total: AtomicU64,
+    /// It is being taken down: what shared tables map is counted out in one sum at the end.
+    pub(crate) is_ending: bool,
     thp_disabled: AtomicBool,
     /// The OOM killer takes its pages: none are given any more.
     pub(crate) is_doomed: AtomicBool,
@@ -122,6 +124,7 @@ impl AddressSpace {
             shmem: AtomicI64::new(0),
             peak_rss: AtomicU64::new(0),
             peak_total: AtomicU64::new(0),
+            is_ending: false,
             thp_disabled: AtomicBool::new(false),
             is_doomed: AtomicBool::new(false),
         }))
@@ -192,13 +195,20 @@ impl AddressSpace {
 
     /// Counts mapped pages up or down.
     pub(crate) fn count(&self, kind: PageSort, pages: i64) {
-        let (counter, global) = match kind {
-            PageSort::Anon => (&self.anon, Counter::Anon),
-            PageSort::File => (&self.file, Counter::FileMapped),
-            PageSort::Shmem => (&self.shmem, Counter::FileMapped),
+        let global = match kind {
+            PageSort::Anon => Counter::Anon,
+            PageSort::File | PageSort::Shmem => Counter::FileMapped,
         };
-        counter.fetch_add(pages, Ordering::Relaxed);
+        self.counter(kind).fetch_add(pages, Ordering::Relaxed);
         global.change(pages);
+    }
+
+    pub(crate) fn counter(&self, kind: PageSort) -> &AtomicI64 {
+        match kind {
+            PageSort::Anon => &self.anon,
+            PageSort::File => &self.file,
+            PageSort::Shmem => &self.shmem,
+        }
     }
 }
 

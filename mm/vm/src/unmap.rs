@@ -172,7 +172,8 @@ impl AddressSpace {
     /// Releases a table taken out of the tree; its pages too if this was its last user.
     fn release_table(&self, at: VirtAddr, table: PhysAddr, gather: &mut Gather<'_, PageRef>) {
         let frame = page(table.pfn());
-        if frame.references() > 1 {
+        let was_shared = !self.is_ending && frame.references() > 1;
+        if was_shared {
             for slot in slots(table) {
                 let pte = Pte(slot.load(Ordering::Relaxed));
                 if holds_page(pte) {
@@ -181,12 +182,16 @@ impl AddressSpace {
             }
         }
         gather.page(at, arch::paging::Level::Huge);
-        let was_shared = frame.references() > 1;
         if !frame.put() {
             return;
         }
         frame.unfreeze(1);
-        for slot in slots(table) {
+        // Mostly empty, like any table: a cache line is looked at as one.
+        let lines = slots(table).as_chunks::<8>().0.iter();
+        let used = |line: &&[AtomicU64; 8]| {
+            line.iter().fold(0, |all, slot| all | slot.load(Ordering::Relaxed)) != 0
+        };
+        for slot in lines.filter(used).flatten() {
             let pte = Pte(slot.load(Ordering::Relaxed));
             if pte.is_none() {
                 continue;
@@ -205,6 +210,7 @@ impl AddressSpace {
 
     /// The end: no processor uses the tables any more.
     pub(crate) fn unmap_everything(&mut self) {
+        self.is_ending = true;
         let areas = core::mem::take(&mut *self.areas.write());
         let mut committed = 0;
         for vma in areas.map.values() {
@@ -217,6 +223,11 @@ impl AddressSpace {
         self.zap(0, USER_END & !(HUGE_SIZE as u64 - 1), true);
         self.zap(USER_END & !(HUGE_SIZE as u64 - 1), USER_END, true);
         drop(areas);
+        // What is left was mapped by tables that others use still.
+        for kind in [PageSort::Anon, PageSort::File, PageSort::Shmem] {
+            let left = self.counter(kind).load(Ordering::Relaxed);
+            self.count(kind, -left);
+        }
     }
 
     /// Splits the area across an address.
