@@ -15,6 +15,7 @@ struct State {
 static STATE: IrqLock<State> =
     IrqLock::new(&CLASS, State { key: [0; 8], counter: 0, is_seeded: false });
 
+#[inline(always)]
 fn quarter(x: &mut [u32; 16], [a, b, c, d]: [usize; 4]) {
     x[a] = x[a].wrapping_add(x[b]);
     x[d] = (x[d] ^ x[a]).rotate_left(16);
@@ -89,23 +90,31 @@ impl State {
 
 /// Fills `out`.
 pub fn fill(out: &mut [u8]) {
-    let (key, first) = {
+    let (first, is_all) = {
         let mut state = STATE.lock();
         if !state.is_seeded {
             state.seed();
         }
-        state.absorb(&[arch::time::cycles()]);
-        // A key of its own for this request: the state has moved on when the bytes are made.
-        (state.rekey(), state.rekey())
+        // The timing of this call goes into the key whose block is half handed out, half the next
+        // key: the state has moved on before anybody sees the bytes.
+        let cycles = arch::time::cycles();
+        state.key[0] ^= cycles as u32;
+        state.key[1] ^= (cycles >> 32) as u32;
+        (state.rekey(), out.len() <= 32)
     };
-    let mut counter = u64::from(first[0]);
-    for chunk in out.chunks_mut(64) {
-        let words = block(&key, counter, u64::from(first[1]));
-        counter = counter.wrapping_add(1);
-        for (to, from) in chunk.chunks_mut(4).zip(words) {
-            let bytes = from.to_le_bytes();
-            to.copy_from_slice(&bytes[..to.len()]);
-        }
+    if is_all {
+        return copy_words(out, &first);
+    }
+    // More than that is the key stream of a key of its own.
+    for (counter, chunk) in out.chunks_mut(64).enumerate() {
+        copy_words(chunk, &block(&first, counter as u64, 0));
+    }
+}
+
+fn copy_words(out: &mut [u8], words: &[u32]) {
+    for (to, from) in out.chunks_mut(4).zip(words) {
+        let bytes = from.to_le_bytes();
+        to.copy_from_slice(&bytes[..to.len()]);
     }
 }
 
