@@ -10,6 +10,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::lock::{IrqLock, LockClass};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 static CLASS: LockClass = LockClass::new("sched.rcu", 780);
 
@@ -19,6 +20,7 @@ type Callback = Box<dyn FnOnce() + Send>;
 /// is ever needed where nobody can wait for one.
 struct Pending {
     newest: Option<Box<Chunk>>,
+    count: usize,
 }
 
 const CHUNK: usize = 30;
@@ -29,22 +31,22 @@ struct Chunk {
 }
 
 impl Pending {
-    /// Adds one; whether it is the first.
-    fn push(&mut self, callback: Callback) -> bool {
+    /// Adds one; how many there are now.
+    fn push(&mut self, callback: Callback) -> usize {
+        self.count += 1;
         if let Some(chunk) = self.newest.as_mut().filter(|chunk| chunk.callbacks.len() < CHUNK) {
             chunk.callbacks.push(callback);
-            return false;
+            return self.count;
         }
         let mut callbacks = Vec::with_capacity(CHUNK);
         callbacks.push(callback);
         let older = self.newest.take();
-        let is_first = older.is_none();
         self.newest = Some(Box::new(Chunk { callbacks, older }));
-        is_first
+        self.count
     }
 }
 
-static PENDING: IrqLock<Pending> = IrqLock::new(&CLASS, Pending { newest: None });
+static PENDING: IrqLock<Pending> = IrqLock::new(&CLASS, Pending { newest: None, count: 0 });
 
 /// While it lives, nothing that was found is freed. It keeps preemption off: no sleeping.
 #[must_use = "protection ends when the guard is dropped"]
@@ -64,9 +66,18 @@ pub fn read_lock() -> ReadGuard {
     ReadGuard { _host: host::Reader::new() }
 }
 
+/// How long the thread collects before it waits for a grace period: one for many callbacks, and
+/// not two thread switches for each.
+pub(crate) const COLLECT_NS: u64 = 5_000_000;
+/// Callbacks that end the collecting early: they hold memory.
+const MANY: usize = 512;
+/// Somebody waits for the callbacks: no collecting.
+static IS_AWAITED: AtomicBool = AtomicBool::new(false);
+
 /// Calls `callback` in a thread after a grace period.
 pub fn call(callback: Callback) {
-    if PENDING.lock().push(callback) {
+    let count = PENDING.lock().push(callback);
+    if count == 1 || count == MANY {
         crate::work::wake_rcu();
     }
 }
@@ -79,7 +90,11 @@ pub fn synchronize() {
 
 /// Runs what is due; the RCU thread calls it when there is something.
 pub(crate) fn process() {
-    let mut due = PENDING.lock().newest.take();
+    let mut due = {
+        let mut pending = PENDING.lock();
+        pending.count = 0;
+        pending.newest.take()
+    };
     if due.is_none() {
         return;
     }
@@ -101,11 +116,20 @@ pub(crate) fn has_pending() -> bool {
     PENDING.lock().newest.is_some()
 }
 
+/// Whether collecting is to end early.
+pub(crate) fn has_many() -> bool {
+    IS_AWAITED.swap(false, Ordering::SeqCst) || PENDING.lock().count >= MANY
+}
+
 /// Waits until every callback that was registered before has run.
 pub fn barrier() {
+    arch::lock::check::might_sleep();
     let done = Arc::new(crate::Completion::new());
     let signal = done.clone();
+    // Callbacks run in the order they came.
     call(Box::new(move || signal.complete()));
+    IS_AWAITED.store(true, Ordering::SeqCst);
+    crate::work::wake_rcu();
     done.wait();
 }
 
@@ -171,5 +195,23 @@ mod host {
 
     pub(super) fn wait() {
         drop(GATE.write().unwrap_or_else(|e| e.into_inner()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn barrier_waits_for_what_was_queued() {
+        static RUN: AtomicUsize = AtomicUsize::new(0);
+        for round in 1..=3 {
+            for _ in 0..10 {
+                call(Box::new(|| _ = RUN.fetch_add(1, Ordering::SeqCst)));
+            }
+            barrier();
+            assert_eq!(RUN.load(Ordering::SeqCst), round * 10);
+        }
     }
 }

@@ -39,6 +39,8 @@ pub fn init() {
     run::spawn_kernel("rcu", || {
         loop {
             RCU_QUEUE.wait(|| crate::rcu::has_pending().then_some(()));
+            let end = arch::time::now_ns().saturating_add(crate::rcu::COLLECT_NS);
+            RCU_QUEUE.wait_deadline(end, || crate::rcu::has_many().then_some(()));
             crate::rcu::process();
         }
     });
