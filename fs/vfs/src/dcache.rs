@@ -92,6 +92,34 @@ fn fold(hash: u64, word: u64) -> u64 {
 const SLASHES: u64 = u64::from_le_bytes([b'/'; 8]);
 const ONES: u64 = u64::from_le_bytes([1; 8]);
 
+/// Up to seven bytes as a number, first byte lowest; without a call to copy them.
+#[inline]
+fn short_word(bytes: &[u8]) -> u64 {
+    let len = bytes.len();
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        // The two overlap where they agree.
+        u64::from(first) | u64::from(last) << ((len - 4) * 8)
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk::<2>(), bytes.last_chunk::<2>()) {
+        let (first, last) = (u16::from_le_bytes(*first), u16::from_le_bytes(*last));
+        u64::from(first) | u64::from(last) << ((len - 2) * 8)
+    } else {
+        bytes.first().map_or(0, |&byte| u64::from(byte))
+    }
+}
+
+/// Whether two names are the same, eight bytes at a time: they are too short for a call to pay.
+#[inline]
+pub(crate) fn same_name(a: &[u8], b: &[u8]) -> bool {
+    let ((a_words, a_tail), (b_words, b_tail)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    a.len() == b.len()
+        && short_word(a_tail) == short_word(b_tail)
+        && a_words
+            .iter()
+            .zip(b_words)
+            .all(|(a, b)| u64::from_le_bytes(*a) == u64::from_le_bytes(*b))
+}
+
 /// The first component of a path that does not start with a slash: its length and hash, found
 /// eight bytes at a time.
 #[inline]
@@ -109,9 +137,8 @@ pub(crate) fn scan(path: &[u8]) -> (usize, u64) {
         hash = fold(hash, word);
         at += 8;
     }
-    let mut last = [b'/'; 8];
-    last[..tail.len()].copy_from_slice(tail);
-    let word = u64::from_le_bytes(last);
+    // As if slashes followed.
+    let word = short_word(tail) | SLASHES << (tail.len() * 8);
     let odd = word ^ SLASHES;
     let found = odd.wrapping_sub(ONES) & !odd & (ONES << 7);
     finish(hash, word, at, found.trailing_zeros() / 8)
@@ -408,7 +435,7 @@ pub fn drop_unused() -> usize {
             freed += sweep(table, index, Sweep::Unused);
         }
         // Parents become unused when their children go, after a grace period.
-        sched::rcu::synchronize();
+        sched::rcu::barrier();
         if freed == before {
             return freed;
         }
@@ -427,7 +454,7 @@ pub(crate) fn forget_super(sb: &Arc<SuperBlock>) {
         if freed == 0 {
             return;
         }
-        sched::rcu::synchronize();
+        sched::rcu::barrier();
     }
 }
 
@@ -496,4 +523,39 @@ fn claim(dentry: RcuRef<'_, Dentry>) -> bool {
     }
     dentry.clear(DEAD);
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scan_ends_at_a_slash_and_hashes_what_comes_before() {
+        let name = b"0123456789abcdefghi";
+        for len in 1..name.len() {
+            let alone = scan(&name[..len]);
+            assert_eq!(alone.0, len);
+            let mut path = name[..len].to_vec();
+            path.extend_from_slice(b"/rest/of/it");
+            assert_eq!(scan(&path), alone);
+            let mut other = name[..len].to_vec();
+            other[len - 1] ^= 1;
+            assert_ne!(scan(&other).1, alone.1);
+        }
+    }
+
+    #[test]
+    fn names_differ_by_any_byte_and_by_length() {
+        let name = b"0123456789abcdefghi";
+        for len in 0..name.len() {
+            let a = &name[..len];
+            assert!(same_name(a, &a.to_vec()));
+            assert!(!same_name(a, &name[..len + 1]));
+            for at in 0..len {
+                let mut other = a.to_vec();
+                other[at] ^= 0x80;
+                assert!(!same_name(a, &other));
+            }
+        }
+    }
 }

@@ -74,7 +74,7 @@ impl Entry {
     pub(crate) fn is(&self, hash: u64, parent: &Dentry, name: &[u8]) -> bool {
         self.hash == hash
             && self.parent.as_ref().is_some_and(|p| core::ptr::eq(Arc::as_ptr(p), parent))
-            && self.name.bytes() == name
+            && crate::dcache::same_name(self.name.bytes(), name)
     }
 }
 

@@ -328,7 +328,10 @@ pub fn umount(ctx: &Context<'_>, target: Path, flags: u32) -> Result<()> {
             return Err(Errno::EINVAL);
         }
         if is_busy(&tree::lock(), &mount) {
-            return Err(Errno::EBUSY);
+            sched::rcu::barrier();
+            if is_busy(&tree::lock(), &mount) {
+                return Err(Errno::EBUSY);
+            }
         }
         if !mount.expiring.swap(true, Ordering::AcqRel) {
             return Err(Errno::EAGAIN);
@@ -342,7 +345,19 @@ pub fn umount(ctx: &Context<'_>, target: Path, flags: u32) -> Result<()> {
         }
         return remount_super(&tree, &mount.sb, mount.sb.flags() | MS_RDONLY, b"");
     }
-    let gone = if flags & MNT_DETACH != 0 { detach_lazily(mount)? } else { detach_unused(mount)? };
+    let gone = if flags & MNT_DETACH != 0 {
+        detach_lazily(mount)?
+    } else {
+        let gone = detach_unused(&mount).or_else(|_| {
+            // References that wait for the end of a grace period do not count.
+            sched::rcu::barrier();
+            detach_unused(&mount)
+        })?;
+        drop(mount);
+        gone
+    };
+    // The hash's references go now, so that the file system is put away before the call returns.
+    sched::rcu::barrier();
     tree::finish(gone);
     Ok(())
 }
@@ -352,17 +367,12 @@ fn is_busy(tree: &Tree, mount: &Arc<Mount>) -> bool {
     if tree.nodes.get(&mount.id).is_none_or(|n| !n.children.is_empty()) {
         return true;
     }
-    if Arc::strong_count(mount) <= 3 {
-        return false;
-    }
-    // References that wait for the end of a grace period do not count.
-    sched::rcu::synchronize();
     Arc::strong_count(mount) > 3
 }
 
-fn detach_unused(mount: Arc<Mount>) -> Result<Vec<Arc<Mount>>> {
+fn detach_unused(mount: &Arc<Mount>) -> Result<Vec<Arc<Mount>>> {
     let mut tree = tree::lock();
-    if is_busy(&tree, &mount) {
+    if is_busy(&tree, mount) {
         return Err(Errno::EBUSY);
     }
     let mut list = alloc::vec![mount.id];
@@ -375,7 +385,6 @@ fn detach_unused(mount: Arc<Mount>) -> Result<Vec<Arc<Mount>>> {
             list.push(copy);
         }
     }
-    drop(mount);
     let mut gone = Vec::new();
     for id in list {
         tree.detach(id)?;
