@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use process::Task;
 use process::signal::wait::{begin_temporary, end_temporary};
 use sched::{Deadline, Listener, Thread, WaitError, WaitQueue};
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use vfs::{File, PollTable};
 use zerocopy::IntoBytes;
 
@@ -74,8 +74,9 @@ impl Drop for Registered {
 
 /// A descriptor that is waited for.
 struct Entry {
-    /// `None`: there is no such descriptor (`found` says so), or none was named.
-    file: Option<Arc<File>>,
+    file: Arc<File>,
+    /// Which of the caller's it is.
+    place: usize,
     wanted: u32,
     found: u32,
 }
@@ -83,36 +84,46 @@ struct Entry {
 /// Room for the descriptors of most calls.
 type Entries = SmallVec<[Entry; 16]>;
 
-/// Waits until an entry has events, the deadline passes (0) or a signal comes (`EINTR`).
-fn wait(entries: &mut [Entry], deadline: Option<Deadline>, poll: bool) -> Result<usize> {
-    let mut registered = Registered::default();
-    let mut is_first = true;
+/// The first look at a file: `registered` is told of its queues if the call may have to wait.
+#[inline]
+fn first_look(file: &File, wanted: u32, registered: Option<&mut Registered>) -> u32 {
+    let events = match registered {
+        Some(registered) => {
+            let mut add = |queue: &Arc<WaitQueue>| registered.add(queue);
+            file.poll(Some(&mut PollTable::new(wanted, &mut add)))
+        }
+        None => file.poll(None),
+    };
+    events & wanted
+}
+
+/// Waits until an entry has events, the deadline passes (0) or a signal comes (`EINTR`). Every
+/// entry has had its first look.
+fn wait(
+    entries: &mut [Entry],
+    registered: &Registered,
+    deadline: Option<Deadline>,
+) -> Result<usize> {
     loop {
-        let mut ready = 0;
-        for entry in entries.iter_mut() {
-            if let Some(file) = &entry.file {
-                let events = if is_first && !poll && ready == 0 {
-                    let mut add = |queue: &Arc<WaitQueue>| registered.add(queue);
-                    file.poll(Some(&mut PollTable::new(entry.wanted, &mut add)))
-                } else {
-                    file.poll(None)
-                };
-                entry.found = events & entry.wanted;
-            }
-            ready += usize::from(entry.found != 0);
-        }
-        if ready > 0 || poll {
-            return Ok(ready);
-        }
-        is_first = false;
         let nobody = WaitQueue::new();
         match nobody.wait_interruptible(|| registered.was_woken().then_some(()), deadline) {
             Ok(()) => {}
             Err(WaitError::TimedOut) => return Ok(0),
             Err(WaitError::Interrupted) => return Err(Errno::EINTR),
         }
+        let mut ready = 0;
+        for entry in entries.iter_mut() {
+            entry.found = first_look(&entry.file, entry.wanted, None);
+            ready += usize::from(entry.found != 0);
+        }
+        if ready > 0 {
+            return Ok(ready);
+        }
     }
 }
+
+/// Descriptors read from the caller at a time.
+const CHUNK: usize = 16;
 
 /// `struct pollfd`: descriptor, wanted and found events.
 fn poll_descriptors(
@@ -126,18 +137,41 @@ fn poll_descriptors(
         return Err(Errno::EINVAL);
     }
     let files = task.files().ok_or(Errno::EBADF)?;
-    let mut asked: SmallVec<[[i32; 2]; 16]> = smallvec![[0; 2]; count];
-    user::copy_from_user(asked.as_mut_slice().as_mut_bytes(), fds)?;
-    let mut entries = Entries::with_capacity(count);
-    for &[fd, events] in &asked {
-        let wanted = events as u32 & 0xffff | POLLERR | POLLHUP;
-        let file = if fd < 0 { None } else { files.get(fd).ok() };
-        let found = if fd >= 0 && file.is_none() { POLLNVAL } else { 0 };
-        entries.push(Entry { file, wanted, found });
+    let mut registered = Registered::default();
+    let mut entries = Entries::new();
+    let mut ready = 0;
+    let put = |place: usize, events: u32| {
+        user::write_val(fds.wrapping_add(place as u64 * 8 + 6), &(events as u16))
+    };
+    for first in (0..count).step_by(CHUNK) {
+        let mut chunk = [[0i32; 2]; CHUNK];
+        let len = (count - first).min(CHUNK);
+        let asked = chunk.get_mut(..len).unwrap_or_default();
+        user::copy_from_user(asked.as_mut_bytes(), fds.wrapping_add(first as u64 * 8))?;
+        for (place, &mut [fd, events]) in (first..).zip(asked) {
+            let wanted = events as u32 & 0xffff | POLLERR | POLLHUP;
+            let found = if fd < 0 {
+                0
+            } else if let Ok(file) = files.get(fd) {
+                let may_wait = !now && ready == 0;
+                let found = first_look(&file, wanted, may_wait.then_some(&mut registered));
+                if may_wait && found == 0 {
+                    entries.push(Entry { file, place, wanted, found });
+                }
+                found
+            } else {
+                POLLNVAL
+            };
+            ready += usize::from(found != 0);
+            put(place, found)?;
+        }
     }
-    let ready = wait(&mut entries, deadline, now)?;
-    for (i, entry) in entries.iter().enumerate() {
-        user::write_val(fds.wrapping_add(i as u64 * 8 + 6), &(entry.found as u16))?;
+    if ready > 0 || now {
+        return Ok(ready);
+    }
+    let ready = wait(&mut entries, &registered, deadline)?;
+    for entry in entries.iter().filter(|entry| entry.found != 0) {
+        put(entry.place, entry.found)?;
     }
     Ok(ready)
 }
@@ -241,8 +275,9 @@ fn select(
     }
     let events = [READ_EVENTS, WRITE_EVENTS, EXCEPT_EVENTS];
     let has = |set: &Vec<u64>, fd: usize| set.get(fd / 64).is_some_and(|w| w >> (fd % 64) & 1 != 0);
+    let mut registered = Registered::default();
     let mut entries = Entries::new();
-    let mut descriptors: Vec<usize> = Vec::new();
+    let mut ready = 0;
     for fd in 0..count {
         let mask = wanted
             .iter()
@@ -250,16 +285,21 @@ fn select(
             .filter(|(set, _)| has(set, fd))
             .fold(0, |mask, (_, events)| mask | events);
         if mask != 0 {
-            let file = Some(files.get(fd as i32)?);
-            entries.push(Entry { file, wanted: mask | POLLERR | POLLHUP, found: 0 });
-            descriptors.push(fd);
+            let file = files.get(fd as i32)?;
+            let may_wait = !now && ready == 0;
+            let found = first_look(&file, mask, may_wait.then_some(&mut registered));
+            ready += usize::from(found != 0);
+            entries.push(Entry { file, place: fd, wanted: mask, found });
         }
     }
-    wait(&mut entries, deadline, now)?;
+    if ready == 0 && !now {
+        wait(&mut entries, &registered, deadline)?;
+    }
     let mut total = 0;
     for ((set, at), events) in wanted.iter_mut().zip(sets).zip(events) {
         let asked = core::mem::replace(set, alloc::vec![0; words]);
-        for (&fd, entry) in descriptors.iter().zip(&entries) {
+        for entry in &entries {
+            let fd = entry.place;
             if has(&asked, fd) && entry.found & events != 0 {
                 total += 1;
                 if let Some(word) = set.get_mut(fd / 64) {

@@ -109,15 +109,22 @@ user_copy:
     MAY_FAULT 30f
     mov [rdi + rdx - 4], ecx
     jmp 9b
-6:
+6:  cmp edx, 1
+    je 7f
+    MAY_FAULT 30f
+    movzx eax, word ptr [rsi]
+    MAY_FAULT 30f
+    mov cl, [rsi + rdx - 1]
+    MAY_FAULT 30f
+    mov [rdi], ax
+    MAY_FAULT 30f
+    mov [rdi + rdx - 1], cl
+    jmp 9b
+7:
     MAY_FAULT 31f
     mov al, [rsi]
     MAY_FAULT 31f
     mov [rdi], al
-    inc rsi
-    inc rdi
-    dec edx
-    jnz 6b
     jmp 9b
 
     /* 64 bytes or more. */

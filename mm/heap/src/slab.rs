@@ -327,13 +327,17 @@ fn drain(class: usize, object: *mut u8) {
 
 fn give_back(class: usize, objects: &[usize]) {
     let order = slab_order(class);
-    for object in objects {
-        let empty = POOLS[class].lock().put(class, *object);
-        if let Some(slab) = empty {
-            Counter::SlabUnreclaimable.sub(1 << order);
-            // SAFETY: `grow` gave the block away with this order, and no object of it is out.
-            drop(unsafe { FrameBlock::from_raw(slab.pfn(), order) });
+    let mut empty: [Option<&'static Page>; DEPTH / 2 + 1] = [None; DEPTH / 2 + 1];
+    {
+        let mut pool = POOLS[class].lock();
+        for (slab, object) in empty.iter_mut().zip(objects) {
+            *slab = pool.put(class, *object);
         }
+    }
+    for slab in empty.into_iter().flatten() {
+        Counter::SlabUnreclaimable.sub(1 << order);
+        // SAFETY: `grow` gave the block away with this order, and no object of it is out.
+        drop(unsafe { FrameBlock::from_raw(slab.pfn(), order) });
     }
 }
 
