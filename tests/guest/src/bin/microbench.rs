@@ -77,6 +77,8 @@ fn main() {
         memory(&bench);
         processes(&bench);
         switches(&bench);
+        descriptors(&bench);
+        names(&bench);
     }
 }
 
@@ -245,6 +247,12 @@ unsafe fn memory(bench: &Bench) {
             }
             bench.report("copy-on-write fault", elapsed, (pages * rounds) as u64);
         }
+        let area = map(16 * PAGE, rw, anonymous, -1);
+        bench.row("madvise DONTNEED+touch", 3_000, || {
+            libc::madvise(area.cast(), 16 * PAGE, libc::MADV_DONTNEED);
+            touch(area, 1, true);
+        });
+        libc::munmap(area.cast(), 16 * PAGE);
         bench.row("brk grow+shrink 64 KiB", 3_000, || {
             let end = libc::sbrk(0);
             libc::brk(end.byte_add(16 * PAGE));
@@ -280,6 +288,14 @@ unsafe fn processes(bench: &Bench) {
             if child == 0 {
                 let arguments = [c"/bin/true".as_ptr(), ptr::null()];
                 libc::execve(arguments[0], arguments.as_ptr(), environment.as_ptr());
+                libc::_exit(1);
+            }
+            libc::waitpid(child, ptr::null_mut(), 0);
+        });
+        bench.row("vfork+exec", 100, || {
+            let child = libc::vfork();
+            if child == 0 {
+                libc::execve(path.as_ptr(), words.as_ptr(), environment.as_ptr());
                 libc::_exit(1);
             }
             libc::waitpid(child, ptr::null_mut(), 0);
@@ -340,6 +356,117 @@ unsafe fn switches(bench: &Bench) {
         let word = 0u32;
         bench.row("futex wake nobody", 5_000, || {
             libc::syscall(libc::SYS_futex, &raw const word, libc::FUTEX_WAKE | 128, 1);
+        });
+    }
+}
+
+/// Descriptors, events, and what else servers do all day.
+unsafe fn descriptors(bench: &Bench) {
+    unsafe {
+        let mut byte = 0u64;
+        let buffer: *mut libc::c_void = ptr::from_mut(&mut byte).cast();
+        let zero = open("/dev/zero", libc::O_RDWR);
+        bench.row("dup+close", 5_000, || {
+            libc::close(libc::dup(zero));
+        });
+        bench.row("fcntl F_GETFL", 5_000, || {
+            libc::fcntl(zero, libc::F_GETFL);
+        });
+        let pieces = [libc::iovec { iov_base: buffer, iov_len: 4 }; 4];
+        bench.row("writev 4 pieces", 5_000, || {
+            libc::writev(zero, pieces.as_ptr(), 4);
+        });
+        let event = libc::eventfd(0, 0);
+        bench.row("eventfd write+read", 5_000, || {
+            byte = 1;
+            libc::write(event, buffer, 8);
+            libc::read(event, buffer, 8);
+        });
+        byte = 1;
+        libc::write(event, buffer, 8);
+        let poller = libc::epoll_create1(0);
+        let mut ready = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 7 };
+        libc::epoll_ctl(poller, libc::EPOLL_CTL_ADD, event, &mut ready);
+        bench.row("epoll_wait, one ready", 5_000, || {
+            libc::epoll_wait(poller, &mut ready, 1, 0);
+        });
+        bench.row("epoll_ctl mod", 5_000, || {
+            libc::epoll_ctl(poller, libc::EPOLL_CTL_MOD, event, &mut ready);
+        });
+        let mut set: libc::fd_set = std::mem::zeroed();
+        let mut now = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        bench.row("select one descriptor", 5_000, || {
+            libc::FD_SET(event, &mut set);
+            libc::select(event + 1, &mut set, ptr::null_mut(), ptr::null_mut(), &mut now);
+        });
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&mut mask, libc::SIGUSR2);
+        bench.row("sigprocmask twice", 5_000, || {
+            libc::sigprocmask(libc::SIG_BLOCK, &mask, ptr::null_mut());
+            libc::sigprocmask(libc::SIG_UNBLOCK, &mask, ptr::null_mut());
+        });
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        bench.row("clock_gettime", 20_000, || {
+            libc::clock_gettime(libc::CLOCK_REALTIME, &mut time);
+        });
+        let mut usage: libc::rusage = std::mem::zeroed();
+        bench.row("getrusage", 5_000, || {
+            libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        });
+        let (long, mut block) = (pipe(), vec![1u8; 1 << 16]);
+        bench.row("pipe write+read 64 KiB", 300, || {
+            libc::write(long[1], block.as_ptr().cast(), block.len());
+            libc::read(long[0], block.as_mut_ptr().cast(), block.len());
+        });
+        bench.row("pipe create+close", 1_000, || {
+            let ends = pipe();
+            libc::close(ends[0]);
+            libc::close(ends[1]);
+        });
+        for fd in [zero, event, poller, long[0], long[1]] {
+            libc::close(fd);
+        }
+    }
+}
+
+/// Names that are not files' contents.
+unsafe fn names(bench: &Bench) {
+    unsafe {
+        let mut room = [0 as libc::c_char; 4096];
+        bench.row("getcwd", 5_000, || {
+            libc::getcwd(room.as_mut_ptr(), room.len());
+        });
+        let directory = c"/dev/shm/microbench.dir";
+        bench.row("tmpfs mkdir+rmdir", 1_000, || {
+            libc::mkdir(directory.as_ptr(), 0o755);
+            libc::rmdir(directory.as_ptr());
+        });
+        let link = c"/dev/shm/microbench.link";
+        bench.row("tmpfs symlink+unlink", 1_000, || {
+            libc::symlink(c"/usr".as_ptr(), link.as_ptr());
+            libc::unlink(link.as_ptr());
+        });
+        libc::symlink(c"/usr".as_ptr(), link.as_ptr());
+        bench.row("readlink", 5_000, || {
+            libc::readlink(link.as_ptr(), room.as_mut_ptr(), room.len());
+        });
+        bench.row("access through a symlink", 5_000, || {
+            libc::access(c"/dev/shm/microbench.link/bin".as_ptr(), libc::R_OK);
+        });
+        libc::unlink(link.as_ptr());
+        bench.row("stat, eight components", 5_000, || {
+            let mut stat: libc::stat = std::mem::zeroed();
+            libc::stat(c"/usr/../usr/lib/../lib/../lib/../bin".as_ptr(), &mut stat);
+        });
+        bench.row("list /usr", 300, || {
+            let fd = libc::open(c"/usr".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY);
+            while libc::syscall(libc::SYS_getdents64, fd, room.as_mut_ptr(), room.len()) > 0 {}
+            libc::close(fd);
+        });
+        bench.row("read /proc/self/stat", 500, || {
+            let fd = libc::open(c"/proc/self/stat".as_ptr(), libc::O_RDONLY);
+            libc::read(fd, room.as_mut_ptr().cast(), room.len());
+            libc::close(fd);
         });
     }
 }
