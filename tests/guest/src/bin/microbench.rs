@@ -292,12 +292,11 @@ unsafe fn processes(bench: &Bench) {
             }
             libc::waitpid(child, ptr::null_mut(), 0);
         });
-        bench.row("vfork+exec", 100, || {
-            let child = libc::vfork();
-            if child == 0 {
-                libc::execve(path.as_ptr(), words.as_ptr(), environment.as_ptr());
-                libc::_exit(1);
-            }
+        let none: [*mut libc::c_char; 1] = [ptr::null_mut()];
+        bench.row("posix_spawn", 100, || {
+            let (mut child, words) = (0, words.as_ptr().cast());
+            let (actions, attributes) = (ptr::null(), ptr::null());
+            libc::posix_spawn(&mut child, path.as_ptr(), actions, attributes, words, none.as_ptr());
             libc::waitpid(child, ptr::null_mut(), 0);
         });
         if bench.wants("fork+exit of 64 MiB") {
@@ -377,13 +376,12 @@ unsafe fn descriptors(bench: &Bench) {
             libc::writev(zero, pieces.as_ptr(), 4);
         });
         let event = libc::eventfd(0, 0);
+        let one = 1u64;
         bench.row("eventfd write+read", 5_000, || {
-            byte = 1;
-            libc::write(event, buffer, 8);
+            libc::write(event, (&raw const one).cast(), 8);
             libc::read(event, buffer, 8);
         });
-        byte = 1;
-        libc::write(event, buffer, 8);
+        libc::write(event, (&raw const one).cast(), 8);
         let poller = libc::epoll_create1(0);
         let mut ready = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 7 };
         libc::epoll_ctl(poller, libc::EPOLL_CTL_ADD, event, &mut ready);
