@@ -457,12 +457,20 @@ impl ThreadGroup {
         })
     }
 
+    /// How long all threads, dead and alive, have run.
+    pub fn run_ns(&self) -> u64 {
+        let dead = self.usage.lock().dead_threads;
+        let mut sum = dead.utime_ns + dead.stime_ns;
+        self.for_each_task(|task| sum += task.thread().map_or(0, |thread| thread.run_ns()));
+        sum
+    }
+
     /// Usage of the children that were waited for.
     pub fn children_usage(&self) -> Usage {
         self.usage.lock().children
     }
 
     fn max_rss_kib(&self) -> u64 {
-        self.any_task().and_then(|t| t.mm()).map_or(0, |mm| mm.stats().max_rss_kib())
+        self.any_task().and_then(|t| t.mm()).map_or(0, |mm| mm.max_rss_kib())
     }
 }

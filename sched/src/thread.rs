@@ -338,6 +338,11 @@ impl Thread {
         })
     }
 
+    /// How long it has run, in user and kernel mode together.
+    pub fn run_ns(&self) -> u64 {
+        crate::run::with_entity(self, |entity, ran| entity.run_ns + ran)
+    }
+
     /// Policy and priorities.
     pub fn params(&self) -> Params {
         crate::run::with_entity(self, |entity, _| entity.params)

@@ -141,7 +141,7 @@ fn poll_descriptors(
     let mut entries = Entries::new();
     let mut ready = 0;
     let put = |place: usize, events: u32| {
-        user::write_val(fds.wrapping_add(place as u64 * 8 + 6), &(events as u16))
+        user::store_u16(fds.wrapping_add(place as u64 * 8 + 6), events as u16)
     };
     for first in (0..count).step_by(CHUNK) {
         let mut chunk = [[0i32; 2]; CHUNK];

@@ -69,11 +69,8 @@ fn read_clock(task: &Task, id: i32) -> Result<u64> {
         0 => clock::realtime_ns(),
         1 | 4 => clock::monotonic_ns(),
         6 => clock::monotonic_coarse(),
-        2 => {
-            let (user, system) = task.group.cpu_time();
-            user + system
-        }
-        3 => cpu_ns(&Usage::of(task)),
+        2 => task.group.run_ns(),
+        3 => task.thread().map_or(0, |thread| thread.run_ns()),
         5 => clock::realtime_coarse() as u64,
         7 | 9 => clock::boottime_ns(),
         8 => clock::realtime_ns(),

@@ -94,6 +94,13 @@ fn word(at: u64, size: usize) -> Result<(), Fault> {
     if accessible(at, size) == size { Ok(()) } else { Err(Fault) }
 }
 
+pub(crate) unsafe fn store_u16(to: u64, value: u16) -> Result<(), Fault> {
+    word(to, 2)?;
+    // SAFETY: registered.
+    unsafe { (to as *mut u16).write_unaligned(value) };
+    Ok(())
+}
+
 pub(crate) unsafe fn load_u32(from: u64) -> Result<u32, Fault> {
     word(from, 4)?;
     // SAFETY: registered and aligned.

@@ -214,6 +214,16 @@ pub fn find_nul(bytes: &[u8]) -> Option<usize> {
     bytes[tail..].iter().position(|byte| *byte == 0).map(|at| tail + at)
 }
 
+/// Stores a half word, aligned or not.
+#[inline]
+pub fn store_u16(to: VirtAddr, value: u16) -> Result<(), Fault> {
+    if !range_ok(to, 2) {
+        return Err(Fault);
+    }
+    // SAFETY: the half word is in the user half.
+    unsafe { imp::store_u16(to.0, value) }
+}
+
 /// Loads an aligned word in one access.
 #[inline]
 pub fn load_u32(from: VirtAddr) -> Result<u32, Fault> {
@@ -356,6 +366,9 @@ mod tests {
         assert_eq!(load_u32(user.addr()), Ok(15));
         assert_eq!(load_u32(user.addr() + 1u64), Err(Fault));
         assert_eq!(read_val::<u64>(user.addr()), Ok(15));
+        assert_eq!(store_u16(user.addr() + 3u64, 0x1234), Ok(()));
+        assert_eq!(read_val::<u64>(user.addr()), Ok(15 | 0x1234 << 24));
+        assert_eq!(store_u16(user.addr() + 4095u64, 1), Err(Fault));
     }
 
     #[test]

@@ -37,6 +37,8 @@ unsafe extern "C" {
     fn user_copy(to: *mut u8, from: *const u8, len: usize) -> usize;
     /// Writes zeros; the number of bytes not written.
     fn user_clear(to: *mut u8, len: usize) -> usize;
+    /// Stores; not 0 if it could not.
+    fn user_store_u16(to: u64, value: u16) -> u64;
     fn user_load_u32(from: u64) -> Outcome;
     fn user_load_u64(from: u64) -> Outcome;
     fn user_exchange_u32(at: u64, value: u32) -> Outcome;
@@ -292,6 +294,18 @@ user_clear:
     ret
 
 .balign 16
+.globl user_store_u16
+user_store_u16:
+    USER_SMAP_SITE 1
+    xor eax, eax
+    MAY_FAULT 55f
+    mov [rdi], si
+    USER_SMAP_SITE 0
+    ret
+55: mov eax, 1
+    USER_SMAP_SITE 0
+    ret
+.balign 16
 .globl user_load_u32
 user_load_u32:
     USER_SMAP_SITE 1
@@ -363,6 +377,12 @@ impl Outcome {
     fn get(self) -> Result<u64, Fault> {
         if self.failed == 0 { Ok(self.value) } else { Err(Fault) }
     }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn store_u16(to: u64, value: u16) -> Result<(), Fault> {
+    // SAFETY: a user address; faults are caught.
+    if unsafe { user_store_u16(to, value) } == 0 { Ok(()) } else { Err(Fault) }
 }
 
 #[inline(always)]

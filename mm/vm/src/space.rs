@@ -155,6 +155,12 @@ impl AddressSpace {
         sum.max(0) as u64
     }
 
+    /// The most that was ever mapped, in KiB.
+    pub fn max_rss_kib(&self) -> u64 {
+        self.note_peak();
+        self.peak_rss.load(Ordering::Relaxed) * 4
+    }
+
     pub(crate) fn note_peak(&self) {
         self.peak_rss.fetch_max(self.rss_pages(), Ordering::Relaxed);
     }
