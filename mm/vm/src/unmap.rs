@@ -41,6 +41,20 @@ fn slots(table: PhysAddr) -> &'static [AtomicU64; 512] {
 /// How often [`AddressSpace::reap`] tries, 2 ms apart.
 const REAP_ATTEMPTS: u32 = 10;
 
+/// The runs of last-level tables that areas reach into, in order: nothing is mapped elsewhere.
+fn table_regions(areas: &Areas) -> Vec<(u64, u64)> {
+    let huge = HUGE_SIZE as u64;
+    let mut regions: Vec<(u64, u64)> = Vec::new();
+    for vma in areas.map.values() {
+        let (start, end) = (vma.start & !(huge - 1), vma.end.next_multiple_of(huge).min(USER_END));
+        match regions.last_mut() {
+            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            _ => regions.push((start, end)),
+        }
+    }
+    regions
+}
+
 fn holds_page(pte: Pte) -> bool {
     pte.is_present() && !pte.flags().contains(PteFlags::SOFT0)
 }
@@ -220,8 +234,9 @@ impl AddressSpace {
             }
         }
         uncommit(committed);
-        self.zap(0, USER_END & !(HUGE_SIZE as u64 - 1), true);
-        self.zap(USER_END & !(HUGE_SIZE as u64 - 1), USER_END, true);
+        for (start, end) in table_regions(&areas) {
+            self.zap(start, end, true);
+        }
         drop(areas);
         // What is left was mapped by tables that others use still.
         for kind in [PageSort::Anon, PageSort::File, PageSort::Shmem] {
