@@ -1,4 +1,4 @@
-//! Size classes: magazines per processor over slabs.
+//! Size classes: magazines per processor over depots of full batches over slabs.
 //!
 //! A slab is a naturally aligned block of frames cut into objects. The metadata of its first frame
 //! says how it stands: `private` is the address of its first free object, `private2` how many are
@@ -21,6 +21,11 @@ pub(crate) const CLASSES: usize = SIZES.len();
 /// The largest object.
 const LARGEST: usize = 8192;
 const DEPTH: usize = 32;
+/// Objects that move between a magazine and its depot at once.
+const BATCH: usize = DEPTH / 2;
+/// Batches a depot holds, and the bytes they may keep from their slabs.
+const DEPOT: usize = 32;
+const DEPOT_BYTES: usize = 64 << 10;
 const NIL: u32 = u32::MAX;
 /// Free slabs a class keeps.
 const KEEP_FREE: usize = 2;
@@ -101,6 +106,38 @@ static CLASS: LockClass = LockClass::new("heap.class", 810);
 static POOLS: [IrqLock<Class>; CLASSES] =
     [const { IrqLock::new(&CLASS, Class { partial: NIL, slabs: 0, free_slabs: 0, out: 0 }) };
         CLASSES];
+
+/// Full batches on their way from one magazine to another: what RCU frees in bursts comes back
+/// without its slabs being touched.
+struct Depot {
+    batches: [[usize; BATCH]; DEPOT],
+    len: usize,
+}
+
+static DEPOTS: [IrqLock<Depot>; CLASSES] =
+    [const { IrqLock::new(&CLASS, Depot { batches: [[0; BATCH]; DEPOT], len: 0 }) }; CLASSES];
+
+impl Depot {
+    fn pop(&mut self, to: &mut [usize; BATCH]) -> bool {
+        let batch = self.len.checked_sub(1).and_then(|at| self.batches.get(at));
+        let Some(batch) = batch else { return false };
+        *to = *batch;
+        self.len -= 1;
+        true
+    }
+
+    fn push(&mut self, class: usize, batch: &[usize; BATCH]) -> bool {
+        let room = (DEPOT_BYTES / (BATCH * SIZES[class])).clamp(1, DEPOT);
+        match self.batches.get_mut(self.len).filter(|_| self.len < room) {
+            Some(slot) => {
+                *slot = *batch;
+                self.len += 1;
+                true
+            }
+            None => false,
+        }
+    }
+}
 
 /// An object of a class, or null.
 #[inline]
@@ -248,8 +285,9 @@ impl Class {
 #[cold]
 #[inline(never)]
 fn refill(class: usize) -> *mut u8 {
-    let mut batch = [0; DEPTH / 2];
-    let mut count = POOLS[class].lock().take(class, &mut batch);
+    let mut batch = [0; BATCH];
+    let is_from_depot = DEPOTS[class].lock().pop(&mut batch);
+    let mut count = if is_from_depot { BATCH } else { POOLS[class].lock().take(class, &mut batch) };
     if count == 0 {
         if !grow(class) {
             return core::ptr::null_mut();
@@ -305,29 +343,39 @@ fn grow(class: usize) -> bool {
     true
 }
 
-/// The magazine is full: half of it and the object go back to their slabs.
+/// The magazine is full: half of it goes to the depot, or back to its slabs.
 #[cold]
 #[inline(never)]
 fn drain(class: usize, object: *mut u8) {
-    let mut batch = [0; DEPTH / 2 + 1];
+    let mut batch = [0; BATCH];
     let mut count = 0;
-    MAGAZINES.with(|magazines| {
+    let is_kept = MAGAZINES.with(|magazines| {
         let magazine = &mut magazines.by_class[class];
-        while count < DEPTH / 2
+        while let Some(slot) = batch.get_mut(count)
             && let Some(at) = magazine.len.checked_sub(1)
         {
-            batch[count] = magazine.objects[at];
+            *slot = magazine.objects[at];
             magazine.len = at;
             count += 1;
         }
+        let slot = magazine.objects.get_mut(magazine.len);
+        slot.map(|slot| *slot = object as usize).map(|()| magazine.len += 1).is_some()
     });
-    batch[count] = object as usize;
-    give_back(class, &batch[..=count]);
+    if !is_kept {
+        give_back(class, &[object as usize]);
+    }
+    if count < BATCH || !DEPOTS[class].lock().push(class, &batch) {
+        give_back(class, batch.get(..count).unwrap_or_default());
+    }
 }
 
 fn give_back(class: usize, objects: &[usize]) {
+    objects.chunks(BATCH).for_each(|batch| give_back_batch(class, batch));
+}
+
+fn give_back_batch(class: usize, objects: &[usize]) {
     let order = slab_order(class);
-    let mut empty: [Option<&'static Page>; DEPTH / 2 + 1] = [None; DEPTH / 2 + 1];
+    let mut empty: [Option<&'static Page>; BATCH] = [None; BATCH];
     {
         let mut pool = POOLS[class].lock();
         for (slab, object) in empty.iter_mut().zip(objects) {
@@ -380,6 +428,10 @@ fn drain_magazines() {
 pub fn shrink() {
     arch::ipi::call_on_all(|_| drain_magazines(), 0);
     for class in 0..CLASSES {
+        let mut batch = [0; BATCH];
+        while DEPOTS[class].lock().pop(&mut batch) {
+            give_back(class, &batch);
+        }
         free_empty(class);
     }
     crate::stack::shrink();
