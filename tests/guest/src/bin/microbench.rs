@@ -376,26 +376,12 @@ unsafe fn descriptors(bench: &Bench) {
             libc::writev(zero, pieces.as_ptr(), 4);
         });
         let event = libc::eventfd(0, 0);
-        let one = 1u64;
-        bench.row("eventfd write+read", 5_000, || {
-            libc::write(event, (&raw const one).cast(), 8);
-            libc::read(event, buffer, 8);
-        });
-        libc::write(event, (&raw const one).cast(), 8);
-        let poller = libc::epoll_create1(0);
-        let mut ready = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 7 };
-        libc::epoll_ctl(poller, libc::EPOLL_CTL_ADD, event, &mut ready);
-        bench.row("epoll_wait, one ready", 5_000, || {
-            libc::epoll_wait(poller, &mut ready, 1, 0);
-        });
-        bench.row("epoll_ctl mod", 5_000, || {
-            libc::epoll_ctl(poller, libc::EPOLL_CTL_MOD, event, &mut ready);
-        });
+        events(bench, event);
         let mut set: libc::fd_set = std::mem::zeroed();
         let mut now = libc::timeval { tv_sec: 0, tv_usec: 0 };
         bench.row("select one descriptor", 5_000, || {
-            libc::FD_SET(event, &mut set);
-            libc::select(event + 1, &mut set, ptr::null_mut(), ptr::null_mut(), &mut now);
+            libc::FD_SET(zero, &mut set);
+            libc::select(zero + 1, &mut set, ptr::null_mut(), ptr::null_mut(), &mut now);
         });
         let mut mask: libc::sigset_t = std::mem::zeroed();
         libc::sigaddset(&mut mask, libc::SIGUSR2);
@@ -421,9 +407,35 @@ unsafe fn descriptors(bench: &Bench) {
             libc::close(ends[0]);
             libc::close(ends[1]);
         });
-        for fd in [zero, event, poller, long[0], long[1]] {
+        for fd in [zero, event, long[0], long[1]] {
             libc::close(fd);
         }
+    }
+}
+
+/// Event descriptors and epoll; nothing where the kernel has none.
+unsafe fn events(bench: &Bench, event: libc::c_int) {
+    unsafe {
+        let poller = libc::epoll_create1(0);
+        if event < 0 || poller < 0 {
+            return;
+        }
+        let (one, mut count) = (1u64, 0u64);
+        let (from, to) = ((&raw const one).cast(), (&raw mut count).cast());
+        bench.row("eventfd write+read", 5_000, || {
+            libc::write(event, from, 8);
+            libc::read(event, to, 8);
+        });
+        libc::write(event, from, 8);
+        let mut ready = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 7 };
+        libc::epoll_ctl(poller, libc::EPOLL_CTL_ADD, event, &mut ready);
+        bench.row("epoll_wait, one ready", 5_000, || {
+            libc::epoll_wait(poller, &mut ready, 1, 0);
+        });
+        bench.row("epoll_ctl mod", 5_000, || {
+            libc::epoll_ctl(poller, libc::EPOLL_CTL_MOD, event, &mut ready);
+        });
+        libc::close(poller);
     }
 }
 
