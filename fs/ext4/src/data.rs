@@ -181,6 +181,10 @@ impl Backing for FileBacking {
         let length = run.mapping().size().div_ceil(size as u64);
         let first = (run.first() * per_page as u64).min(u64::from(u32::MAX)) as u32;
         let end = (u64::from(first) + (pages.len() * per_page) as u64).min(length) as u32;
+        // The file was cut while its pages waited to be written: there is nothing to write any more.
+        if end <= first {
+            return run.complete(Ok(()));
+        }
         let mut pieces: Vec<Piece> = Vec::new();
         let mut state = self.node.state.lock();
         if let Err(error) = self.allocate(&mut state, first, end) {
