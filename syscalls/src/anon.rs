@@ -1,4 +1,4 @@
-//! Pipes and the other descriptors without a file.
+//! Pipes and memory files.
 
 use crate::Cx;
 use crate::fsctx::{context, files};
@@ -11,6 +11,7 @@ use vfs::CloseOnExec;
 crate::syscalls! {
     22 pipe => sys_pipe(fds: Hex);
     293 pipe2 => sys_pipe2(fds: Hex, flags: OpenFlags);
+    319 memfd_create => sys_memfd_create(name: Str, flags: Hex);
 }
 
 fn make(cx: &Cx<'_>, fds: VirtAddr, flags: u32) -> Result<usize> {
@@ -48,4 +49,19 @@ fn sys_pipe(cx: &mut Cx<'_>, fds: VirtAddr) -> Result<usize> {
 
 fn sys_pipe2(cx: &mut Cx<'_>, fds: VirtAddr, flags: u32) -> Result<usize> {
     make(cx, fds, flags)
+}
+
+/// The longest name: `memfd:` before it makes a file name of 255 bytes.
+const MEMFD_NAME_MAX: usize = 249;
+
+/// `memfd_create(2)`; `MFD_HUGETLB` is refused as where no huge pages are configured.
+fn sys_memfd_create(cx: &mut Cx<'_>, name: VirtAddr, flags: u32) -> Result<usize> {
+    let name = user::read_cstr(name, MEMFD_NAME_MAX + 1).map_err(|error| match error {
+        user::StrError::Fault => Errno::EFAULT,
+        user::StrError::TooLong => Errno::EINVAL,
+    })?;
+    let file = tmpfs::memfd_create(&context(cx).get(), &name, flags)?;
+    let cloexec =
+        if flags & abi::fcntl::MFD_CLOEXEC != 0 { CloseOnExec::Yes } else { CloseOnExec::No };
+    crate::fsctx::install(cx, file, cloexec)
 }
