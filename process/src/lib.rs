@@ -5,6 +5,7 @@
 extern crate alloc;
 
 pub mod cell;
+pub mod context;
 pub mod coredump;
 pub mod creds;
 pub mod exec;
@@ -34,9 +35,10 @@ pub mod user;
 pub mod userns;
 pub mod wait;
 
+pub use context::FsContext;
 pub use group::ThreadGroup;
 pub use start::{Init, spawn_init};
-pub use task::{FsContext, Task};
+pub use task::Task;
 
 pub(crate) use memory::{
     bind_address_space, copy_mounts, cpu_features, mm_is_shared, set_address_space,

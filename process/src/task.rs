@@ -6,6 +6,7 @@
 //! anybody, so they are cells: reading one takes a reference.
 
 use crate::cell::{ArcCell, IrqArcCell};
+use crate::context::FsContext;
 use crate::group::ThreadGroup;
 use crate::nsproxy::NsProxy;
 use crate::pid::Pid;
@@ -13,7 +14,7 @@ use crate::seccomp::Filters;
 use crate::signal::{Pending, Record, SigHand};
 use crate::user::User;
 use abi::process::Resource;
-use abi::signal::{SigInfo, SigSet, StackT};
+use abi::signal::{SigSet, StackT};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use arch::addr::VirtAddr;
@@ -22,13 +23,14 @@ use arch::thread::flags;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use sched::{Completion, Thread};
 use spin::Once;
-use vfs::context::{Caller, FsPaths, FsState, Limit};
+use vfs::context::FsState;
 use vfs::cred::{Cap, Creds};
 use vfs::fdtable::FdTable;
-use vfs::mount::MountNamespace;
 use vm::AddressSpace;
 
 pub(crate) static SIGNALS_CLASS: LockClass = LockClass::new("process.task_signals", 630);
+/// Of what interrupt handlers that send signals read.
+static IDENTITY_CLASS: LockClass = LockClass::new("process.task_identity", 644);
 pub(crate) static PRIVATE_CLASS: LockClass = LockClass::new("process.task_private", 645);
 
 /// How a system call that a signal interrupted goes on when no handler ran
@@ -62,7 +64,7 @@ pub struct Task {
     /// The process.
     pub group: Arc<ThreadGroup>,
     /// Its number; replaced when a thread takes over as leader in `execve(2)`.
-    pid: SpinLock<Arc<Pid>>,
+    pid: IrqLock<Arc<Pid>>,
     /// The number in its own namespace, cached for `gettid(2)`.
     tid: AtomicI32,
     /// Its key among the threads of the group.
@@ -156,7 +158,7 @@ impl Task {
             this: this.clone(),
             thread: Once::new(),
             group: parts.group,
-            pid: SpinLock::new(&PRIVATE_CLASS, parts.pid),
+            pid: IrqLock::new(&IDENTITY_CLASS, parts.pid),
             tid: AtomicI32::new(tid),
             thread_key: AtomicU64::new(0),
             life: AtomicU32::new(Life::Alive as u32),
@@ -166,7 +168,7 @@ impl Task {
             fs: ArcCell::new(Some(parts.fs)),
             sighand: IrqArcCell::new(Some(parts.sighand)),
             ns: ArcCell::new(Some(parts.ns)),
-            user: IrqLock::new(&PRIVATE_CLASS, Some(parts.user)),
+            user: IrqLock::new(&IDENTITY_CLASS, Some(parts.user)),
             pid_ns_for_children: SpinLock::new(&PRIVATE_CLASS, None),
             signals: IrqLock::new(&SIGNALS_CLASS, TaskSignals { pending: Pending::new() }),
             blocked: AtomicU64::new(0),
@@ -498,62 +500,6 @@ impl Drop for Task {
     fn drop(&mut self) {
         if let Some(user) = self.user.lock().take() {
             user.remove_task();
-        }
-    }
-}
-
-impl Caller for Task {
-    fn limit(&self, limit: Limit) -> u64 {
-        self.group.limits.soft(match limit {
-            Limit::FileSize => Resource::Fsize,
-            Limit::OpenFiles => Resource::Nofile,
-            Limit::LockedMemory => Resource::Memlock,
-            Limit::Locks => Resource::Locks,
-        })
-    }
-
-    fn raise(&self, signal: u32) {
-        if let Some(signal) = abi::signal::Signal::new(signal as i32) {
-            crate::signal::send_to_task(self, SigInfo::new(signal, abi::signal::si::KERNEL));
-        }
-    }
-
-    fn process_id(&self) -> u32 {
-        self.group.tgid() as u32
-    }
-
-    fn thread_id(&self) -> u32 {
-        self.tid() as u32
-    }
-
-    fn files_id(&self) -> u64 {
-        self.files().map_or(0, |f| Arc::as_ptr(&f) as *const () as usize as u64)
-    }
-}
-
-/// A snapshot of a task's directories and credentials; [`FsContext::get`] lends it to the VFS.
-pub struct FsContext<'a> {
-    /// Credentials.
-    pub creds: Arc<Creds>,
-    /// Root and working directory.
-    pub paths: Arc<FsPaths>,
-    /// File mode creation mask.
-    pub umask: u32,
-    /// Mount namespace.
-    pub mounts: Arc<MountNamespace>,
-    caller: &'a Task,
-}
-
-impl FsContext<'_> {
-    /// The view that every VFS operation takes.
-    pub fn get(&self) -> vfs::context::Context<'_> {
-        vfs::context::Context {
-            creds: &self.creds,
-            root: &self.paths.root,
-            cwd: &self.paths.cwd,
-            umask: self.umask,
-            mounts: &self.mounts,
-            caller: self.caller,
         }
     }
 }

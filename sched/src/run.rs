@@ -215,10 +215,7 @@ fn switch_away(is_preempted: bool) {
         }
     }
     let is_idle = prev.is_idle;
-    let is_banned = !leaves
-        && !is_idle
-        && !prev.affinity.lock().contains(arch::cpu::id())
-        && !prev.affinity.lock().and(&arch::cpu::online()).is_empty();
+    let is_banned = !leaves && !is_idle && prev.is_banned_from(arch::cpu::id());
     if is_banned {
         cpu.migrating = prev;
     }

@@ -4,7 +4,7 @@ use crate::policy::{Entity, Params};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use arch::cpu::CpuSet;
-use arch::lock::{LockClass, SpinLock};
+use arch::lock::{IrqLock, LockClass};
 use arch::thread::{ArchThread, KernelStackRange, flags, fpu::FpuStart};
 use arch::trap::TrapFrame;
 use core::any::Any;
@@ -12,6 +12,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use heap::KernelStack;
 
+// Interrupt handlers wake threads and switches happen with interrupts off, so all are `IrqLock`s.
 static NAME_CLASS: LockClass = LockClass::new("sched.thread_name", 760);
 static SPACE_CLASS: LockClass = LockClass::new("sched.thread_space", 761);
 static WAKE_CLASS: LockClass = LockClass::new("sched.wake", 730);
@@ -68,22 +69,22 @@ pub struct Thread {
     /// The policy's part; guarded by the lock of the queue of its processor.
     pub(crate) entity: UnsafeCell<Entity>,
     /// Wakers take turns.
-    pub(crate) wake_lock: arch::lock::IrqLock<()>,
+    pub(crate) wake_lock: IrqLock<()>,
     /// Unique, never reused.
     pub id: u64,
-    name: SpinLock<[u8; 16]>,
-    pub(crate) affinity: SpinLock<CpuSet>,
+    name: IrqLock<[u8; 16]>,
+    pub(crate) affinity: IrqLock<CpuSet>,
     /// Set before the thread runs, taken by the reaper when it never will again.
     private: UnsafeCell<Option<Arc<dyn Any + Send + Sync>>>,
     is_user: AtomicBool,
     is_watched: AtomicBool,
-    space: SpinLock<Option<Arc<dyn Space>>>,
+    space: IrqLock<Option<Arc<dyn Space>>>,
     pub(crate) is_killed: AtomicBool,
     pub(crate) user_ns: AtomicU64,
     pub(crate) system_ns: AtomicU64,
     pub(crate) voluntary: AtomicU64,
     pub(crate) involuntary: AtomicU64,
-    pub(crate) entry: SpinLock<Option<Box<dyn FnOnce() + Send>>>,
+    pub(crate) entry: IrqLock<Option<Box<dyn FnOnce() + Send>>>,
     #[cfg(not(target_os = "none"))]
     pub(crate) host: spin::Mutex<Option<std::thread::Thread>>,
     /// Owned for its drop.
@@ -112,20 +113,20 @@ impl Thread {
             on_cpu: AtomicBool::new(false),
             is_idle,
             entity: UnsafeCell::new(Entity::new()),
-            wake_lock: arch::lock::IrqLock::new(&WAKE_CLASS, ()),
+            wake_lock: IrqLock::new(&WAKE_CLASS, ()),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            name: SpinLock::new(&NAME_CLASS, [0; 16]),
-            affinity: SpinLock::new(&NAME_CLASS, arch::cpu::possible()),
+            name: IrqLock::new(&NAME_CLASS, [0; 16]),
+            affinity: IrqLock::new(&NAME_CLASS, arch::cpu::possible()),
             private: UnsafeCell::new(None),
             is_user: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
-            space: SpinLock::new(&SPACE_CLASS, None),
+            space: IrqLock::new(&SPACE_CLASS, None),
             is_killed: AtomicBool::new(false),
             user_ns: AtomicU64::new(0),
             system_ns: AtomicU64::new(0),
             voluntary: AtomicU64::new(0),
             involuntary: AtomicU64::new(0),
-            entry: SpinLock::new(&NAME_CLASS, None),
+            entry: IrqLock::new(&NAME_CLASS, None),
             #[cfg(not(target_os = "none"))]
             host: spin::Mutex::new(None),
             _stack: stack,
@@ -177,7 +178,8 @@ impl Thread {
                 let params = (*parent.entity.get()).params;
                 (*thread.entity.get()).set_params(params);
             }
-            *thread.affinity.lock() = *parent.affinity.lock();
+            let inherited = parent.affinity();
+            *thread.affinity.lock() = inherited;
         }
         Ok(thread)
     }
@@ -255,6 +257,13 @@ impl Thread {
         if let Some(space) = self.space.lock().as_ref() {
             space.activate();
         }
+    }
+
+    /// Whether its affinity wants it on other processors, of which one is there.
+    #[cfg(target_os = "none")]
+    pub(crate) fn is_banned_from(&self, cpu: arch::cpu::CpuId) -> bool {
+        let allowed = self.affinity.lock();
+        !allowed.contains(cpu) && !allowed.and(&arch::cpu::online()).is_empty()
     }
 
     /// Whether a signal is pending for the sleep `mode`.

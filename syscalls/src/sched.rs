@@ -228,7 +228,7 @@ fn sys_sched_setaffinity(cx: &mut Cx<'_>, pid: i32, len: usize, mask: VirtAddr) 
 }
 
 fn sys_sched_getaffinity(cx: &mut Cx<'_>, pid: i32, len: usize, mask: VirtAddr) -> Result<usize> {
-    if !len.is_multiple_of(8) || len * 8 < arch::cpu::possible_count() {
+    if !len.is_multiple_of(8) || len.saturating_mul(8) < arch::cpu::possible_count() {
         return Err(Errno::EINVAL);
     }
     let task = find(cx, pid)?;

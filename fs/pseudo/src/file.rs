@@ -10,7 +10,8 @@ use core::any::Any;
 use sched::Mutex;
 use vfs::{DirEntry, DirSink, File, FileOps};
 
-static CONTENTS: LockClass = LockClass::new("pseudo.contents", 310);
+// Taken under the position of the file, and before whatever the text is made from.
+static CONTENTS: LockClass = LockClass::new("pseudo.contents", 202);
 /// The most one write may carry.
 const WRITE_MAX: usize = 64 * 1024;
 

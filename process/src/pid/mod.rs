@@ -26,7 +26,7 @@ use smallvec::SmallVec;
 use spin::Once;
 use vfs::cred::UserNamespace;
 
-static TABLE_CLASS: LockClass = LockClass::new("process.pid_table", 590);
+static TABLE_CLASS: LockClass = LockClass::new("process.pid_table", 610);
 static LINKS_CLASS: LockClass = LockClass::new("process.pid_links", 640);
 
 /// How deep pid namespaces nest.

@@ -1,8 +1,10 @@
 //! Facts about the source tree, for `make stats`: lines per crate, the share of code in crates
-//! that allow `unsafe`, `SAFETY` arguments, documentation, and files that are too long.
+//! that allow `unsafe` and inside `unsafe` blocks, `SAFETY` arguments, documentation, tests, and
+//! files that are too long.
 //!
 //! Exits with 1 when a rule that has no exception is broken: a file above 1,000 lines, an unsafe
-//! block without an argument.
+//! block without an argument, a crate above the hardware layers that does not forbid `unsafe`, a
+//! class of locks whose rank the crate's README does not tell.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,16 @@ const LONGEST_FILE: usize = 1000;
 /// Past this many lines a file is named: it may be two ideas.
 const LONG_FILE: usize = 600;
 
+/// Crates whose root must have `#![forbid(unsafe_code)]`: these folders and what is in them.
+const SAFE_FOLDERS: [&str; 5] = ["fs", "net", "process", "syscalls", "drivers"];
+/// Except the safe abstractions themselves.
+const UNSAFE_DRIVER_LAYER: &str = "drivers/hw";
+
+fn must_forbid_unsafe(name: &str) -> bool {
+    let top = name.split('/').next().unwrap_or_default();
+    SAFE_FOLDERS.contains(&top) && name != UNSAFE_DRIVER_LAYER
+}
+
 /// What is counted in a crate or a file.
 #[derive(Default)]
 struct Counts {
@@ -21,6 +33,8 @@ struct Counts {
     docs: usize,
     comments: usize,
     unsafe_blocks: usize,
+    /// Lines from `unsafe {` to its end.
+    unsafe_lines: usize,
     safety_arguments: usize,
     tests: usize,
 }
@@ -32,12 +46,15 @@ impl Counts {
         self.docs += other.docs;
         self.comments += other.comments;
         self.unsafe_blocks += other.unsafe_blocks;
+        self.unsafe_lines += other.unsafe_lines;
         self.safety_arguments += other.safety_arguments;
         self.tests += other.tests;
     }
 
     fn of(text: &str) -> Counts {
         let mut counts = Counts { files: 1, ..Counts::default() };
+        // Braces still open of the unsafe block that the line is in.
+        let mut depth = 0;
         for line in text.lines().map(str::trim) {
             if line.starts_with("///") || line.starts_with("//!") {
                 counts.docs += 1;
@@ -47,6 +64,13 @@ impl Counts {
             } else if !line.is_empty() {
                 counts.code += 1;
                 counts.unsafe_blocks += usize::from(opens_unsafe_block(line));
+                let opened = line.find("unsafe {").and_then(|at| line.get(at..));
+                if depth > 0 || opened.is_some() {
+                    let part = if depth > 0 { line } else { opened.unwrap_or(line) };
+                    let braces = |brace: char| part.matches(brace).count();
+                    counts.unsafe_lines += 1;
+                    depth = (depth + braces('{')).saturating_sub(braces('}'));
+                }
                 counts.tests += usize::from(line == "#[test]");
             }
         }
@@ -64,6 +88,9 @@ fn main() -> ExitCode {
     crates.sort();
     let (mut total, mut open) = (Counts::default(), Counts::default());
     let mut long: Vec<(usize, String)> = Vec::new();
+    let mut too_open: Vec<String> = Vec::new();
+    let mut untold: Vec<String> = Vec::new();
+    let mut other_tests = 0;
 
     println!(
         "{:<22}{:>7}{:>9}{:>8}{:>8}{:>8}",
@@ -72,10 +99,12 @@ fn main() -> ExitCode {
     for directory in &crates {
         let mut counts = Counts::default();
         let mut forbids_unsafe = false;
+        let readme = fs::read_to_string(directory.join("README.md")).unwrap_or_default();
         for file in rust_files(&directory.join("src")) {
             let text = fs::read_to_string(&file).unwrap_or_default();
             forbids_unsafe |= text.contains("#![forbid(unsafe_code)]");
             counts.add(&Counts::of(&text));
+            untold.extend(lock_classes(&text).filter(|class| !readme.contains(class)));
             let lines = text.lines().count();
             if lines > LONG_FILE {
                 let shown = file.strip_prefix(&root).unwrap_or(&file).display().to_string();
@@ -95,6 +124,16 @@ fn main() -> ExitCode {
         if is_kernel && !forbids_unsafe {
             open.add(&counts);
         }
+        if must_forbid_unsafe(&name) && !forbids_unsafe {
+            too_open.push(name);
+        }
+        for file in rust_files(&directory.join("tests")) {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            counts.tests += Counts::of(&text).tests;
+        }
+        if !is_kernel {
+            other_tests += counts.tests;
+        }
         if is_kernel {
             total.add(&counts);
         }
@@ -102,10 +141,19 @@ fn main() -> ExitCode {
 
     let share = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
     println!(
-        "\nkernel: {} lines of code in {} files, {} tests",
-        total.code, total.files, total.tests
+        "\nkernel: {} lines of code in {} files, {} tests; {other_tests} tests in tests/ and tools/, \
+         {} cases compared with Linux",
+        total.code,
+        total.files,
+        total.tests,
+        cases(&root)
     );
     println!("code in crates that allow unsafe: {:.1} %", share(open.code, total.code));
+    println!(
+        "code inside unsafe blocks: {:.1} % of these, {:.1} % of all",
+        share(open.unsafe_lines, open.code),
+        share(total.unsafe_lines, total.code)
+    );
     println!(
         "unsafe blocks: {}, SAFETY arguments: {}",
         total.unsafe_blocks, total.safety_arguments
@@ -115,12 +163,41 @@ fn main() -> ExitCode {
     println!("files above {LONG_FILE} lines: {}", long.len());
     long.iter().for_each(|(lines, file)| println!("  {lines:>5} {file}"));
 
+    println!("crates that should forbid unsafe code and do not: {}", too_open.len());
+    too_open.iter().for_each(|name| println!("        {name}"));
+
+    println!("lock classes without their rank in a README: {}", untold.len());
+    untold.iter().for_each(|class| println!("        {class}"));
+
     let too_long = long.iter().any(|(lines, _)| *lines > LONGEST_FILE);
-    if too_long || total.safety_arguments < total.unsafe_blocks {
-        println!("broken: files above {LONGEST_FILE} lines or unsafe blocks without an argument");
+    if too_long
+        || total.safety_arguments < total.unsafe_blocks
+        || !too_open.is_empty()
+        || !untold.is_empty()
+    {
+        println!("broken: see the head of tools/stats/src/main.rs for the rules");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// The classes of locks that a file declares, as READMEs write them: `` `vfs.inode` (230) ``.
+fn lock_classes(text: &str) -> impl Iterator<Item = String> {
+    text.split("LockClass::new(").skip(1).filter_map(|rest| {
+        let (name, rest) = rest.trim_start().strip_prefix('"')?.split_once('"')?;
+        let rank = rest.trim_start_matches([',', ' ', '\n']);
+        let rank: String = rank.chars().take_while(char::is_ascii_digit).collect();
+        (!name.starts_with("test.")).then(|| format!("`{name}` ({rank})"))
+    })
+}
+
+/// Cases of `tests/oracle`.
+fn cases(root: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(root.join("tests/oracle")) else { return 0 };
+    entries
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
+        .map(|text| text.lines().filter(|line| line.starts_with("### ")).count())
+        .sum()
 }
 
 fn find_crates(root: &Path) -> Vec<PathBuf> {
@@ -156,5 +233,20 @@ mod tests {
         let counts = Counts::of("//! doc\n// SAFETY: fine\nlet x = unsafe { y() };\n\n");
         assert_eq!((counts.docs, counts.code), (1, 1));
         assert_eq!((counts.unsafe_blocks, counts.safety_arguments), (1, 1));
+        assert_eq!(counts.unsafe_lines, 1);
+        let block = Counts::of("let x = unsafe {\n    y()\n};\nz();\n");
+        assert_eq!(block.unsafe_lines, 3);
+    }
+
+    #[test]
+    fn lock_classes_are_found() {
+        let text = "static A: LockClass = LockClass::new(\"vfs.inode\", 230);";
+        assert_eq!(lock_classes(text).collect::<Vec<_>>(), ["`vfs.inode` (230)"]);
+    }
+
+    #[test]
+    fn drivers_forbid_unsafe_code() {
+        assert!(must_forbid_unsafe("drivers/nvme") && must_forbid_unsafe("process/procfs"));
+        assert!(!must_forbid_unsafe("drivers/hw") && !must_forbid_unsafe("mm/frames"));
     }
 }
