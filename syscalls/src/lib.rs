@@ -16,6 +16,7 @@ mod fcntl;
 mod file;
 mod fsctx;
 mod futex;
+mod getdents;
 mod inotify;
 mod ipc;
 mod keys;
@@ -36,9 +37,11 @@ mod seccomp;
 mod signal;
 mod signalfd;
 mod socket;
+mod stat;
 mod sysinfo;
 mod time;
 mod timer;
+mod xattr;
 
 pub use cx::{Cx, dispatch};
 
@@ -56,6 +59,7 @@ pub(crate) const FAMILIES: &[&[table::Call]] = &[
     event::CALLS,
     file::CALLS,
     futex::CALLS,
+    getdents::CALLS,
     inotify::CALLS,
     ipc::CALLS,
     keys::CALLS,
@@ -74,7 +78,9 @@ pub(crate) const FAMILIES: &[&[table::Call]] = &[
     signal::CALLS,
     socket::CALLS,
     signalfd::CALLS,
+    stat::CALLS,
     sysinfo::CALLS,
     time::CALLS,
     timer::CALLS,
+    xattr::CALLS,
 ];

@@ -19,6 +19,7 @@ pub mod fdtable;
 pub mod file;
 pub mod inode;
 pub mod inode_cache;
+mod inode_ops;
 pub mod lease;
 pub mod locks;
 pub mod mount;
@@ -44,8 +45,9 @@ pub use file::{
     DirEntry, DirSink, File, FileInit, FileMode, FileOps, FileWatcher, MapArgs, PageSink,
     SignalOwner,
 };
-pub use inode::{DenyWrite, Inode, InodeInit, InodeOps, InodeRef, Link, NewInode, RenameEnd};
+pub use inode::{DenyWrite, Inode, InodeInit, InodeRef};
 pub use inode_cache::InodeCache;
+pub use inode_ops::{InodeOps, Link, NewInode, RenameEnd};
 pub use mount::{Mount, MountNamespace};
 pub use ops::{OpenHow, open};
 pub use path::Path;

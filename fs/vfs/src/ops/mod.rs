@@ -23,7 +23,8 @@ use abi::stat::*;
 use crate::acl;
 use crate::context::Context;
 use crate::cred::Cap;
-use crate::inode::{Inode, NewInode};
+use crate::inode::Inode;
+use crate::inode_ops::NewInode;
 use crate::perm::capable_towards;
 use crate::types::*;
 
