@@ -28,7 +28,7 @@ impl FileSystemType for Sys {
         true
     }
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
-        Ok(pseudo::super_block("sysfs", MAGIC, tree::root()))
+        Ok(pseudo::super_block("sysfs", MAGIC, root_node()))
     }
 }
 
@@ -44,4 +44,9 @@ fn line(text: impl Fn() -> String + Send + Sync + 'static) -> Node {
         out.push(b'\n');
         Ok(())
     })
+}
+
+/// The root of a mount.
+pub fn root_node() -> Node {
+    tree::root()
 }

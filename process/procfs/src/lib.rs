@@ -31,6 +31,7 @@ use abi::Result;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use process::pid::PidNamespace;
+use pseudo::Node;
 use vfs::{FileSystemType, MountRequest, SuperBlock};
 
 /// A byte vector that text can be written to.
@@ -61,6 +62,16 @@ impl FileSystemType for Proc {
         };
         Ok(pseudo::super_block("proc", MAGIC, root::node(ns)))
     }
+}
+
+/// The root of a mount that shows the processes of `ns`.
+pub fn root_node(ns: Arc<PidNamespace>) -> Node {
+    root::node(ns)
+}
+
+/// The names in a process's directory, each with its permission bits.
+pub fn process_files() -> impl Iterator<Item = (&'static str, u32)> {
+    pid::files()
 }
 
 /// Makes the type known to `mount(2)`; `command_line` is what `/proc/cmdline` shows.

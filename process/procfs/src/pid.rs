@@ -74,6 +74,14 @@ const FILES: &[(&str, Kind)] = &[
     ("wchan", Kind::File(0o444, status::wchan)),
 ];
 
+/// The names of the table, each with its permission bits.
+pub(crate) fn files() -> impl Iterator<Item = (&'static str, u32)> {
+    FILES.iter().map(|(name, kind)| match kind {
+        Kind::File(mode, _) | Kind::Knob(mode, ..) | Kind::Dir(mode) => (*name, *mode),
+        Kind::Link(_) => (*name, 0o444),
+    })
+}
+
 /// Files take these numbers below a thread's identity; descriptors come above.
 const SLOT_BITS: u32 = 26;
 const THREAD_SLOT: u64 = 0x80;

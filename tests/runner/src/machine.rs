@@ -123,8 +123,21 @@ pub(crate) fn run_raw(
     if let Err(why) = image::check(&disk) {
         trouble.push(why);
     }
+    if kernel == Kernel::Ours {
+        let log = fs::read(&console).unwrap_or_default();
+        trouble.extend(complaints(&String::from_utf8_lossy(&log)));
+    }
     let _ = fs::remove_file(&disk);
     Ok((text, trouble))
+}
+
+/// What the kernel's log says of its own mistakes: reports of the lock checker, which is part of
+/// debug builds, and panics.
+fn complaints(log: &str) -> Vec<String> {
+    let is_complaint = |line: &&str| {
+        ["lock check:", "panicked at", "Kernel panic", "BUG"].iter().any(|sign| line.contains(sign))
+    };
+    log.lines().filter(is_complaint).map(|line| format!("kernel log: {line}")).collect()
 }
 
 fn qemu(

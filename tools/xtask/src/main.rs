@@ -11,6 +11,8 @@
 //! | `test`              | formatting, lints, host tests, boots in QEMU; ends in a total           |
 //! | `test-boot`         | boots the kernel through every protocol and CPU count                    |
 //! | `test-shell`        | `run` on a terminal, with keys pressed and the screen looked at          |
+//! | `test-locks`        | the kernel with the lock checker: boots, and cases of `tests/oracle`      |
+//! | `compat`            | writes `COMPATIBILITY.md`                                               |
 //!
 //! `run` and `debug` are steered by the environment: see [`options`].
 
@@ -31,6 +33,7 @@ mod symbols;
 mod test;
 mod test_boot;
 mod test_loaders;
+mod test_locks;
 mod test_shell;
 
 use std::process::ExitCode;
@@ -64,9 +67,11 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["test-boot", rest @ ..] => test_boot::run(rest),
         ["test-shell"] => test_shell::cases().map(|tally| u8::from(tally.failed > 0)),
+        ["test-locks"] => test_locks::run(),
+        ["compat"] => compat(),
         _ => Err(
             "usage: cargo xtask build [--debug] | run | debug | profile | image [ROOTFS] | test \
-             | test-boot | test-shell"
+             | test-boot | test-shell | test-locks | compat"
                 .into(),
         ),
     };
@@ -77,4 +82,10 @@ fn main() -> ExitCode {
             ExitCode::from(125)
         }
     }
+}
+
+/// Writes `COMPATIBILITY.md` from the tables of the kernel.
+fn compat() -> Result<u8> {
+    shell::run(build::cargo().args(["run", "--quiet", "-p", "compat", "--", "write"]))?;
+    Ok(0)
 }

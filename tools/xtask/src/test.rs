@@ -3,8 +3,8 @@
 //! Every step runs, whatever happened before it. The last line is `N passed, N failed`: host tests
 //! and QEMU tests, where a check or a build that fails counts as one failure.
 
-use crate::build::{TARGET, cargo, use_core_source_if_needed};
-use crate::{Result, paths, shell, test_boot, test_shell};
+use crate::build::{Profile, TARGET, cargo, use_core_source_if_needed};
+use crate::{Result, paths, shell, test_boot, test_locks, test_shell};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -47,12 +47,13 @@ pub(crate) fn run() -> Result<u8> {
         ("strip", "binutils"),
     ])?;
     ensure_components()?;
-    let steps: [(&str, Step); 5] = [
+    let steps: [(&str, Step); 6] = [
         ("formatting", formatting),
         ("lints", lints),
         ("host tests", host_tests),
         ("boots in QEMU", boots),
         ("a shell on a terminal", test_shell::cases),
+        ("lock checker", test_locks::cases),
     ];
     for (name, step) in steps {
         println!("==> {name} ({} s)", start.elapsed().as_secs());
@@ -99,7 +100,7 @@ fn lints() -> Result<Tally> {
 }
 
 fn boots() -> Result<Tally> {
-    test_boot::cases(&[])
+    test_boot::cases(Profile::Release, &[])
 }
 
 /// Builds all test programs at once, then runs those of each crate in the crate's folder.

@@ -1,0 +1,4 @@
+#![no_main]
+//! See `parsers::partitions`.
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| parsers::partitions(data));

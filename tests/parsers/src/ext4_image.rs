@@ -1,0 +1,67 @@
+//! A damaged ext4 image: mounted, walked, read, changed, unmounted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arch::uio::{Sink, Source};
+use block::memory::MemoryDrive;
+use block::{Disk, Limits};
+use pagecache::ReadAhead;
+use vfs::{DeviceNumber, FileKind, Inode, NewInode, Time};
+
+/// Names that the tests put into their images.
+const NAMES: [&[u8]; 6] = [b"dir", b"big", b"sub", b"link", b"lost+found", b"name-7"];
+/// How much of a file is read.
+const READ_LEN: usize = 64 << 10;
+
+/// Mounts an image and does what a program might do to a few of its files.
+pub fn ext4(bytes: Vec<u8>) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    frames::init_host(512 << 20);
+    let sectors = bytes.len() as u64 / 512;
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let drive = MemoryDrive::new(bytes, Limits::default());
+    let Ok(disk) = Disk::add(&format!("damaged{number}"), drive, sectors) else { return };
+    if let Ok(sb) = ::ext4::mount(disk.whole(), 0) {
+        if let Some(root) = sb.root().ok().and_then(|root| root.inode()) {
+            visit(&root, 0);
+            change(&root);
+        }
+        sb.ops().put_super(&sb);
+    }
+    disk.remove();
+}
+
+fn visit(dir: &Arc<Inode>, depth: usize) {
+    for name in NAMES {
+        let Ok(Some(child)) = dir.ops().lookup(dir, name) else { continue };
+        if let Some(mapping) = child.mapping() {
+            let mut buffer = vec![0; READ_LEN];
+            for at in [0, child.size().saturating_sub(READ_LEN as u64), 1 << 40] {
+                let _ = mapping.read(at, &mut Sink::kernel(&mut buffer), &ReadAhead::new());
+            }
+        }
+        if depth < 3 {
+            visit(&child, depth + 1);
+        }
+    }
+}
+
+fn change(root: &Arc<Inode>) {
+    let new = |kind| NewInode {
+        kind,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        rdev: DeviceNumber::new(0, 0),
+        target: b"",
+        now: Time::new(1, 0),
+    };
+    let _ = root.ops().create(root, b"new-dir", &new(FileKind::Directory));
+    if let Ok(file) = root.ops().create(root, b"new-file", &new(FileKind::Regular))
+        && let Some(mapping) = file.mapping()
+    {
+        let _ = mapping.write(5000, &mut Source::kernel(&[7; 9000]));
+        file.ops().dirty(&file);
+    }
+}

@@ -1,0 +1,93 @@
+//! Every parser of bytes from outside as a function that takes bytes and must return.
+//!
+//! The targets of `fuzz/` call these, and so does `tests/damage.rs`, which runs with the host tests:
+//! random bytes, and sound inputs with bytes changed, cut and swapped. ACPI tables are read inside
+//! `arch` only, so its own tests do the same there.
+
+mod ext4_image;
+
+use std::sync::Arc;
+
+use abi::Errno;
+use process::exec::elf;
+use process::seccomp::bpf;
+use vfs::{Context, Creds, KernelCaller, MountNamespace, UserNamespace};
+use zerocopy::FromBytes;
+
+pub use ext4_image::ext4;
+
+const PAGE: u64 = 4096;
+const USER_END: u64 = 1 << 47;
+
+/// An ELF file: header, program headers and the plan of each segment.
+pub fn elf(bytes: &[u8]) {
+    let Ok(header) = elf::Header::parse(bytes) else { return };
+    let at = usize::try_from(header.phoff).unwrap_or(usize::MAX);
+    let end = at.saturating_add(header.phdr_bytes());
+    let segments = elf::parse_segments(bytes.get(at..end).unwrap_or_default());
+    let _ = elf::load_span(&segments, PAGE);
+    let _ = elf::max_alignment(&segments);
+    let _ = elf::phdr_address(&header, &segments);
+    for segment in &segments {
+        if let Ok(plan) = elf::plan(segment, PAGE, USER_END) {
+            assert!(plan.start <= plan.zero_to && plan.zero_to <= USER_END);
+            assert_eq!(plan.start % PAGE, 0);
+        }
+    }
+}
+
+/// A seccomp program in the form of `struct sock_filter`, run on a call made of the first bytes.
+pub fn seccomp(bytes: &[u8]) {
+    let code = bytes.chunks_exact(8).filter_map(|i| bpf::Instruction::read_from_bytes(i).ok());
+    let Ok(program) = bpf::Program::new(code.collect()) else { return };
+    let word = |at: usize| bytes.get(at).copied().unwrap_or(0);
+    let args = core::array::from_fn(|n| u64::from(word(n)) << (n * 9));
+    let data = bpf::Data { nr: word(0).into(), arch: 0xc000_003e, ip: u64::MAX, args };
+    let _ = program.run(&data);
+}
+
+/// A command line.
+pub fn command_line(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let line = klog::parse_command_line(&text);
+    let _ = line.for_init(|name| name == "root");
+    let _ = line.number("panic");
+    let _ = line.value("console");
+}
+
+/// The partition table of a disk with these bytes at its start and at its end.
+pub fn partitions(bytes: &[u8]) {
+    let sectors = (bytes.len() as u64 / 512).max(1);
+    for (capacity, block) in [(sectors, 512), (sectors, 4096), (u64::MAX / 1024, 512)] {
+        let read = |offset: u64, buffer: &mut [u8]| {
+            let at = usize::try_from(offset).map_err(|_| Errno::EIO)?;
+            let from = bytes.get(at..).ok_or(Errno::EIO)?;
+            let have = from.get(..buffer.len()).ok_or(Errno::EIO)?;
+            buffer.copy_from_slice(have);
+            Ok(())
+        };
+        for found in block::partition::scan(capacity, block, &read).unwrap_or_default() {
+            let end = found.start.checked_add(found.sectors);
+            assert!(end.is_some_and(|end| end <= capacity), "{found:?} ends after {capacity}");
+        }
+    }
+}
+
+/// An initial RAM disk, unpacked into an empty tmpfs.
+pub fn initramfs(bytes: &[u8]) {
+    frames::init_host(256 << 20);
+    let user_ns = UserNamespace::initial();
+    let options = tmpfs::Options::default();
+    let Ok(sb) = tmpfs::create("tmpfs", options, (0, 0)) else { return };
+    let Ok(mounts) = MountNamespace::with_root(1, user_ns.clone(), &sb, b"root", 0) else { return };
+    let Ok(root) = mounts.root_path() else { return };
+    let ctx = Context {
+        creds: &Arc::new(Creds::root(user_ns)),
+        root: &root,
+        cwd: &root,
+        umask: 0,
+        mounts: &mounts,
+        caller: &KernelCaller,
+    };
+    let _ = ::initramfs::unpack(&ctx, bytes);
+}

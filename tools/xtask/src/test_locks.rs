@@ -1,0 +1,49 @@
+//! The kernel with the lock checker (rank, sleeping under a spinning lock, interrupt state): its
+//! boots, and cases of `tests/oracle` on two and four processors. A report fails the test.
+
+use crate::build::{Profile, build, cargo};
+use crate::test::Tally;
+use crate::{Result, paths, test_boot};
+
+/// Boots that say what others say too are left out.
+const BOOTS: [&str; 2] = ["PVH, 4 CPUs, x2APIC", "bzImage, old processor"];
+/// What the cases run in; the project does not hold it.
+const ROOTFS: &str = "../shared/userspace/centos-7.2.tar.xz";
+/// Machines, and the families of cases that run on them.
+const RUNS: [(&str, &[&str]); 2] =
+    [("2:1024:nvme", &["shell.", "files."]), ("4:1024:virtio", &["python.", "system."])];
+
+/// Runs all; the status is 1 if something failed.
+pub(crate) fn run() -> Result<u8> {
+    Ok(u8::from(cases()?.failed > 0))
+}
+
+/// Runs all.
+pub(crate) fn cases() -> Result<Tally> {
+    let mut tally = test_boot::cases(Profile::Debug, &BOOTS)?;
+    if !paths::project().join(ROOTFS).exists() {
+        println!("        no {ROOTFS}: the cases of tests/oracle are left out");
+        return Ok(tally);
+    }
+    let kernel = build(Profile::Debug)?;
+    for (shape, families) in RUNS {
+        let mut command = cargo();
+        command.args(["run", "--quiet", "--release", "-p", "runner", "--", "ours"]);
+        command.args(["--shape", shape, "--kernel"]).arg(&kernel.vmlinuz);
+        for family in families {
+            command.args(["--only", family]);
+        }
+        let output = command.output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let trouble: Vec<&str> = text.lines().filter(|line| line.starts_with("!!!")).collect();
+        let is_fine = output.status.success() && trouble.is_empty();
+        let (label, passed) = if is_fine { ("ok     ", 1) } else { ("FAILED ", 0) };
+        println!("{label} {} on {shape}", families.join(" "));
+        trouble.iter().for_each(|line| println!("        {line}"));
+        if !is_fine {
+            println!("{}", String::from_utf8_lossy(&output.stderr));
+        }
+        tally.add(Tally { passed, failed: 1 - passed });
+    }
+    Ok(tally)
+}
