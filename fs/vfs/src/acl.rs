@@ -13,7 +13,8 @@ use abi::{Errno, Result};
 use arch::lock::{LockClass, SpinLock};
 
 use crate::cred::{Cap, Creds, UserNamespace};
-use crate::inode::{Inode, NewInode};
+use crate::inode::Inode;
+use crate::inode_ops::NewInode;
 use crate::perm::{capable_towards, override_denial};
 use crate::types::*;
 

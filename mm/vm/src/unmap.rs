@@ -329,7 +329,7 @@ impl AddressSpace {
 
     /// `shmdt(2)`: takes away what is left of the segment attached at an address.
     pub fn detach(&self, addr: u64) -> Result<()> {
-        if addr % PAGE_SIZE as u64 != 0 {
+        if !addr.is_multiple_of(PAGE_SIZE as u64) {
             return Err(Errno::EINVAL);
         }
         let mut areas = self.areas.write();

@@ -5,10 +5,10 @@ use core::sync::atomic::Ordering;
 use abi::termios::*;
 use abi::{Errno, Result};
 
-use crate::serial::registers::*;
-use crate::serial::worker::InputSource;
 use crate::driver::Driver;
 use crate::ldisc::Kind;
+use crate::serial::registers::*;
+use crate::serial::worker::InputSource;
 use crate::termios::bits_per_character;
 use crate::wait;
 
