@@ -187,7 +187,7 @@ fn lock_classes(text: &str) -> impl Iterator<Item = String> {
         let (name, rest) = rest.trim_start().strip_prefix('"')?.split_once('"')?;
         let rank = rest.trim_start_matches([',', ' ', '\n']);
         let rank: String = rank.chars().take_while(char::is_ascii_digit).collect();
-        (!name.starts_with("test.")).then(|| format!("`{name}` ({rank})"))
+        (!rank.is_empty() && !name.starts_with("test.")).then(|| format!("`{name}` ({rank})"))
     })
 }
 
