@@ -77,7 +77,9 @@ const FILES: &[(&str, Kind)] = &[
 /// The names of the table, each with its permission bits.
 pub(crate) fn files() -> impl Iterator<Item = (&'static str, u32)> {
     FILES.iter().map(|(name, kind)| match kind {
-        Kind::File(mode, _) | Kind::Knob(mode, ..) | Kind::Dir(mode) => (*name, *mode),
+        Kind::File(mode, _) | Kind::Raw(mode, _) | Kind::Knob(mode, ..) | Kind::Dir(mode) => {
+            (*name, *mode)
+        }
         Kind::Link(_) => (*name, 0o444),
     })
 }
