@@ -454,14 +454,12 @@ impl Namespace {
         self.shm.read().iter().map(|(_, segment)| segment.report()).collect()
     }
 
-    /// Removes segments nobody is attached to: those that `who` made, or all of them.
-    /// `kernel.shm_rmid_forced`.
-    pub fn sweep_segments(&self, who: Option<&Who>) {
+    /// Removes segments nobody is attached to whose maker `is_gone`: `kernel.shm_rmid_forced`.
+    pub fn sweep_segments(&self, is_gone: impl Fn(&Who) -> bool) {
         let idle: Vec<i32> = {
             let table = self.shm.read();
             let idle = table.iter().filter(|(_, segment)| {
-                segment.state.lock().attached == 0
-                    && who.is_none_or(|who| Arc::ptr_eq(who, &segment.creator))
+                segment.state.lock().attached == 0 && is_gone(&segment.creator)
             });
             idle.map(|(id, _)| id).collect()
         };

@@ -179,7 +179,7 @@ fn sem_limits() -> Node {
     )
 }
 
-/// Setting it to 1 removes what nobody is attached to.
+/// Setting it to 1 removes what the dead have left behind and nobody is attached to.
 fn rmid_forced() -> Node {
     knob(
         |out| {
@@ -195,7 +195,7 @@ fn rmid_forced() -> Node {
             let ns = namespace()?;
             ns.limits.shm_rmid_forced.store(new, Ordering::Relaxed);
             if new == 1 {
-                ns.sweep_segments(None);
+                ns.sweep_segments(process::ipc::is_gone);
             }
             Ok(())
         },

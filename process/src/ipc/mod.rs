@@ -40,6 +40,11 @@ pub fn number_of(who: &Who, ns: &Arc<PidNamespace>) -> i32 {
     who.clone().downcast::<Pid>().map_or(0, |pid| pid.number_in(ns))
 }
 
+/// Whether a remembered process has ended.
+pub fn is_gone(who: &Who) -> bool {
+    who.clone().downcast::<Pid>().is_ok_and(|pid| pid.group().is_none())
+}
+
 /// Makes the objects know who the running process is.
 pub(crate) fn init() {
     ipc::set_current(|| crate::try_current().map(who));
@@ -50,6 +55,7 @@ pub(crate) fn init() {
 pub(crate) fn process_exit(task: &Task) {
     let ns = task.ns().ipc.sysv.clone();
     if ns.limits.shm_rmid_forced.load(core::sync::atomic::Ordering::Relaxed) != 0 {
-        ns.sweep_segments(Some(&who(task)));
+        let own = who(task);
+        ns.sweep_segments(|maker| Arc::ptr_eq(maker, &own));
     }
 }
