@@ -52,7 +52,10 @@ impl SpecialOpen for FifoOpener {
         if end == End::Write && nonblocking && !pipe.is_anonymous && !pipe.has_readers() {
             return Err(Errno::ENXIO);
         }
+        // Who is there is asked before anybody learns of this end: the other side may be through and
+        // gone by the time this one looks again. The counts come first, so that none is missed.
         let (readers, writers) = (pipe.reader_opens(), pipe.writer_opens());
+        let (had_readers, had_writers) = (pipe.has_readers(), pipe.has_writers());
         pipe.open_end(end);
         match end {
             End::Read => pipe.tell_writers(),
@@ -64,11 +67,11 @@ impl SpecialOpen for FifoOpener {
         }
         let wait = match end {
             _ if pipe.is_anonymous => Ok(()),
-            End::Read if !nonblocking && !pipe.has_writers() => {
+            End::Read if !nonblocking && !had_writers => {
                 let queue = pipe.readable.clone();
                 wait_interruptible(&queue, || (pipe.writer_opens() != writers).then_some(()))
             }
-            End::Write if !pipe.has_readers() => {
+            End::Write if !had_readers => {
                 let queue = pipe.writable.clone();
                 wait_interruptible(&queue, || (pipe.reader_opens() != readers).then_some(()))
             }
