@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Flags and commands shared by the three kinds (`<linux/ipc.h>`).
 #[expect(missing_docs, reason = "svipc(7) describes them")]
-pub mod ipc {
+pub mod common {
     pub const PRIVATE: i32 = 0;
     pub const CREAT: u32 = 0o1000;
     pub const EXCL: u32 = 0o2000;

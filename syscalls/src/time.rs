@@ -59,10 +59,6 @@ pub(crate) fn write_timer(at: VirtAddr, interval: u64, value: u64) -> Result<()>
     write_timespec(at.wrapping_add(16), value)
 }
 
-fn cpu_ns(usage: &Usage) -> u64 {
-    usage.utime_ns + usage.stime_ns
-}
-
 /// A clock's value in nanoseconds.
 fn read_clock(task: &Task, id: i32) -> Result<u64> {
     Ok(match id {

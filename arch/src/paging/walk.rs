@@ -157,7 +157,7 @@ fn next(at: VirtAddr, shift: u32) -> VirtAddr {
 pub(super) fn next_used(table: &Entries, mut from: usize, end: usize) -> usize {
     const LINE: usize = 8;
     while from < end {
-        if from % LINE == 0
+        if from.is_multiple_of(LINE)
             && let Some(line) = table.get(from..from + LINE)
             && line.iter().fold(0, |all, slot| all | slot.load(Ordering::Relaxed)) == 0
         {
@@ -175,7 +175,7 @@ pub(super) fn next_used(table: &Entries, mut from: usize, end: usize) -> usize {
 /// Where the entry `slot` of the table starts that has `at` and whose entries cover `1 << shift`.
 fn slot_start(at: VirtAddr, shift: u32, slot: usize) -> VirtAddr {
     let table = at.0 & !((512 << shift) - 1);
-    VirtAddr(table.checked_add((slot as u64) << shift).unwrap_or(u64::MAX))
+    VirtAddr(table.saturating_add((slot as u64) << shift))
 }
 
 /// The first directory slot that is not zero in `[at, end)`, and the address it starts at (`at`

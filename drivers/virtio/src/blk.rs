@@ -457,7 +457,7 @@ impl block::Driver for Blk {
     }
 
     fn parent(&self) -> Option<block::Parent> {
-        let function = self.device.transport.name().into();
+        let function = self.device.transport.name();
         Some(block::Parent { function, controller: None })
     }
 

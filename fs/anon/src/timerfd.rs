@@ -58,11 +58,10 @@ impl State {
     /// Counts the expiries up to `now` and finds the next.
     fn expire(&mut self, now: u64) {
         let mut count = 1;
-        if self.interval == 0 {
-            self.next = 0;
-        } else {
-            // Expiries that were missed are counted at once.
-            count += now.saturating_sub(self.next) / self.interval;
+        // Expiries that were missed are counted at once.
+        let missed = now.saturating_sub(self.next).checked_div(self.interval);
+        if let Some(missed) = missed {
+            count += missed;
             let ahead = count.saturating_mul(self.interval);
             self.next = self.next.saturating_add(ahead);
             self.follows = self.follows.map(|at| at.saturating_add(ahead));

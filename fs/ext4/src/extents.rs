@@ -442,13 +442,13 @@ mod tests {
                     model.truncate(LEN);
                 }
                 _ => {
-                    for at in start..end {
-                        if model[at].is_none() {
+                    for (at, slot) in model.iter_mut().enumerate().take(end).skip(start) {
+                        if slot.is_none() {
                             let physical = (1 + step % 3) * 1000 + at as u64;
                             let unwritten = step % 2 == 0;
                             let logical = at as u32;
                             map.insert(Extent { logical, len: 1, physical, unwritten });
-                            model[at] = Some((physical, unwritten));
+                            *slot = Some((physical, unwritten));
                         }
                     }
                 }

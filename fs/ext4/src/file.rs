@@ -156,7 +156,7 @@ impl Node {
 /// The first and the count of the blocks that a shifting `fallocate` names.
 fn shifted(file: &File, offset: u64, len: u64) -> Result<(u32, u32)> {
     let size = node(file)?.fs.sb.block_size as u64;
-    if offset % size != 0 || len % size != 0 {
+    if !offset.is_multiple_of(size) || !len.is_multiple_of(size) {
         return Err(Errno::EINVAL);
     }
     let block = |bytes: u64| u32::try_from(bytes / size).map_err(|_| Errno::EFBIG);
@@ -228,7 +228,7 @@ fn insert(file: &File, offset: u64, len: u64) -> Result<()> {
 /// `O_DIRECT`: position, length and memory must suit the device's blocks.
 fn check_direct(file: &File, pos: u64, len: usize, memory: Option<u64>) -> Result<()> {
     let unit = u64::from(node(file)?.fs.device.limits().logical_block_size.max(512));
-    if (pos | len as u64 | memory.unwrap_or(0)) % unit != 0 { Err(Errno::EINVAL) } else { Ok(()) }
+    if !(pos | len as u64 | memory.unwrap_or(0)).is_multiple_of(unit) { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
 /// Reads past the cache: the pages that carry the bytes are not kept.

@@ -117,11 +117,6 @@ impl Ext4 {
         if self.sb.incompat & incompat::EXTENTS != 0 { node::flags::EXTENTS } else { 0 }
     }
 
-    /// Whether the file system is mounted read-only.
-    pub(crate) fn is_read_only(&self) -> bool {
-        self.read_only.load(Ordering::Relaxed)
-    }
-
     /// Changes the raw super block.
     pub(crate) fn modify_super(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
         let (block, at) = self.sb.place();

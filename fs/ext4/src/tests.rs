@@ -463,7 +463,7 @@ fn poke(dir: &Arc<Inode>, depth: u32, budget: &mut u32) {
             let _ = mapping.read(0, &mut Sink::kernel(&mut bytes), &ReadAhead::new());
             let _ = write(&inode, 3000, &[1; 3000]);
         }
-        if *budget % 3 == 0 && !inode.is_dir() {
+        if (*budget).is_multiple_of(3) && !inode.is_dir() {
             let _ = dir.ops().unlink(dir, &name, &inode);
         }
     }

@@ -341,9 +341,9 @@ impl Node {
         attrs.sort_by(|a, b| {
             (a.index, a.name.len(), &a.name).cmp(&(b.index, b.name.len(), &b.name))
         });
-        let hash = attrs.iter().map(entry_hash).fold(Some(0u32), |hash, entry| match entry {
+        let hash = attrs.iter().map(entry_hash).try_fold(0u32, |hash, entry| match entry {
             0 => None,
-            entry => hash.map(|hash| hash.rotate_left(16) ^ entry),
+            entry => Some(hash.rotate_left(16) ^ entry),
         });
         fs.buffers.modify(&buffer, |bytes| {
             bytes.fill(0);

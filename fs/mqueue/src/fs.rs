@@ -222,9 +222,12 @@ fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > 255 { Err(Errno::ENAMETOOLONG) } else { Ok(()) }
 }
 
+/// The queues by name, each with its place in a listing.
+type Queues = BTreeMap<Box<[u8]>, (u64, Arc<Inode>)>;
+
 /// The directory.
 struct Dir {
-    queues: SpinLock<BTreeMap<Box<[u8]>, (u64, Arc<Inode>)>>,
+    queues: SpinLock<Queues>,
     cookies: SpinLock<BTreeMap<u64, Box<[u8]>>>,
     next: AtomicU64,
 }
@@ -302,11 +305,10 @@ impl InodeOps for QueueInode {
     }
 
     fn evict(&self, inode: &Arc<Inode>) {
-        if let Some(own) = inode.sb().private::<Super>() {
-            if let Some(instance) = own.instance.upgrade() {
+        if let Some(own) = inode.sb().private::<Super>()
+            && let Some(instance) = own.instance.upgrade() {
                 instance.count.fetch_sub(1, Ordering::Relaxed);
             }
-        }
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -549,7 +549,7 @@ mod tests {
         let name = b"0123456789abcdefghi";
         for len in 0..name.len() {
             let a = &name[..len];
-            assert!(same_name(a, &a.to_vec()));
+            assert!(same_name(a, a));
             assert!(!same_name(a, &name[..len + 1]));
             for at in 0..len {
                 let mut other = a.to_vec();

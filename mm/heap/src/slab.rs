@@ -427,9 +427,9 @@ fn drain_magazines() {
 /// Frees what the heap keeps for speed: magazines of all processors, empty slabs, idle stacks.
 pub fn shrink() {
     arch::ipi::call_on_all(|_| drain_magazines(), 0);
-    for class in 0..CLASSES {
+    for (class, depot) in DEPOTS.iter().enumerate() {
         let mut batch = [0; BATCH];
-        while DEPOTS[class].lock().pop(&mut batch) {
+        while depot.lock().pop(&mut batch) {
             give_back(class, &batch);
         }
         free_empty(class);

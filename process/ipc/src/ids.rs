@@ -89,7 +89,7 @@ impl<T: Object> Table<T> {
         };
         let object = make(i32::from(seq) << SLOT_BITS | slot as i32, seq);
         let key = object.perm().key;
-        if key != abi::ipc::ipc::PRIVATE {
+        if key != abi::ipc::common::PRIVATE {
             self.keys.insert(key, slot);
         }
         self.slots.insert(slot, (seq, object.clone()));

@@ -9,7 +9,7 @@ use crate::ids::Object;
 use crate::perm::{Perm, READ, WRITE};
 use crate::shm::Access;
 use crate::{Caller, Namespace, Who, now};
-use abi::ipc::{MsgInfo, MsqidDs, ipc};
+use abi::ipc::{MsgInfo, MsqidDs, common as ipc};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;

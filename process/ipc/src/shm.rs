@@ -7,7 +7,7 @@
 use crate::ids::Object;
 use crate::perm::{Perm, READ, WRITE};
 use crate::{Caller, Namespace, Who, now};
-use abi::ipc::{ShmLimits, ShmUsage, ShmidDs, ipc, shm};
+use abi::ipc::{ShmLimits, ShmUsage, ShmidDs, common as ipc, shm};
 use abi::{Errno, Result};
 use alloc::format;
 use alloc::sync::{Arc, Weak};

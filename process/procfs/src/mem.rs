@@ -121,7 +121,7 @@ impl PageMap {
 impl FileOps for PageMap {
     fn read_at(&self, _: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
         const LEN: usize = 8;
-        if pos % LEN as u64 != 0 || sink.remaining() % LEN != 0 {
+        if !pos.is_multiple_of(LEN as u64) || sink.remaining() % LEN != 0 {
             return Err(Errno::EINVAL);
         }
         let Some(mm) = self.space.upgrade() else { return Ok(0) };

@@ -2,7 +2,7 @@
 
 use super::{Context, check_id, number};
 use crate::Cx;
-use abi::ipc::{MsqidDs, ipc as cmd, msg};
+use abi::ipc::{MsqidDs, common as cmd, msg};
 use abi::{Errno, Result};
 use alloc::vec::Vec;
 use arch::VirtAddr;

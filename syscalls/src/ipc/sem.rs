@@ -2,7 +2,7 @@
 
 use super::{Context, check_id, number};
 use crate::Cx;
-use abi::ipc::{SemBuf, SemidDs, ipc as cmd, sem};
+use abi::ipc::{SemBuf, SemidDs, common as cmd, sem};
 use abi::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::vec::Vec;

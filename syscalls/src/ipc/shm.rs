@@ -2,7 +2,7 @@
 
 use super::{Context, check_id, number};
 use crate::Cx;
-use abi::ipc::{ShmidDs, ipc as cmd, shm};
+use abi::ipc::{ShmidDs, common as cmd, shm};
 use abi::process::Resource;
 use abi::{Errno, Result};
 use arch::VirtAddr;

@@ -148,7 +148,7 @@ impl State {
     /// msgsnd(2): both the bytes and the number of messages are bounded by `msg_qbytes`.
     pub(super) fn has_room_for(&self, message: &Message) -> bool {
         self.bytes + message.data.len() as u64 <= self.room
-            && self.messages.len() as u64 + 1 <= self.room
+            && (self.messages.len() as u64) < self.room
     }
 
     /// Hands a message to a waiting receiver, or keeps it.

@@ -11,7 +11,7 @@ use crate::ids::Object;
 use crate::perm::{Perm, READ, WRITE};
 use crate::shm::Access;
 use crate::{Caller, Namespace, Who, now};
-use abi::ipc::{SemInfo, SemidDs, ipc, sem};
+use abi::ipc::{SemInfo, SemidDs, common as ipc, sem};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -5,7 +5,7 @@
 //! the semaphores that changed, until nothing changes any more.
 
 use crate::{Perm, Who};
-use abi::ipc::{SemBuf, ipc, sem};
+use abi::ipc::{SemBuf, common as ipc, sem};
 use abi::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
