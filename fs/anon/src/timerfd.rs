@@ -65,6 +65,8 @@ impl State {
             let ahead = count.saturating_mul(self.interval);
             self.next = self.next.saturating_add(ahead);
             self.follows = self.follows.map(|at| at.saturating_add(ahead));
+        } else {
+            self.next = 0;
         }
         self.expired = self.expired.saturating_add(count);
     }

@@ -228,7 +228,11 @@ fn insert(file: &File, offset: u64, len: u64) -> Result<()> {
 /// `O_DIRECT`: position, length and memory must suit the device's blocks.
 fn check_direct(file: &File, pos: u64, len: usize, memory: Option<u64>) -> Result<()> {
     let unit = u64::from(node(file)?.fs.device.limits().logical_block_size.max(512));
-    if !(pos | len as u64 | memory.unwrap_or(0)).is_multiple_of(unit) { Err(Errno::EINVAL) } else { Ok(()) }
+    if !(pos | len as u64 | memory.unwrap_or(0)).is_multiple_of(unit) {
+        Err(Errno::EINVAL)
+    } else {
+        Ok(())
+    }
 }
 
 /// Reads past the cache: the pages that carry the bytes are not kept.

@@ -306,9 +306,10 @@ impl InodeOps for QueueInode {
 
     fn evict(&self, inode: &Arc<Inode>) {
         if let Some(own) = inode.sb().private::<Super>()
-            && let Some(instance) = own.instance.upgrade() {
-                instance.count.fetch_sub(1, Ordering::Relaxed);
-            }
+            && let Some(instance) = own.instance.upgrade()
+        {
+            instance.count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn as_any(&self) -> &dyn Any {

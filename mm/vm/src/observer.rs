@@ -156,6 +156,13 @@ impl AddressSpace {
         });
     }
 
+    /// Registers an area anew after its flags changed.
+    pub(crate) fn rewatch(&self, vma: &mut Vma) {
+        let before = vma.clone();
+        self.watch(vma);
+        self.unwatch(&before);
+    }
+
     /// Tells the page cache where an area is. Before it is in the map; nothing is mapped yet, or
     /// the old registration still stands.
     pub(crate) fn watch(&self, vma: &mut Vma) {

@@ -132,7 +132,10 @@ fn map() {
     println!("fd: {}", place(mmap(at(0), PAGE, RW, libc::MAP_PRIVATE, 999, 0)));
     println!("huge: {}", place(mmap(ptr::null_mut(), usize::MAX - PAGE, RW, ANON, -1, 0)));
     println!("half: {}", place(mmap(ptr::null_mut(), 1 << 47, libc::PROT_NONE, ANON, -1, 0)));
-    println!("unaligned: {}", place(mmap(std::ptr::dangling_mut::<c_void>(), PAGE, RW, ANON | 0x10, -1, 0)));
+    println!(
+        "unaligned: {}",
+        place(mmap(std::ptr::dangling_mut::<c_void>(), PAGE, RW, ANON | 0x10, -1, 0))
+    );
     println!(
         "kernel: {}",
         place(mmap((1usize << 62) as *mut c_void, PAGE, RW, ANON | 0x10, -1, 0))
@@ -142,7 +145,10 @@ fn map() {
     println!("noreplace: {}", place(mmap(at(8), 2 * PAGE, RW, ANON | 0x10_0000, -1, 0)));
     println!("hint taken: {}", place(mmap(at(100), PAGE, RW, ANON, -1, 0)));
     println!("hint used: {}", place(mmap(at(1), PAGE, RW, ANON, -1, 0)));
-    println!("munmap unaligned: {}", code(unsafe { libc::munmap(std::ptr::dangling_mut::<c_void>(), PAGE) }));
+    println!(
+        "munmap unaligned: {}",
+        code(unsafe { libc::munmap(std::ptr::dangling_mut::<c_void>(), PAGE) })
+    );
     println!("munmap 0: {}", munmap(0, 0));
     println!("munmap hole: {} {}", munmap(3, 2), munmap(3, 2));
     println!(
@@ -163,7 +169,10 @@ fn map() {
 
 fn protect() {
     fixed(0, 8);
-    println!("unaligned: {}", code(unsafe { libc::mprotect(std::ptr::dangling_mut::<c_void>(), PAGE, 1) }));
+    println!(
+        "unaligned: {}",
+        code(unsafe { libc::mprotect(std::ptr::dangling_mut::<c_void>(), PAGE, 1) })
+    );
     println!("bad: {}", mprotect(0, 1, 0x100));
     println!("grows: {} {}", mprotect(0, 1, 0x0300_0000), mprotect(0, 1, 0x0100_0000));
     println!("empty: {}", mprotect(50, 0, 1));
@@ -212,7 +221,10 @@ fn remap() {
     println!("new 0: {}", mremap(20, 4, 0, 1, 0));
     println!("unmapped: {}", mremap(100, 1, 2, 1, 0));
     println!("flags: {}", mremap(20, 1, 1, 64, 0));
-    println!("unaligned: {}", place(unsafe { libc::mremap(std::ptr::dangling_mut::<c_void>(), PAGE, PAGE, 1) }));
+    println!(
+        "unaligned: {}",
+        place(unsafe { libc::mremap(std::ptr::dangling_mut::<c_void>(), PAGE, PAGE, 1) })
+    );
     fixed(40, 2);
     mprotect(41, 1, libc::PROT_READ);
     println!("two areas: {}", mremap(40, 2, 3, 1, 0));
@@ -227,7 +239,10 @@ fn advise() {
     fixed(0, 8);
     (0..8).for_each(|page| poke(page, 7));
     println!("unknown: {} {} {}", madvise(0, 1, 77), madvise(0, 1, -1), madvise(0, 1, 5));
-    println!("unaligned: {}", code(unsafe { libc::madvise(std::ptr::dangling_mut::<c_void>(), PAGE, 4) }));
+    println!(
+        "unaligned: {}",
+        code(unsafe { libc::madvise(std::ptr::dangling_mut::<c_void>(), PAGE, 4) })
+    );
     println!("empty: {}", madvise(50, 0, 4));
     println!("unmapped: {}", madvise(50, 1, 4));
     println!("overflow: {}", code(unsafe { libc::madvise(at(0), usize::MAX - PAGE, 4) }));
