@@ -125,12 +125,13 @@ fn sharing_copies_on_demand() {
     });
     assert_eq!(seen, 1);
     let mut copied = Vec::new();
-    child
+    let given_up = child
         .unshare(at + 4096u64, |page, pte| {
             copied.push(page.0);
             pte.with_flags(pte.flags() - PteFlags::WRITE)
         })
         .unwrap();
+    super::give_up(given_up.unwrap(), |_| panic!("the parent still has it"));
     assert_eq!(copied.len(), 4);
     assert!(!child.is_shared(at) && parent.is_shared(at));
     assert!(!child.query(at).unwrap().1.contains(PteFlags::WRITE));

@@ -44,7 +44,8 @@ impl Turn {
     pub(crate) fn try_take(&self) -> Option<TurnGuard<'_>> {
         // Acquire: pairs with the release when the guard is dropped.
         let was_taken = self.is_taken.swap(true, Ordering::Acquire);
-        (!was_taken).then_some(TurnGuard(self))
+        // Made only when the turn is ours: a guard gives it up when it is dropped.
+        if was_taken { None } else { Some(TurnGuard(self)) }
     }
 
     /// Waits for the turn.

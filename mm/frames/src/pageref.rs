@@ -27,7 +27,8 @@ impl PageRef {
     /// A reference to a page unless it is being freed.
     #[inline]
     pub fn try_new(page: &'static Page) -> Option<PageRef> {
-        page.try_get().then_some(PageRef(page))
+        // Made only when the reference was taken: dropping one that was not would give another's up.
+        if page.try_get() { Some(PageRef(page)) } else { None }
     }
 
     /// Gives up the handle but not its reference; [`from_raw`](Self::from_raw) takes it back.
