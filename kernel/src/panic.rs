@@ -2,10 +2,8 @@
 
 use arch::backtrace::Backtrace;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
-/// `panic=`: seconds until the machine is reset; 0 for never, negative for at once.
-pub(crate) static PANIC_TIMEOUT_S: AtomicI64 = AtomicI64::new(0);
 static IS_PANICKING: AtomicBool = AtomicBool::new(false);
 
 #[panic_handler]
@@ -46,7 +44,7 @@ fn print_trace(trace: &Backtrace) {
 }
 
 fn end() -> ! {
-    match PANIC_TIMEOUT_S.load(Ordering::Relaxed) {
+    match klog::PANIC_TIMEOUT_S.load(Ordering::Relaxed) {
         0 => arch::power::halt(),
         seconds => {
             if seconds > 0 {

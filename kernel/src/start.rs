@@ -74,7 +74,7 @@ fn memory(info: &BootInfo) {
 
 fn settings(line: &CommandLine) {
     if let Some(seconds) = line.number("panic") {
-        crate::panic::PANIC_TIMEOUT_S.store(seconds, Ordering::Relaxed);
+        klog::PANIC_TIMEOUT_S.store(seconds, Ordering::Relaxed);
     }
 }
 

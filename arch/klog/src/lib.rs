@@ -21,6 +21,14 @@ pub use logger::{emergency, init, panicking, print, set_append_hook, set_timesta
 pub use ring::{DEV_KMSG_MAX, MESSAGE_MAX, Position, ReadError, Record, first_seq, next_seq, read};
 pub use syslog::{Action, SyslogError, kmsg_write, syslog, unread_bytes};
 
+use core::sync::atomic::{AtomicI64, AtomicU32};
+
+/// `kernel.dmesg_restrict`: 1 keeps the log from who may not administrate.
+pub static DMESG_RESTRICT: AtomicU32 = AtomicU32::new(0);
+/// `panic=` and `kernel.panic`: seconds from a panic until the machine is reset; 0 for never,
+/// negative for at once.
+pub static PANIC_TIMEOUT_S: AtomicI64 = AtomicI64::new(0);
+
 /// Logs at `notice`, which the `log` facade lacks.
 #[macro_export]
 macro_rules! notice {

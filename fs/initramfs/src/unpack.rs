@@ -24,6 +24,8 @@ pub enum Error {
     Corrupt(&'static str),
     /// No memory to decompress into.
     NoMemory,
+    /// Compressed streams lie too deep in each other.
+    Nested,
 }
 
 impl fmt::Display for Error {
@@ -31,13 +33,25 @@ impl fmt::Display for Error {
         match self {
             Error::Malformed(at) => write!(f, "initramfs: no archive at offset {at}"),
             Error::Corrupt(format) => write!(f, "initramfs: damaged {format} stream"),
+            Error::Nested => f.write_str("initramfs: compressed too many times"),
             Error::NoMemory => f.write_str("initramfs: no memory to decompress into"),
         }
     }
 }
 
+/// How many compressed streams may lie in each other: each costs stack and memory, and one is what
+/// real images have.
+const NESTING_MAX: usize = 2;
+
 /// Unpacks every archive of `image` into the context's root directory; how many entries there were.
+///
+/// # Errors
+/// [`Error::Nested`] for compressed streams in compressed streams beyond any use.
 pub fn unpack(ctx: &Context<'_>, image: &[u8]) -> Result<usize, Error> {
+    unpack_nested(ctx, image, NESTING_MAX)
+}
+
+fn unpack_nested(ctx: &Context<'_>, image: &[u8], nesting: usize) -> Result<usize, Error> {
     let mut at = 0;
     let mut count = 0;
     loop {
@@ -51,8 +65,9 @@ pub fn unpack(ctx: &Context<'_>, image: &[u8]) -> Result<usize, Error> {
             count += entries;
             at += used;
         } else if let Some(format) = decompress::format(rest) {
+            let deeper = nesting.checked_sub(1).ok_or(Error::Nested)?;
             let (contents, used) = decompress::decompress(format, rest)?;
-            count += unpack(ctx, &contents)?;
+            count += unpack_nested(ctx, &contents, deeper)?;
             at += used.max(1);
         } else {
             return Err(Error::Malformed(at));

@@ -11,6 +11,7 @@ use arch::addr::{PAGE_SIZE, USER_END, VirtAddr};
 use arch::paging::PteFlags;
 use arch::uio::{Sink, Source};
 use core::any::Any;
+use core::sync::atomic::{AtomicU32, Ordering};
 use vfs::cred::Cap;
 use vfs::{File, FileOps};
 use vm::AddressSpace;
@@ -149,10 +150,15 @@ impl FileOps for PageMap {
     }
 }
 
+/// `kernel.kptr_restrict`: 2 hides addresses from everybody.
+pub(crate) static KPTR_RESTRICT: AtomicU32 = AtomicU32::new(0);
+
 /// `/proc/kallsyms`: the kernel's symbols. Addresses are for `CAP_SYSLOG` only, for they say where
 /// the kernel is.
 pub(crate) fn kallsyms(out: &mut Vec<u8>) -> Result<()> {
-    let shows_addresses = process::try_current().is_none_or(|task| task.capable(Cap::SYSLOG));
+    // Relaxed: a lone number.
+    let shows_addresses = KPTR_RESTRICT.load(Ordering::Relaxed) < 2
+        && process::try_current().is_none_or(|task| task.capable(Cap::SYSLOG));
     for symbol in (0..arch::symbols::count()).filter_map(arch::symbols::by_index) {
         let address = if shows_addresses { symbol.address } else { 0 };
         put!(out, "{address:016x} t {}\n", symbol.name.as_str());

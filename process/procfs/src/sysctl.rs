@@ -5,15 +5,62 @@ use crate::status::parse;
 use crate::sysrq;
 use abi::{Errno, Result};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicI64, Ordering};
+use core::ops::RangeInclusive;
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use process::pid::PidNamespace;
 use pseudo::{Node, Tree, knob, show};
 
-/// A number that the kernel keeps for programs, with the range it may have.
-pub(crate) fn number(value: &'static AtomicI64, range: core::ops::RangeInclusive<i64>) -> Node {
+/// A number that a lower layer obeys.
+pub(crate) trait Value: Sync {
+    /// What it is now.
+    fn get(&self) -> i64;
+    /// Changes it.
+    fn set(&self, new: i64);
+}
+
+macro_rules! value {
+    ($($atomic:ty),*) => {$(
+        impl Value for $atomic {
+            // Relaxed: lone numbers.
+            fn get(&self) -> i64 {
+                i64::try_from(self.load(Ordering::Relaxed)).unwrap_or(i64::MAX)
+            }
+            fn set(&self, new: i64) {
+                // The range of its file lets nothing through that does not fit.
+                if let Ok(new) = new.try_into() {
+                    self.store(new, Ordering::Relaxed);
+                }
+            }
+        }
+    )*};
+}
+
+value!(AtomicU32, AtomicU64, AtomicUsize);
+
+impl Value for AtomicI64 {
+    fn get(&self) -> i64 {
+        self.load(Ordering::Relaxed)
+    }
+    fn set(&self, new: i64) {
+        self.store(new, Ordering::Relaxed);
+    }
+}
+
+/// A number, with the range it may have.
+pub(crate) fn number(value: &'static dyn Value, range: RangeInclusive<i64>) -> Node {
+    exclusive(value, None, range)
+}
+
+/// A number of which its counterpart (bytes for a ratio, a ratio for bytes) becomes 0 when it is
+/// set.
+pub(crate) fn exclusive(
+    value: &'static dyn Value,
+    counterpart: Option<&'static dyn Value>,
+    range: RangeInclusive<i64>,
+) -> Node {
     knob(
         move |out| {
-            put!(out, "{}\n", value.load(Ordering::Relaxed));
+            put!(out, "{}\n", value.get());
             Ok(())
         },
         move |bytes| {
@@ -21,7 +68,10 @@ pub(crate) fn number(value: &'static AtomicI64, range: core::ops::RangeInclusive
             if !range.contains(&new) {
                 return Err(Errno::EINVAL);
             }
-            value.store(new, Ordering::Relaxed);
+            value.set(new);
+            if let Some(other) = counterpart {
+                other.set(0);
+            }
             Ok(())
         },
     )
@@ -90,18 +140,6 @@ fn random() -> Tree {
         )
 }
 
-static FILE_MAX: AtomicI64 = AtomicI64::new(i64::MAX);
-static NR_OPEN: AtomicI64 = AtomicI64::new(1 << 20);
-static PIPE_MAX: AtomicI64 = AtomicI64::new(1 << 20);
-static RANDOMIZE: AtomicI64 = AtomicI64::new(2);
-static PANIC: AtomicI64 = AtomicI64::new(0);
-static DMESG: AtomicI64 = AtomicI64::new(0);
-static KPTR: AtomicI64 = AtomicI64::new(0);
-static PTRACE: AtomicI64 = AtomicI64::new(0);
-static LINKS: AtomicI64 = AtomicI64::new(0);
-static SYMLINKS: AtomicI64 = AtomicI64::new(0);
-static DUMPABLE: AtomicI64 = AtomicI64::new(0);
-
 fn inotify() -> Tree {
     let any = 0..=i64::from(i32::MAX);
     Tree::new()
@@ -150,7 +188,7 @@ fn kernel() -> Tree {
         .with("cap_last_cap", constant("37"))
         .with("core_pattern", core_pattern())
         .with("core_uses_pid", core_uses_pid())
-        .with("dmesg_restrict", number(&DMESG, 0..=1))
+        .with("dmesg_restrict", number(&klog::DMESG_RESTRICT, 0..=1))
         .with(
             "domainname",
             knob(|out| put_name(out, |n| &n.domainname), |b| set_name(b, |n| &mut n.domainname)),
@@ -159,13 +197,13 @@ fn kernel() -> Tree {
             "hostname",
             knob(|out| put_name(out, |n| &n.nodename), |b| set_name(b, |n| &mut n.nodename)),
         )
-        .with("kptr_restrict", number(&KPTR, 0..=2))
+        .with("kptr_restrict", number(&crate::mem::KPTR_RESTRICT, 0..=2))
         .with("ngroups_max", constant("65536"))
         .with("osrelease", show(|out| put_name(out, |n| &n.release)))
         .with("ostype", show(|out| put_name(out, |n| &n.sysname)))
         .with("overflowgid", constant("65534"))
         .with("overflowuid", constant("65534"))
-        .with("panic", number(&PANIC, i64::from(i32::MIN)..=i64::from(i32::MAX)))
+        .with("panic", number(&klog::PANIC_TIMEOUT_S, i64::from(i32::MIN)..=i64::from(i32::MAX)))
         .with("pid_max", pid_max)
         .with(
             "printk",
@@ -176,7 +214,7 @@ fn kernel() -> Tree {
             }),
         )
         .dir("random", random())
-        .with("randomize_va_space", number(&RANDOMIZE, 0..=2))
+        .with("randomize_va_space", number(&process::exec::RANDOMIZE_VA_SPACE, 0..=2))
         .with("sysrq", sysrq::allowed())
         .with("tainted", constant("0"))
         .with(
@@ -190,20 +228,37 @@ fn kernel() -> Tree {
             ),
         )
         .with("version", show(|out| put_name(out, |n| &n.version)))
-        .dir("yama", Tree::new().with("ptrace_scope", number(&PTRACE, 0..=3)))
+}
+
+/// `pipe-max-size`: rounded up to what a pipe can have.
+fn pipe_max_size() -> Node {
+    let size = &anon::pipe::PIPE_MAX_SIZE;
+    knob(
+        move |out| {
+            put!(out, "{}\n", size.get());
+            Ok(())
+        },
+        move |bytes| {
+            let new: u32 = parse(bytes)?;
+            let new = new.max(4096).checked_next_power_of_two().filter(|n| *n <= 1 << 31);
+            size.set(i64::from(new.ok_or(Errno::EINVAL)?));
+            Ok(())
+        },
+    )
 }
 
 /// `/proc/sys`.
 pub(crate) fn tree() -> Tree {
-    let any = 0..=i64::MAX;
     let fs = Tree::new()
         .dir("mqueue", crate::sysvipc::mqueue())
         .dir("inotify", inotify())
-        .with("file-max", number(&FILE_MAX, any.clone()))
-        .with("nr_open", number(&NR_OPEN, 8..=i64::from(i32::MAX)))
-        .with("pipe-max-size", number(&PIPE_MAX, 4096..=i64::from(i32::MAX)))
-        .with("protected_hardlinks", number(&LINKS, 0..=1))
-        .with("protected_symlinks", number(&SYMLINKS, 0..=1))
-        .with("suid_dumpable", number(&DUMPABLE, 0..=2));
+        .with("file-max", constant("9223372036854775807"))
+        .with("nr_open", constant("1048576"))
+        .with("pipe-max-size", pipe_max_size())
+        .with("protected_fifos", number(&vfs::perm::PROTECTED_FIFOS, 0..=2))
+        .with("protected_hardlinks", number(&vfs::perm::PROTECTED_HARDLINKS, 0..=1))
+        .with("protected_regular", number(&vfs::perm::PROTECTED_REGULAR, 0..=2))
+        .with("protected_symlinks", number(&vfs::perm::PROTECTED_SYMLINKS, 0..=1))
+        .with("suid_dumpable", number(&process::coredump::SUID_DUMPABLE, 0..=2));
     Tree::new().dir("fs", fs).dir("kernel", kernel()).dir("vm", crate::sysctl_vm::tree())
 }

@@ -23,21 +23,16 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use vfs::FileKind;
 use vfs::file::File;
 
-static SUID_DUMPABLE: AtomicU32 = AtomicU32::new(0);
+/// `fs.suid_dumpable` (0..=2): what `dumpable` becomes when credentials change.
+pub static SUID_DUMPABLE: AtomicU32 = AtomicU32::new(0);
 static USES_PID: AtomicBool = AtomicBool::new(false);
 static PATTERN_CLASS: LockClass = LockClass::new("process.core_pattern", 651);
 static PATTERN: SpinLock<Vec<u8>> = SpinLock::new(&PATTERN_CLASS, Vec::new());
 /// The longest `kernel.core_pattern`.
 const PATTERN_MAX: usize = 127;
 
-/// `fs.suid_dumpable`: what `dumpable` becomes when credentials change.
-pub fn suid_dumpable() -> u32 {
+pub(crate) fn suid_dumpable() -> u32 {
     SUID_DUMPABLE.load(Ordering::Relaxed)
-}
-
-/// Sets `fs.suid_dumpable` (0..=2).
-pub fn set_suid_dumpable(value: u32) {
-    SUID_DUMPABLE.store(value.min(2), Ordering::Relaxed);
 }
 
 /// `kernel.core_pattern`.

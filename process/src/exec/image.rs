@@ -33,16 +33,11 @@ const MAP_GROWSDOWN: u32 = 0x100;
 const MAP_DENYWRITE: u32 = 0x800;
 const MAP_STACK: u32 = 0x2_0000;
 
-static RANDOMIZE_VA_SPACE: AtomicU32 = AtomicU32::new(2);
+/// `kernel.randomize_va_space`: 0 nothing, 1 maps and stack, 2 the heap too.
+pub static RANDOMIZE_VA_SPACE: AtomicU32 = AtomicU32::new(2);
 
-/// `kernel.randomize_va_space`.
-pub fn randomize_va_space() -> u32 {
+pub(super) fn randomize_va_space() -> u32 {
     RANDOMIZE_VA_SPACE.load(Ordering::Relaxed)
-}
-
-/// Sets `kernel.randomize_va_space` (0..=2).
-pub fn set_randomize_va_space(value: u32) {
-    RANDOMIZE_VA_SPACE.store(value, Ordering::Relaxed);
 }
 
 /// Reads the program headers.

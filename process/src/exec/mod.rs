@@ -26,7 +26,7 @@ use vfs::cred::{CapSet, Creds};
 use vfs::file::File;
 use vm::AddressSpace;
 
-pub use image::{randomize_va_space, set_randomize_va_space};
+pub use image::RANDOMIZE_VA_SPACE;
 
 /// `READ_IMPLIES_EXEC` of `personality(2)`.
 pub const READ_IMPLIES_EXEC: u32 = 0x040_0000;

@@ -74,13 +74,16 @@ pub fn partitions(bytes: &[u8]) {
 }
 
 /// An initial RAM disk, unpacked into an empty tmpfs.
-pub fn initramfs(bytes: &[u8]) {
+pub fn initramfs(bytes: &[u8]) -> Result<usize, ::initramfs::Error> {
+    const NO_ROOM: ::initramfs::Error = ::initramfs::Error::NoMemory;
     frames::init_host(256 << 20);
     let user_ns = UserNamespace::initial();
     let options = tmpfs::Options::default();
-    let Ok(sb) = tmpfs::create("tmpfs", options, (0, 0)) else { return };
-    let Ok(mounts) = MountNamespace::with_root(1, user_ns.clone(), &sb, b"root", 0) else { return };
-    let Ok(root) = mounts.root_path() else { return };
+    let Ok(sb) = tmpfs::create("tmpfs", options, (0, 0)) else { return Err(NO_ROOM) };
+    let Ok(mounts) = MountNamespace::with_root(1, user_ns.clone(), &sb, b"root", 0) else {
+        return Err(NO_ROOM);
+    };
+    let Ok(root) = mounts.root_path() else { return Err(NO_ROOM) };
     let ctx = Context {
         creds: &Arc::new(Creds::root(user_ns)),
         root: &root,
@@ -89,5 +92,5 @@ pub fn initramfs(bytes: &[u8]) {
         mounts: &mounts,
         caller: &KernelCaller,
     };
-    let _ = ::initramfs::unpack(&ctx, bytes);
+    ::initramfs::unpack(&ctx, bytes)
 }
