@@ -182,6 +182,9 @@ impl Buffers {
             }
         };
         let mut outcome = Ok(());
+        // Kept until the device has them: a block that is dropped and read again before that would
+        // come back as it was, and one that could not be written is dirty still.
+        let mut held: Vec<Arc<Buffer>> = Vec::new();
         let mut pending: Option<Bio> = None;
         loop {
             let next = self.dirty.lock().pop_first();
@@ -213,6 +216,7 @@ impl Buffers {
             if let Some(bio) = &mut pending {
                 bio.push(page, 0, self.block_size as u32);
             }
+            held.push(buffer);
             // Who reads the bare device sees the new block.
             let index = block * self.block_size as u64 / 4096;
             self.device.mapping().drop_clean(index, index);
@@ -222,6 +226,15 @@ impl Buffers {
         }
         end(&batch, Ok(()));
         batch.done.wait();
-        if batch.failed.load(Ordering::Relaxed) { Err(Errno::EIO) } else { outcome }
+        if !batch.failed.load(Ordering::Relaxed) {
+            return outcome;
+        }
+        for buffer in &held {
+            let known = self.shard(buffer.block).lock().get(&buffer.block).cloned();
+            if known.is_some_and(|known| Arc::ptr_eq(&known, buffer)) {
+                self.modify(buffer, |_| ());
+            }
+        }
+        Err(Errno::EIO)
     }
 }

@@ -1,6 +1,7 @@
 //! Where a file's blocks are: the whole map as a sorted list in memory, read from an extent tree or
 //! indirect blocks, written back as an extent tree.
 
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -132,6 +133,12 @@ impl BlockMap {
         }
         for mut part in self.remove(start, end) {
             part.unwritten = unwritten;
+            // One with data may be a block longer than one without.
+            if unwritten && part.len == MAX_LEN {
+                part.len -= 1;
+                let physical = part.physical + u64::from(part.len);
+                self.insert(Extent { logical: part.end(), len: 1, physical, unwritten });
+            }
             self.insert(part);
         }
         true
@@ -184,8 +191,11 @@ pub(crate) fn walk_tree(
     has_extents: bool,
     each: &mut dyn FnMut(u32, u64, u32),
 ) -> Result<()> {
+    // A block met twice is a map without end.
+    let seen = core::cell::RefCell::new(BTreeSet::new());
     let read = |block: u64| {
-        if block <= sb.first_data_block || block >= sb.blocks {
+        let is_new = seen.borrow_mut().insert(block);
+        if block <= sb.first_data_block || block >= sb.blocks || !is_new {
             return Err(Errno::EUCLEAN);
         }
         Ok(buffers.get(block)?.copy())
@@ -264,7 +274,7 @@ impl Ext4 {
     /// Reads the map of an inode with the extents flag from its 60 bytes of `i_block`.
     pub(crate) fn read_extents(&self, root: &[u8], seed: u32) -> Result<BlockMap> {
         let mut map = BlockMap::default();
-        self.read_extent_node(root, seed, None, &mut map)?;
+        self.read_extent_node(root, seed, None, &mut map, &mut BTreeSet::new())?;
         let sorted = map.extents.windows(2).all(|pair| pair[0].end() <= pair[1].logical);
         let inside = map.extents.iter().all(|e| {
             e.physical > self.sb.first_data_block
@@ -280,6 +290,7 @@ impl Ext4 {
         seed: u32,
         expected_depth: Option<u16>,
         map: &mut BlockMap,
+        seen: &mut BTreeSet<u64>,
     ) -> Result<()> {
         let (entries, max, depth) = (u16_at(node, 2), u16_at(node, 4), u16_at(node, 6));
         let room = (node.len() - 12) / 12;
@@ -312,9 +323,13 @@ impl Ext4 {
                 continue;
             }
             let block = u64::from(u32_at(entry, 4)) | u64::from(u16_at(entry, 8)) << 32;
+            if !seen.insert(block) {
+                log::error!("ext4: extent block {block} is in its tree twice");
+                return Err(Errno::EUCLEAN);
+            }
             let child = self.metadata_block(block)?.copy();
             map.tree_blocks.push(block);
-            self.read_extent_node(&child, seed, Some(depth - 1), map)?;
+            self.read_extent_node(&child, seed, Some(depth - 1), map, seen)?;
         }
         Ok(())
     }
@@ -400,6 +415,16 @@ fn fill_node(bytes: &mut [u8], entries: &[[u8; 12]], room: usize, depth: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_extent_without_data_is_two() {
+        let mut map = BlockMap::default();
+        map.insert(Extent { logical: 0, len: MAX_LEN, physical: 1000, unwritten: false });
+        assert!(map.mark_unwritten(0, MAX_LEN));
+        assert!(map.extents.iter().all(|e| e.unwritten && e.len < MAX_LEN));
+        assert_eq!(map.block_count(), u64::from(MAX_LEN));
+        assert_eq!(map.find(MAX_LEN - 1).unwrap().end(), MAX_LEN);
+    }
 
     /// Random changes of a map, beside an array of what each block maps to.
     #[test]

@@ -14,6 +14,7 @@ use vfs::{Context, File, FileOps, MapArgs, pagefile};
 use vm::MapSource;
 
 use crate::extents::Extent;
+use crate::node::State;
 use crate::node::{Node, flags};
 
 const SEEK_DATA: u32 = 3;
@@ -120,8 +121,17 @@ impl Node {
 
     /// Allocates unwritten blocks where there are none.
     fn preallocate(&self, first: u32, end: u32) -> Result<()> {
-        let fs = &self.fs;
         let mut state = self.state.lock();
+        let result = self.take_unwritten(&mut state, first, end);
+        // What was taken before an error is the file's all the same.
+        self.count_blocks(&state);
+        drop(state);
+        self.changed();
+        result
+    }
+
+    fn take_unwritten(&self, state: &mut State, first: u32, end: u32) -> Result<()> {
+        let fs = &self.fs;
         let mut block = first;
         while block < end {
             let stop = match state.map.find(block) {
@@ -146,9 +156,6 @@ impl Node {
             state.map_dirty = true;
             block += len;
         }
-        self.count_blocks(&state);
-        drop(state);
-        self.changed();
         Ok(())
     }
 }
@@ -294,6 +301,12 @@ impl FileOps for RegularOps {
         let from = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
         if from >= size {
             return Err(Errno::ENXIO);
+        }
+        // What is written over unwritten blocks is data before it has reached them.
+        if let Some(mapping) = file.inode().mapping()
+            && mapping.is_dirty()
+        {
+            mapping.write_and_wait(from, i64::MAX as u64)?;
         }
         let found = node(file)?.seek_blocks(from, whence == SEEK_DATA);
         match whence {

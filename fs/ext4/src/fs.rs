@@ -47,6 +47,34 @@ pub(crate) struct Ext4 {
     _claim: Claim,
 }
 
+/// Whether the file system is one that can be mounted (for writing).
+fn check(sb: &Super, device: &Device, read_only: bool) -> Result<()> {
+    let name = device.name();
+    let unknown = sb.incompat & !(incompat::KNOWN | incompat::RECOVER);
+    if unknown != 0 {
+        log::error!(
+            "ext4: {name}: couldn't mount because of unsupported optional features ({unknown:x})"
+        );
+        return Err(Errno::EINVAL);
+    }
+    let unknown = sb.ro_compat & !ro_compat::KNOWN;
+    if sb.ro_compat & ro_compat::READONLY != 0 && !read_only {
+        log::error!("ext4: {name}: the file system may only be read");
+        return Err(Errno::EROFS);
+    }
+    if unknown & !ro_compat::READONLY != 0 && !read_only {
+        log::error!(
+            "ext4: {name}: couldn't mount RDWR because of unsupported optional features ({unknown:x})"
+        );
+        return Err(Errno::EROFS);
+    }
+    if sb.blocks.checked_mul(sb.block_size as u64).is_none_or(|bytes| bytes > device.size()) {
+        log::error!("ext4: {name}: the file system is larger than the device");
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
 struct SuperPart(Arc<Ext4>);
 
 impl Ext4 {
@@ -57,34 +85,15 @@ impl Ext4 {
         }
         device.read_at(1024, &mut raw)?;
         let sb = Super::parse(raw)?;
-        let name = device.name();
-        let unknown = sb.incompat & !(incompat::KNOWN | incompat::RECOVER);
-        if unknown != 0 {
-            log::error!(
-                "ext4: {name}: couldn't mount because of unsupported optional features ({unknown:x})"
-            );
-            return Err(Errno::EINVAL);
-        }
-        let unknown = sb.ro_compat & !ro_compat::KNOWN;
-        if sb.ro_compat & ro_compat::READONLY != 0 && !read_only {
-            log::error!("ext4: {name}: the file system may only be read");
-            return Err(Errno::EROFS);
-        }
-        if unknown & !ro_compat::READONLY != 0 && !read_only {
-            log::error!(
-                "ext4: {name}: couldn't mount RDWR because of unsupported optional features ({unknown:x})"
-            );
-            return Err(Errno::EROFS);
-        }
-        if sb.blocks * sb.block_size as u64 > device.size() {
-            log::error!("ext4: {name}: the file system is larger than the device");
-            return Err(Errno::EINVAL);
-        }
+        check(&sb, &device, read_only)?;
         let claim = device.claim()?;
         let sb = if sb.incompat & incompat::RECOVER != 0 {
             crate::journal::recover(&device, &sb)?;
             device.read_at(1024, &mut raw)?;
-            Super::parse(raw)?
+            // The journal had another one.
+            let sb = Super::parse(raw)?;
+            check(&sb, &device, read_only)?;
+            sb
         } else {
             sb
         };
@@ -143,14 +152,18 @@ impl Ext4 {
         drop(gone);
     }
 
-    /// Stores inodes, bitmaps and descriptors in the device's page cache.
+    /// Writes inodes, bitmaps and descriptors to the device.
     pub(crate) fn store_metadata(&self) -> Result<()> {
         let _one = self.syncing.lock();
         self.store_orphans()?;
         loop {
             let Some((_, inode)) = self.dirty.lock().pop_first() else { break };
-            if let Some(node) = inode.private::<Node>() {
-                node.store(&inode)?;
+            if let Some(node) = inode.private::<Node>()
+                && let Err(error) = node.store(&inode)
+            {
+                // The next sync tries again, and says so again.
+                self.mark_dirty(node.ino, &inode);
+                return Err(error);
             }
         }
         self.alloc.store(&self.sb, &self.buffers)?;
@@ -254,6 +267,10 @@ impl SuperOps for SuperPart {
         let read_only = flags & MS_RDONLY != 0;
         let fs = &self.0;
         if read_only && !fs.read_only.load(Ordering::Relaxed) {
+            // Files that only wait for their last user could not be deleted any more.
+            if !fs.orphans.is_empty() {
+                return Err(Errno::EBUSY);
+            }
             fs.finish()?;
         }
         if !read_only && (fs.sb.ro_compat & !ro_compat::KNOWN != 0 || fs.device.is_read_only()) {

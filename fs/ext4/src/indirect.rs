@@ -1,6 +1,7 @@
 //! Block maps of files without extents (ext2, ext3): twelve direct blocks, then trees of one, two
 //! and three levels of blocks of numbers.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
@@ -64,10 +65,11 @@ impl Ext4 {
     pub(crate) fn read_indirect(&self, root: &[u8]) -> Result<BlockMap> {
         let mut map = BlockMap::default();
         let mut logical = 0u64;
+        let mut seen = BTreeSet::new();
         for at in 0..15usize {
             let block = u32_at(root, at * 4);
             let depth = at.saturating_sub(11) as u32;
-            self.read_indirect_node(block, depth, &mut logical, &mut map)?;
+            self.read_indirect_node(block, depth, &mut logical, &mut map, &mut seen)?;
         }
         Ok(map)
     }
@@ -78,6 +80,7 @@ impl Ext4 {
         depth: u32,
         logical: &mut u64,
         map: &mut BlockMap,
+        seen: &mut BTreeSet<u64>,
     ) -> Result<()> {
         let fan = (self.sb.block_size / 4) as u64;
         if block == 0 {
@@ -93,10 +96,14 @@ impl Ext4 {
             *logical += 1;
             return Ok(());
         }
+        if !seen.insert(block.into()) {
+            log::error!("ext4: indirect block {block} is in its file twice");
+            return Err(Errno::EUCLEAN);
+        }
         let node = self.metadata_block(block.into())?.copy();
         map.tree_blocks.push(block.into());
         for at in 0..fan as usize {
-            self.read_indirect_node(u32_at(&node, at * 4), depth - 1, logical, map)?;
+            self.read_indirect_node(u32_at(&node, at * 4), depth - 1, logical, map, seen)?;
         }
         Ok(())
     }

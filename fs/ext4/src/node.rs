@@ -209,6 +209,10 @@ impl Node {
     pub(crate) fn create(fs: &Arc<Ext4>, dir: &Node, new: &NewInode<'_>) -> Result<Arc<Inode>> {
         let sb = fs.vfs.get().and_then(Weak::upgrade).ok_or(Errno::EIO)?;
         let is_dir = new.kind == FileKind::Directory;
+        // man 7 symlink: the text and its NUL are one block at the most.
+        if new.kind == FileKind::Symlink && new.target.len() >= fs.sb.block_size {
+            return Err(Errno::ENAMETOOLONG);
+        }
         let ino = fs.alloc.take_inode(&fs.sb, &fs.buffers, dir.ino, is_dir)?;
         let generation = (new.now.nsec ^ ino.rotate_left(16)) | 1;
         let mut init = InodeInit::new(ino.into(), new);
@@ -280,8 +284,19 @@ impl Node {
             && new.target.len() >= 60
             && let Some(node) = inode.private::<Node>()
         {
-            let buffer = node.add_block(&inode, 0)?;
-            fs.buffers.modify(&buffer, |b| b[..new.target.len()].copy_from_slice(new.target));
+            let buffer = match node.add_block(&inode, 0) {
+                Ok(buffer) => buffer,
+                Err(error) => {
+                    inode.set_nlink(0);
+                    node.delete(&inode)?;
+                    return Err(error);
+                }
+            };
+            fs.buffers.modify(&buffer, |block| {
+                if let Some(text) = block.get_mut(..new.target.len()) {
+                    text.copy_from_slice(new.target);
+                }
+            });
         }
         Ok(inode)
     }

@@ -31,6 +31,11 @@ impl Orphans {
         Orphans(SpinLock::new(&CLASS, List { inos: BTreeSet::new(), changed: false }))
     }
 
+    /// Whether no file waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().inos.is_empty()
+    }
+
     /// The file lost its last link.
     pub(crate) fn add(&self, ino: u32) {
         let mut list = self.0.lock();

@@ -125,6 +125,23 @@ const FEATURES: [&str; 10] = [
 ];
 
 #[test]
+fn a_link_longer_than_a_block_is_refused() {
+    let fixture = Fixture::new("-t ext4 -b 1024", 16, None);
+    let root = fixture.root();
+    let text = [b'x'; 1500];
+    let link = |len: usize| {
+        let name = format!("link-{len}");
+        root.ops().create(&root, name.as_bytes(), &new(FileKind::Symlink, &text[..len]))
+    };
+    assert_eq!(link(1024).err(), Some(Errno::ENAMETOOLONG));
+    assert_eq!(link(1500).err(), Some(Errno::ENAMETOOLONG));
+    let made = InodeRef::new(link(1023).unwrap());
+    assert_eq!(made.size(), 1023);
+    drop((made, root));
+    fixture.check();
+}
+
+#[test]
 fn trees_made_by_mke2fs_are_read() {
     let source = std::env::temp_dir().join(format!("ext4-src-{}", std::process::id()));
     std::fs::create_dir_all(source.join("dir/sub")).unwrap();

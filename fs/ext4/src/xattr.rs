@@ -287,6 +287,12 @@ impl Node {
                 }
             }
         }
+        // Values of a damaged image may overlap: apart they do not fit any more.
+        let block_room = fs.sb.block_size - HEADER;
+        if !outer.is_empty() && !fits(&outer, block_room) || !body.is_empty() && !fits(&body, room)
+        {
+            return Err(Errno::EUCLEAN);
+        }
         if was_in_block || to_block {
             self.store_block(&mut state, outer)?;
         }
