@@ -156,6 +156,8 @@ impl Watch for Watched {
 impl Watched {
     fn end(&self, instance: &Inotify) {
         if !self.has_ended.swap(true, Ordering::Relaxed) {
+            // Release: pairs with the acquire of `sweep`, which then finds the mark above.
+            instance.has_ended.store(true, Ordering::Release);
             instance.post(self.wd, IN_IGNORED, 0, &[]);
         }
     }
@@ -176,6 +178,8 @@ struct Watches {
 /// An inotify instance.
 pub struct Inotify {
     this: Weak<Inotify>,
+    /// A watch has ended by itself since the last look.
+    has_ended: AtomicBool,
     uid: u32,
     watches: Mutex<Watches>,
     queue: SpinLock<Queue>,
@@ -190,6 +194,7 @@ pub fn create(ctx: &Context<'_>, status: u32) -> Result<Arc<File>> {
     }
     let instance = Arc::new_cyclic(|this| Inotify {
         this: this.clone(),
+        has_ended: AtomicBool::new(false),
         uid,
         watches: Mutex::new(&WATCHES, Watches::default()),
         queue: SpinLock::new(&QUEUE, Queue::default()),
@@ -212,6 +217,9 @@ impl Inotify {
 
     /// Forgets the watches that have ended by themselves.
     fn sweep(&self, watches: &mut Watches) {
+        if !self.has_ended.swap(false, Ordering::AcqRel) {
+            return;
+        }
         let is_over = |w: &&Arc<Watched>| w.has_ended.load(Ordering::Relaxed);
         let ended: Vec<Arc<Watched>> =
             watches.by_number.values().filter(is_over).cloned().collect();

@@ -103,12 +103,17 @@ impl Listener for Shared {
         let (next, cancelled) = {
             let mut state = self.state.lock();
             state.cancelled |= state.cancel_on_set;
-            let Some(at) = state.follows.filter(|_| state.next != 0) else { return };
-            let left = at.saturating_sub(sched::clock::realtime_ns());
-            state.next = arch::time::now_ns().saturating_add(left).max(1);
-            (state.next, state.cancelled)
+            if let Some(at) = state.follows.filter(|_| state.next != 0) {
+                let left = at.saturating_sub(sched::clock::realtime_ns());
+                state.next = arch::time::now_ns().saturating_add(left).max(1);
+                (state.next, state.cancelled)
+            } else {
+                (0, state.cancelled)
+            }
         };
-        if let Some(timer) = self.timer.get().and_then(Weak::upgrade) {
+        if next != 0
+            && let Some(timer) = self.timer.get().and_then(Weak::upgrade)
+        {
             timer.arm(next);
         }
         if cancelled {

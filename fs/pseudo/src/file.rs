@@ -42,11 +42,11 @@ impl FileOps for TextFile {
         Ok(sink.put(rest)?)
     }
 
-    fn write_at(&self, _file: &File, _pos: u64, source: &mut Source<'_>) -> Result<usize> {
+    fn write_at(&self, file: &File, _pos: u64, source: &mut Source<'_>) -> Result<usize> {
         let len = source.remaining().min(WRITE_MAX);
         let mut bytes = alloc::vec![0; len];
         source.take_all(&mut bytes)?;
-        self.text.store(&bytes)?;
+        self.text.store_as(&bytes, &file.creds)?;
         Ok(len)
     }
 

@@ -7,6 +7,7 @@ use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
+use vfs::cred::Creds;
 use vfs::{
     Attr, Context, FileOps, Inode, InodeFlags, InodeInit, InodeOps, Link, Path, SetAttr, SuperBlock,
 };
@@ -39,6 +40,12 @@ pub trait Text: Send + Sync {
     fn store(&self, bytes: &[u8]) -> Result<()> {
         let _ = bytes;
         Err(Errno::EINVAL)
+    }
+    /// As [`store`](Self::store), for files that ask who opened them: a descriptor may have been
+    /// handed to a program with more rights than its opener has.
+    fn store_as(&self, bytes: &[u8], opener: &Arc<Creds>) -> Result<()> {
+        let _ = opener;
+        self.store(bytes)
     }
     /// Opens the file with operations of its own instead.
     fn open(&self) -> Option<Result<Arc<dyn FileOps>>> {

@@ -324,11 +324,12 @@ pub(crate) fn follow_mode(inode: &Arc<Inode>) -> Result<()> {
 }
 
 /// Makes something with what it inherits from the default list of its directory: `create` gets the
-/// facts with the mode that results.
+/// facts with the mode that results, `undo` what was made when its lists cannot be stored.
 pub(crate) fn inheriting(
     dir: &Inode,
     new: &NewInode<'_>,
     create: impl FnOnce(&NewInode<'_>) -> Result<Arc<Inode>>,
+    undo: impl FnOnce(&Arc<Inode>),
 ) -> Result<Arc<Inode>> {
     let default = if new.kind == FileKind::Symlink { None } else { cached(dir, Which::Default) };
     let Some(default) = default else { return create(new) };
@@ -336,13 +337,22 @@ pub(crate) fn inheriting(
     acl.update(|perm, mode| perm & mode, new.mode);
     let new = NewInode { mode: new.mode & 0o7000 | acl.mode(), ..*new };
     let inode = create(&new)?;
-    if !acl.is_minimal() {
-        store(&inode, Which::Access, Some(acl))?;
+    let give = || {
+        if !acl.is_minimal() {
+            store(&inode, Which::Access, Some(acl))?;
+        }
+        if inode.is_dir() {
+            store(&inode, Which::Default, Some((*default).clone()))?;
+        }
+        Ok(())
+    };
+    match give() {
+        Ok(()) => Ok(inode),
+        Err(error) => {
+            undo(&inode);
+            Err(error)
+        }
     }
-    if inode.is_dir() {
-        store(&inode, Which::Default, Some((*default).clone()))?;
-    }
-    Ok(inode)
 }
 
 #[cfg(test)]

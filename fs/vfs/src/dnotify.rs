@@ -22,7 +22,8 @@ const KINDS: [(u32, u32); 6] = [
 /// Go on after the first event.
 const MULTISHOT: u32 = 0x8000_0000;
 
-struct DirWatch {
+/// What sends signals about a directory for one open file.
+pub(crate) struct DirWatch {
     file: Weak<File>,
     fd: i32,
     mask: AtomicU32,
@@ -50,17 +51,14 @@ pub fn set(file: &Arc<File>, fd: i32, mask: u32) -> Result<()> {
     if !file.inode().is_dir() {
         return Err(Errno::ENOTDIR);
     }
-    let kept = if mask & !MULTISHOT == 0 { None } else { file.dir_watch() };
-    if let Some(old) = kept {
-        notify::remove_watch(file.inode(), &old);
-    } else {
-        release(file);
-    }
+    // man 2 fcntl: requests add up, until one without events.
+    let before = file.dir_watch().map_or(0, |old| old.mask.load(Ordering::Relaxed));
+    release(file);
     if mask & !MULTISHOT == 0 {
         return Ok(());
     }
-    let watch: Arc<dyn Watch> =
-        Arc::new(DirWatch { file: Arc::downgrade(file), fd, mask: AtomicU32::new(mask) });
+    let mask = AtomicU32::new(before | mask);
+    let watch = Arc::new(DirWatch { file: Arc::downgrade(file), fd, mask });
     file.set_dir_watch(Some(watch.clone()));
     notify::add_watch(file.inode(), watch);
     Ok(())
@@ -69,6 +67,7 @@ pub fn set(file: &Arc<File>, fd: i32, mask: u32) -> Result<()> {
 /// The open file is gone: so is its watch.
 pub(crate) fn release(file: &File) {
     if let Some(watch) = file.dir_watch() {
+        let watch: Arc<dyn Watch> = watch;
         notify::remove_watch(file.inode(), &watch);
         file.set_dir_watch(None);
     }

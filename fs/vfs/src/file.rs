@@ -17,10 +17,10 @@ use vm::MapSource;
 
 use crate::context::Context;
 use crate::cred::Creds;
+use crate::dnotify::DirWatch;
 use crate::inode::{Inode, InodeRef};
 use crate::locks::Owner;
 use crate::mount::MountWriter;
-use crate::notify::Watch;
 use crate::path::Path;
 use crate::poll::{ALWAYS_READY, PollTable};
 use crate::sigio::AsyncWatch;
@@ -245,7 +245,7 @@ struct Rare {
     /// Sends signals when the file becomes ready (`O_ASYNC`).
     async_watch: Option<Arc<AsyncWatch>>,
     /// Sends signals when the directory changes (`F_NOTIFY`).
-    dir_watch: Option<Arc<dyn Watch>>,
+    dir_watch: Option<Arc<DirWatch>>,
 }
 
 /// An open file description.
@@ -449,12 +449,12 @@ impl File {
     }
 
     /// What sends signals when the directory changes.
-    pub(crate) fn dir_watch(&self) -> Option<Arc<dyn Watch>> {
+    pub(crate) fn dir_watch(&self) -> Option<Arc<DirWatch>> {
         self.rare.lock().dir_watch.clone()
     }
 
     /// Replaces what sends signals when the directory changes.
-    pub(crate) fn set_dir_watch(&self, watch: Option<Arc<dyn Watch>>) {
+    pub(crate) fn set_dir_watch(&self, watch: Option<Arc<DirWatch>>) {
         let old = core::mem::replace(&mut self.rare.lock().dir_watch, watch);
         drop(old);
     }

@@ -32,6 +32,8 @@ struct Lease {
     kind: u32,
     /// What it must become: `F_RDLCK` or `F_UNLCK`.
     target: Option<u32>,
+    /// When it goes by itself: set when the holder is asked to give it up.
+    ends: Option<u64>,
     fd: i32,
 }
 
@@ -98,9 +100,12 @@ pub fn set(ctx: &Context<'_>, file: &Arc<File>, fd: i32, kind: u32) -> Result<()
             if lease.target.is_some_and(|target| target != kind) {
                 return Err(Errno::EAGAIN);
             }
-            (lease.kind, lease.target) = (kind, None);
+            (lease.kind, lease.target, lease.ends) = (kind, None, None);
         }
-        None => list.push(Lease { file: Arc::downgrade(file), kind, target: None, fd }),
+        None => {
+            let file = Arc::downgrade(file);
+            list.push(Lease { file, kind, target: None, ends: None, fd });
+        }
     }
     drop(list);
     inode.set_flags(InodeFlags::LEASED);
@@ -148,10 +153,14 @@ fn break_slow(inode: &Inode, writes: bool, patience: Patience) -> Result<()> {
     let mut tell = Vec::new();
     {
         let target = if writes { F_UNLCK } else { F_RDLCK };
+        let now = arch::time::now_ns();
         let mut list = leases.list.lock();
+        let is_over = |lease: &Lease| lease.ends.is_some_and(|end| end <= now);
+        list.retain(|lease| !(lease.conflicts(writes) && is_over(lease)));
         for lease in list.iter_mut().filter(|lease| lease.conflicts(writes)) {
             if lease.target.is_none_or(|old| old == F_RDLCK && target == F_UNLCK) {
                 lease.target = Some(target);
+                lease.ends.get_or_insert(now.saturating_add(LEASE_BREAK_NS));
                 tell.push((lease.file.clone(), lease.fd));
             }
         }

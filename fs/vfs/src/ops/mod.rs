@@ -60,6 +60,13 @@ fn new_inode<'a>(
 
 /// Makes something in a directory, with what it inherits.
 fn create_in(dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
-    let inode = acl::inheriting(dir, new, |new| dir.ops().create(dir, name, new))?;
-    Ok(inode)
+    let undo = |made: &Arc<Inode>| {
+        // The first error is the one to report.
+        let _ = if made.is_dir() {
+            dir.ops().rmdir(dir, name, made)
+        } else {
+            dir.ops().unlink(dir, name, made)
+        };
+    };
+    acl::inheriting(dir, new, |new| dir.ops().create(dir, name, new), undo)
 }

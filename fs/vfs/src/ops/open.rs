@@ -339,7 +339,7 @@ pub fn tmpfile_in(ctx: &Context<'_>, dir: &Path, how: &OpenHow) -> Result<Arc<Fi
     let _writer = dir.mount.want_write()?;
     perm::permission(&parent, Access::WRITE | Access::EXEC, ctx.creds)?;
     let new = new_inode(ctx, &parent, FileKind::Regular, how.mode, DeviceNumber::NONE, b"");
-    let inode = acl::inheriting(&parent, &new, |new| parent.ops().tmpfile(&parent, new))?;
+    let inode = acl::inheriting(&parent, &new, |new| parent.ops().tmpfile(&parent, new), |_| ())?;
     if how.flags & O_EXCL == 0 {
         inode.set_flags(InodeFlags::LINKABLE);
     }
