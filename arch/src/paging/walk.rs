@@ -284,10 +284,6 @@ pub(super) unsafe fn range<'a>(
     let mut at = start.page_down();
     // SAFETY: the caller vouches for the tree.
     while let Some((found, slot)) = unsafe { next_directory_slot(root, at, end) } {
-        // Slots that were skipped may end behind `end`.
-        if found >= end {
-            return;
-        }
         at = found;
         let stop = next(at, 21).min(end);
         let pte = Pte(slot.load(Ordering::Acquire));

@@ -268,7 +268,11 @@ pub(crate) fn restore_from_user(from: VirtAddr, len: usize, features: u64) -> bo
             admit(bytes, len, features);
             restore(start);
         } else {
+            // XSAVE leaves most of the header as it is: the program's would make XRSTOR fault. And
             // XSAVEOPT may leave out what it believes to be in the area still.
+            if let Some(header) = bytes.get_mut(LEGACY..HEADER_END) {
+                header.fill(0);
+            }
             save_all(start);
         }
         is_whole

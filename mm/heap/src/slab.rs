@@ -389,22 +389,27 @@ fn give_back_batch(class: usize, objects: &[usize]) {
     }
 }
 
+/// How long [`frames_for`] waits for memory, in nanoseconds.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
 /// Frames for something small, which the kernel cannot do without: from the reserve if need be, and
 /// who may wait waits for a victim's end.
+///
+/// After a second of that there are none.
 pub(crate) fn frames_for(order: u8, flags: Flags) -> Option<FrameBlock> {
-    const PATIENCE: u32 = 100_000;
-    for _ in 0..PATIENCE {
+    let mut deadline = None;
+    loop {
         let reserve = flags | Flags::RESERVE | Flags::NO_RECLAIM;
         let found = frames::alloc(order, flags).or_else(|_| frames::alloc(order, reserve));
         if let Ok(block) = found {
             return Some(block);
         }
-        if !arch::preempt::is_enabled() {
+        let now = arch::time::now_ns();
+        if !arch::preempt::is_enabled() || now >= *deadline.get_or_insert(now + PATIENCE_NS) {
             return None;
         }
         arch::cpu::relax();
     }
-    None
 }
 
 /// Gives the objects in this processor's magazines back to their slabs, so that empty slabs are
@@ -443,6 +448,9 @@ fn free_empty(class: usize) {
     loop {
         let empty = {
             let mut pool = POOLS[class].lock();
+            if pool.free_slabs == 0 {
+                return;
+            }
             let mut at = pool.partial;
             while at != NIL
                 && slab_at(at).private2.load(Ordering::Relaxed) as usize != per_slab(class)

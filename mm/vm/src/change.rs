@@ -1,7 +1,7 @@
 //! Changing areas: `mprotect`, `mremap`, `madvise`, `mlock`, `msync`.
 
 use crate::AddressSpace;
-use crate::commit::{commit, heeds_no_reserve};
+use crate::commit::{commit, heeds_no_reserve, max_areas};
 use crate::layout::MIN_ADDRESS;
 use crate::limits::Limits;
 use crate::space::va;
@@ -145,10 +145,12 @@ impl AddressSpace {
         if new_len == 0 || new_len > USER_END || stays && old_len != new_len {
             return Err(Errno::EINVAL);
         }
+        old.checked_add(old_len).filter(|end| *end <= USER_END).ok_or(Errno::EINVAL)?;
         let mut areas = self.areas.write();
-        if new_len > old_len {
+        let more = if stays { new_len } else { new_len.saturating_sub(old_len) };
+        if more > 0 {
             let vma = areas.find(old).ok_or(Errno::EFAULT)?;
-            limits.check_growth(&areas, vma, new_len - old_len)?;
+            limits.check_growth(&areas, vma, more)?;
         }
         if stays && areas.find(old).is_some_and(|vma| !vma.is_private() || !vma.is_anonymous()) {
             return Err(Errno::EINVAL);
@@ -187,8 +189,7 @@ impl AddressSpace {
             }
             return Ok(old);
         }
-        let (vma_end, more) = (vma.end, new_len - old_len);
-        let end = old.checked_add(old_len).ok_or(Errno::EINVAL)?;
+        let (vma_end, end) = (vma.end, old + old_len);
         if end > vma_end {
             return Err(Errno::EFAULT);
         }
@@ -226,6 +227,9 @@ impl AddressSpace {
     ) -> Result<u64> {
         let found = areas.find(old).filter(|vma| old + old_len <= vma.end);
         let vma = found.ok_or(Errno::EFAULT)?.clone();
+        if areas.map.len() >= max_areas() {
+            return Err(Errno::ENOMEM);
+        }
         self.promise(areas.total_pages, &vma, new_len)?;
         let at = match to.map_or_else(|| self.room_for(areas, new_len), Ok) {
             Ok(at) => at,
@@ -491,6 +495,7 @@ impl AddressSpace {
         for (start, _) in &starts {
             let Some(mut vma) = areas.remove(*start) else { continue };
             vma.flags = if locked { vma.flags | flag::LOCKED } else { vma.flags & !flag::LOCKED };
+            self.rewatch(&mut vma);
             areas.insert(vma);
         }
         drop(areas);

@@ -7,7 +7,7 @@ use crate::{AddressSpace, flag};
 use abi::{Errno, Result};
 use alloc::vec::Vec;
 use arch::addr::{HUGE_SIZE, PAGE_SIZE, PhysAddr, USER_END, VirtAddr};
-use arch::paging::{Pte, PteFlags, Visit, is_user_range};
+use arch::paging::{Level, Pte, PteFlags, Visit, is_user_range};
 use arch::tlb::Gather;
 use core::sync::atomic::{AtomicU64, Ordering};
 use frames::{PageRef, kind, page};
@@ -151,7 +151,8 @@ impl AddressSpace {
             if let (Some(areas), Some(_tables)) = (self.areas.try_read(), self.tables.try_lock()) {
                 let mine = |vma: &&Vma| vma.is_private() && !vma.has(flag::LOCKED);
                 for vma in areas.map.values().filter(mine) {
-                    self.zap_locked(vma.start, vma.end, false);
+                    // Copying a shared table takes memory and frees none.
+                    self.zap_own(vma.start, vma.end, false);
                 }
                 return true;
             }
@@ -161,12 +162,17 @@ impl AddressSpace {
     }
 
     fn zap_locked(&self, start: u64, end: u64, whole_tables: bool) {
-        self.note_peak();
         if whole_tables {
             self.unshare_edges(start, end);
         } else {
             self.unshare_range(start, end);
         }
+        self.zap_own(start, end, whole_tables);
+    }
+
+    /// Takes out what the space does not share with others.
+    fn zap_own(&self, start: u64, end: u64, whole_tables: bool) {
+        self.note_peak();
         let mut gather: Gather<'_, PageRef> = Gather::new(&self.context);
         self.table.walk(va(start), va(end), |at, visit| {
             let Visit::Entry(entry) = visit else { return };
@@ -195,7 +201,13 @@ impl AddressSpace {
                 }
             }
         }
-        gather.page(at, arch::paging::Level::Huge);
+        // What processors keep of it are translations of small pages, from its first to its last.
+        gather.page(at, Level::Page);
+        gather.page(at + (HUGE_SIZE - PAGE_SIZE), Level::Page);
+        if frame.references() > 1 {
+            // Once our use is given up, others may free what the table maps.
+            gather.flush();
+        }
         if !frame.put() {
             return;
         }
