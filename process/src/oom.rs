@@ -12,6 +12,7 @@ use crate::task::Task;
 use abi::signal::{SigInfo, Signal, si};
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use arch::lock::{LockClass, SpinLock};
 use arch::thread::flags::OOM_VICTIM;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -82,11 +83,18 @@ fn out_of_memory(order: u8) -> bool {
 /// `total_pages`; `None` for one that must live.
 pub fn badness(group: &ThreadGroup, total_pages: u64) -> Option<u64> {
     let adj = group.oom_score_adj.load(Ordering::Relaxed);
-    if adj == ADJ_MIN || group.is_unkillable() {
+    // The memory of a child of vfork(2) is its parent's.
+    let is_borrowed = || group.any_task().is_some_and(|task| task.vfork_done.lock().is_some());
+    if must_live(group) || is_borrowed() {
         return None;
     }
     let pages = memory_of(group)?.rss_pages();
     Some(points(pages, adj, total_pages))
+}
+
+/// Whether a process is never a victim.
+fn must_live(group: &ThreadGroup) -> bool {
+    group.is_unkillable() || group.oom_score_adj.load(Ordering::Relaxed) == ADJ_MIN
 }
 
 /// `badness` of a process of so many pages. proc(5), `/proc/pid/oom_score_adj`.
@@ -194,16 +202,17 @@ fn kill(group: &Arc<ThreadGroup>) {
         group.oom_score_adj.load(Ordering::Relaxed),
     );
     KILLS.fetch_add(1, Ordering::Relaxed);
-    // Whoever shares the memory keeps it from being freed.
-    let sharers = PidNamespace::initial().groups().into_iter().filter(|other| {
-        !other.is_unkillable() && memory_of(other).is_some_and(|theirs| Arc::ptr_eq(&theirs, &mm))
-    });
+    // Whoever shares the memory keeps it from being freed; who must live keeps it.
+    let shares =
+        |other: &Arc<ThreadGroup>| memory_of(other).is_some_and(|theirs| Arc::ptr_eq(&theirs, &mm));
+    let all = PidNamespace::initial().groups().into_iter().filter(shares);
+    let (kept, sharers): (Vec<_>, Vec<_>) = all.partition(|other| must_live(other));
     for group in sharers {
         group.tasks().iter().for_each(|task| task.set_flag(OOM_VICTIM));
         let _ = signal::send_to_group(&group, SigInfo::new(Signal::SIGKILL, si::KERNEL));
     }
     drop(task);
-    if mm.reap() {
+    if kept.is_empty() && mm.reap() {
         let left = mm.stats_if_free();
         log::info!(
             "oom_reaper: reaped process {pid} ({name}), now anon-rss:{}kB, file-rss:{}kB, \

@@ -91,12 +91,19 @@ fn check(ns: &Arc<UserNamespace>, map: Map, creds: &Creds, lines: &[Line]) -> Re
     if may { Ok(()) } else { Err(Errno::EPERM) }
 }
 
-/// A write to `uid_map` or `gid_map`.
+/// A write to `uid_map` or `gid_map`. Both who opened the file and who writes must have the right:
+/// a privileged program may be made to write to a descriptor that somebody else opened.
 ///
 /// # Errors
 /// `EPERM` when the map is written already, the writer may not, or a number is not mapped in the
 /// parent; `EINVAL` for a malformed text.
-pub fn write_map(ns: &Arc<UserNamespace>, map: Map, creds: &Creds, text: &[u8]) -> Result<()> {
+pub fn write_map(
+    ns: &Arc<UserNamespace>,
+    map: Map,
+    opener: &Creds,
+    writer: &Creds,
+    text: &[u8],
+) -> Result<()> {
     let cell = if map == Map::Uid { &ns.uid_map } else { &ns.gid_map };
     if text.len() >= BYTES_MAX {
         return Err(Errno::EINVAL);
@@ -105,7 +112,8 @@ pub fn write_map(ns: &Arc<UserNamespace>, map: Map, creds: &Creds, text: &[u8]) 
         return Err(Errno::EPERM);
     }
     let lines = parse(text)?;
-    check(ns, map, creds, &lines)?;
+    check(ns, map, opener, &lines)?;
+    check(ns, map, writer, &lines)?;
     let parent = ns.parent.as_ref().ok_or(Errno::EPERM)?;
     let mut ranges = Vec::with_capacity(lines.len());
     for line in &lines {
@@ -196,9 +204,13 @@ mod tests {
         maker.effective = vfs::cred::CapSet::EMPTY;
         let inside = crate::nsproxy::new_user_namespace(&maker).expect("a namespace");
         let ns = inside.user_ns.clone();
-        let write = |map, text: &str| write_map(&ns, map, &inside, text.as_bytes());
+        let write = |map, text: &str| write_map(&ns, map, &inside, &inside, text.as_bytes());
         assert_eq!(write(Map::Uid, "0 0 1"), Err(Errno::EPERM));
         assert_eq!(write(Map::Uid, "0 1000 2"), Err(Errno::EPERM));
+        // Opened by the maker, written by a privileged program.
+        let root = Creds::root(ns.parent.clone().expect("a parent"));
+        let text = b"0 0 1";
+        assert_eq!(write_map(&ns, Map::Uid, &inside, &root, text), Err(Errno::EPERM));
         assert_eq!(write(Map::Uid, "0 1000 1"), Ok(()));
         assert_eq!(write(Map::Uid, "0 1000 1"), Err(Errno::EPERM));
         assert_eq!(write(Map::Gid, "0 1000 1"), Err(Errno::EPERM));

@@ -192,15 +192,25 @@ fn own_signals(cx: &Cx<'_>, file: &File) {
     if owner.id == 0 {
         let creds = cx.task.creds();
         let uids = (creds.uid, creds.euid);
-        let id = cx.task.group.tgid();
+        let id = cx.task.group.pid().global();
         file.set_signal_owner(Some(SignalOwner { kind: F_OWNER_PID, id, uids, ..owner }));
     }
 }
 
-/// Whether there is somebody with this id to be signalled; 0 names nobody.
-fn owner_exists(cx: &Cx<'_>, kind: i32, id: i32) -> bool {
+/// The number in the initial namespace of who has this one in the caller's; 0 names nobody.
+fn global_id(cx: &Cx<'_>, kind: i32, id: i32) -> Result<i32> {
+    if id == 0 {
+        return Ok(0);
+    }
     let found = cx.task.group.pid_ns().find(id);
-    id == 0 || found.is_some_and(|pid| kind != F_OWNER_PGRP || pid.is_process_group())
+    let pid = found.filter(|pid| kind != F_OWNER_PGRP || pid.is_process_group());
+    Ok(pid.ok_or(Errno::ESRCH)?.global())
+}
+
+/// The number in the caller's namespace of who has this one in the initial; 0 where there is none.
+fn local_id(cx: &Cx<'_>, id: i32) -> i32 {
+    let pid = process::pid::PidNamespace::initial().find(id);
+    pid.map_or(0, |pid| pid.number_in(cx.task.group.pid_ns()))
 }
 
 fn owner(cx: &Cx<'_>, file: &File, cmd: u32, arg: u64) -> Result<usize> {
@@ -211,15 +221,13 @@ fn owner(cx: &Cx<'_>, file: &File, cmd: u32, arg: u64) -> Result<usize> {
         F_SETOWN => {
             let id = arg as i32;
             let kind = if id < 0 { F_OWNER_PGRP } else { F_OWNER_PID };
-            let id = id.checked_abs().ok_or(Errno::EINVAL)?;
-            if !owner_exists(cx, kind, id) {
-                return Err(Errno::ESRCH);
-            }
+            let id = global_id(cx, kind, id.checked_abs().ok_or(Errno::EINVAL)?)?;
             file.set_signal_owner(Some(SignalOwner { kind, id, uids: ids, ..owner }));
             Ok(0)
         }
         F_GETOWN => {
-            let id = if owner.kind == F_OWNER_PGRP { -owner.id } else { owner.id };
+            let id = local_id(cx, owner.id);
+            let id = if owner.kind == F_OWNER_PGRP { -id } else { id };
             Ok(id as isize as usize)
         }
         F_SETOWN_EX => {
@@ -227,15 +235,16 @@ fn owner(cx: &Cx<'_>, file: &File, cmd: u32, arg: u64) -> Result<usize> {
             if !(F_OWNER_TID..=F_OWNER_PGRP).contains(&new.kind) {
                 return Err(Errno::EINVAL);
             }
-            if !owner_exists(cx, new.kind, new.pid) {
-                return Err(Errno::ESRCH);
-            }
-            owner = SignalOwner { kind: new.kind, id: new.pid, uids: ids, ..owner };
+            let id = global_id(cx, new.kind, new.pid)?;
+            owner = SignalOwner { kind: new.kind, id, uids: ids, ..owner };
             file.set_signal_owner(Some(owner));
             Ok(0)
         }
         F_GETOWN_EX => {
-            user::write_val(VirtAddr(arg), &FOwnerEx { kind: owner.kind, pid: owner.id })?;
+            user::write_val(
+                VirtAddr(arg),
+                &FOwnerEx { kind: owner.kind, pid: local_id(cx, owner.id) },
+            )?;
             Ok(0)
         }
         F_SETSIG => {

@@ -62,7 +62,8 @@ fn sys_syslog(cx: &mut Cx<'_>, action: i32, buffer: VirtAddr, len: i32) -> Resul
     let privileged = cx.task.capable(Cap::SYSLOG) || cx.task.capable(Cap::SYS_ADMIN);
     // Reading everything and the size are open to all unless dmesg_restrict says otherwise.
     let is_open = klog::DMESG_RESTRICT.load(core::sync::atomic::Ordering::Relaxed) == 0;
-    if !privileged && !(is_open && matches!(action, 3 | 10)) {
+    let is_for_all = is_open && matches!(action, 3 | 10);
+    if !privileged && !is_for_all {
         return Err(Errno::EPERM);
     }
     crate::log::syslog(action, buffer, len)

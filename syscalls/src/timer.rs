@@ -2,6 +2,7 @@
 
 use crate::Cx;
 use crate::time::{NANOS, cpu_clock, read_timer, write_timer};
+use abi::process::Resource;
 use abi::signal::Signal;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
@@ -128,7 +129,9 @@ fn sys_timer_create(cx: &mut Cx<'_>, clock: i32, event: VirtAddr, id: VirtAddr) 
     }
     let clock = timer_clock(cx.task, clock)?;
     let group = own_group(cx)?;
-    let number = group.timers.create(&group, clock, notify, value)?;
+    let user = cx.task.user().ok_or(Errno::EAGAIN)?;
+    let limit = cx.task.limit(Resource::Sigpending);
+    let number = group.timers.create(&group, clock, notify, value, user, limit)?;
     if let Err(fault) = user::write_val(id, &number) {
         group.timers.delete(number)?;
         return Err(fault.into());

@@ -18,7 +18,8 @@ fn show(view: &View, map: Map, out: &mut Vec<u8>) -> Result<()> {
 
 fn store(view: &View, map: Map, bytes: &[u8]) -> Result<()> {
     let creds = process::try_current().ok_or(Errno::EPERM)?.creds();
-    write_map(&view.task.creds().user_ns, map, &creds, bytes)
+    let opener = view.opener.as_ref().ok_or(Errno::EPERM)?;
+    write_map(&view.task.creds().user_ns, map, opener, &creds, bytes)
 }
 
 pub(crate) fn uid_map(view: &View, out: &mut Vec<u8>) -> Result<()> {
@@ -45,6 +46,6 @@ pub(crate) fn setgroups(view: &View, out: &mut Vec<u8>) -> Result<()> {
 }
 
 pub(crate) fn set_setgroups(view: &View, bytes: &[u8]) -> Result<()> {
-    let creds = process::try_current().ok_or(Errno::EPERM)?.creds();
-    write_setgroups(&view.task.creds().user_ns, &creds, bytes)
+    let opener = view.opener.as_ref().ok_or(Errno::EPERM)?;
+    write_setgroups(&view.task.creds().user_ns, opener, bytes)
 }

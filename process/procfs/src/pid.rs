@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use process::Task;
 use process::pid::PidNamespace;
 use pseudo::{Body, Directory, Lister, Node, Target, Text};
+use vfs::cred::Creds;
 
 /// A thread, or the process it leads.
 pub(crate) struct View {
@@ -15,6 +16,8 @@ pub(crate) struct View {
     /// The numbers of the whole process are wanted.
     pub(crate) whole: bool,
     pub(crate) ns: Arc<PidNamespace>,
+    /// Who opened the file that is being written.
+    pub(crate) opener: Option<Arc<Creds>>,
 }
 
 /// Produces a file.
@@ -133,7 +136,7 @@ fn dir_node(task: &Arc<Task>, ns: &Arc<PidNamespace>, whole: bool) -> Node {
 impl TaskDir {
     fn view(&self) -> Result<View> {
         let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
-        Ok(View { task, whole: self.whole, ns: self.ns.clone() })
+        Ok(View { task, whole: self.whole, ns: self.ns.clone(), opener: None })
     }
 
     fn ino(&self, task: &Task, index: usize) -> u64 {
@@ -262,7 +265,7 @@ struct TaskText {
 impl TaskText {
     fn view(&self) -> Result<View> {
         let task = self.task.upgrade().ok_or(Errno::ESRCH)?;
-        Ok(View { task, whole: self.whole, ns: self.ns.clone() })
+        Ok(View { task, whole: self.whole, ns: self.ns.clone(), opener: None })
     }
 }
 
@@ -270,9 +273,9 @@ impl Text for TaskText {
     fn show(&self, out: &mut Vec<u8>) -> Result<()> {
         (self.show)(&self.view()?, out)
     }
-    fn store(&self, bytes: &[u8]) -> Result<()> {
+    fn store_as(&self, bytes: &[u8], opener: &Arc<Creds>) -> Result<()> {
         let store = self.store.ok_or(Errno::EINVAL)?;
-        store(&self.view()?, bytes)
+        store(&View { opener: Some(opener.clone()), ..self.view()? }, bytes)
     }
 }
 
@@ -288,7 +291,7 @@ impl Text for TaskRaw {
         Err(Errno::EINVAL)
     }
     fn open(&self) -> Option<Result<Arc<dyn vfs::FileOps>>> {
-        let view = |task| View { task, whole: self.whole, ns: self.ns.clone() };
+        let view = |task| View { task, whole: self.whole, ns: self.ns.clone(), opener: None };
         let task = self.task.upgrade().ok_or(Errno::ESRCH);
         Some(task.and_then(|task| (self.open)(&view(task))))
     }

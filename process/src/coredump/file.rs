@@ -171,6 +171,9 @@ pub(super) fn write(
     vfs::ops::truncate_file(&context.get(), file, end)
 }
 
+/// What one page table maps, in bytes.
+const TABLE: u64 = 2 << 20;
+
 fn put_memory(
     writer: &mut Writer<'_>,
     mm: &AddressSpace,
@@ -184,8 +187,18 @@ fn put_memory(
             let len = (*size - done).min(CHUNK as u64);
             let part = buffer.get_mut(..len as usize).ok_or(Errno::EINVAL)?;
             part.fill(0);
-            // Pages that were never touched, or cannot be read, are holes.
+            if crate::signal::fatal_pending(writer.task) {
+                return Err(Errno::EINTR);
+            }
             let at = area.start + done;
+            // What was only reserved may be vast: it is passed over by the table.
+            let is_reserve = area.file.ino == 0 && *size - done >= TABLE;
+            if is_reserve && at.is_multiple_of(TABLE) && mm.page_info(at, at + TABLE).rss == 0 {
+                writer.skip(TABLE)?;
+                done += TABLE;
+                continue;
+            }
+            // Pages that were never touched, or cannot be read, are holes.
             let mut is_empty = true;
             for (n, page) in part.chunks_mut(PAGE_SIZE).enumerate() {
                 let page_at = at + (n * PAGE_SIZE) as u64;

@@ -10,7 +10,7 @@ mod notes;
 use crate::group::ThreadGroup;
 use crate::signal;
 use crate::task::Task;
-use abi::fcntl::{O_CREAT, O_NOFOLLOW, O_WRONLY};
+use abi::fcntl::{O_CREAT, O_NOFOLLOW, O_NONBLOCK, O_WRONLY};
 use abi::process::Resource;
 use abi::signal::{SigInfo, Signal};
 use abi::{Errno, Result};
@@ -199,7 +199,7 @@ fn create(task: &Task, signal: Signal) -> Result<Arc<File>> {
     let name = file_name(&pattern(), &task.group, task, signal);
     let context = task.vfs_context();
     let ctx = context.get();
-    let how = vfs::OpenHow::new(O_CREAT | O_WRONLY | O_NOFOLLOW, 0o600);
+    let how = vfs::OpenHow::new(O_CREAT | O_WRONLY | O_NOFOLLOW | O_NONBLOCK, 0o600);
     let file = vfs::open(&ctx, ctx.cwd, &name, &how)?;
     let inode = file.inode();
     let is_own =

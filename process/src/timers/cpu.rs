@@ -140,7 +140,7 @@ pub(crate) fn check_cpu(task: &Task) {
         let counted = group.timers.cpu.lock();
         let is_set = counted.intervals.iter().any(|i| i.next != 0) || !counted.posix.is_empty();
         drop(counted);
-        if is_set {
+        if is_set || group.limits.soft(Resource::Cpu) != RLIM_INFINITY {
             watch(group);
         }
     }

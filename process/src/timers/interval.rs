@@ -18,6 +18,9 @@ pub enum Which {
     Prof,
 }
 
+/// The soonest that an expiry follows another that nobody has answered, in nanoseconds.
+pub(super) const REARM_NS: u64 = 50_000;
+
 /// `ITIMER_REAL`.
 pub(super) struct Real {
     timer: Arc<Timer>,
@@ -49,11 +52,19 @@ impl Real {
                 let next = {
                     let mut state = real.state.lock();
                     let now = arch::time::now_ns();
-                    if state.next == 0 || state.next > now {
+                    if state.next == 0 {
+                        return;
+                    }
+                    if state.next > now {
+                        // Set anew while this expiry was on its way, perhaps over its arming.
+                        let next = state.next;
+                        drop(state);
+                        timer.arm(next);
                         return;
                     }
                     state.next = following(state.next, state.period, now);
-                    state.next
+                    // The rest of the machine wants to run too, however short the period is.
+                    if state.next == 0 { 0 } else { state.next.max(now + REARM_NS) }
                 };
                 let info = SigInfo::new(Signal::SIGALRM, si::KERNEL);
                 let _ = crate::signal::send_to_group(&group, info);

@@ -3,11 +3,12 @@
 //! A timer whose signal is pending does not run. When the signal is taken, or turns out to have no
 //! effect, the expiries that passed meanwhile are its overrun count and the next one is armed.
 
-use super::interval::following;
+use super::interval::{REARM_NS, following};
 use super::{STATE_CLASS, Timers, cpu};
 use crate::group::ThreadGroup;
 use crate::signal::send::{Sent, Target, send_record};
 use crate::task::Task;
+use crate::user::User;
 use abi::signal::{SigInfo, Signal, si};
 use abi::{Errno, Result};
 use alloc::sync::{Arc, Weak};
@@ -45,7 +46,8 @@ impl Clock {
             Clock::Boottime => sched::clock::boottime_ns(),
             _ => return at,
         };
-        arch::time::now_ns().saturating_add_signed(at.wrapping_sub(now) as i64)
+        let line = arch::time::now_ns();
+        if at >= now { line.saturating_add(at - now) } else { line.saturating_sub(now - at) }
     }
 
     fn now(&self) -> Option<u64> {
@@ -98,6 +100,16 @@ pub struct PosixTimer {
     timer: Arc<Timer>,
     state: IrqLock<State>,
     listener: spin::Once<u64>,
+    _room: Room,
+}
+
+/// What a timer takes of its user's `RLIMIT_SIGPENDING`.
+struct Room(Arc<User>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.uncharge_signal();
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -119,6 +131,7 @@ impl PosixTimer {
         clock: Clock,
         notify: Notify,
         value: u64,
+        room: Room,
     ) -> Arc<PosixTimer> {
         let timer = Arc::new_cyclic(|this: &Weak<PosixTimer>| {
             let own = this.clone();
@@ -136,6 +149,7 @@ impl PosixTimer {
                 }),
                 state: IrqLock::new(&STATE_CLASS, State::default()),
                 listener: spin::Once::new(),
+                _room: room,
             }
         });
         if matches!(timer.clock, Clock::Realtime | Clock::Tai) {
@@ -177,6 +191,11 @@ impl PosixTimer {
             if let Some(group) = self.clock.group() {
                 cpu::unfollow(&group, self);
             }
+            // Set meanwhile?
+            let next = self.state.lock().next;
+            if next != 0 && now.is_some() {
+                self.arm(next);
+            }
         } else if now.is_some_and(|now| now >= next) {
             self.expire();
         }
@@ -187,7 +206,14 @@ impl PosixTimer {
         let Some(now) = self.clock.now() else { return };
         {
             let mut state = self.state.lock();
-            if state.next == 0 || state.next > now || state.is_pending {
+            if state.next == 0 || state.is_pending {
+                return;
+            }
+            if state.next > now {
+                // Set anew while this expiry was on its way, perhaps over its arming.
+                let next = state.next;
+                drop(state);
+                self.arm(next);
                 return;
             }
             state.is_pending = true;
@@ -208,13 +234,14 @@ impl PosixTimer {
             }
         };
         if sent != Ok(Sent::Queued) {
-            // Nobody will take it.
-            self.go_on();
+            // Nobody will take it: the rest of the machine wants to run in between.
+            self.go_on(arch::time::now_ns() + REARM_NS);
         }
     }
 
-    /// The signal was taken: counts the expiries since and arms the next. The overrun count.
-    fn go_on(&self) -> i32 {
+    /// The signal was taken: counts the expiries since and arms the next, not before `soonest` of
+    /// the time since boot. The overrun count.
+    fn go_on(&self, soonest: u64) -> i32 {
         let now = self.clock.now();
         let (next, overrun) = {
             let mut state = self.state.lock();
@@ -234,7 +261,7 @@ impl PosixTimer {
             (state.next, state.overrun)
         };
         if next != 0 {
-            self.arm(next);
+            self.arm(next.max(soonest));
         }
         overrun
     }
@@ -304,13 +331,21 @@ impl Listener for PosixTimer {
 
 impl Timers {
     /// Makes a timer for the process `owner`; its number. Without a value the signal carries that.
+    /// It counts as a pending signal of `user`, who may have `limit`: else `EAGAIN`.
     pub fn create(
         &self,
         owner: &Arc<ThreadGroup>,
         clock: Clock,
         notify: Notify,
         value: Option<u64>,
+        user: Arc<User>,
+        limit: u64,
     ) -> Result<i32> {
+        // timer_create(2): each is room for a signal.
+        if !user.charge_signal(limit) {
+            return Err(Errno::EAGAIN);
+        }
+        let room = Room(user);
         let mut table = self.posix.lock();
         let first = table.next;
         let mut id = first;
@@ -322,7 +357,7 @@ impl Timers {
         }
         table.next = id.checked_add(1).unwrap_or(0);
         let value = value.unwrap_or(id as u64);
-        let timer = PosixTimer::new(id, owner, clock, notify, value);
+        let timer = PosixTimer::new(id, owner, clock, notify, value, room);
         table.timers.insert(id, timer);
         Ok(id)
     }
@@ -346,6 +381,6 @@ pub(crate) fn delivered(task: &Task, info: &mut SigInfo) {
         return;
     }
     if let Ok(timer) = task.group.timers.posix_timer(info.pid()) {
-        info.set_overrun(timer.go_on());
+        info.set_overrun(timer.go_on(0));
     }
 }

@@ -88,6 +88,12 @@ pub fn get(
     if count < 0 || count > limit(0) {
         return Err(Errno::EINVAL);
     }
+    // Made before anything is changed or locked.
+    let mut sems = Vec::new();
+    if key == ipc::PRIVATE || flags & ipc::CREAT != 0 {
+        sems.try_reserve_exact(count as usize).map_err(|_| Errno::ENOMEM)?;
+        sems.resize_with(count as usize, state::Sem::default);
+    }
     let mut table = ns.sem.write();
     if key != ipc::PRIVATE {
         if let Some((id, set)) = table.find(key) {
@@ -116,7 +122,7 @@ pub fn get(
     table.insert(limit(3).max(0) as u32, |id, seq| {
         made = id;
         let perm = Perm::new(caller.creds, key, flags, seq);
-        Arc::new(Set { state: Mutex::new(&SET, State::new(perm, count, now())), count })
+        Arc::new(Set { state: Mutex::new(&SET, State::new(perm, sems, now())), count })
     })?;
     ns.sem_total.store(total, Ordering::Relaxed);
     Ok(made)

@@ -87,12 +87,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(perm: Perm, count: usize, now: i64) -> State {
+    pub(super) fn new(perm: Perm, sems: Vec<Sem>, now: i64) -> State {
         State {
             perm,
             otime: 0,
             ctime: now,
-            sems: (0..count).map(|_| Sem::default()).collect(),
+            sems,
             undo: BTreeMap::new(),
             is_removed: false,
             arrivals: 0,
@@ -257,8 +257,11 @@ impl State {
     /// Completes what the changes made possible, in the order of arrival.
     pub(super) fn settle(&mut self, now: i64) {
         while let Some(num) = self.changed.pop_first() {
-            let zero_first = self.sems.get(num).is_some_and(|sem| sem.value == 0);
-            self.settle_list(num, zero_first, now);
+            // A waiter for zero may take away itself what is left: both lists, whatever the value.
+            self.settle_list(num, true, now);
+            if !self.changed.contains(&num) {
+                self.settle_list(num, false, now);
+            }
         }
     }
 
@@ -332,6 +335,21 @@ mod tests {
         SemBuf { num, op, flags }
     }
 
+    fn sems(count: usize) -> Vec<Sem> {
+        core::iter::repeat_with(Sem::default).take(count).collect()
+    }
+
+    #[test]
+    fn a_waiter_for_zero_may_take_the_rest_itself() {
+        let mut state = State::new(Perm::default(), sems(1), 0);
+        state.assign(0, 2, &who());
+        let waits = wait(&mut state, &[op(0, -1, 0), op(0, 0, 0)]);
+        state.attempt(&[op(0, -1, 0)], None, &who()).expect("free");
+        state.settle(1);
+        assert_eq!(waits.outcome(), Some(Ok(())));
+        assert_eq!(state.sems[0].value, 0);
+    }
+
     fn who() -> Who {
         Arc::new(())
     }
@@ -343,7 +361,7 @@ mod tests {
 
     #[test]
     fn all_or_nothing() {
-        let mut state = State::new(Perm::default(), 3, 0);
+        let mut state = State::new(Perm::default(), sems(3), 0);
         state.undo.insert(9, alloc::vec![0; 3].into());
         let ops = [op(0, 2, sem::UNDO), op(1, -1, 0)];
         assert_eq!(state.attempt(&ops, Some(9), &who()), Err(Stop::More(1)));
@@ -361,7 +379,7 @@ mod tests {
 
     #[test]
     fn waiters_go_on_in_order_and_move_between_semaphores() {
-        let mut state = State::new(Perm::default(), 2, 0);
+        let mut state = State::new(Perm::default(), sems(2), 0);
         let both = wait(&mut state, &[op(0, -1, 0), op(1, -1, 0)]);
         let one = wait(&mut state, &[op(0, -1, 0)]);
         let zero = wait(&mut state, &[op(1, 3, 0), op(1, 0, 0)]);
@@ -381,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_chain_of_waiters_settles_at_once() {
-        let mut state = State::new(Perm::default(), 3, 0);
+        let mut state = State::new(Perm::default(), sems(3), 0);
         let last = wait(&mut state, &[op(2, -1, 0)]);
         let middle = wait(&mut state, &[op(1, -1, 0), op(2, 1, 0)]);
         let first = wait(&mut state, &[op(0, -1, 0), op(1, 1, 0)]);
