@@ -89,17 +89,20 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Runs cargo; what it prints is shown only when it fails: who runs a kernel has asked for what
-/// the kernel prints. `VERBOSE=1` shows everything.
+/// Runs cargo; what it prints is shown only when it fails or warns: who runs a kernel has asked for
+/// what the kernel prints. `VERBOSE=1` shows everything.
 pub(crate) fn run_quietly(command: &mut Command) -> Result {
     if std::env::var("VERBOSE").is_ok_and(|value| value == "1") {
         return shell::run(command);
     }
     let output = command.output().map_err(|error| format!("cargo: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() || text.contains("warning") {
+        eprint!("{text}");
+    }
     if output.status.success() {
         return Ok(());
     }
-    eprint!("{}", String::from_utf8_lossy(&output.stderr));
     Err(format!("cargo failed ({})", output.status).into())
 }
 

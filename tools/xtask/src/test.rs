@@ -3,7 +3,7 @@
 //! Every step runs, whatever happened before it. The last line is `N passed, N failed`: host tests
 //! and QEMU tests, where a check or a build that fails counts as one failure.
 
-use crate::build::{Profile, TARGET, cargo, use_core_source_if_needed};
+use crate::build::{TARGET, cargo, use_core_source_if_needed};
 use crate::{Result, paths, shell, test_boot, test_locks, test_shell};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -45,6 +45,10 @@ pub(crate) fn run() -> Result<u8> {
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("mke2fs", "e2fsprogs"),
         ("strip", "binutils"),
+        ("sgdisk", "gdisk"),
+        ("gzip", "gzip"),
+        ("xz", "xz-utils"),
+        ("zstd", "zstd"),
     ])?;
     ensure_components()?;
     let steps: [(&str, Step); 6] = [
@@ -100,7 +104,7 @@ fn lints() -> Result<Tally> {
 }
 
 fn boots() -> Result<Tally> {
-    test_boot::cases(Profile::Release, &[])
+    test_boot::all(&[])
 }
 
 /// Builds all test programs at once, then runs those of each crate in the crate's folder.

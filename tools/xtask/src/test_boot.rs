@@ -69,7 +69,14 @@ const CASES: &[Case] = &[
 
 /// Runs cases like [`cases`]; the status is 1 if one failed.
 pub(crate) fn run(filters: &[&str]) -> Result<u8> {
-    Ok(u8::from(cases(Profile::Release, filters)?.failed > 0))
+    Ok(u8::from(all(filters)?.failed > 0))
+}
+
+/// The cases here and those of `test_loaders`, on the release kernel.
+pub(crate) fn all(filters: &[&str]) -> Result<Tally> {
+    let mut tally = cases(Profile::Release, filters)?;
+    tally.add(crate::test_loaders::cases(filters)?);
+    Ok(tally)
 }
 
 /// Runs all cases whose name contains one of `filters` (or all), on the kernel of this profile.
@@ -93,7 +100,6 @@ pub(crate) fn cases(profile: Profile, filters: &[&str]) -> Result<Tally> {
             println!("FAILED  {}: missing {missing:?}, found {complaint:?} in\n{log}", case.name);
         }
     }
-    tally.add(crate::test_loaders::cases(filters)?);
     Ok(tally)
 }
 

@@ -14,6 +14,8 @@ use std::process::{Command, Stdio};
 const PATIENCE: &str = "120";
 /// What process 1 says.
 const MARKER: &str = "init: /bin/sh: No such file";
+/// What the kernel says when power-off did not work and init tries the reset.
+const RESTART: &str = "Restarting system";
 const WORDS: &str = "console=ttyS0,115200 panic=-1 marked=yes";
 
 /// How the archive is compressed: the name, and the filter.
@@ -43,13 +45,19 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
     let archives = archives(&directory)?;
     let mut tally = Tally::default();
     let mut count = |name: String, outcome: Result<String>| {
-        let log = outcome.unwrap_or_else(|failure| failure.to_string());
-        if log.contains(MARKER) && !log.contains("Kernel panic") {
+        let (is_fine, log) = match outcome {
+            Ok(log) => {
+                let is_bad = log.contains("Kernel panic") || log.contains(RESTART);
+                (log.contains(MARKER) && !is_bad, log)
+            }
+            Err(failure) => (false, failure.to_string()),
+        };
+        if is_fine {
             tally.passed += 1;
             println!("ok      {name}");
         } else {
             tally.failed += 1;
-            println!("FAILED  {name}: no {MARKER:?} in\n{log}");
+            println!("FAILED  {name}: not {MARKER:?} and power-off in\n{log}");
         }
     };
     let is_wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f));
@@ -122,6 +130,11 @@ fn machine() -> Command {
 
 fn log_of(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr))
+    let log = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        Ok(log)
+    } else {
+        Err(format!("the machine did not turn itself off ({})\n{log}", output.status).into())
+    }
 }
