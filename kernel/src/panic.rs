@@ -44,6 +44,8 @@ fn print_trace(trace: &Backtrace) {
 }
 
 fn end() -> ! {
+    // What programs had printed may be what explains it.
+    tty::serial::drain();
     match klog::PANIC_TIMEOUT_S.load(Ordering::Relaxed) {
         0 => arch::power::halt(),
         seconds => {

@@ -1,20 +1,32 @@
-//! What `reboot(2)` does to the machine once the process layer has decided.
+//! What `reboot(2)` does to the machine once the process layer has decided, and what is done first.
 
+use platform::power::Notice;
 use process::power::Action;
 
 /// Comes back only from a `PowerOff` that the machine cannot do.
 pub(crate) fn act(action: Action) {
     match action {
-        Action::PowerOff => arch::power::power_off(),
+        Action::PowerOff => platform::power::power_off(),
         Action::Restart => {
+            prepare(Notice::Orderly);
             stop_others();
             arch::power::reset()
         }
         Action::Halt => {
+            prepare(Notice::Orderly);
             stop_others();
             arch::power::halt()
         }
     }
+}
+
+/// Brings devices to rest, as far as there is time, and has the serial ports send what they hold:
+/// what a program was told to be written must not vanish with the power.
+pub(crate) fn prepare(notice: Notice) {
+    if notice == Notice::Orderly {
+        pci::shut_down();
+    }
+    tty::serial::drain();
 }
 
 /// The other processors must not go on with a machine that is half reset.

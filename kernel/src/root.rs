@@ -144,6 +144,7 @@ fn devices(line: &CommandLine) {
     report("rtc", platform::rtc::init());
     platform::sysrq::init();
     platform::power::init();
+    platform::power::set_preparation(crate::power::prepare);
     process::power::set_hook(crate::power::act);
     tty::serial::set_sysrq(platform::sysrq::key_pressed);
     block::init();

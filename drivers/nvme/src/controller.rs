@@ -48,6 +48,8 @@ pub(crate) enum State {
     Resetting,
     /// Requests fail.
     Dead,
+    /// Requests are kept for ever: the machine goes off.
+    Off,
 }
 
 /// What the controller says of itself.
@@ -157,6 +159,7 @@ impl Controller {
         match self.state.load(Ordering::Acquire) {
             0 => State::Live,
             1 => State::Resetting,
+            3 => State::Off,
             _ => State::Dead,
         }
     }

@@ -13,14 +13,20 @@ mod reset;
 mod transfer;
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::Result;
+use arch::lock::{LockClass, SpinLock};
 
 use controller::Controller;
 
 /// Class code of NVM Express controllers.
 const CLASS: u32 = 0x01_08_02;
+
+static CONTROLLERS: LockClass = LockClass::new("nvme.controllers", 548);
+/// All that were brought up.
+static FOUND: SpinLock<Vec<Arc<Controller>>> = SpinLock::new(&CONTROLLERS, Vec::new());
 
 struct Nvme;
 
@@ -37,7 +43,15 @@ impl pci::Driver for Nvme {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let controller = Controller::start(device, number)?;
+        FOUND.lock().push(controller.clone());
         namespace::add_all(&controller)
+    }
+
+    fn shut_down(&self, device: &pci::Device) {
+        let controllers = FOUND.lock().clone();
+        for controller in controllers.iter().filter(|c| c.function.address == device.address) {
+            controller.shut_down();
+        }
     }
 }
 

@@ -17,8 +17,17 @@ const DOORBELLS: usize = 0x1000;
 const CC_ENABLE: u32 = 1;
 /// 64-byte submission and 16-byte completion entries.
 const CC_ENTRY_SIZES: u32 = 6 << 16 | 4 << 20;
+/// Shutdown notification: the field, and what announces a normal shutdown.
+const CC_SHUTDOWN: u32 = 3 << 14;
+const CC_SHUTDOWN_NORMAL: u32 = 1 << 14;
 const CSTS_READY: u32 = 1;
 const CSTS_FATAL: u32 = 2;
+/// Shutdown status: the field, and its value when all is done.
+const CSTS_SHUTDOWN: u32 = 3 << 2;
+const CSTS_SHUTDOWN_DONE: u32 = 2 << 2;
+/// How long a shutdown may take. A controller that wants more says so in its identification, and
+/// none is known that does.
+const SHUTDOWN_NS: u64 = 5_000_000_000;
 
 /// The registers of a controller.
 pub(crate) struct Registers {
@@ -77,8 +86,8 @@ impl Registers {
         status == !0 || status & CSTS_FATAL != 0
     }
 
-    fn wait(&self, mask: u32, value: u32) -> Result<()> {
-        let deadline = arch::time::now_ns().saturating_add(self.patience_ns());
+    fn wait(&self, mask: u32, value: u32, patience_ns: u64) -> Result<()> {
+        let deadline = arch::time::now_ns().saturating_add(patience_ns);
         loop {
             let status = self.status();
             if status == !0 {
@@ -100,7 +109,14 @@ impl Registers {
         if cc & CC_ENABLE != 0 {
             self.mmio.write32(CC, cc & !CC_ENABLE);
         }
-        self.wait(CSTS_READY, 0)
+        self.wait(CSTS_READY, 0, self.patience_ns())
+    }
+
+    /// Announces that the power goes, and waits until the controller is ready for that (§7.6.2).
+    pub(crate) fn shut_down(&self) -> Result<()> {
+        let cc = self.mmio.read32(CC);
+        self.mmio.write32(CC, cc & !CC_SHUTDOWN | CC_SHUTDOWN_NORMAL);
+        self.wait(CSTS_SHUTDOWN, CSTS_SHUTDOWN_DONE, SHUTDOWN_NS)
     }
 
     /// Starts the controller with these admin queues of `entries` entries each.
@@ -112,7 +128,7 @@ impl Registers {
         self.mmio.write32(ACQ, completion as u32);
         self.mmio.write32(ACQ + 4, (completion >> 32) as u32);
         self.mmio.write32(CC, CC_ENTRY_SIZES | CC_ENABLE);
-        self.wait(CSTS_READY | CSTS_FATAL, CSTS_READY)
+        self.wait(CSTS_READY | CSTS_FATAL, CSTS_READY, self.patience_ns())
     }
 
     /// Masks or unmasks the single interrupt of controllers without MSI-X.

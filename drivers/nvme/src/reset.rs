@@ -1,4 +1,4 @@
-//! When a controller does not answer: abort, then reset, then give up.
+//! When a controller does not answer: abort, then reset, then give up. And the end: its shutdown.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -10,6 +10,8 @@ use crate::controller::{Controller, Pending, State};
 
 /// How long a command that is past its time is looked for before it is aborted.
 const GRACE_NS: u64 = 100_000_000;
+/// How long commands that are on their way are waited for before the machine goes off.
+const DRAIN_NS: u64 = 2_000_000_000;
 /// How often a reset is tried.
 const ATTEMPTS: u32 = 3;
 
@@ -60,14 +62,37 @@ impl Controller {
         }
     }
 
-    fn begin_reset(self: &Arc<Self>) {
-        {
-            // Under every queue's lock, so that whoever saw the old state is done.
-            let _guards: Vec<_> =
-                self.queues.iter().map(|queue| queue.lane.lock_nested()).collect();
-            if !self.enter(State::Live, State::Resetting) {
-                return;
+    /// Leaves the state `Live`; whether it was this call that did.
+    fn stop(&self, next: State) -> bool {
+        // Under every queue's lock, so that whoever saw the old state is done.
+        let _guards: Vec<_> = self.queues.iter().map(|queue| queue.lane.lock_nested()).collect();
+        self.enter(State::Live, next)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.queues.iter().any(|queue| queue.lane.lock().pending.iter().any(Option::is_some))
+    }
+
+    /// Has the controller finish its work and write its caches to the medium (§7.6.2): the machine
+    /// goes off. Requests that come afterwards are not done.
+    pub(crate) fn shut_down(&self) {
+        let end = arch::time::now_ns().saturating_add(DRAIN_NS);
+        while self.state() == State::Live && self.is_busy() && arch::time::now_ns() < end {
+            for index in 0..self.queues.len() {
+                self.reap(index);
             }
+            crate::controller::pause();
+        }
+        if self.stop(State::Off)
+            && let Err(error) = self.registers.shut_down()
+        {
+            log::warn!("nvme nvme{}: no end of the shutdown: {error:?}", self.number);
+        }
+    }
+
+    fn begin_reset(self: &Arc<Self>) {
+        if !self.stop(State::Resetting) {
+            return;
         }
         let this = self.clone();
         sched::spawn_kernel("nvme-reset", move || this.reset());

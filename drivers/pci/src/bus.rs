@@ -29,6 +29,11 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// Why it cannot; the function stays without a driver.
     fn probe(&self, device: &Arc<Device>) -> Result<()>;
+
+    /// Brings a function in service to rest, for ever: the machine goes off or is reset. It writes
+    /// what it holds to its medium and reaches memory no more. What is asked of it afterwards is
+    /// not done. May sleep, and ends within seconds.
+    fn shut_down(&self, _device: &Device) {}
 }
 
 /// Finds all functions. `regions` are the entries of the firmware's MCFG table; without them the
@@ -92,6 +97,17 @@ pub fn register_driver(driver: &'static dyn Driver) {
     KNOWN.lock().push(driver);
     for device in devices() {
         offer(driver, &device);
+    }
+}
+
+/// Brings all functions in service to rest, those found last first: the machine goes off.
+pub fn shut_down() {
+    let drivers = KNOWN.lock().clone();
+    for device in devices().iter().rev() {
+        let Some(name) = device.driver() else { continue };
+        if let Some(driver) = drivers.iter().find(|driver| driver.name() == name) {
+            driver.shut_down(device);
+        }
     }
 }
 

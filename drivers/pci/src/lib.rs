@@ -15,7 +15,7 @@ mod proc;
 mod tests;
 
 pub use bar::{Bar, BarKind};
-pub use bus::{Driver, devices, init, register_driver};
+pub use bus::{Driver, devices, init, register_driver, shut_down};
 pub use capability::{Capability, capability_id};
 pub use config::{Address, EcamRegion};
 pub use device::{Device, Id};

@@ -1,4 +1,4 @@
-//! The power button.
+//! The end of the machine's work: who is told before it goes off, and the power button.
 
 use alloc::sync::Arc;
 
@@ -8,6 +8,41 @@ use spin::Once;
 use crate::machine;
 
 static ACTION: Once<fn()> = Once::new();
+static PREPARATION: Once<fn(Notice)> = Once::new();
+
+/// How much time there is before the machine goes off or is reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Devices can be brought to rest; called in a thread.
+    Orderly,
+    /// Any context, and nothing can be relied on: only what is on its way is waited for.
+    AtOnce,
+}
+
+/// Sets what is done before the machine goes off, is halted or is reset. Called once, by the
+/// kernel image, which knows all devices.
+pub fn set_preparation(prepare: fn(Notice)) {
+    PREPARATION.call_once(|| prepare);
+}
+
+/// The machine is about to go off, to be halted or reset.
+pub fn prepare(notice: Notice) {
+    if let Some(prepare) = PREPARATION.get() {
+        prepare(notice);
+    }
+}
+
+/// Switches the machine off, in a thread. Comes back only when the machine cannot.
+pub fn power_off() {
+    prepare(Notice::Orderly);
+    machine::power_off();
+}
+
+/// Resets the machine at once, in any context.
+pub(crate) fn reset_at_once() -> ! {
+    prepare(Notice::AtOnce);
+    machine::reset()
+}
 
 /// Sets what a press of the power button does, in a thread: usually to tell init.
 pub fn set_button_action(action: fn()) {
@@ -20,7 +55,7 @@ fn pressed() {
         Some(action) => action(),
         None => {
             vfs::sync_all();
-            machine::power_off();
+            power_off();
         }
     });
 }

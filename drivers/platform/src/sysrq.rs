@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use arch::lock::{IrqLock, LockClass};
 
-use crate::machine;
+use crate::power;
 
 static KEYS: LockClass = LockClass::new("platform.sysrq", 589);
 
@@ -123,7 +123,10 @@ fn help() -> String {
 pub fn init() {
     let action = |help, message, mask, when, run| Action { help, message, mask, when, run };
     let boot = mask::BOOT;
-    register(b'b', action("reboot(b)", "Resetting", boot, When::AtOnce, |_| machine::reset()));
+    register(
+        b'b',
+        action("reboot(b)", "Resetting", boot, When::AtOnce, |_| power::reset_at_once()),
+    );
     register(b'o', action("poweroff(o)", "Power Off", boot, When::InThread, |_| power_off()));
     register(
         b's',
@@ -147,6 +150,6 @@ pub fn init() {
 }
 
 fn power_off() {
-    machine::power_off();
+    power::power_off();
     log::error!("the machine cannot be switched off");
 }

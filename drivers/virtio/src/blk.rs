@@ -17,6 +17,7 @@ use block::{BioFlags, Limits, Op, Request, TimeoutAction};
 use hw::DmaBuffer;
 use spin::Once;
 
+use crate::driver::Served;
 use crate::queue::{Descriptor, INDIRECT, NEXT, Notifier, Queue, WRITE};
 use crate::transport::{Device, Transport, feature, status};
 
@@ -62,6 +63,9 @@ const STATUS_UNSUPPORTED: u8 = 2;
 /// What a status byte holds until the device has written it.
 const STATUS_PENDING: u8 = 0xff;
 
+/// How long requests that are on their way are waited for before the machine goes off.
+const DRAIN_NS: u64 = 2_000_000_000;
+
 /// The most requests at once on a queue.
 const DEPTH: u16 = 128;
 
@@ -99,6 +103,8 @@ struct Blk {
     unmap_zeroes: bool,
     serial: Once<String>,
     is_broken: AtomicBool,
+    /// The machine goes off: what is asked for from now on stays undone.
+    is_off: AtomicBool,
     disk: Once<Arc<block::Disk>>,
 }
 
@@ -106,7 +112,7 @@ struct Blk {
 ///
 /// # Errors
 /// `ENODEV` when it does not speak a dialect we know, `ENOMEM`.
-pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<()> {
+pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<Arc<dyn Served>> {
     use features::*;
     let wanted = SIZE_MAX
         | SEG_MAX
@@ -142,6 +148,7 @@ pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<()> {
         unmap_zeroes,
         serial: Once::new(),
         is_broken: AtomicBool::new(false),
+        is_off: AtomicBool::new(false),
         disk: Once::new(),
     });
     shared.call_once(|| blk.clone());
@@ -150,7 +157,24 @@ pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<()> {
     let capacity = blk.capacity();
     let disk = block::Disk::add_named(block::names::VIRTIO, blk.clone(), capacity)?;
     blk.disk.call_once(|| disk);
-    Ok(())
+    Ok(blk)
+}
+
+impl Served for Blk {
+    fn transport(&self) -> &dyn Transport {
+        &*self.device.transport
+    }
+
+    fn quiesce(&self) {
+        let end = arch::time::now_ns().saturating_add(DRAIN_NS);
+        while self.is_busy() && arch::time::now_ns() < end {
+            for index in 0..self.lanes.len() {
+                self.reap(index);
+            }
+            core::hint::spin_loop();
+        }
+        self.is_off.store(true, Ordering::Release);
+    }
 }
 
 /// The CPU whose requests go to this queue first.
@@ -281,6 +305,10 @@ impl Lane {
 }
 
 impl Blk {
+    fn is_busy(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.ring.lock().requests.iter().any(Option::is_some))
+    }
+
     fn capacity(&self) -> u64 {
         self.device.config64(config::CAPACITY)
     }
@@ -435,6 +463,10 @@ impl block::Driver for Blk {
 
     fn kick(&self, queue: usize) {
         let Some(lane) = self.lanes.get(queue) else { return };
+        // §2.4.1: a device that was reset is not to be notified.
+        if self.is_off.load(Ordering::Acquire) {
+            return;
+        }
         let wants = lane.ring.lock().queue.wants_notify();
         if wants && let Some(notifier) = &lane.notifier {
             notifier.notify();

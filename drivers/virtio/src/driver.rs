@@ -1,12 +1,27 @@
 //! Finding virtio devices and handing them to their drivers.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use arch::PhysAddr;
+use arch::lock::{LockClass, SpinLock};
 
 use crate::transport::{MmioTransport, PciTransport, Transport, device};
 use crate::{blk, rng};
+
+static SERVED: LockClass = LockClass::new("virtio.served", 548);
+/// All devices in service.
+static FOUND: SpinLock<Vec<Arc<dyn Served>>> = SpinLock::new(&SERVED, Vec::new());
+
+/// A device in service.
+pub(crate) trait Served: Send + Sync {
+    /// How it is reached.
+    fn transport(&self) -> &dyn Transport;
+
+    /// Keeps what comes from now on from the device, and waits for what it works on.
+    fn quiesce(&self);
+}
 
 struct Virtio;
 
@@ -23,13 +38,31 @@ impl pci::Driver for Virtio {
     fn probe(&self, function: &Arc<pci::Device>) -> Result<()> {
         probe(Arc::new(PciTransport::new(function)?))
     }
+
+    fn shut_down(&self, function: &pci::Device) {
+        stop(|name| name == function.name());
+    }
 }
 
 fn probe(transport: Arc<dyn Transport>) -> Result<()> {
-    match transport.device() {
-        device::BLOCK => blk::probe(transport),
-        device::ENTROPY => rng::probe(transport),
-        _ => Err(Errno::ENODEV),
+    let served: Arc<dyn Served> = match transport.device() {
+        device::BLOCK => blk::probe(transport)?,
+        device::ENTROPY => rng::probe(transport)?,
+        _ => return Err(Errno::ENODEV),
+    };
+    FOUND.lock().push(served);
+    Ok(())
+}
+
+/// Resets the devices with such names: they use no memory afterwards.
+fn stop(is_meant: impl Fn(&str) -> bool) {
+    let found = FOUND.lock().clone();
+    for served in found.iter().filter(|served| is_meant(&served.transport().name())) {
+        served.quiesce();
+        let transport = served.transport();
+        if let Err(error) = crate::transport::reset(transport) {
+            log::warn!("virtio {}: does not reset: {error:?}", transport.name());
+        }
     }
 }
 

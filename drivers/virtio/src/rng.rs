@@ -15,6 +15,7 @@ use spin::Once;
 use vfs::dev::{DeviceNode, DeviceOpen, Opened};
 use vfs::{Context, DeviceNumber, File, FileKind, FileMode, FileOps, Inode};
 
+use crate::driver::Served;
 use crate::queue::{Descriptor, Queue, WRITE};
 use crate::transport::{Device, Transport};
 
@@ -33,7 +34,7 @@ struct State {
 }
 
 struct Rng {
-    _device: Device,
+    device: Device,
     state: IrqLock<State>,
     buffer: DmaBuffer,
     queue: WaitQueue,
@@ -45,7 +46,7 @@ static FIRST: Once<Arc<Rng>> = Once::new();
 ///
 /// # Errors
 /// `ENODEV`, `ENOMEM`.
-pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<()> {
+pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<Arc<dyn Served>> {
     let device = Device::begin(transport.clone(), 0)?;
     let shared: Arc<Once<Arc<Rng>>> = Arc::new(Once::new());
     let handler: Handler = {
@@ -62,7 +63,7 @@ pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<()> {
     let state =
         State { queue, is_asked: false, ready: [0; BATCH], left: 0, is_reader_waiting: false };
     let rng = Arc::new(Rng {
-        _device: device,
+        device,
         state: IrqLock::new(&RING, state),
         buffer: DmaBuffer::new(BATCH)?,
         queue: WaitQueue::new(),
@@ -70,10 +71,21 @@ pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<()> {
     shared.call_once(|| rng.clone());
     rng.ask(&mut rng.state.lock());
     if FIRST.get().is_none() {
-        FIRST.call_once(|| rng);
+        FIRST.call_once(|| rng.clone());
         offer_device_file()?;
     }
-    Ok(())
+    Ok(rng)
+}
+
+impl Served for Rng {
+    fn transport(&self) -> &dyn Transport {
+        &*self.device.transport
+    }
+
+    /// Pretends that it has been asked, for ever.
+    fn quiesce(&self) {
+        self.state.lock().is_asked = true;
+    }
 }
 
 impl Rng {

@@ -24,6 +24,17 @@ pub(crate) fn init_program() -> Result<PathBuf> {
     Ok(target_dir.join(TARGET).join("release/init"))
 }
 
+/// Builds a program of `tests/guest`, linked statically.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let target_dir = paths::cargo_target().join("guest");
+    let mut command = build::cargo();
+    command.args(["build", "--release", "-p", "guest", "--bin", name, "--target", TARGET]);
+    command.arg("--target-dir").arg(&target_dir);
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
+    build::run_quietly(&mut command)?;
+    Ok(target_dir.join(TARGET).join("release").join(name))
+}
+
 /// Puts the init into a tree that becomes an image.
 pub(crate) fn install(tree: &Path, init: &Path) -> Result {
     let path = tree.join(INIT_PATH.trim_start_matches('/'));

@@ -34,6 +34,7 @@ mod test;
 mod test_boot;
 mod test_loaders;
 mod test_locks;
+mod test_power;
 mod test_shell;
 
 use std::process::ExitCode;

@@ -126,6 +126,15 @@ pub fn init() -> Result<()> {
     )
 }
 
+/// Sends what is queued on all ports, by polling: the machine goes off. In any context, and within
+/// a time that the speed of the ports and the length of their queues bound; a port whose peer has
+/// stopped the flow is given up soon.
+pub fn drain() {
+    for port in PORTS.get().into_iter().flatten() {
+        port.drain();
+    }
+}
+
 /// The contents of `/proc/tty/driver/serial`.
 pub fn describe() -> String {
     let mut text = String::from("serinfo:1.0 driver revision:\n");

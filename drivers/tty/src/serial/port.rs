@@ -1,5 +1,6 @@
 //! One 16550: finding it, its interrupts, what it sends and receives.
 
+mod drain;
 mod driver;
 
 use alloc::boxed::Box;

@@ -119,6 +119,31 @@ fn sends_more_than_a_fifo() {
 }
 
 #[test]
+fn sends_the_last_bytes_without_interrupts() {
+    let (uart, port, tty) = port(0x1060);
+    let file = file::open(&tty, 2, false).unwrap();
+    let mode = Mode { generation: tty.generation(), is_nonblocking: true };
+    assert_eq!(tty.write(mode, &mut Source::kernel(&[b'y'; 3000])), Ok(3000));
+    port.drain();
+    assert_eq!(uart.0.lock().unwrap().sent.len(), 3000);
+    drop(file);
+}
+
+#[test]
+fn gives_up_a_stopped_flow() {
+    let (uart, port, tty) = port(0x1070);
+    let file = file::open(&tty, 2, false).unwrap();
+    let mode = Mode { generation: tty.generation(), is_nonblocking: true };
+    assert_eq!(tty.write(mode, &mut Source::kernel(&[b'z'; 100])), Ok(100));
+    crate::Driver::set_stopped(&*port, true);
+    let start = std::time::Instant::now();
+    port.drain();
+    assert!(start.elapsed() < std::time::Duration::from_secs(3));
+    assert!(uart.0.lock().unwrap().sent.is_empty());
+    drop(file);
+}
+
+#[test]
 fn breaks_and_errors_reach_the_line_discipline() {
     let (uart, port, tty) = port(0x1030);
     let mut t = tty.termios();

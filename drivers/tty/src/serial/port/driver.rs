@@ -9,7 +9,6 @@ use crate::driver::Driver;
 use crate::ldisc::Kind;
 use crate::serial::registers::*;
 use crate::serial::worker::InputSource;
-use crate::termios::bits_per_character;
 use crate::wait;
 
 use super::*;
@@ -141,8 +140,7 @@ impl Driver for SerialPort {
             return 0;
         }
         let inner = self.inner.lock();
-        let bits = u64::from(bits_per_character(inner.cflag)) * (FIFO_SIZE as u64 + 1);
-        bits * 1_000_000_000 / u64::from(inner.speed.max(1))
+        super::drain::fifo_time_ns(&inner)
     }
 
     fn set_break(&self, is_on: bool) -> Result<()> {

@@ -1,0 +1,67 @@
+//! The last bytes: sending by polling what is queued, before the machine goes off.
+
+use crate::termios::bits_per_character;
+
+use super::*;
+
+/// The longest wait in all, as for the last close of a serial port.
+const LONGEST_NS: u64 = 30_000_000_000;
+/// How long nothing may move, beyond the time that a full FIFO takes on the wire.
+const STUCK_NS: u64 = 1_000_000_000;
+/// As often the chip is looked at before it counts as stuck: time may have passed in which this
+/// processor did not run.
+const LOOKS: u32 = 1000;
+
+impl SerialPort {
+    /// Sends what is queued, in any context: interrupts may be off, and after a panic the owner of
+    /// the lock may have been stopped. Gives up when nothing moves any more: a chip that is stuck,
+    /// or a peer that has stopped the flow.
+    pub fn drain(&self) {
+        let start = arch::time::now_ns();
+        let (mut last_move, mut looks) = (start, 0);
+        let mut patience = STUCK_NS;
+        loop {
+            let (is_done, has_moved) = match self.inner.try_lock() {
+                Some(mut inner) => {
+                    patience = STUCK_NS.saturating_add(fifo_time_ns(&inner));
+                    self.send_some(&mut inner)
+                }
+                None => (false, false),
+            };
+            let now = arch::time::now_ns();
+            if is_done || now.saturating_sub(start) > LONGEST_NS {
+                return;
+            }
+            if has_moved {
+                (last_move, looks) = (now, 0);
+                continue;
+            }
+            looks += 1;
+            if looks > LOOKS && now.saturating_sub(last_move) > patience {
+                return;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Fills the chip's FIFO if there is something to send and room; whether all is sent, and
+    /// whether anything was.
+    fn send_some(&self, inner: &mut Inner) -> (bool, bool) {
+        let lsr = self.regs.read8(LSR);
+        if inner.transmit.is_empty() && inner.urgent.is_none() {
+            return (lsr & LSR_EMPTY != 0, false);
+        }
+        if lsr & LSR_THRE == 0 {
+            return (false, false);
+        }
+        let before = inner.counters.tx;
+        self.fill(inner);
+        (false, inner.counters.tx != before)
+    }
+}
+
+/// How long a full FIFO takes at the port's speed.
+pub(super) fn fifo_time_ns(inner: &Inner) -> u64 {
+    let bits = u64::from(bits_per_character(inner.cflag)) * (FIFO_SIZE as u64 + 1);
+    bits * 1_000_000_000 / u64::from(inner.speed.max(1))
+}
