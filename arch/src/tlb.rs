@@ -19,6 +19,8 @@ use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::cpu::AtomicCpuSet;
 use crate::paging::{Level, table_frames};
 use alloc::vec::Vec;
+use core::marker::PhantomPinned;
+use core::pin::Pin;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// More pages than this are flushed by forgetting everything: beyond it single invalidations cost
@@ -37,29 +39,33 @@ pub struct Context {
     pub(crate) generation: AtomicU64,
     /// The processors that have it loaded, lazily or not.
     pub(crate) loaded: AtomicCpuSet,
+    /// Processors remember where it is.
+    _stays: PhantomPinned,
 }
 
 impl Context {
     /// The context of the address space with this root.
-    pub fn new(root: PhysAddr) -> Context {
+    ///
+    /// # Safety
+    /// The tables live until the context is dropped.
+    pub unsafe fn new(root: PhysAddr) -> Context {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Context {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             root,
             generation: AtomicU64::new(1),
             loaded: AtomicCpuSet::new(),
+            _stays: PhantomPinned,
         }
     }
 
     /// Loads the address space on this processor, with preemption off: at a switch to a thread
     /// that uses it. Costs nothing when it is loaded already.
-    ///
-    /// # Safety
-    /// Root and context live until [`retire`](Self::retire) or another is loaded here.
     #[inline]
-    pub unsafe fn activate(&self) {
-        // SAFETY: the caller vouches for the root.
-        unsafe { imp::activate(self) };
+    pub fn activate(self: Pin<&Self>) {
+        // SAFETY: the context is pinned: it stays where it is until it is dropped, which takes it off
+        // every processor; and until then the tables live, as who made it vouched.
+        unsafe { imp::activate(&self) };
     }
 
     /// Whether the address space is loaded on this processor.

@@ -1,4 +1,5 @@
 //! The kernel image: entry after boot, the order of start-up, and panic.
+#![forbid(unsafe_code)]
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

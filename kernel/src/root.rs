@@ -66,7 +66,7 @@ pub(crate) fn start(info: &'static BootInfo, line: &CommandLine) {
     };
     report("rootfs", first_files(&ctx));
     devices(line);
-    if let Some(image) = crate::start::initrd(info) {
+    if let Some(image) = arch::boot::initrd() {
         match initramfs::unpack(&ctx, image) {
             Ok(count) => log::info!("initramfs: {count} entries unpacked"),
             Err(error) => log::error!("{error}"),

@@ -9,7 +9,6 @@ use arch::thread::KernelStackRange;
 use arch::trap::Handlers;
 use arch::{acpi, smp, x86};
 use core::sync::atomic::Ordering;
-use frames::Range;
 use klog::CommandLine;
 
 #[global_allocator]
@@ -21,13 +20,14 @@ static STACKS_CLASS: LockClass = LockClass::new("kernel.idle_stacks", 90);
 /// The stacks of the idle threads of the other processors.
 static STACKS: SpinLock<Vec<(CpuId, KernelStackRange)>> = SpinLock::new(&STACKS_CLASS, Vec::new());
 
+arch::entry_point!(start);
+
 /// Where the boot code hands over: one processor, interrupts off, the image at its final address.
-#[unsafe(no_mangle)]
-fn kernel_main(info: &'static BootInfo) -> ! {
-    arch::console::set_up(115_200);
-    // SAFETY: this is the first step, taken once.
-    unsafe { x86::init::early(info) };
-    memory(info);
+fn start(info: &'static BootInfo) -> ! {
+    // From here on there is a heap.
+    if let Some(memory) = arch::boot::take_free_memory() {
+        frames::init(memory, |_| 0);
+    }
     klog::init(info.command_line());
     klog::register_console(&klog::Early, klog::Replay::All);
     log::info!("Linux version {} ({})", process::nsproxy::RELEASE, env!("CARGO_PKG_NAME"));
@@ -56,20 +56,6 @@ fn kernel_main(info: &'static BootInfo) -> ! {
     process::oom::init();
     sched::spawn_kernel("kernel_init", move || crate::root::start(info, &line));
     sched::idle()
-}
-
-/// Hands all usable memory to the frame allocator; from here on there is a heap.
-fn memory(info: &BootInfo) {
-    // On the stack: there is no heap yet. More ranges than this are not worth their metadata.
-    let none = Range { start: arch::PhysAddr(0), end: arch::PhysAddr(0), node: 0 };
-    let mut ranges = [none; 64];
-    let mut count = 0;
-    for (slot, range) in ranges.iter_mut().zip(info.usable()) {
-        *slot = Range { start: range.start, end: range.end, node: 0 };
-        count += 1;
-    }
-    // SAFETY: the boot information lists what is free; nothing uses it before this.
-    unsafe { frames::init(ranges.get(..count).unwrap_or_default()) };
 }
 
 fn settings(line: &CommandLine) {
@@ -105,13 +91,4 @@ fn secondary(cpu: CpuId) -> ! {
     }
     arch::irq::enable();
     sched::idle()
-}
-
-/// The initial RAM disk, where the loader put it.
-pub(crate) fn initrd(info: &'static BootInfo) -> Option<&'static [u8]> {
-    let range = info.initrd?;
-    let len = usize::try_from(range.len()).ok()?;
-    // SAFETY: the boot information reserves the range, so nobody else got it; it is in the direct
-    // map, and nothing writes there.
-    Some(unsafe { core::slice::from_raw_parts(arch::phys::to_virt(range.start), len) })
 }

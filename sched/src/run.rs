@@ -264,7 +264,7 @@ unsafe fn finish(last: *const Thread) {
     // SAFETY: the lock was taken and its guard forgotten by `switch_away` on this processor.
     let migrating = unsafe {
         let cpu = &mut *lock.as_ptr();
-        let migrating = core::mem::replace(&mut cpu.migrating, ptr::null());
+        let migrating = core::mem::take(&mut cpu.migrating);
         lock.force_unlock();
         migrating
     };

@@ -6,9 +6,11 @@ use alloc::sync::{Arc, Weak};
 use arch::cpu::CpuSet;
 use arch::lock::{IrqLock, LockClass};
 use arch::thread::{ArchThread, KernelStackRange, flags, fpu::FpuStart};
+use arch::tlb::Context;
 use arch::trap::TrapFrame;
 use core::any::Any;
 use core::cell::UnsafeCell;
+use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use heap::KernelStack;
 
@@ -37,8 +39,8 @@ pub mod state {
 
 /// An address space as the scheduler sees it.
 pub trait Space: Send + Sync {
-    /// Loads it on this processor; interrupts are off.
-    fn activate(&self);
+    /// What it is loaded by.
+    fn context(&self) -> Pin<&Context>;
 }
 
 /// Processor time and switches of one thread.
@@ -242,7 +244,7 @@ impl Thread {
         let old = core::mem::replace(&mut *self.space.lock(), space);
         if crate::run::try_current().is_some_and(|t| core::ptr::eq(t, self)) {
             match new {
-                Some(space) => space.activate(),
+                Some(space) => space.context().activate(),
                 None => crate::run::leave_space(),
             }
         }
@@ -255,7 +257,7 @@ impl Thread {
     #[inline]
     pub(crate) fn load_space(&self) {
         if let Some(space) = self.space.lock().as_ref() {
-            space.activate();
+            space.context().activate();
         }
     }
 

@@ -46,7 +46,7 @@ unsafe extern "C" {
 }
 
 unsafe extern "Rust" {
-    /// The kernel proper, defined by the image's crate.
+    /// The kernel proper, defined by the image's crate with [`entry_point`](crate::entry_point).
     fn kernel_main(info: &'static BootInfo) -> !;
 }
 
@@ -54,6 +54,15 @@ unsafe extern "Rust" {
 pub fn info() -> &'static BootInfo {
     // SAFETY: read-only once `kernel_main` runs, and nothing calls this before.
     unsafe { &*INFO.0.get() }
+}
+
+/// The initial RAM disk, where the loader put it.
+pub fn initrd() -> Option<&'static [u8]> {
+    let range = info().initrd?;
+    let len = usize::try_from(range.len()).ok()?;
+    // SAFETY: `early_main` reserved the range, so it is in no `FreeMemory`; it is in the direct map,
+    // and nothing writes there.
+    Some(unsafe { core::slice::from_raw_parts(crate::phys::to_virt(range.start), len) })
 }
 
 /// The physical address of the root of the first page tables: kernel, direct map, and the first
@@ -151,8 +160,13 @@ unsafe extern "C" fn at_final_address() -> ! {
     let info = info();
     crate::phys::set_base(info.direct_map.0);
     crate::phys::set_image_offset(info.kernel_virt.0.wrapping_sub(info.kernel.start.0));
-    // SAFETY: the image's crate defines it with this signature.
-    unsafe { kernel_main(info) }
+    crate::console::set_up(115_200);
+    // SAFETY: this is the first step, taken once; the image's crate defines `kernel_main` with this
+    // signature.
+    unsafe {
+        crate::x86::init::early(info);
+        kernel_main(info)
+    }
 }
 
 /// Applies the relative relocations of the image at `base` for running at `target`.

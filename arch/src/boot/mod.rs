@@ -8,6 +8,7 @@
 //! The specification is the kernel's boot protocol as exported in `<asm/bootparam.h>`, and the
 //! PVH start info of `<xen/interface/hvm/start_info.h>` as QEMU and Firecracker fill it.
 
+mod free;
 mod info;
 mod memory;
 
@@ -23,13 +24,34 @@ mod tables;
 mod zeropage;
 
 #[cfg(target_os = "none")]
-pub use early::{boot_page_table, boot_stack, info};
+pub use early::{boot_page_table, boot_stack, info, initrd};
+pub use free::FreeMemory;
+#[cfg(target_os = "none")]
+pub use free::take_free_memory;
 pub use info::{BootInfo, Framebuffer, PhysRange, Protocol};
 pub use memory::{MemoryKind, MemoryMap, MemoryRegion};
 #[cfg(target_os = "none")]
 pub use tables::is_mapped;
 #[cfg(target_os = "none")]
 pub(crate) use tables::trampoline_tables;
+
+/// Says which function of the image is called after boot: on one processor with interrupts off, the
+/// image at its final address, per-CPU data, descriptor tables and exceptions there.
+///
+/// ```ignore
+/// fn start(info: &'static arch::boot::BootInfo) -> ! { … }
+/// arch::entry_point!(start);
+/// ```
+#[macro_export]
+macro_rules! entry_point {
+    ($main:path) => {
+        #[unsafe(no_mangle)]
+        fn kernel_main(info: &'static $crate::boot::BootInfo) -> ! {
+            let main: fn(&'static $crate::boot::BootInfo) -> ! = $main;
+            main(info)
+        }
+    };
+}
 
 /// Parses a size as Linux's command line has it: a number (decimal, `0x`) and a suffix `K M G T`.
 pub fn parse_size(text: &str) -> Option<u64> {

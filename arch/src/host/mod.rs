@@ -11,7 +11,14 @@ pub mod user;
 pub use cpu::set_cpu;
 pub use user::UserBuffer;
 
+use crate::boot::{FreeMemory, PhysRange};
 use std::sync::OnceLock;
+
+/// Makes physical memory as [`init_memory`] does and hands it out; `None` the second time.
+pub fn take_memory(bytes: usize) -> Option<FreeMemory> {
+    let len = init_memory(bytes) as u64;
+    FreeMemory::take(core::iter::once(PhysRange::new(0, len)))
+}
 
 static ARENA: OnceLock<usize> = OnceLock::new();
 

@@ -9,8 +9,8 @@ use crate::x86::{apic, clock, cpu, descriptors, ioapic, local, timer};
 /// heap: its per-CPU copy, descriptor tables, features, exceptions.
 ///
 /// # Safety
-/// Once, first thing in `kernel_main`.
-pub unsafe fn early(_info: &BootInfo) {
+/// Once, first thing at the image's final address.
+pub(crate) unsafe fn early(_info: &BootInfo) {
     // SAFETY: the caller vouches that this is the start.
     unsafe {
         local::init_boot();

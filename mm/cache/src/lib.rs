@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
 #![cfg_attr(target_os = "none", no_std)]
 
 extern crate alloc;
@@ -7,7 +8,9 @@ mod background;
 mod errseq;
 mod io;
 mod mapping;
+mod observe;
 mod page;
+mod pages;
 mod read;
 mod readahead;
 pub mod reclaim;
@@ -22,7 +25,8 @@ mod tests;
 
 pub use errseq::{ErrorCursor, ErrorSequence};
 pub use io::{ReadRun, WriteRun};
-pub use mapping::{Backing, MAX_INDEX, MapObserver, Mapping, ObserverId};
+pub use mapping::{Backing, MAX_INDEX, Mapping};
+pub use observe::{MapObserver, ObserverId};
 pub use page::wait_writeback;
 pub use read::mark_accessed;
 pub use readahead::{DEFAULT_MAX_PAGES, ReadAhead};

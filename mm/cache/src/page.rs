@@ -62,16 +62,3 @@ pub(crate) fn wait_read(page: &PageRef) -> Result<()> {
     }
     if page.flags() & flag::UPTODATE != 0 { Ok(()) } else { Err(Errno::EIO) }
 }
-
-/// The tree's word for a page.
-pub(crate) fn word(page: &'static Page) -> usize {
-    core::ptr::from_ref(page).expose_provenance()
-}
-
-/// The page behind a word that a tree held.
-#[inline]
-pub(crate) fn page_at(word: usize) -> &'static Page {
-    debug_assert!(word != 0 && word.is_multiple_of(align_of::<Page>()));
-    // SAFETY: trees store words made by `word` only, and metadata lives as long as the machine.
-    unsafe { &*core::ptr::with_exposed_provenance::<Page>(word) }
-}

@@ -14,7 +14,7 @@ use arch::percpu::PerCpuCell;
 use arrayvec::ArrayVec;
 use frames::{Page, PageRef, flag};
 
-use crate::mapping::Mapping;
+use crate::pages::Pages;
 use crate::stats::{self, Counter};
 use crate::{page, writeback};
 
@@ -257,19 +257,18 @@ fn free_locked(page: &PageRef) -> Fate {
     if page.flags() & (flag::DIRTY | flag::WRITEBACK) != 0 {
         return Fate::Dirty;
     }
-    // SAFETY: the owner word of a locked page in the cache: a mapping locks each of its pages to
-    // remove it before it is freed, so it lives until the lock is given back.
-    let mapping = unsafe { &*core::ptr::with_exposed_provenance::<Mapping>(owner as usize) };
+    // When the mapping ends just now, that takes the page out.
+    let Some(pages) = Pages::of_owner(owner) else { return Fate::Busy };
     let index = page.index.load(Ordering::Relaxed);
     let mapped = page.map_count() != 0;
-    let young = mapped && mapping.test_and_clear_young(index);
+    let young = mapped && pages.observers.test_and_clear_young(index);
     if page.clear(flag::REFERENCED) & flag::REFERENCED != 0 || young {
         return if mapped { Fate::UsedMapped } else { Fate::Used };
     }
-    if mapped && !mapping.try_unmap(index) {
+    if mapped && !pages.observers.try_unmap(index) {
         return Fate::Busy;
     }
-    if mapping.remove_unused(index, page) { Fate::Freed } else { Fate::Busy }
+    if pages.remove_unused(index, page) { Fate::Freed } else { Fate::Busy }
 }
 
 fn put_back(page: &PageRef, fate: Fate) {

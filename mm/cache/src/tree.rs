@@ -4,20 +4,23 @@
 //! them, hold a marked page: the next dirty page is found in a few steps however large the file.
 //! A file of one page needs no node: the root holds the page itself.
 //!
-//! *Readers* hold an RCU read lock and follow `Acquire` loads. *Writers* hold the tree's lock (the
-//! [`TreeWriter`] proves it) and publish with `Release` stores. Nodes cut off are freed after an RCU
-//! grace period. The tree stores plain words with bit 0 clear; what they mean, and keeping a
-//! found page alive, is the business of [`crate::mapping`].
+//! *Readers* hold an RCU read lock. *Writers* hold the tree's lock (the [`TreeWriter`] stands for it).
+//! Nodes cut off are freed after an RCU grace period: the crate `slots` sees to it. Taking a
+//! reference to a page that was found is the business of [`crate::mapping`].
 
 use alloc::boxed::Box;
-use core::ptr;
+use arrayvec::ArrayVec;
+use core::cell::RefCell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use frames::{Page, PageRef};
+use sched::rcu::{self, ReadGuard};
+use slots::{Held, Retired, Slot, Taken};
 
 const BITS: u32 = 6;
 const SLOTS: usize = 1 << BITS;
 const MASK: u64 = SLOTS as u64 - 1;
-/// Bit 0 of a word: it points to a node.
-const NODE: usize = 1;
+/// Levels that a tree can have.
+const LEVELS: usize = 11;
 
 /// What pages can be found by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,117 +37,98 @@ const MARKS: usize = 3;
 pub(crate) struct Node {
     /// Index bits below this node's slots.
     shift: u32,
-    /// Place in the parent.
-    offset: usize,
-    /// Null for the root node. Written under the tree's lock only.
-    parent: AtomicUsize,
     /// Slots in use; written under the tree's lock only.
     count: AtomicUsize,
     marks: [AtomicU64; MARKS],
-    slots: [AtomicUsize; SLOTS],
+    slots: [Slot<Node>; SLOTS],
 }
+
+/// Nodes that a change took out.
+pub(crate) type Cut = ArrayVec<Retired<Node>, LEVELS>;
 
 impl Node {
     pub(crate) fn new() -> Box<Node> {
         Box::new(Node {
             shift: 0,
-            offset: 0,
-            parent: AtomicUsize::new(0),
             count: AtomicUsize::new(0),
             marks: [const { AtomicU64::new(0) }; MARKS],
-            slots: [const { AtomicUsize::new(0) }; SLOTS],
+            slots: [const { Slot::new() }; SLOTS],
         })
+    }
+
+    /// The place of an index below this node.
+    #[inline]
+    fn place(&self, index: u64) -> usize {
+        ((index >> self.shift) & MASK) as usize
+    }
+
+    fn count_in(&self) {
+        // Relaxed: under the tree's lock, as all uses.
+        self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 }
 
-/// The tree itself: a root word, marks of a root page, and the number of pages.
+/// The tree itself: a root, marks of a root page, and the number of pages.
 pub(crate) struct Tree {
-    root: AtomicUsize,
+    root: Slot<Node>,
     root_marks: AtomicU64,
     pages: AtomicUsize,
 }
 
-// SAFETY: all fields are atomics; node pointers are only followed under RCU or the tree's lock, and
-// nodes are freed by one writer after a grace period.
-unsafe impl Send for Tree {}
-// SAFETY: as above.
-unsafe impl Sync for Tree {}
-
 /// Why an insertion did not happen.
-#[derive(Debug)]
 pub(crate) enum InsertError {
-    /// Somebody else's word is there.
+    /// Somebody else's page is there.
     Occupied,
-    /// The tree cannot grow without another node: allocate one with the lock dropped, try again.
+    /// The tree cannot grow without another node: allocate one with the lock dropped, try again with
+    /// the page, which comes back.
+    NeedNode(PageRef),
+}
+
+/// Why there is no slot.
+enum NoSlot {
+    Occupied,
     NeedNode,
 }
 
-/// Rights of the holder of the tree's lock; `retire` takes nodes that are to be freed after a grace
-/// period.
+/// Rights of the holder of the tree's lock.
 pub(crate) struct TreeWriter<'a> {
     tree: &'a Tree,
-    retire: &'a dyn Fn(Box<Node>),
-}
-
-fn node_of<'a>(word: usize) -> &'a Node {
-    debug_assert!(word & NODE != 0);
-    // SAFETY: words with bit 0 set are made from `Box::into_raw` in `TreeWriter` only, and the
-    // caller is a reader inside its RCU section or the holder of the tree's lock, either of which
-    // keeps the node from being freed for as long as the reference is used.
-    unsafe { &*ptr::with_exposed_provenance::<Node>(word & !NODE) }
+    guard: ReadGuard,
+    cut: RefCell<Cut>,
 }
 
 impl Tree {
     pub(crate) const fn new() -> Tree {
-        Tree {
-            root: AtomicUsize::new(0),
-            root_marks: AtomicU64::new(0),
-            pages: AtomicUsize::new(0),
-        }
+        Tree { root: Slot::new(), root_marks: AtomicU64::new(0), pages: AtomicUsize::new(0) }
     }
 
-    /// How many words are stored.
+    /// How many pages are stored.
     pub(crate) fn len(&self) -> usize {
         // Relaxed: a statistic.
         self.pages.load(Ordering::Relaxed)
     }
 
-    /// The slot that holds `index` now, if its node exists. Caller: RCU read lock or tree lock.
+    /// The slot that holds `index` now, if its node exists.
     #[inline]
-    pub(crate) fn slot(&self, index: u64) -> Option<&AtomicUsize> {
-        // Acquire: pairs with the Release stores that publish nodes and words.
-        let root = self.root.load(Ordering::Acquire);
-        if root & NODE == 0 {
-            return if index == 0 { Some(&self.root) } else { None };
-        }
-        let mut node = node_of(root);
-        if index >> node.shift > MASK {
-            return None;
-        }
-        loop {
-            let slot = &node.slots[((index >> node.shift) & MASK) as usize];
-            if node.shift == 0 {
-                return Some(slot);
-            }
-            let word = slot.load(Ordering::Acquire);
-            if word == 0 {
-                return None;
-            }
-            node = node_of(word);
+    pub(crate) fn slot<'g>(&'g self, index: u64, guard: &'g ReadGuard) -> Option<&'g Slot<Node>> {
+        match self.leaf(index, guard)? {
+            Leaf::Root => Some(&self.root),
+            Leaf::Node(node) => Some(&node.slots[(index & MASK) as usize]),
         }
     }
 
-    /// Calls `each(index, slot)` for `index..index + count`, stopping when it returns `false`; slots
-    /// of missing nodes end the run. Caller: RCU read lock or tree lock.
+    /// Calls `each(index, slot)` for `index..end`, stopping when it returns `false`; slots of missing
+    /// nodes end the run.
     #[inline]
-    pub(crate) fn run(
-        &self,
+    pub(crate) fn run<'g>(
+        &'g self,
         mut index: u64,
         end: u64,
-        mut each: impl FnMut(u64, &AtomicUsize) -> bool,
+        guard: &'g ReadGuard,
+        mut each: impl FnMut(u64, &'g Slot<Node>) -> bool,
     ) {
         while index < end {
-            let Some(first) = self.leaf(index) else { return };
+            let Some(first) = self.leaf(index, guard) else { return };
             match first {
                 Leaf::Root => {
                     each(0, &self.root);
@@ -166,39 +150,41 @@ impl Tree {
         }
     }
 
-    fn leaf(&self, index: u64) -> Option<Leaf<'_>> {
-        let root = self.root.load(Ordering::Acquire);
-        if root & NODE == 0 {
-            return (index == 0 && root != 0).then_some(Leaf::Root);
-        }
-        let mut node = node_of(root);
+    #[inline]
+    fn leaf<'g>(&'g self, index: u64, guard: &'g ReadGuard) -> Option<Leaf<'g>> {
+        let mut node = match self.root.load(guard) {
+            Held::Node(node) => node,
+            Held::Page(_) if index == 0 => return Some(Leaf::Root),
+            _ => return None,
+        };
         if index >> node.shift > MASK {
             return None;
         }
         while node.shift > 0 {
-            let word = node.slots[((index >> node.shift) & MASK) as usize].load(Ordering::Acquire);
-            if word == 0 {
-                return None;
-            }
-            node = node_of(word);
+            let Held::Node(below) = node.slots[node.place(index)].load(guard) else { return None };
+            node = below;
         }
         Some(Leaf::Node(node))
     }
 
-    /// The first stored word at or after `index`. Caller: RCU read lock or tree lock.
-    pub(crate) fn next(&self, index: u64) -> Option<(u64, usize)> {
-        self.search(index, |node, from| {
-            (from..SLOTS).find(|&at| node.slots[at].load(Ordering::Acquire) != 0)
-        })
+    /// The first stored page at or after `index`.
+    pub(crate) fn next(&self, index: u64, guard: &ReadGuard) -> Option<(u64, &'static Page)> {
+        self.search(index, guard, |node, from| (from..SLOTS).find(|&at| !node.slots[at].is_empty()))
     }
 
-    /// The first marked word at or after `index`. Caller: the tree's lock.
-    pub(crate) fn next_marked(&self, index: u64, mark: Mark) -> Option<(u64, usize)> {
-        let root = self.root.load(Ordering::Acquire);
-        if root & NODE == 0 && self.root_marks.load(Ordering::Relaxed) & (1 << mark as u32) == 0 {
+    /// The first marked page at or after `index`, for a writer.
+    fn next_marked(
+        &self,
+        index: u64,
+        mark: Mark,
+        guard: &ReadGuard,
+    ) -> Option<(u64, &'static Page)> {
+        if matches!(self.root.load(guard), Held::Page(_))
+            && self.root_marks.load(Ordering::Relaxed) & (1 << mark as u32) == 0
+        {
             return None;
         }
-        self.search(index, |node, from| {
+        self.search(index, guard, |node, from| {
             let bits = node.marks[mark as usize].load(Ordering::Relaxed);
             let rest = bits & u64::MAX.checked_shl(from as u32)?;
             (rest != 0).then(|| rest.trailing_zeros() as usize)
@@ -209,27 +195,29 @@ impl Tree {
     fn search(
         &self,
         mut index: u64,
+        guard: &ReadGuard,
         pick: impl Fn(&Node, usize) -> Option<usize>,
-    ) -> Option<(u64, usize)> {
+    ) -> Option<(u64, &'static Page)> {
         'restart: loop {
-            let root = self.root.load(Ordering::Acquire);
-            if root & NODE == 0 {
-                return (root != 0 && index == 0).then_some((0, root));
-            }
-            let mut node = node_of(root);
-            if index >> node.shift > MASK {
+            let top = match self.root.load(guard) {
+                Held::Node(node) => node,
+                Held::Page(page) => return (index == 0).then_some((0, page)),
+                Held::Empty => return None,
+            };
+            if index >> top.shift > MASK {
                 return None;
             }
+            let mut node = top;
             loop {
-                let from = ((index >> node.shift) & MASK) as usize;
+                let from = node.place(index);
                 let Some(at) = pick(node, from) else {
                     // Nothing here: go on behind this node's range, from the top.
-                    let span = u64::from(node.shift) + u64::from(BITS);
+                    let span = node.shift + BITS;
                     if span >= 64 {
                         return None;
                     }
-                    index = ((index >> span) + 1).checked_shl(span as u32)?;
-                    if index == 0 || index >> node_of(root).shift > MASK {
+                    index = ((index >> span) + 1).checked_shl(span)?;
+                    if index == 0 || index >> top.shift > MASK {
                         return None;
                     }
                     continue 'restart;
@@ -239,26 +227,25 @@ impl Tree {
                     let base = if low >= 64 { 0 } else { index >> low << low };
                     index = base | ((at as u64) << node.shift);
                 }
-                let word = node.slots[at].load(Ordering::Acquire);
-                if node.shift == 0 {
-                    if word == 0 {
-                        index = index.checked_add(1)?;
+                match node.slots[at].load(guard) {
+                    Held::Page(page) => return Some((index, page)),
+                    Held::Node(below) => node = below,
+                    // It was emptied meanwhile.
+                    Held::Empty => {
+                        index = ((index >> node.shift) + 1).checked_shl(node.shift)?;
+                        if index == 0 {
+                            return None;
+                        }
                         continue 'restart;
                     }
-                    return Some((index, word));
                 }
-                if word == 0 {
-                    index = ((index >> node.shift) + 1) << node.shift;
-                    continue 'restart;
-                }
-                node = node_of(word);
             }
         }
     }
 
     /// Write access for the holder of the lock that guards this tree.
-    pub(crate) fn writer<'a>(&'a self, retire: &'a dyn Fn(Box<Node>)) -> TreeWriter<'a> {
-        TreeWriter { tree: self, retire }
+    pub(crate) fn writer(&self) -> TreeWriter<'_> {
+        TreeWriter { tree: self, guard: rcu::read_lock(), cut: RefCell::new(Cut::new()) }
     }
 }
 
@@ -268,210 +255,223 @@ enum Leaf<'a> {
 }
 
 impl TreeWriter<'_> {
-    /// Stores `word` at `index`; nodes come from `spare`.
+    /// Ends the change. What it took out is to be dropped without the lock.
+    pub(crate) fn finish(self) -> Cut {
+        self.cut.into_inner()
+    }
+
+    /// Stores `page` at `index`; nodes come from `spare`.
     pub(crate) fn insert(
         &self,
         index: u64,
-        word: usize,
+        page: PageRef,
         spare: &mut Option<Box<Node>>,
     ) -> Result<(), InsertError> {
-        debug_assert!(word != 0 && word & NODE == 0);
-        let slot = self.make_slot(index, spare)?;
-        match slot {
+        let leaf = match self.make_leaf(index, spare) {
+            Ok(leaf) => leaf,
+            Err(NoSlot::Occupied) => return Err(InsertError::Occupied),
+            Err(NoSlot::NeedNode) => return Err(InsertError::NeedNode(page)),
+        };
+        match leaf {
             Leaf::Root => {
                 self.tree.root_marks.store(0, Ordering::Relaxed);
-                // Release: the page's state is visible to who finds it.
-                self.tree.root.store(word, Ordering::Release);
+                self.tree.root.put_page(page).map_err(|_| InsertError::Occupied)?;
             }
             Leaf::Node(node) => {
                 let slot = &node.slots[(index & MASK) as usize];
-                if slot.load(Ordering::Relaxed) != 0 {
-                    return Err(InsertError::Occupied);
-                }
-                slot.store(word, Ordering::Release);
-                node.count.store(node.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                slot.put_page(page).map_err(|_| InsertError::Occupied)?;
+                node.count_in();
             }
         }
         self.tree.pages.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    fn take(
-        spare: &mut Option<Box<Node>>,
-        shift: u32,
-        offset: usize,
-        parent: usize,
-    ) -> Result<usize, InsertError> {
-        let mut node = spare.take().ok_or(InsertError::NeedNode)?;
+    fn take_spare(spare: &mut Option<Box<Node>>, shift: u32) -> Result<Box<Node>, NoSlot> {
+        let mut node = spare.take().ok_or(NoSlot::NeedNode)?;
         node.shift = shift;
-        node.offset = offset;
-        node.parent = AtomicUsize::new(parent);
-        Ok(Box::into_raw(node).expose_provenance() | NODE)
+        Ok(node)
     }
 
-    fn make_slot(
-        &self,
-        index: u64,
-        spare: &mut Option<Box<Node>>,
-    ) -> Result<Leaf<'_>, InsertError> {
-        let tree = self.tree;
+    /// Puts a node above what the root holds, if anything; `marks` are those of the first slot.
+    fn grow(&self, mut node: Box<Node>, is_empty: bool, marks: [bool; MARKS]) {
+        let root = &self.tree.root;
+        let done = if is_empty {
+            root.put_node(node)
+        } else {
+            *node.count.get_mut() = 1;
+            for (bits, mark) in node.marks.iter_mut().zip(marks) {
+                *bits.get_mut() = u64::from(mark);
+            }
+            root.wrap(node, |node| &mut node.slots[0])
+        };
+        debug_assert!(done.is_ok(), "a second writer");
+    }
+
+    fn make_leaf(&self, index: u64, spare: &mut Option<Box<Node>>) -> Result<Leaf<'_>, NoSlot> {
         loop {
-            let root = tree.root.load(Ordering::Acquire);
-            if root & NODE == 0 {
-                if index == 0 {
-                    return if root == 0 { Ok(Leaf::Root) } else { Err(InsertError::Occupied) };
+            let top = match self.tree.root.load(&self.guard) {
+                Held::Empty if index == 0 => return Ok(Leaf::Root),
+                Held::Page(_) if index == 0 => return Err(NoSlot::Occupied),
+                Held::Empty => {
+                    self.grow(Self::take_spare(spare, 0)?, true, [false; MARKS]);
+                    continue;
                 }
-                // The root page, if any, moves into a leaf.
-                let word = Self::take(spare, 0, 0, 0)?;
-                let node = node_of(word);
-                if root != 0 {
-                    node.slots[0].store(root, Ordering::Relaxed);
-                    node.count.store(1, Ordering::Relaxed);
-                    let marks = tree.root_marks.load(Ordering::Relaxed);
-                    for (mark, bits) in node.marks.iter().enumerate() {
-                        bits.store((marks >> mark) & 1, Ordering::Relaxed);
-                    }
+                Held::Page(_) => {
+                    // The root page moves into a leaf.
+                    let marks = self.tree.root_marks.load(Ordering::Relaxed);
+                    let marks = core::array::from_fn(|mark| marks >> mark & 1 != 0);
+                    self.grow(Self::take_spare(spare, 0)?, false, marks);
+                    continue;
                 }
-                tree.root.store(word, Ordering::Release);
-                continue;
-            }
-            let top = node_of(root);
+                Held::Node(top) => top,
+            };
             if index >> top.shift > MASK {
-                // Grow by one level above.
-                let word = Self::take(spare, top.shift + BITS, 0, 0)?;
-                let node = node_of(word);
-                node.slots[0].store(root, Ordering::Relaxed);
-                node.count.store(1, Ordering::Relaxed);
-                for (bits, below) in node.marks.iter().zip(&top.marks) {
-                    bits.store(u64::from(below.load(Ordering::Relaxed) != 0), Ordering::Relaxed);
-                }
-                top.parent.store(word, Ordering::Relaxed);
-                tree.root.store(word, Ordering::Release);
+                let marks =
+                    core::array::from_fn(|mark| top.marks[mark].load(Ordering::Relaxed) != 0);
+                self.grow(Self::take_spare(spare, top.shift + BITS)?, false, marks);
                 continue;
             }
-            let mut word = root;
-            loop {
-                let node = node_of(word);
-                if node.shift == 0 {
-                    return Ok(Leaf::Node(node));
+            let mut node = top;
+            while node.shift > 0 {
+                let slot = &node.slots[node.place(index)];
+                if slot.is_empty() {
+                    let below = Self::take_spare(spare, node.shift - BITS)?;
+                    let done = slot.put_node(below);
+                    debug_assert!(done.is_ok(), "a second writer");
+                    node.count_in();
                 }
-                let at = ((index >> node.shift) & MASK) as usize;
-                let mut below = node.slots[at].load(Ordering::Relaxed);
-                if below == 0 {
-                    below = Self::take(spare, node.shift - BITS, at, word)?;
-                    node.slots[at].store(below, Ordering::Release);
-                    node.count.store(node.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-                }
-                word = below;
+                let Held::Node(below) = slot.load(&self.guard) else {
+                    return Err(NoSlot::Occupied);
+                };
+                node = below;
             }
+            return Ok(Leaf::Node(node));
         }
     }
 
-    /// Takes out the word at `index` with its marks.
-    pub(crate) fn remove(&self, index: u64) -> Option<usize> {
+    /// Takes out the page at `index` with its marks.
+    pub(crate) fn remove(&self, index: u64) -> Option<PageRef> {
         let tree = self.tree;
-        let word = match tree.leaf(index)? {
-            Leaf::Root => {
-                let word = tree.root.swap(0, Ordering::AcqRel);
+        let page = match tree.root.load(&self.guard) {
+            Held::Page(_) if index == 0 => {
                 tree.root_marks.store(0, Ordering::Relaxed);
-                word
+                let Taken::Page(page) = tree.root.take() else { return None };
+                page
             }
-            Leaf::Node(leaf) => {
-                let at = (index & MASK) as usize;
-                if leaf.slots[at].load(Ordering::Relaxed) == 0 {
-                    return None;
+            Held::Node(top) if index >> top.shift <= MASK => {
+                let (page, is_empty) = self.remove_below(top, index)?;
+                if is_empty {
+                    tree.root_marks.store(0, Ordering::Relaxed);
+                    self.cut_off(&tree.root);
                 }
-                for mark in [Mark::Dirty, Mark::Writeback, Mark::ToWrite] {
-                    self.clear_mark(index, mark);
-                }
-                let word = leaf.slots[at].swap(0, Ordering::AcqRel);
-                self.shrink(leaf);
-                word
+                page
             }
+            _ => return None,
         };
         tree.pages.fetch_sub(1, Ordering::Relaxed);
-        Some(word)
+        Some(page)
     }
 
-    /// One slot of `node` became empty: frees it and its parents while they hold nothing.
-    fn shrink(&self, mut node: &Node) {
-        loop {
-            let count = node.count.load(Ordering::Relaxed) - 1;
-            node.count.store(count, Ordering::Relaxed);
-            if count > 0 {
-                return;
+    /// Takes out the page at `index` below a node, and the nodes that hold nothing then; and whether
+    /// this node is one of them.
+    fn remove_below(&self, node: &Node, index: u64) -> Option<(PageRef, bool)> {
+        let at = node.place(index);
+        let slot = &node.slots[at];
+        let mut is_gone = true;
+        let mut marked = [false; MARKS];
+        let page = if node.shift == 0 {
+            let Taken::Page(page) = slot.take() else { return None };
+            page
+        } else {
+            let Held::Node(below) = slot.load(&self.guard) else { return None };
+            let (page, is_empty) = self.remove_below(below, index)?;
+            marked = core::array::from_fn(|mark| below.marks[mark].load(Ordering::Relaxed) != 0);
+            is_gone = is_empty;
+            page
+        };
+        for (bits, _) in node.marks.iter().zip(marked).filter(|(_, marked)| !marked) {
+            let seen = bits.load(Ordering::Relaxed);
+            if seen & 1 << at != 0 {
+                bits.store(seen & !(1 << at), Ordering::Relaxed);
             }
-            let parent = node.parent.load(Ordering::Relaxed);
-            let word = if parent == 0 {
-                self.tree.root_marks.store(0, Ordering::Relaxed);
-                self.tree.root.swap(0, Ordering::AcqRel)
-            } else {
-                node_of(parent).slots[node.offset].swap(0, Ordering::AcqRel)
-            };
-            // SAFETY: `word` came from `Box::into_raw` in `take`; it was just unlinked by the only
-            // writer, so nobody else frees it, and `retire` waits for readers.
-            let node_box =
-                unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<Node>(word & !NODE)) };
-            (self.retire)(node_box);
-            if parent == 0 {
-                return;
-            }
-            node = node_of(parent);
+        }
+        if !is_gone {
+            return Some((page, false));
+        }
+        if node.shift > 0 {
+            self.cut_off(slot);
+        }
+        let count = node.count.load(Ordering::Relaxed) - 1;
+        node.count.store(count, Ordering::Relaxed);
+        Some((page, count == 0))
+    }
+
+    /// Takes an empty node out of its slot.
+    fn cut_off(&self, slot: &Slot<Node>) {
+        if let Taken::Node(node) = slot.take() {
+            // A removal cuts off one node per level at most.
+            self.cut.borrow_mut().push(node);
         }
     }
 
-    /// Sets `mark` on the word at `index`; nothing if there is no word.
+    /// The first marked page at or after `index`.
+    pub(crate) fn next_marked(&self, index: u64, mark: Mark) -> Option<(u64, &'static Page)> {
+        self.tree.next_marked(index, mark, &self.guard)
+    }
+
+    /// Sets `mark` on the page at `index`; nothing if there is no page.
     pub(crate) fn set_mark(&self, index: u64, mark: Mark) {
-        match self.tree.leaf(index) {
-            None => {}
-            Some(Leaf::Root) => {
+        match self.tree.root.load(&self.guard) {
+            Held::Page(_) if index == 0 => {
                 self.tree.root_marks.fetch_or(1 << mark as u32, Ordering::Relaxed);
             }
-            Some(Leaf::Node(mut node)) => {
-                let mut at = (index & MASK) as usize;
-                if node.slots[at].load(Ordering::Relaxed) == 0 {
-                    return;
-                }
-                loop {
-                    let bits = node.marks[mark as usize].fetch_or(1 << at, Ordering::Relaxed);
-                    let parent = node.parent.load(Ordering::Relaxed);
-                    if bits != 0 || parent == 0 {
-                        return;
-                    }
-                    at = node.offset;
-                    node = node_of(parent);
-                }
+            Held::Node(top) if index >> top.shift <= MASK => {
+                self.set_below(top, index, mark);
             }
+            _ => {}
         }
     }
 
-    /// Clears `mark` on the word at `index`.
+    /// Sets a mark below a node; whether it is the node's first, which its parent has to know.
+    fn set_below(&self, node: &Node, index: u64, mark: Mark) -> bool {
+        let at = node.place(index);
+        let is_new = match node.slots[at].load(&self.guard) {
+            Held::Empty => false,
+            Held::Page(_) => true,
+            Held::Node(below) => self.set_below(below, index, mark),
+        };
+        is_new && node.marks[mark as usize].fetch_or(1 << at, Ordering::Relaxed) == 0
+    }
+
+    /// Clears `mark` on the page at `index`.
     pub(crate) fn clear_mark(&self, index: u64, mark: Mark) {
-        match self.tree.leaf(index) {
-            None => {}
-            Some(Leaf::Root) => {
+        match self.tree.root.load(&self.guard) {
+            Held::Page(_) if index == 0 => {
                 self.tree.root_marks.fetch_and(!(1 << mark as u32), Ordering::Relaxed);
             }
-            Some(Leaf::Node(mut node)) => {
-                let mut at = (index & MASK) as usize;
-                loop {
-                    let bit = 1u64 << at;
-                    let bits = node.marks[mark as usize].fetch_and(!bit, Ordering::Relaxed);
-                    let parent = node.parent.load(Ordering::Relaxed);
-                    if bits & bit == 0 || bits & !bit != 0 || parent == 0 {
-                        return;
-                    }
-                    at = node.offset;
-                    node = node_of(parent);
-                }
+            Held::Node(top) if index >> top.shift <= MASK => {
+                self.clear_below(top, index, mark);
             }
+            _ => {}
         }
     }
 
-    /// Copies mark `from` to mark `to` for words in `first..=last`.
+    /// Clears a mark below a node; whether it was the node's last.
+    fn clear_below(&self, node: &Node, index: u64, mark: Mark) -> bool {
+        let at = node.place(index);
+        let is_gone = match node.slots[at].load(&self.guard) {
+            Held::Node(below) => self.clear_below(below, index, mark),
+            _ => true,
+        };
+        let bit = 1u64 << at;
+        is_gone && node.marks[mark as usize].fetch_and(!bit, Ordering::Relaxed) == bit
+    }
+
+    /// Copies mark `from` to mark `to` for pages in `first..=last`.
     pub(crate) fn copy_marks(&self, first: u64, last: u64, from: Mark, to: Mark) {
         let mut index = first;
-        while let Some((at, _)) = self.tree.next_marked(index, from) {
+        while let Some((at, _)) = self.next_marked(index, from) {
             if at > last {
                 return;
             }
@@ -482,46 +482,29 @@ impl TreeWriter<'_> {
     }
 }
 
-impl Drop for Tree {
-    fn drop(&mut self) {
-        // The mapping has removed all pages; only empty nodes left by a failed insertion remain.
-        fn free(word: usize) {
-            if word & NODE == 0 {
-                return;
-            }
-            // SAFETY: the tree is being dropped, nobody else can reach its nodes.
-            let node =
-                unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<Node>(word & !NODE)) };
-            for slot in &node.slots {
-                free(slot.load(Ordering::Relaxed));
-            }
-        }
-        free(*self.root.get_mut());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use frames::{Flags, alloc_page};
     use std::collections::BTreeMap;
 
-    fn insert(tree: &Tree, index: u64, word: usize) -> bool {
-        let retire = |_: Box<Node>| {};
+    fn insert(tree: &Tree, index: u64, mut page: PageRef) -> bool {
         let mut spare = None;
         loop {
-            match tree.writer(&retire).insert(index, word, &mut spare) {
+            match tree.writer().insert(index, page, &mut spare) {
                 Ok(()) => return true,
                 Err(InsertError::Occupied) => return false,
-                Err(InsertError::NeedNode) => spare = Some(Node::new()),
+                Err(InsertError::NeedNode(back)) => page = back,
             }
+            spare = Some(Node::new());
         }
     }
 
     #[test]
     fn behaves_like_a_map() {
+        frames::init_host(256 << 20);
         let tree = Tree::new();
-        let retire = |_: Box<Node>| {};
-        let mut model: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
+        let mut model: BTreeMap<u64, (u64, bool)> = BTreeMap::new();
         let mut seed = 0x1234_5678_9abc_def1u64;
         let mut random = move || {
             seed ^= seed << 13;
@@ -529,7 +512,7 @@ mod tests {
             seed ^= seed << 17;
             seed
         };
-        for step in 0..20_000 {
+        for _ in 0..20_000 {
             let index = match random() % 4 {
                 0 => random() % 4,
                 1 => random() % 200,
@@ -538,44 +521,50 @@ mod tests {
             };
             match random() % 5 {
                 0 | 1 => {
-                    let word = (step + 1) * 64;
+                    let page = alloc_page(Flags::empty()).expect("memory");
+                    let pfn = page.pfn().0;
                     let fresh = !model.contains_key(&index);
-                    assert_eq!(insert(&tree, index, word), fresh);
-                    model.entry(index).or_insert((word, false));
+                    assert_eq!(insert(&tree, index, page), fresh);
+                    model.entry(index).or_insert((pfn, false));
                 }
                 2 => {
-                    let gone = tree.writer(&retire).remove(index);
-                    assert_eq!(gone, model.remove(&index).map(|(word, _)| word));
+                    let gone = tree.writer().remove(index);
+                    let expected = model.remove(&index).map(|(pfn, _)| pfn);
+                    assert_eq!(gone.map(|page| page.pfn().0), expected);
                 }
                 3 => {
-                    tree.writer(&retire).set_mark(index, Mark::Dirty);
-                    if let Some(entry) = model.get_mut(&index)
-                        && tree.slot(index).is_some_and(|s| s.load(Ordering::Relaxed) != 0)
-                    {
+                    tree.writer().set_mark(index, Mark::Dirty);
+                    if let Some(entry) = model.get_mut(&index) {
                         entry.1 = true;
                     }
                 }
                 _ => {
                     if model.contains_key(&index) {
-                        tree.writer(&retire).clear_mark(index, Mark::Dirty);
+                        tree.writer().clear_mark(index, Mark::Dirty);
                         if let Some(entry) = model.get_mut(&index) {
                             entry.1 = false;
                         }
                     }
                 }
             }
+            let guard = rcu::read_lock();
             let probe = random() % 100_000;
+            let found = |found: Option<(u64, &Page)>| found.map(|(at, page)| (at, page.pfn().0));
             let next = model.range(probe..).next().map(|(&i, &(w, _))| (i, w));
-            assert_eq!(tree.next(probe), next);
+            assert_eq!(found(tree.next(probe, &guard)), next);
             let marked = model.range(probe..).find(|e| e.1.1).map(|(&i, &(w, _))| (i, w));
-            assert_eq!(tree.next_marked(probe, Mark::Dirty), marked);
-            let slot = tree.slot(index).map_or(0, |slot| slot.load(Ordering::Relaxed));
-            assert_eq!(slot, model.get(&index).map_or(0, |&(word, _)| word));
+            assert_eq!(found(tree.next_marked(probe, Mark::Dirty, &guard)), marked);
+            let slot = tree.slot(index, &guard).map(|slot| slot.load(&guard));
+            let there = match slot {
+                Some(Held::Page(page)) => Some(page.pfn().0),
+                _ => None,
+            };
+            assert_eq!(there, model.get(&index).map(|&(pfn, _)| pfn));
         }
         assert_eq!(tree.len(), model.len());
         for &index in model.keys() {
-            tree.writer(&retire).remove(index);
+            tree.writer().remove(index);
         }
-        assert_eq!(tree.next(0), None);
+        assert!(tree.next(0, &rcu::read_lock()).is_none());
     }
 }

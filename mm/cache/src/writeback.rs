@@ -138,9 +138,9 @@ impl Mapping {
     pub fn wait_writeback(&self, start: u64, end: u64) {
         let (mut index, last) = (start >> PAGE_SHIFT, end >> PAGE_SHIFT);
         while self.writeback_pages.load(Ordering::Acquire) != 0 {
-            let found = self.with_writer(|_| {
-                let (at, raw) = self.tree.next_marked(index, Mark::Writeback)?;
-                PageRef::try_new(page::page_at(raw)).map(|page| (at, page))
+            let found = self.with_writer(|tree| {
+                let (at, page) = tree.next_marked(index, Mark::Writeback)?;
+                PageRef::try_new(page).map(|page| (at, page))
             });
             let Some((at, page)) = found else { return };
             if at > last {
@@ -227,16 +227,16 @@ impl Mapping {
         // The vector may grow under the lock: its room is made before, in steps.
         loop {
             let room = pages.capacity();
-            let full = self.with_writer(|_| {
+            let full = self.with_writer(|tree| {
                 let mut next = index;
-                while let Some((at, raw)) = self.tree.next_marked(next, mark) {
+                while let Some((at, page)) = tree.next_marked(next, mark) {
                     if at > last || (!pages.is_empty() && at != next) {
                         return false;
                     }
                     if pages.len() == room {
                         return true;
                     }
-                    if let Some(page) = PageRef::try_new(page::page_at(raw)) {
+                    if let Some(page) = PageRef::try_new(page) {
                         pages.push((at, page));
                     }
                     next = at + 1;

@@ -5,20 +5,10 @@ use crate::page::{Page, set_table, table};
 use crate::pressure;
 use crate::zone::{CHUNK, Zone, clear_chunk};
 use arch::addr::{PAGE_SIZE, Pfn, PhysAddr};
+use arch::boot::{FreeMemory, PhysRange};
 use arch::cpu::{CpuId, MAX_CPUS};
 use arch::lock::{IrqLock, LockClass};
 use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-
-/// Usable memory of one node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// The first byte.
-    pub start: PhysAddr,
-    /// One past the last byte.
-    pub end: PhysAddr,
-    /// Which node it belongs to.
-    pub node: u8,
-}
 
 const MAX_NODES: usize = 8;
 const MAX_RANGES: usize = 128;
@@ -211,24 +201,20 @@ pub(crate) fn for_each_zone(
     }
 }
 
-/// Takes over the machine's usable memory; once, before any other function of the crate. The
-/// ranges do not overlap, lie in the direct map and are in ascending order. Registers the source
-/// of page-table frames with `arch`.
-///
-/// # Safety
-/// Nobody uses the memory in the ranges.
-pub unsafe fn init(ranges: &[Range]) {
+/// Takes over the machine's usable memory; before any other function of the crate. Registers the
+/// source of page-table frames with `arch`. `node_of` says to which node a range belongs.
+pub fn init(memory: FreeMemory, node_of: impl Fn(&PhysRange) -> u8) {
     let mut count = 0;
-    for range in ranges {
+    for range in memory.ranges() {
         let start = range.start.page_up().pfn().0.max(1);
         let end = range.end.page_down().pfn().0;
         if start >= end || count == MAX_RANGES {
             continue;
         }
-        let node = range.node.min(MAX_NODES as u8 - 1);
         let slot = &RAM[count];
         slot.start.store(start, Ordering::Relaxed);
         slot.end.store(end, Ordering::Relaxed);
+        let node = node_of(range).min(MAX_NODES as u8 - 1);
         slot.node.store(node, Ordering::Relaxed);
         count += 1;
         let nodes = NODE_COUNT.load(Ordering::Relaxed).max(usize::from(node) + 1);
@@ -337,9 +323,8 @@ fn give_table_holes(home: PhysAddr, top: u64) {
 pub fn init_host(bytes: usize) {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        let bytes = arch::host::init_memory(bytes) as u64;
-        let range = Range { start: PhysAddr(0), end: PhysAddr(bytes), node: 0 };
-        // SAFETY: the arena was just made and nobody uses it.
-        unsafe { init(&[range]) };
+        if let Some(memory) = arch::host::take_memory(bytes) {
+            init(memory, |_| 0);
+        }
     });
 }

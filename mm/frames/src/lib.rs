@@ -19,7 +19,7 @@ pub use alloc::{Flags, alloc, alloc_page, zero_in_idle};
 pub use block::FrameBlock;
 #[cfg(not(target_os = "none"))]
 pub use init::init_host;
-pub use init::{Range, contains_ram, init, set_cpu_node, total_pages};
+pub use init::{contains_ram, init, set_cpu_node, total_pages};
 pub use page::{Page, flag, kind, page, page_if_ram};
 pub use pageref::PageRef;
 pub use percpu::{drain_all, drain_local};

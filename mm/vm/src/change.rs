@@ -11,7 +11,8 @@ use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::addr::{PAGE_SIZE, USER_END};
-use arch::paging::{Level, Pte, PteFlags, Visit};
+use arch::paging::PteFlags;
+use mapped::{Found, Taken};
 use pagecache::Mapping;
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -115,7 +116,7 @@ impl AddressSpace {
             clear |= PteFlags::WRITE;
         }
         if self.table.protect(va(vma.start), va(vma.end), set, clear) {
-            self.context.flush_range(va(vma.start), va(vma.end));
+            self.table.context().flush_range(va(vma.start), va(vma.end));
         }
     }
 
@@ -250,35 +251,39 @@ impl AddressSpace {
         Ok(at)
     }
 
+    /// Puts what was taken out of an entry into another that is empty.
+    fn put_entry(&self, at: u64, taken: Taken) -> core::result::Result<(), (Taken, Errno)> {
+        match self.table.entry(va(at)) {
+            Ok(entry) => entry.put(taken).map_err(|back| (back, Errno::EFAULT)),
+            Err(error) => Err((taken, crate::FaultError::from(error).into())),
+        }
+    }
+
     /// Moves the entries of a range; areas are held exclusively.
     fn move_pages(&self, from: u64, to: u64, len: u64) -> Result<()> {
         let _tables = self.tables.lock();
         self.unshare_range(from, from + len);
         self.unshare_range(to, to + len);
-        let mut found: Vec<(u64, Pte)> = Vec::new();
+        let mut found: Vec<(u64, Taken)> = Vec::new();
         self.table.walk(va(from), va(from + len), |at, visit| {
-            if let Visit::Entry(entry) = visit {
-                found.push((at.0, entry.swap(Pte::NONE)));
+            if let Found::Entry(entry) = visit {
+                found.push((at.0, entry.take()));
             }
         });
         let mut result = Ok(());
-        for (at, pte) in found {
-            let target = match result {
-                Ok(()) => at - from + to,
-                Err(_) => at,
-            };
-            match self.table.entry(va(target), Level::Page) {
-                Ok(entry) => entry.store(pte),
-                Err(error) => {
-                    // The table of the old place is still there.
-                    if let Ok(entry) = self.table.entry(va(at), Level::Page) {
-                        entry.store(pte);
-                    }
-                    result = Err(crate::FaultError::from(error).into());
+        for (at, mut taken) in found {
+            if result.is_ok() {
+                match self.put_entry(at - from + to, taken) {
+                    Ok(()) => continue,
+                    Err((back, error)) => (taken, result) = (back, Err(error)),
                 }
             }
+            // The table of the old place is still there.
+            if let Err((lost, _)) = self.put_entry(at, taken) {
+                drop(self.count_out(lost));
+            }
         }
-        self.context.flush_range(va(from), va(from + len));
+        self.table.context().flush_range(va(from), va(from + len));
         result
     }
 
@@ -352,10 +357,8 @@ impl AddressSpace {
             }
             let _tables = self.tables.lock();
             self.table.walk(va(vma.start.max(start)), va(vma.end.min(end)), |_, visit| {
-                if let Visit::Entry(entry) = visit {
-                    entry.update(|pte| {
-                        pte.is_present().then(|| pte.with_flags(pte.flags() - PteFlags::ACCESSED))
-                    });
+                if let Found::Entry(entry) = visit {
+                    entry.update(|pte| Some(pte.flags() - PteFlags::ACCESSED));
                 }
             });
         }

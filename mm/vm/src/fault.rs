@@ -8,9 +8,10 @@ use crate::vma::{FileMap, Vma, flag, prot};
 use abi::Errno;
 use arch::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use arch::lock::Once;
-use arch::paging::{Level, MapError, Pte, PteFlags};
+use arch::paging::{MapError, Pte, PteFlags};
 use core::sync::atomic::{AtomicU64, Ordering};
-use frames::{Flags, PageRef, kind, page};
+use frames::{Flags, PageRef, kind};
+use mapped::Slot;
 use pagecache::Mapping;
 
 /// What the access wanted.
@@ -165,7 +166,7 @@ impl AddressSpace {
         let write = access == FaultAccess::Write;
         // Relaxed: statistics.
         FAULTS[0].fetch_add(1, Ordering::Relaxed);
-        let entry = match self.table.entry(va(at), Level::Page) {
+        let entry = match self.table.entry(va(at)) {
             Ok(entry) => entry,
             Err(MapError::Shared) => {
                 if !write
@@ -183,7 +184,7 @@ impl AddressSpace {
         let pte = entry.load();
         if pte.is_present() {
             if !write || pte.is_writable() {
-                self.context.flush_page_here(va(at));
+                self.table.context().flush_page_here(va(at));
                 return Ok(FaultKind::Minor);
             }
             return self.write_to_present(vma, at, entry, pte);
@@ -200,14 +201,13 @@ impl AddressSpace {
         vma: &Vma,
         _at: u64,
         write: bool,
-        entry: arch::paging::EntryRef<'_>,
+        entry: Slot<'_>,
     ) -> Result<FaultKind, FaultError> {
         let flags = vma.read_flags();
         if !write {
             let zero = zero_page().ok_or(FaultError::Oom)?;
-            let pte = Pte::leaf(zero, flags | PteFlags::SOFT0, Level::Page);
             // Someone else's entry is as good.
-            let _ = entry.compare_exchange(Pte::NONE, pte);
+            entry.install_uncounted(zero, flags);
             return Ok(FaultKind::Minor);
         }
         let page = frames::alloc_page(Flags::ZERO)?;
@@ -215,26 +215,29 @@ impl AddressSpace {
         Ok(FaultKind::Minor)
     }
 
-    /// Puts a new page of the process's own in place of `old`.
+    /// Puts a new page of the process's own in place of `old`, whose page is returned; `None` when
+    /// the entry is another by now.
     #[inline]
     fn install_anon(
         &self,
-        entry: arch::paging::EntryRef<'_>,
+        entry: Slot<'_>,
         old: Pte,
         new: PageRef,
         flags: PteFlags,
-    ) -> bool {
+    ) -> Option<Option<PageRef>> {
         new.set_kind(kind::ANON);
         new.init_mappings(1);
         let writable = flags | PteFlags::WRITE | PteFlags::DIRTY;
-        let pte = Pte::leaf(new.phys(), writable, Level::Page);
-        if entry.compare_exchange(old, pte).is_ok() {
-            self.count(PageSort::Anon, 1);
-            new.into_raw();
-            return true;
+        match entry.replace(old, new, writable) {
+            Ok(replaced) => {
+                self.count(PageSort::Anon, 1);
+                Some(replaced)
+            }
+            Err(new) => {
+                new.init_mappings(0);
+                None
+            }
         }
-        new.init_mappings(0);
-        false
     }
 
     /// A store to a page that is mapped without the right to write.
@@ -242,46 +245,38 @@ impl AddressSpace {
         &self,
         vma: &Vma,
         at: u64,
-        entry: arch::paging::EntryRef<'_>,
+        entry: Slot<'_>,
         pte: Pte,
     ) -> Result<FaultKind, FaultError> {
         if let (false, Some(file)) = (vma.is_private(), &vma.file) {
             return self.make_writable(vma, file, at, entry, pte);
         }
         let flags = vma.read_flags();
-        let special = pte.flags().contains(PteFlags::SOFT0);
-        if !special {
-            let frame = page(pte.address().pfn());
-            if frame.kind() == kind::ANON && frame.references() == 1 {
-                let new = pte.with_flags(flags | PteFlags::WRITE | PteFlags::DIRTY);
-                let _ = entry.compare_exchange(pte, new);
-                self.context.flush_page_here(va(at));
-                return Ok(FaultKind::Minor);
-            }
+        if let Some(frame) = Slot::page_of(pte)
+            && frame.kind() == kind::ANON
+            && frame.references() == 1
+        {
+            entry.set_rights(pte, flags | PteFlags::WRITE | PteFlags::DIRTY);
+            self.table.context().flush_page_here(va(at));
+            return Ok(FaultKind::Minor);
         }
-        let zero = special && Some(pte.address()) == zero_page();
+        let zero = Slot::page_of(pte).is_none() && Some(pte.address()) == zero_page();
         let new = if zero {
             frames::alloc_page(Flags::ZERO)?
         } else {
             let new = frames::alloc_page(Flags::empty())?;
-            // SAFETY: the old frame is mapped here, so it is memory that lives at least until this
-            // entry is changed; if another thread changes it now, the copy is thrown away below.
-            unsafe {
-                let from = arch::phys::to_virt(pte.address());
-                core::ptr::copy_nonoverlapping(from, new.as_ptr(), PAGE_SIZE);
+            if !entry.copy_to(pte, &new) {
+                return Err(FaultError::Retry);
             }
             new
         };
-        if !self.install_anon(entry, pte, new, flags) {
+        let Some(replaced) = self.install_anon(entry, pte, new, flags) else {
             return Err(FaultError::Retry);
-        }
-        self.context.flush_page(va(at));
-        if !special {
-            let frame = page(pte.address().pfn());
-            self.count(PageSort::of(frame), -1);
-            frame.remove_mapping();
-            // SAFETY: the entry held this reference until it was replaced above.
-            drop(unsafe { PageRef::from_raw(frame) });
+        };
+        self.table.context().flush_page(va(at));
+        if let Some(page) = replaced {
+            self.count(PageSort::of(&page), -1);
+            page.remove_mapping();
         }
         Ok(FaultKind::Minor)
     }
@@ -291,7 +286,7 @@ impl AddressSpace {
         vma: &Vma,
         file: &FileMap,
         at: u64,
-        entry: arch::paging::EntryRef<'_>,
+        entry: Slot<'_>,
         pte: Pte,
     ) -> Result<FaultKind, FaultError> {
         let flags = vma.read_flags() | PteFlags::WRITE | PteFlags::DIRTY;
@@ -301,13 +296,13 @@ impl AddressSpace {
             if page.phys() != pte.address() {
                 return Err(FaultError::Retry);
             }
-            if entry.compare_exchange(pte, pte.with_flags(flags)).is_err() {
+            if !entry.set_rights(pte, flags) {
                 return Err(FaultError::Retry);
             }
         } else {
-            let _ = entry.compare_exchange(pte, pte.with_flags(flags | PteFlags::SOFT0));
+            entry.set_rights(pte, flags);
         }
-        self.context.flush_page_here(va(at));
+        self.table.context().flush_page_here(va(at));
         Ok(FaultKind::Minor)
     }
 
@@ -317,15 +312,15 @@ impl AddressSpace {
         file: &FileMap,
         at: u64,
         write: bool,
-        entry: arch::paging::EntryRef<'_>,
+        entry: Slot<'_>,
     ) -> Result<FaultKind, FaultError> {
         let Some(mapping) = &file.mapping else {
             let frame = file.source.device_frame(vma.index_of(at) << 12)?;
-            let mut flags = vma.read_flags() | PteFlags::SOFT0;
+            let mut flags = vma.read_flags();
             if vma.prot & prot::WRITE != 0 && !vma.is_private() {
                 flags |= PteFlags::WRITE | PteFlags::DIRTY;
             }
-            let _ = entry.compare_exchange(Pte::NONE, Pte::leaf(frame, flags, Level::Page));
+            entry.install_uncounted(frame, flags);
             return Ok(FaultKind::Minor);
         };
         let index = vma.index_of(at);
@@ -347,7 +342,7 @@ impl AddressSpace {
             let own = frames::alloc_page(Flags::empty())?;
             own.copy_page(&page);
             let installed = self.install_anon(entry, Pte::NONE, own, vma.read_flags());
-            return if installed { Ok(kind) } else { Err(FaultError::Retry) };
+            return if installed.is_some() { Ok(kind) } else { Err(FaultError::Retry) };
         }
         let mut flags = vma.read_flags();
         if write || self.may_map_writable(vma, mapping) {
@@ -366,13 +361,12 @@ impl AddressSpace {
     }
 
     #[inline]
-    fn install_file(&self, entry: arch::paging::EntryRef<'_>, page: PageRef, flags: PteFlags) {
+    fn install_file(&self, entry: Slot<'_>, page: PageRef, flags: PteFlags) {
         page.add_mapping();
-        if entry.compare_exchange(Pte::NONE, Pte::leaf(page.phys(), flags, Level::Page)).is_ok() {
-            self.count(PageSort::of(&page), 1);
-            page.into_raw();
-        } else {
-            page.remove_mapping();
+        let sort = PageSort::of(&page);
+        match entry.install(page, flags) {
+            Ok(()) => self.count(sort, 1),
+            Err(page) => _ = page.remove_mapping(),
         }
     }
 
@@ -408,7 +402,7 @@ impl AddressSpace {
                 if usable
                     && next != at
                     && next < end
-                    && let Ok(entry) = self.table.entry(va(next), Level::Page)
+                    && let Ok(entry) = self.table.entry(va(next))
                     && entry.load().is_none()
                 {
                     self.install_file(entry, page, flags);

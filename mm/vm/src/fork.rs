@@ -51,7 +51,7 @@ impl AddressSpace {
         frames::Counter::FileMapped
             .change(self.file.load(Ordering::Relaxed) + self.shmem.load(Ordering::Relaxed));
         // The parent's processors may hold writable translations.
-        self.context.flush_all();
+        self.table.context().flush_all();
         if left_out {
             for vma in areas.map.values() {
                 if vma.flags & (flag::DONT_FORK | flag::WIPE_ON_FORK) != 0 {

@@ -1,13 +1,14 @@
 //! The page cache's view of file areas: unmapping and write-protecting pages for it.
 
-use crate::space::{PageSort, va};
+use crate::space::va;
 use crate::vma::Vma;
 use crate::{AddressSpace, flag};
 use alloc::sync::{Arc, Weak};
 use arch::addr::PAGE_SIZE;
-use arch::paging::{Pte, PteFlags, Visit};
+use arch::paging::PteFlags;
 use arch::tlb::Gather;
-use frames::{PageRef, kind, page};
+use frames::{PageRef, kind};
+use mapped::{Found, Slot};
 use pagecache::MapObserver;
 
 /// An area as the page cache sees it.
@@ -101,13 +102,11 @@ impl MapObserver for Watch {
         space.unshare_range(at, at + PAGE_SIZE as u64);
         let Some(entry) = space.table.lookup(va(at)) else { return };
         let changed = entry.update(|pte| {
-            let is_file = pte.is_present()
-                && !pte.flags().contains(PteFlags::SOFT0)
-                && page(pte.address().pfn()).kind() != kind::ANON;
-            is_file.then(|| pte.with_flags(pte.flags() - PteFlags::WRITE - PteFlags::DIRTY))
+            let is_file = Slot::page_of(pte).is_some_and(|frame| frame.kind() != kind::ANON);
+            is_file.then(|| pte.flags() - PteFlags::WRITE - PteFlags::DIRTY)
         });
         if changed {
-            space.context.flush_page(va(at));
+            space.table.context().flush_page(va(at));
         }
     }
 
@@ -121,38 +120,30 @@ impl MapObserver for Watch {
         let Some(_tables) = space.tables.try_lock() else { return true };
         let Some(entry) = space.table.lookup(va(at)) else { return false };
         // Without a flush: a processor that has the entry cached keeps the page looking old.
-        entry.update(|pte| {
-            (pte.is_present() && pte.is_accessed())
-                .then(|| pte.with_flags(pte.flags() - PteFlags::ACCESSED))
-        })
+        entry.update(|pte| pte.is_accessed().then(|| pte.flags() - PteFlags::ACCESSED))
     }
 }
 
 impl AddressSpace {
     /// Unmaps the pages of files in a range whose tables are its own. Holding `tables`.
     fn unmap_file_pages(&self, start: u64, end: u64) {
-        let mut gather: Gather<'_, PageRef> = Gather::new(&self.context);
+        let mut gather: Gather<'_, PageRef> = Gather::new(self.table.context().get_ref());
         self.table.walk(va(start), va(end), |at, visit| {
-            let Visit::Entry(entry) = visit else { return };
+            let Found::Entry(entry) = visit else { return };
             // A fault may put a copy of the process's own here at any moment.
-            let frame = loop {
+            let taken = loop {
                 let pte = entry.load();
-                if !pte.is_present() || pte.flags().contains(PteFlags::SOFT0) {
+                if Slot::page_of(pte).is_none_or(|frame| frame.kind() == kind::ANON) {
                     return;
                 }
-                let frame = page(pte.address().pfn());
-                if frame.kind() == kind::ANON {
-                    return;
-                }
-                if entry.compare_exchange(pte, Pte::NONE).is_ok() {
-                    break frame;
+                if let Some(taken) = entry.take_if(pte) {
+                    break taken;
                 }
             };
-            gather.page(at, entry.level);
-            self.count(PageSort::of(frame), -1);
-            frame.remove_mapping();
-            // SAFETY: the entry held this reference.
-            gather.defer(unsafe { PageRef::from_raw(frame) });
+            gather.page(at, entry.level());
+            if let Some(page) = self.count_out(taken) {
+                gather.defer(page);
+            }
         });
     }
 

@@ -27,7 +27,7 @@ impl AddressSpace {
             let vma = areas.find(at).filter(|vma| !vma.has(flag::VVAR)).ok_or(Errno::EFAULT)?;
             // Under the areas' lock nobody but the page cache takes the page away.
             let _tables = self.tables.lock();
-            if let Some((phys, flags, _)) = self.table.query(va(at)) {
+            if let Some((phys, flags)) = self.table.query(va(at)) {
                 let shared_table = self.table.is_shared(va(at));
                 let fits =
                     access == FaultAccess::Read || flags.contains(PteFlags::WRITE) && !shared_table;

@@ -61,7 +61,7 @@ impl AddressSpace {
     /// The frame, flags of a page; `None` when nothing is mapped.
     pub fn page_at(&self, at: u64) -> Option<(u64, PteFlags)> {
         let _areas = self.areas.read();
-        self.table.query(va(at)).map(|(phys, flags, _)| (phys.pfn().0, flags))
+        self.table.query(va(at)).map(|(phys, flags)| (phys.pfn().0, flags))
     }
 
     /// Counts the mapped pages of a range.
@@ -74,7 +74,7 @@ impl AddressSpace {
                 at = (at & !0x1f_ffff) + 0x20_0000;
                 continue;
             }
-            if let Some((phys, flags, _)) = self.table.query(va(at))
+            if let Some((phys, flags)) = self.table.query(va(at))
                 && !flags.contains(PteFlags::SOFT0)
             {
                 let frame = page(phys.pfn());

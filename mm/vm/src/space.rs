@@ -2,14 +2,14 @@
 
 use crate::vma::Areas;
 use abi::Result;
-use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use arch::addr::VirtAddr;
 use arch::lock::LockClass;
-use arch::paging::PageTable;
 use arch::tlb::Context;
+use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use frames::Counter;
+use mapped::Tables;
 use sched::{Mutex, RwLock};
 
 static AREAS: LockClass = LockClass::new("vm.areas", 410);
@@ -17,10 +17,7 @@ static TABLES: LockClass = LockClass::new("vm.tables", 465);
 
 /// The memory of a process.
 pub struct AddressSpace {
-    /// In a box: processors remember where it is while the address space may still be moved to
-    /// the worker that ends it.
-    pub(crate) context: Box<Context>,
-    pub(crate) table: PageTable,
+    pub(crate) table: Tables,
     /// Faults hold it shared; whatever changes areas exclusively.
     pub(crate) areas: RwLock<Areas>,
     /// Held while tables are shared, copied or taken out, and by observers.
@@ -109,10 +106,8 @@ impl Stats {
 impl AddressSpace {
     /// An empty address space; mappings go below `mmap_base`.
     pub fn new(mmap_base: u64) -> Result<Arc<AddressSpace>> {
-        let table = PageTable::new()?;
-        let context = Box::new(Context::new(table.root()));
+        let table = Tables::new()?;
         Ok(Arc::new_cyclic(|me| AddressSpace {
-            context,
             table,
             areas: RwLock::new(&AREAS, Areas::default()),
             tables: Mutex::new(&TABLES, ()),
@@ -240,16 +235,14 @@ impl PageSort {
 
 impl sched::Space for AddressSpace {
     #[inline]
-    fn activate(&self) {
-        // SAFETY: the scheduler keeps the address space until another is loaded; the context is
-        // retired before the tables go (field order).
-        unsafe { self.context.activate() };
+    fn context(&self) -> Pin<&Context> {
+        self.table.context()
     }
 }
 
 impl Drop for AddressSpace {
     fn drop(&mut self) {
-        self.context.retire();
+        self.table.context().retire();
         self.unmap_everything();
     }
 }

@@ -6,11 +6,12 @@ use crate::vma::{Areas, Vma};
 use crate::{AddressSpace, flag};
 use abi::{Errno, Result};
 use alloc::vec::Vec;
-use arch::addr::{HUGE_SIZE, PAGE_SIZE, PhysAddr, USER_END, VirtAddr};
-use arch::paging::{Level, Pte, PteFlags, Visit, is_user_range};
+use arch::addr::{HUGE_SIZE, PAGE_SIZE, USER_END, VirtAddr};
+use arch::paging::is_user_range;
 use arch::tlb::Gather;
-use core::sync::atomic::{AtomicU64, Ordering};
-use frames::{PageRef, kind, page};
+use core::sync::atomic::Ordering;
+use frames::PageRef;
+use mapped::{Found, Taken};
 
 /// Checks a range of `munmap(2)` and its like: whole pages of the user half.
 pub(crate) fn check_range(start: u64, len: u64) -> Result<u64> {
@@ -31,13 +32,6 @@ pub(crate) fn span(start: u64, len: u64) -> Result<u64> {
     start.checked_add(whole).ok_or(Errno::EINVAL)
 }
 
-/// The entries of a table that nobody changes any more, or that are only read.
-fn slots(table: PhysAddr) -> &'static [AtomicU64; 512] {
-    // SAFETY: tables are page-aligned frames in the direct map; the caller holds a reference to
-    // this one while it looks, and entries are atomic words.
-    unsafe { &*arch::phys::to_virt(table).cast::<[AtomicU64; 512]>() }
-}
-
 /// How often [`AddressSpace::reap`] tries, 2 ms apart.
 const REAP_ATTEMPTS: u32 = 10;
 
@@ -55,10 +49,6 @@ fn table_regions(areas: &Areas) -> Vec<(u64, u64)> {
     regions
 }
 
-fn holds_page(pte: Pte) -> bool {
-    pte.is_present() && !pte.flags().contains(PteFlags::SOFT0)
-}
-
 impl AddressSpace {
     /// Gives this address space its own copy of the tables at the edges of a range.
     fn unshare_edges(&self, start: u64, end: u64) {
@@ -73,7 +63,7 @@ impl AddressSpace {
     pub(crate) fn unshare_range(&self, start: u64, end: u64) {
         let mut shared: Vec<VirtAddr> = Vec::new();
         self.table.walk(va(start), va(end), |at, visit| {
-            if let Visit::SharedTable(_) = visit {
+            if let Found::SharedTable = visit {
                 shared.push(at);
             }
         });
@@ -90,49 +80,19 @@ impl AddressSpace {
     }
 
     pub(crate) fn try_unshare(&self, at: u64) -> Result<()> {
-        if !self.table.is_shared(va(at)) {
-            return Ok(());
-        }
-        let old = self.table.unshare(va(at), |_, pte| {
-            if !holds_page(pte) {
-                return pte;
-            }
-            let frame = page(pte.address().pfn());
-            frame.get(1);
-            frame.add_mapping();
-            if frame.kind() == kind::ANON {
-                pte.with_flags(pte.flags() - PteFlags::WRITE)
-            } else {
-                pte
-            }
-        })?;
-        let start = va(at).align_down(HUGE_SIZE as u64);
-        self.context.flush_range(start, start + HUGE_SIZE);
-        if let Some(table) = old {
-            // The other users counted themselves out; the original's own references are left.
-            arch::paging::give_up(table, |pte| {
-                if holds_page(pte) {
-                    let frame = page(pte.address().pfn());
-                    frame.remove_mapping();
-                    // SAFETY: the entry held this reference, and nobody has the table any more.
-                    drop(unsafe { PageRef::from_raw(frame) });
-                }
-            });
+        if self.table.is_shared(va(at)) {
+            self.table.unshare(va(at))?;
         }
         Ok(())
     }
 
-    /// Counts a page out and returns its reference.
+    /// Counts out the page of an entry that was emptied and returns its reference.
     #[inline]
-    fn drop_entry(&self, pte: Pte) -> Option<PageRef> {
-        if !holds_page(pte) {
-            return None;
-        }
-        let frame = page(pte.address().pfn());
-        self.count(PageSort::of(frame), -1);
-        frame.remove_mapping();
-        // SAFETY: the entry held this reference, and it is gone now.
-        Some(unsafe { PageRef::from_raw(frame) })
+    pub(crate) fn count_out(&self, taken: Taken) -> Option<PageRef> {
+        let page = taken.into_page()?;
+        self.count(PageSort::of(&page), -1);
+        page.remove_mapping();
+        Some(page)
     }
 
     /// Unmaps all pages of a range. Areas are held exclusively, or the range belongs to an area
@@ -173,65 +133,20 @@ impl AddressSpace {
     /// Takes out what the space does not share with others.
     fn zap_own(&self, start: u64, end: u64, whole_tables: bool) {
         self.note_peak();
-        let mut gather: Gather<'_, PageRef> = Gather::new(&self.context);
+        let mut gather: Gather<'_, PageRef> = Gather::new(self.table.context().get_ref());
         self.table.walk(va(start), va(end), |at, visit| {
-            let Visit::Entry(entry) = visit else { return };
-            let pte = entry.swap(Pte::NONE);
-            gather.page(at, entry.level);
-            if let Some(page) = self.drop_entry(pte) {
+            let Found::Entry(entry) = visit else { return };
+            let taken = entry.take();
+            gather.page(at, entry.level());
+            if let Some(page) = self.count_out(taken) {
                 gather.defer(page);
             }
         });
         if whole_tables {
-            self.table.detach_tables(va(start), va(end), |at, table| {
-                self.release_table(at, table, &mut gather);
+            self.table.detach(va(start), va(end), &mut gather, self.is_ending, |page| {
+                self.count(PageSort::of(page), -1);
             });
         }
-    }
-
-    /// Releases a table taken out of the tree; its pages too if this was its last user.
-    fn release_table(&self, at: VirtAddr, table: PhysAddr, gather: &mut Gather<'_, PageRef>) {
-        let frame = page(table.pfn());
-        let was_shared = !self.is_ending && frame.references() > 1;
-        if was_shared {
-            for slot in slots(table) {
-                let pte = Pte(slot.load(Ordering::Relaxed));
-                if holds_page(pte) {
-                    self.count(PageSort::of(page(pte.address().pfn())), -1);
-                }
-            }
-        }
-        // What processors keep of it are translations of small pages, from its first to its last.
-        gather.page(at, Level::Page);
-        gather.page(at + (HUGE_SIZE - PAGE_SIZE), Level::Page);
-        if frame.references() > 1 {
-            // Once our use is given up, others may free what the table maps.
-            gather.flush();
-        }
-        if !frame.put() {
-            return;
-        }
-        frame.unfreeze(1);
-        // Mostly empty, like any table: a cache line is looked at as one.
-        let lines = slots(table).as_chunks::<8>().0.iter();
-        let used = |line: &&[AtomicU64; 8]| {
-            line.iter().fold(0, |all, slot| all | slot.load(Ordering::Relaxed)) != 0
-        };
-        for slot in lines.filter(used).flatten() {
-            let pte = Pte(slot.load(Ordering::Relaxed));
-            if pte.is_none() {
-                continue;
-            }
-            slot.store(0, Ordering::Relaxed);
-            if was_shared && holds_page(pte) {
-                // Counted above; the drop below counts again.
-                self.count(PageSort::of(page(pte.address().pfn())), 1);
-            }
-            if let Some(page) = self.drop_entry(pte) {
-                gather.defer(page);
-            }
-        }
-        gather.table(at, table);
     }
 
     /// The end: no processor uses the tables any more.
