@@ -148,6 +148,7 @@ fn devices(line: &CommandLine) {
     process::power::set_hook(crate::power::act);
     tty::serial::set_sysrq(platform::sysrq::key_pressed);
     block::init();
+    blockdev::init();
     virtio::init();
     nvme::init();
     report("pci", pci::init(&configuration_space()));

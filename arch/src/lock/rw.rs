@@ -1,6 +1,8 @@
 //! A reader-writer spin lock; a waiting writer keeps new readers out.
 
-use super::check::{self, Kind, LockClass};
+use super::check::LockClass;
+#[cfg(debug_assertions)]
+use super::check::{self, Kind};
 use crate::preempt::{self, PreemptGuard};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};

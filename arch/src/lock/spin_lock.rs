@@ -1,6 +1,8 @@
 //! Spin locks: one locked instruction to take, a plain store to release.
 
-use super::check::{self, Kind, LockClass};
+use super::check::LockClass;
+#[cfg(debug_assertions)]
+use super::check::{self, Kind};
 use crate::irq::{self, IrqGuard};
 use crate::preempt::{self, PreemptGuard};
 use core::cell::UnsafeCell;

@@ -232,14 +232,24 @@ impl Backing for FileBacking {
         if state.flags & flags::EXTENTS == 0 && u64::from(last) >= indirect::capacity(sb) {
             return Err(Errno::EFBIG);
         }
+        let alloc = &self.node.fs.alloc;
+        let mut promised = 0;
+        let mut result = Ok(());
         for block in first..=last {
             if state.map.find(block).is_ok() || state.delayed.contains(&block) {
                 continue;
             }
-            self.node.fs.alloc.reserve(1)?;
+            result = alloc.reserve(1);
+            if result.is_err() {
+                break;
+            }
             state.delayed.insert(block);
+            promised += 1;
         }
-        Ok(())
+        if promised > 0 {
+            self.node.count_blocks(&state);
+        }
+        result
     }
 
     fn has_small_blocks(&self) -> bool {

@@ -220,7 +220,7 @@ impl Node {
 
     /// The first block of a new directory.
     pub(crate) fn init_dir(&self, inode: &Inode, parent: u32) -> Result<()> {
-        let buffer = self.add_block(inode, 0)?;
+        let buffer = self.add_block(0)?;
         let end = self.usable();
         self.seal_block(&buffer, Seal::Names);
         self.fs.buffers.modify(&buffer, |block| {
@@ -237,7 +237,7 @@ impl Node {
     /// Another block at the end of the directory, for names.
     pub(crate) fn grow(&self, dir: &Inode) -> Result<(Arc<Buffer>, u32)> {
         let logical = self.dir_blocks(dir);
-        let buffer = self.add_block(dir, logical)?;
+        let buffer = self.add_block(logical)?;
         let end = self.usable();
         self.seal_block(&buffer, Seal::Names);
         self.fs.buffers.modify(&buffer, |block| {

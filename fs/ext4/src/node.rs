@@ -64,6 +64,14 @@ pub(crate) struct Node {
     dead: AtomicBool,
 }
 
+impl Drop for Node {
+    /// A write that failed before its page was dirty leaves promises that nobody fulfils.
+    fn drop(&mut self) {
+        let promised = self.state.get_mut().delayed.len();
+        self.fs.alloc.unreserve(promised as u64);
+    }
+}
+
 /// The checksum seed of an inode and its blocks.
 pub(crate) fn seed_of(fs: &Ext4, ino: u32, generation: u32) -> u32 {
     crc32c(crc32c(fs.sb.seed, &ino.to_le_bytes()), &generation.to_le_bytes())
@@ -284,7 +292,7 @@ impl Node {
             && new.target.len() >= 60
             && let Some(node) = inode.private::<Node>()
         {
-            let buffer = match node.add_block(&inode, 0) {
+            let buffer = match node.add_block(0) {
                 Ok(buffer) => buffer,
                 Err(error) => {
                     inode.set_nlink(0);
@@ -326,12 +334,17 @@ impl Node {
                     fs.write_indirect(&mut state.map, goal)?
                 };
                 state.map_dirty = false;
-                inode.set_blocks(self.sectors(&state));
+                self.count_blocks(&state);
                 Some(root)
             }
             None => None,
         };
         let (raw_flags, acl_block) = (state.flags, state.acl_block);
+        // Promised blocks count for programs, not on the disk.
+        let mut blocks = self.sectors(&state);
+        if raw_flags & flags::HUGE_FILE != 0 && fs.sb.ro_compat & 8 != 0 {
+            blocks /= fs.sb.block_size as u64 / 512;
+        }
         drop(state);
         let next_orphan = fs.orphans.next_of(self.ino);
         let buffer = fs.metadata_block(block)?;
@@ -354,7 +367,6 @@ impl Node {
             if matches!(inode.kind, FileKind::Regular | FileKind::Directory) {
                 put32(raw, 0x6c, (length >> 32) as u32);
             }
-            let blocks = inode.blocks();
             put32(raw, 0x1c, blocks as u32);
             put16(raw, 0x74, (blocks >> 32) as u16);
             put32(raw, 0x20, raw_flags & !flags::HUGE_FILE);
@@ -410,7 +422,7 @@ impl Node {
     }
 
     /// Adds a zeroed metadata block at the end of a directory (or a link's first).
-    pub(crate) fn add_block(&self, inode: &Inode, logical: u32) -> Result<Arc<Buffer>> {
+    pub(crate) fn add_block(&self, logical: u32) -> Result<Arc<Buffer>> {
         let fs = &self.fs;
         let mut state = self.state.lock();
         let group = (self.ino - 1) / fs.sb.inodes_per_group;
@@ -421,7 +433,7 @@ impl Node {
         let (physical, _) = fs.alloc.take_blocks(&fs.sb, &fs.buffers, goal, 1)?;
         state.map.insert(Extent { logical, len: 1, physical, unwritten: false });
         state.map_dirty = true;
-        inode.set_blocks(self.sectors(&state));
+        self.count_blocks(&state);
         drop(state);
         self.changed();
         Ok(fs.buffers.fresh(physical))

@@ -193,12 +193,13 @@ fn file_name(pattern: &[u8], group: &ThreadGroup, task: &Task, signal: Signal) -
     name
 }
 
-/// Makes the file. An existing one is overwritten only if it is a plain file of the user's with no
-/// second name.
+/// Makes the file in the place of one with its name. What could not be removed is overwritten only if
+/// it is a plain file of the user's with no second name.
 fn create(task: &Task, signal: Signal) -> Result<Arc<File>> {
     let name = file_name(&pattern(), &task.group, task, signal);
     let context = task.vfs_context();
     let ctx = context.get();
+    let _ = vfs::ops::unlink(&ctx, ctx.cwd, &name);
     let how = vfs::OpenHow::new(O_CREAT | O_WRONLY | O_NOFOLLOW | O_NONBLOCK, 0o600);
     let file = vfs::open(&ctx, ctx.cwd, &name, &how)?;
     let inode = file.inode();

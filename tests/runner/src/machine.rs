@@ -120,14 +120,16 @@ pub(crate) fn run_raw(
     if let Err(why) = ended {
         trouble.push(format!("{why} (console: {})", console.display()));
     }
-    if let Err(why) = image::check(&disk) {
-        trouble.push(why);
+    match image::check(&disk) {
+        Ok(()) => {
+            let _ = fs::remove_file(&disk);
+        }
+        Err(why) => trouble.push(format!("{why}\n    (kept: {})", disk.display())),
     }
     if kernel == Kernel::Ours {
         let log = fs::read(&console).unwrap_or_default();
         trouble.extend(complaints(&String::from_utf8_lossy(&log)));
     }
-    let _ = fs::remove_file(&disk);
     Ok((text, trouble))
 }
 
