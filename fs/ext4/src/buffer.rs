@@ -124,7 +124,8 @@ impl Buffers {
         if let Some(found) = self.shard(block).lock().get(&block) {
             return Ok(found.clone());
         }
-        let page = frames::alloc_page(frames::Flags::empty())?;
+        // For the time of the transfer only, and what waits for it may be on its way to free memory.
+        let page = frames::alloc_page(frames::Flags::RESERVE)?;
         let mut bio = Bio::new(Op::Read, self.sector(block), |_| {});
         bio.flags |= BioFlags::META;
         bio.push(page.clone(), 0, self.block_size as u32);
@@ -136,8 +137,16 @@ impl Buffers {
 
     /// A block whose old contents do not matter: zeros, dirty.
     pub(crate) fn fresh(&self, block: u64) -> Arc<Buffer> {
+        self.fresh_with(block, |_| ())
+    }
+
+    /// The same with contents: nobody sees the zeros between.
+    pub(crate) fn fresh_with(&self, block: u64, fill: impl FnOnce(&mut [u8])) -> Arc<Buffer> {
         let buffer = self.enter(block, alloc::vec![0; self.block_size]);
-        self.modify(&buffer, |bytes| bytes.fill(0));
+        self.modify(&buffer, |bytes| {
+            bytes.fill(0);
+            fill(bytes);
+        });
         buffer
     }
 
@@ -190,7 +199,7 @@ impl Buffers {
             let next = self.dirty.lock().pop_first();
             let Some((block, buffer)) = next else { break };
             buffer.dirty.store(false, Ordering::Release);
-            let page = match frames::alloc_page(frames::Flags::empty()) {
+            let page = match frames::alloc_page(frames::Flags::RESERVE) {
                 Ok(page) => page,
                 Err(error) => {
                     self.modify(&buffer, |_| ());

@@ -362,43 +362,64 @@ impl Ext4 {
                 entry
             })
             .collect();
-        let room = (self.sb.block_size - 12 - 4) / 12;
-        let mut spare = core::mem::take(&mut map.tree_blocks);
         let mut depth = 0u16;
+        let mut used = Vec::new();
         while level.len() > 4 {
-            let mut above = Vec::new();
-            for chunk in level.chunks(room) {
-                let block = match spare.pop() {
-                    Some(block) => block,
-                    None => self.alloc.take_blocks(&self.sb, &self.buffers, goal, 1)?.0,
-                };
-                map.tree_blocks.push(block);
-                let buffer = self.buffers.get(block)?;
-                self.buffers.modify(&buffer, |bytes| {
-                    bytes.fill(0);
-                    fill_node(bytes, chunk, room, depth);
-                    if self.sb.has_csum() {
-                        let at = 12 + 12 * room;
-                        let sum = crc32c(seed, &bytes[..at]);
-                        put32(bytes, at, sum);
-                    }
-                });
-                let mut entry = [0; 12];
-                entry[..4].copy_from_slice(&chunk[0][..4]);
-                put32(&mut entry, 4, block as u32);
-                put16(&mut entry, 8, (block >> 32) as u16);
-                above.push(entry);
+            let stored =
+                self.write_level(&level, depth, seed, goal, &mut map.tree_blocks, &mut used);
+            match stored {
+                Ok(above) => level = above,
+                Err(error) => {
+                    // The file keeps them all: the next attempt uses them.
+                    map.tree_blocks.append(&mut used);
+                    return Err(error);
+                }
             }
-            level = above;
             depth += 1;
         }
-        for block in spare {
+        for block in core::mem::replace(&mut map.tree_blocks, used) {
             self.buffers.forget(block);
             self.alloc.give_blocks(&self.sb, &self.buffers, block, 1)?;
         }
         let mut root = [0; 60];
         fill_node(&mut root, &level, 4, depth);
         Ok(root)
+    }
+
+    /// Writes `entries` as nodes of `depth` into blocks of `spare`, or new ones where these do not
+    /// suffice; returns the entries that point to them.
+    fn write_level(
+        &self,
+        entries: &[[u8; 12]],
+        depth: u16,
+        seed: u32,
+        goal: u64,
+        spare: &mut Vec<u64>,
+        used: &mut Vec<u64>,
+    ) -> Result<Vec<[u8; 12]>> {
+        let room = (self.sb.block_size - 12 - 4) / 12;
+        let mut above = Vec::new();
+        for chunk in entries.chunks(room) {
+            let block = match spare.pop() {
+                Some(block) => block,
+                None => self.alloc.take_blocks(&self.sb, &self.buffers, goal, 1)?.0,
+            };
+            used.push(block);
+            self.buffers.fresh_with(block, |bytes| {
+                fill_node(bytes, chunk, room, depth);
+                if self.sb.has_csum() {
+                    let at = 12 + 12 * room;
+                    let sum = crc32c(seed, &bytes[..at]);
+                    put32(bytes, at, sum);
+                }
+            });
+            let mut entry = [0; 12];
+            entry[..4].copy_from_slice(&chunk[0][..4]);
+            put32(&mut entry, 4, block as u32);
+            put16(&mut entry, 8, (block >> 32) as u16);
+            above.push(entry);
+        }
+        Ok(above)
     }
 }
 

@@ -54,8 +54,7 @@ impl Writer<'_> {
             None => self.fs.alloc.take_blocks(&self.fs.sb, &self.fs.buffers, self.goal, 1)?.0,
         };
         self.used.push(block);
-        let buffer = self.fs.buffers.fresh(block);
-        self.fs.buffers.modify(&buffer, |place| place.copy_from_slice(&bytes));
+        self.fs.buffers.fresh_with(block, |place| place.copy_from_slice(&bytes));
         u32::try_from(block).map_err(|_| Errno::EFBIG)
     }
 }
@@ -116,15 +115,24 @@ impl Ext4 {
         let (mut logical, fan) = (0, (self.sb.block_size / 4) as u64);
         for at in 0..15usize {
             let depth = at.saturating_sub(11) as u32;
-            put32(&mut root, at * 4, writer.place(depth, logical)?);
+            match writer.place(depth, logical) {
+                Ok(block) => put32(&mut root, at * 4, block),
+                Err(error) => {
+                    // The file keeps them all: the next attempt uses them.
+                    let (mut spare, mut used) = (writer.spare, writer.used);
+                    spare.append(&mut used);
+                    map.tree_blocks = spare;
+                    return Err(error);
+                }
+            }
             logical += fan.pow(depth);
         }
         let (spare, used) = (writer.spare, writer.used);
+        map.tree_blocks = used;
         for block in spare {
             self.buffers.forget(block);
             self.alloc.give_blocks(&self.sb, &self.buffers, block, 1)?;
         }
-        map.tree_blocks = used;
         Ok(root)
     }
 }

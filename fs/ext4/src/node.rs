@@ -350,6 +350,10 @@ impl Node {
         let buffer = fs.metadata_block(block)?;
         let size = fs.sb.inode_size;
         fs.buffers.modify(&buffer, |bytes| {
+            // Deleted meanwhile: the place may be another file's by now.
+            if self.dead.load(Ordering::Acquire) {
+                return;
+            }
             let Some(raw) = bytes.get_mut(at..at + size) else { return };
             // Attributes may lie where an old inode has no fields.
             let wide = size > 128 && u16_at(raw, 0x80) >= 28;
@@ -454,16 +458,19 @@ impl Node {
         }
         self.count_blocks(&state);
         drop(state);
+        let mut result = Ok(());
         for extent in removed {
             for block in extent.physical..extent.physical + u64::from(extent.len) {
                 if self.me.upgrade().is_none_or(|inode| inode.mapping().is_none()) {
                     fs.buffers.forget(block);
                 }
             }
-            fs.alloc.give_blocks(&fs.sb, &fs.buffers, extent.physical, extent.len.into())?;
+            // What one group refuses does not keep the others from taking theirs.
+            let len = extent.len.into();
+            result = result.and(fs.alloc.give_blocks(&fs.sb, &fs.buffers, extent.physical, len));
         }
         self.changed();
-        Ok(())
+        result
     }
 
     /// The last user of a file without links is gone.
@@ -472,14 +479,12 @@ impl Node {
             return Ok(());
         }
         let fs = &self.fs;
-        if let Some(mapping) = inode.mapping() {
-            mapping.truncate(0)?;
-        }
-        self.free_range(0, u32::MAX)?;
+        let mut result = inode.mapping().map_or(Ok(()), |mapping| mapping.truncate(0));
+        result = result.and(self.free_range(0, u32::MAX));
         let tree = core::mem::take(&mut self.state.lock().map.tree_blocks);
         for block in tree {
             fs.buffers.forget(block);
-            fs.alloc.give_blocks(&fs.sb, &fs.buffers, block, 1)?;
+            result = result.and(fs.alloc.give_blocks(&fs.sb, &fs.buffers, block, 1));
         }
         fs.forget_dirty(self.ino);
         fs.orphans.remove(self.ino);
@@ -498,9 +503,9 @@ impl Node {
         });
         let acl_block = core::mem::take(&mut self.state.lock().acl_block);
         if acl_block != 0 {
-            crate::xattr::release_block(fs, acl_block)?;
+            result = result.and(crate::xattr::release_block(fs, acl_block));
         }
-        fs.alloc.give_inode(&fs.sb, &fs.buffers, self.ino, inode.is_dir())
+        result.and(fs.alloc.give_inode(&fs.sb, &fs.buffers, self.ino, inode.is_dir()))
     }
 }
 
