@@ -2,6 +2,7 @@
 
 use crate::symbols::Symbolised;
 use core::fmt;
+use machine::stack;
 
 /// Frames shown at most; deeper ones are a broken chain or an endless recursion.
 const DEPTH_MAX: usize = 48;
@@ -17,13 +18,7 @@ impl Backtrace {
     /// From the caller on.
     #[inline(never)]
     pub fn here() -> Backtrace {
-        let frame: u64;
-        // SAFETY: reads a register.
-        #[cfg(target_arch = "x86_64")]
-        unsafe {
-            core::arch::asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags));
-        }
-        Backtrace { ip: None, frame }
+        Backtrace { ip: None, frame: stack::frame_pointer() }
     }
 
     /// From a point of interruption: its instruction and frame pointer.
@@ -38,7 +33,7 @@ impl Backtrace {
         }
         let mut frame = self.frame;
         for _ in 0..DEPTH_MAX {
-            let Some([next, address]) = read_frame(frame) else { return };
+            let Some([next, address]) = stack::read_frame(frame) else { return };
             if address == 0 {
                 return;
             }
@@ -51,26 +46,6 @@ impl Backtrace {
             frame = next;
         }
     }
-}
-
-/// The saved frame pointer and return address at `frame`, if that can be read safely.
-#[cfg(target_os = "none")]
-fn read_frame(frame: u64) -> Option<[u64; 2]> {
-    if frame & 7 != 0 || !(0xffff_8000_0000_0000..=u64::MAX - 16).contains(&frame) {
-        return None;
-    }
-    if !crate::boot::is_mapped(frame) || !crate::boot::is_mapped(frame + 8) {
-        return None;
-    }
-    // SAFETY: the page tables map both words; a race with an unmapping of a stack that this chain
-    // does not own can only happen in a dying machine.
-    Some(unsafe { (frame as *const [u64; 2]).read_volatile() })
-}
-
-/// On the host frames belong to the test runner.
-#[cfg(not(target_os = "none"))]
-fn read_frame(_frame: u64) -> Option<[u64; 2]> {
-    None
 }
 
 impl fmt::Display for Backtrace {

@@ -1,49 +1,8 @@
 //! CRC-32C (Castagnoli), with the processor's own instruction where there is one.
 
-use core::arch::asm;
-use core::sync::atomic::{AtomicU8, Ordering};
-
 /// CRC-32C of `bytes` continued from `crc`, without inversion at either end.
 pub fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
-    if has_instruction() { by_instruction(crc, bytes) } else { by_table(crc, bytes) }
-}
-
-fn has_instruction() -> bool {
-    /// 0: not asked yet; 1: no; 2: yes.
-    static KNOWN: AtomicU8 = AtomicU8::new(0);
-    // Relaxed: every processor finds the same answer.
-    match KNOWN.load(Ordering::Relaxed) {
-        0 => {
-            // SDM vol. 2A, CPUID: leaf 1, ECX bit 20 is SSE4.2.
-            let has = crate::cpu::identify(1, 0)[2] >> 20 & 1 != 0;
-            KNOWN.store(1 + u8::from(has), Ordering::Relaxed);
-            has
-        }
-        known => known == 2,
-    }
-}
-
-fn by_instruction(crc: u32, bytes: &[u8]) -> u32 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut sum = u64::from(crc);
-    for word in words {
-        let word = u64::from_le_bytes(*word);
-        // SAFETY: only called where the processor has the instruction, which touches nothing but
-        // its operands (not even the flags).
-        unsafe {
-            asm!("crc32 {}, {}", inout(reg) sum, in(reg) word,
-                options(pure, nomem, nostack, preserves_flags));
-        }
-    }
-    let mut sum = sum as u32;
-    for byte in rest {
-        // SAFETY: as above.
-        unsafe {
-            asm!("crc32 {:e}, {}", inout(reg) sum, in(reg_byte) *byte,
-                options(pure, nomem, nostack, preserves_flags));
-        }
-    }
-    sum
+    machine::crc::crc32c(crc, bytes).unwrap_or_else(|| by_table(crc, bytes))
 }
 
 /// `TABLES[n][byte]`: what `byte` does to the sum when `n` bytes follow it.

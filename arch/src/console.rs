@@ -8,8 +8,8 @@ use core::fmt;
 
 #[cfg(target_os = "none")]
 mod port {
-    use core::arch::asm;
     use core::sync::atomic::{AtomicU16, Ordering};
+    use machine::x86::port::Port;
 
     const DATA: u16 = 0;
     const INTERRUPT_ENABLE: u16 = 1;
@@ -24,20 +24,8 @@ mod port {
 
     static BASE: AtomicU16 = AtomicU16::new(0x3f8);
 
-    fn outb(port: u16, value: u8) {
-        // SAFETY: the registers of a 16550; writing them touches no memory.
-        unsafe {
-            asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags));
-        }
-    }
-
-    fn inb(port: u16) -> u8 {
-        let value: u8;
-        // SAFETY: as above.
-        unsafe {
-            asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags));
-        }
-        value
+    fn outb(base: u16, register: u16, value: u8) {
+        Port::of_serial(base, register).write(value);
     }
 
     pub(super) fn select(base: u16) {
@@ -47,13 +35,13 @@ mod port {
     pub(super) fn set_up(baud: u32) {
         let base = BASE.load(Ordering::Relaxed);
         let divisor = (115_200 / baud.clamp(50, 115_200)) as u16;
-        outb(base + INTERRUPT_ENABLE, 0);
-        outb(base + LINE_CONTROL, DLAB | 3);
-        outb(base + DATA, divisor as u8);
-        outb(base + INTERRUPT_ENABLE, (divisor >> 8) as u8);
-        outb(base + LINE_CONTROL, 3);
-        outb(base + FIFO_CONTROL, 0xc7);
-        outb(base + MODEM_CONTROL, 0x0b);
+        outb(base, INTERRUPT_ENABLE, 0);
+        outb(base, LINE_CONTROL, DLAB | 3);
+        outb(base, DATA, divisor as u8);
+        outb(base, INTERRUPT_ENABLE, (divisor >> 8) as u8);
+        outb(base, LINE_CONTROL, 3);
+        outb(base, FIFO_CONTROL, 0xc7);
+        outb(base, MODEM_CONTROL, 0x0b);
     }
 
     pub(super) fn put(byte: u8) {
@@ -62,10 +50,10 @@ mod port {
             return;
         }
         for _ in 0..PATIENCE {
-            match inb(base + LINE_STATUS) {
+            match Port::of_serial(base, LINE_STATUS).read() {
                 0xff => return,
                 status if status & TRANSMIT_EMPTY != 0 => {
-                    outb(base + DATA, byte);
+                    outb(base, DATA, byte);
                     return;
                 }
                 _ => core::hint::spin_loop(),

@@ -3,7 +3,11 @@
 #[cfg(not(target_os = "none"))]
 use crate::host::ipi as imp;
 #[cfg(target_os = "none")]
-use crate::x86::ipi as imp;
+use crate::x86::stop::stop_others as stop;
+#[cfg(not(target_os = "none"))]
+use imp::stop_others as stop;
+#[cfg(target_os = "none")]
+use machine::x86::ipi as imp;
 
 use crate::backtrace::Backtrace;
 use crate::cpu::{CpuId, CpuSet};
@@ -29,5 +33,5 @@ pub fn call_on_all(f: fn(usize), arg: usize) {
 /// Stops all other processors for a panic; each first calls `report` with where it was, one after
 /// the other.
 pub fn stop_others(report: fn(CpuId, Backtrace)) {
-    imp::stop_others(report);
+    stop(report);
 }

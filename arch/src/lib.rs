@@ -1,34 +1,26 @@
 #![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
 #![cfg_attr(target_os = "none", no_std)]
 
 extern crate alloc;
 
 pub mod acpi;
-pub mod addr;
 pub mod backtrace;
 pub mod boot;
 pub mod checksum;
 pub mod console;
-pub mod cpu;
 pub mod cpu_info;
 #[cfg(not(target_os = "none"))]
 pub mod host;
 pub mod ipi;
 pub mod irq;
-pub mod lock;
-pub mod paging;
-pub mod percpu;
-pub mod phys;
 #[cfg(target_os = "none")]
 pub mod power;
-pub mod preempt;
 #[cfg(target_os = "none")]
 pub mod smp;
 pub mod symbols;
-pub mod thread;
 pub mod time;
 pub mod timer;
-pub mod tlb;
 pub mod trap;
 pub mod uio;
 pub mod user;
@@ -37,3 +29,4 @@ pub mod vdso;
 pub mod x86;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, USER_END, VirtAddr};
+pub use machine::{addr, cpu, lock, paging, percpu, phys, preempt, shared, thread, tlb};

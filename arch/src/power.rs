@@ -1,7 +1,10 @@
 //! Switching the machine off, resetting it, and the power button.
 
 use crate::acpi::{self, Register};
-use core::arch::asm;
+use crate::addr::PhysAddr;
+use machine::mmio::Registers;
+use machine::x86::port::Port;
+use machine::x86::regs;
 
 const SCI_ENABLE: u16 = 1;
 const SLEEP_ENABLE: u16 = 1 << 13;
@@ -9,37 +12,26 @@ const SLEEP_TYPE: u16 = 7 << 10;
 const POWER_BUTTON: u16 = 1 << 8;
 
 fn outb(port: u16, value: u8) {
-    // SAFETY: ports that the firmware names for this, or that every PC has for reset.
-    unsafe {
-        asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags));
-    }
+    Port::of_firmware(port).write(value);
+}
+
+fn map(at: PhysAddr) -> Option<Registers> {
+    Registers::map(at, 8).ok()
 }
 
 fn read16(register: Register) -> u16 {
     match register {
-        Register::Port(port) => {
-            let value: u16;
-            // SAFETY: as in `outb`.
-            unsafe {
-                asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags));
-            }
-            value
-        }
-        // SAFETY: a device register that the firmware names, mapped on demand.
-        Register::Memory(at) => map(at).map_or(0, |at| unsafe { at.cast::<u16>().read_volatile() }),
+        Register::Port(port) => Port::of_firmware(port).read16(),
+        Register::Memory(at) => map(at).map_or(0, |registers| registers.read16(0)),
     }
 }
 
 fn write16(register: Register, value: u16) {
     match register {
-        // SAFETY: as in `outb`.
-        Register::Port(port) => unsafe {
-            asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags));
-        },
+        Register::Port(port) => Port::of_firmware(port).write16(value),
         Register::Memory(at) => {
-            if let Some(at) = map(at) {
-                // SAFETY: as in `read16`.
-                unsafe { at.cast::<u16>().write_volatile(value) };
+            if let Some(registers) = map(at) {
+                registers.write16(0, value);
             }
         }
     }
@@ -49,16 +41,11 @@ fn write8(register: Register, value: u8) {
     match register {
         Register::Port(port) => outb(port, value),
         Register::Memory(at) => {
-            if let Some(at) = map(at) {
-                // SAFETY: as in `read16`.
-                unsafe { at.write_volatile(value) };
+            if let Some(registers) = map(at) {
+                registers.write8(0, value);
             }
         }
     }
-}
-
-fn map(at: crate::addr::PhysAddr) -> Option<*mut u8> {
-    crate::paging::kernel::ioremap(at, 8, crate::paging::PteFlags::UNCACHED).ok()
 }
 
 /// Leaves the firmware's mode: events come as interrupts, the sleep registers are ours.
@@ -98,31 +85,23 @@ pub fn power_off() {
 /// Resets the machine: by the firmware's register, the chip set, the keyboard controller, and at
 /// last by a triple fault.
 pub fn reset() -> ! {
-    const RESET_CONTROL: u16 = 0xcf9;
-    const KEYBOARD_CONTROLLER: u16 = 0x64;
+    const RESET_CONTROL: Port = Port::legacy(0xcf9);
+    const KEYBOARD_CONTROLLER: Port = Port::legacy(0x64);
     if let Some((register, value)) = acpi::platform().power.reset {
         write8(register, value);
         crate::time::delay_us(20_000);
     }
-    outb(RESET_CONTROL, 0x02);
-    outb(RESET_CONTROL, 0x06);
+    RESET_CONTROL.write(0x02);
+    RESET_CONTROL.write(0x06);
     crate::time::delay_us(20_000);
-    outb(KEYBOARD_CONTROLLER, 0xfe);
+    KEYBOARD_CONTROLLER.write(0xfe);
     crate::time::delay_us(20_000);
-    // SAFETY: without an interrupt table the trap resets the processor, which is the aim.
-    unsafe {
-        let none = [0u16; 5];
-        asm!("lidt [{}]", "int3", in(reg) &raw const none, options(nostack));
-    }
-    halt()
+    regs::triple_fault()
 }
 
 /// Stops this processor for ever.
 pub fn halt() -> ! {
-    loop {
-        // SAFETY: nothing wakes it but an NMI, after which it halts again.
-        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
-    }
+    regs::halt_forever()
 }
 
 /// The enable register of an event block follows its status register.

@@ -6,22 +6,10 @@
 
 use core::fmt;
 
-/// Room for the table; what does not fit is left out by the build.
-#[cfg(target_os = "none")]
-const ROOM: usize = 1 << 20;
 #[cfg(any(target_os = "none", test))]
 const HEADER: usize = 16;
 const GROUP: usize = 16;
 const NAME_MAX: usize = 255;
-
-#[cfg(target_os = "none")]
-#[repr(C, align(64))]
-struct Room([u8; ROOM]);
-
-#[cfg(target_os = "none")]
-#[used]
-#[unsafe(link_section = ".ksyms")]
-static ROOM_IN_IMAGE: Room = Room([0; ROOM]);
 
 /// A symbol's name, without its hash; spaces are underscores.
 #[derive(Clone, Copy)]
@@ -124,17 +112,8 @@ fn word_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(target_os = "none")]
 fn image() -> (Option<Table<'static>>, u64, u64) {
-    unsafe extern "C" {
-        static __ksyms_start: u8;
-        static __ksyms_end: u8;
-        static __image_start: u8;
-        static __image_end: u8;
-    }
-    let start = &raw const __ksyms_start;
-    let len = (&raw const __ksyms_end as usize).wrapping_sub(start as usize);
-    // SAFETY: the linker script puts the section between the two symbols; it is read-only.
-    let bytes = unsafe { core::slice::from_raw_parts(start, len) };
-    (Table::parse(bytes), &raw const __image_start as u64, &raw const __image_end as u64)
+    let range = machine::image::range();
+    (Table::parse(machine::image::symbol_table()), range.start, range.end)
 }
 
 #[cfg(not(target_os = "none"))]

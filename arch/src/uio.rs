@@ -4,8 +4,9 @@
 //! copied once, between its place in the kernel and its place in the program. A cursor walks user
 //! segments (an iovec), or one kernel buffer; it counts what was moved and can be moved back.
 
-use crate::addr::{PhysAddr, VirtAddr};
+use crate::addr::VirtAddr;
 use crate::user::{self, Fault};
+use machine::shared::SharedBytes;
 
 /// One segment of user memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -239,14 +240,10 @@ impl<'a> Sink<'a> {
         Ok(put)
     }
 
-    /// Puts physical memory.
-    ///
-    /// # Safety
-    /// `from..from+len` is memory in the direct map that may be read now.
-    pub unsafe fn put_phys(&mut self, from: PhysAddr, len: usize) -> Result<usize, Fault> {
-        // SAFETY: the caller vouches for the range. Another processor may change it meanwhile (a
-        // mapped file page); the bytes are only copied, so a torn copy is all that can happen.
-        self.put(unsafe { core::slice::from_raw_parts(crate::phys::to_virt(from), len) })
+    /// Puts bytes that may change meanwhile.
+    #[inline]
+    pub fn put_shared(&mut self, from: SharedBytes<'_>) -> Result<usize, Fault> {
+        self.put(from.to_copy())
     }
 
     fn note(&mut self, bytes: usize) {
@@ -364,8 +361,7 @@ impl<'a> Source<'a> {
     /// Fills as much of the buffer as there is; how much. A fault counts only when nothing could
     /// be taken.
     pub fn take(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
-        // SAFETY: the buffer is valid for writes of its length.
-        unsafe { self.take_raw(buffer.as_mut_ptr(), buffer.len()) }
+        self.take_shared(SharedBytes::of(buffer))
     }
 
     /// Fills the whole buffer or fails.
@@ -373,37 +369,23 @@ impl<'a> Source<'a> {
         if self.take(buffer)? == buffer.len() { Ok(()) } else { Err(Fault) }
     }
 
-    /// Fills physical memory.
-    ///
-    /// # Safety
-    /// `to..to+len` is memory in the direct map that may be written now.
-    pub unsafe fn take_to_phys(&mut self, to: PhysAddr, len: usize) -> Result<usize, Fault> {
-        // SAFETY: the caller vouches for the range.
-        unsafe { self.take_raw(crate::phys::to_virt(to), len) }
-    }
-
-    /// Fills memory given by pointer.
-    ///
-    /// # Safety
-    /// `to..to+len` is valid for writes.
-    pub unsafe fn take_raw(&mut self, to: *mut u8, len: usize) -> Result<usize, Fault> {
-        let len = len.min(self.remaining);
+    /// Fills bytes that others may look at meanwhile; how many.
+    #[inline]
+    pub fn take_shared(&mut self, to: SharedBytes<'_>) -> Result<usize, Fault> {
+        let len = to.len().min(self.remaining);
         let taken = match &mut self.from {
-            SourceFrom::User(cursor) => cursor.walk(len, |addr, offset, len| {
-                // SAFETY: `offset + len` stays within the caller's range.
-                unsafe { user::copy_from_user_raw(to.add(offset), addr, len) }
-            })?,
+            SourceFrom::User(cursor) => {
+                cursor.walk(len, |addr, offset, len| to.part(offset, len).copy_from_user(addr))?
+            }
             SourceFrom::Kernel { buffer, at } => {
                 if let Some(bytes) = buffer.get(*at..*at + len) {
-                    // SAFETY: the destination is valid for `len` bytes and apart from the source.
-                    unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), len) };
+                    to.copy_from(bytes);
                 }
                 *at += len;
                 len
             }
             SourceFrom::Zeros => {
-                // SAFETY: the destination is valid for `len` bytes.
-                unsafe { to.write_bytes(0, len) };
+                to.part(0, len).clear();
                 len
             }
         };

@@ -3,79 +3,18 @@
 use super::{IoApic, IsaOverride, PciSegment, Platform, Power, Processor, Register, sleep};
 use crate::addr::PhysAddr;
 use crate::irq::Trigger;
-use crate::paging::{self, PteFlags};
 use acpi::address::{AddressSpace, GenericAddress};
 use acpi::fadt::Fadt;
 use acpi::hpet::HpetTable;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::mcfg::Mcfg;
-use acpi::sdt::{SdtHeader, Signature};
-use acpi::{AcpiError, AcpiHandler, AcpiTable, AcpiTables, PhysicalMapping};
+use acpi::{AcpiError, AcpiTables, PhysicalMapping};
 use alloc::format;
 use alloc::string::String;
-use core::ptr::NonNull;
+use machine::firmware::{Mapper, Slit, Srat, bytes, bytes_at, tables};
 
 /// A processor entry that may be used; and one that may be, once it is switched on.
 const ENABLED: u32 = 1;
-
-/// Maps tables: memory is in the direct map, what is elsewhere gets a mapping for good.
-#[derive(Clone, Copy)]
-struct Mapper;
-
-/// A kernel address of `len` bytes of physical memory.
-fn map(address: PhysAddr, len: usize) -> Option<NonNull<u8>> {
-    let direct = crate::phys::to_virt(address);
-    let (first, last) = (direct as u64, direct as u64 + len.max(1) as u64 - 1);
-    if crate::boot::is_mapped(first) && crate::boot::is_mapped(last) {
-        return NonNull::new(direct);
-    }
-    NonNull::new(paging::kernel::ioremap(address, len, PteFlags::empty()).ok()?)
-}
-
-/// What is read in place of a table that cannot be mapped.
-#[repr(align(16))]
-struct Empty([u8; 4096]);
-static EMPTY: Empty = Empty([0; 4096]);
-
-impl AcpiHandler for Mapper {
-    unsafe fn map_physical_region<T>(
-        &self,
-        address: usize,
-        size: usize,
-    ) -> PhysicalMapping<Self, T> {
-        let start = map(PhysAddr(address as u64), size).unwrap_or(NonNull::from(&EMPTY.0).cast());
-        // SAFETY: the mapping is at least `size` bytes and stays; zeroes are no valid table.
-        unsafe { PhysicalMapping::new(address, start.cast(), size, size, *self) }
-    }
-
-    fn unmap_physical_region<T>(_region: &PhysicalMapping<Self, T>) {}
-}
-
-macro_rules! raw_table {
-    ($name:ident, $signature:ident) => {
-        #[repr(C)]
-        struct $name {
-            header: SdtHeader,
-        }
-
-        // SAFETY: every table starts with the header; nothing else is in the type.
-        unsafe impl AcpiTable for $name {
-            const SIGNATURE: Signature = Signature::$signature;
-            fn header(&self) -> &SdtHeader {
-                &self.header
-            }
-        }
-    };
-}
-raw_table!(Srat, SRAT);
-raw_table!(Slit, SLIT);
-
-/// The bytes of a table.
-fn bytes<T>(mapping: &PhysicalMapping<Mapper, T>) -> &[u8] {
-    let start = mapping.virtual_start().as_ptr().cast::<u8>();
-    // SAFETY: the mapping covers the whole table and stays.
-    unsafe { core::slice::from_raw_parts(start, mapping.region_length()) }
-}
 
 /// Everything the tables say.
 pub(super) fn platform(rsdp: Option<PhysAddr>) -> Result<Platform, String> {
@@ -118,16 +57,6 @@ pub(super) fn platform(rsdp: Option<PhysAddr>) -> Result<Platform, String> {
         platform.has_legacy_devices = revision < 2 || has;
     }
     Ok(platform)
-}
-
-fn tables(rsdp: Option<PhysAddr>) -> Result<AcpiTables<Mapper>, AcpiError> {
-    // SAFETY: the loader's pointer, or a search where a BIOS puts it; both are validated there.
-    unsafe {
-        match rsdp {
-            Some(address) => AcpiTables::from_rsdp(Mapper, address.as_usize()),
-            None => AcpiTables::search_for_rsdp_bios(Mapper),
-        }
-    }
 }
 
 fn read_madt(platform: &mut Platform, madt: &PhysicalMapping<Mapper, Madt>) {
@@ -216,10 +145,7 @@ fn register(address: GenericAddress) -> Option<Register> {
 /// The sleep types of S5, from the DSDT or, failing that, an SSDT.
 fn s5(tables: &AcpiTables<Mapper>) -> Option<(u8, u8)> {
     tables.dsdt().ok().into_iter().chain(tables.ssdts()).find_map(|table| {
-        let len = table.length as usize;
-        let start = map(PhysAddr(table.address as u64), len)?;
-        // SAFETY: the mapping covers the table and stays.
-        let aml = unsafe { core::slice::from_raw_parts(start.as_ptr(), len) };
+        let aml = bytes_at(PhysAddr(table.address as u64), table.length as usize)?;
         sleep::find_s5(aml)
     })
 }

@@ -7,10 +7,10 @@ pub(crate) fn reschedule(_cpu: CpuId) {}
 pub(crate) fn call_on(cpus: &CpuSet, f: fn(usize), arg: usize) {
     let own = crate::cpu::id();
     for cpu in cpus.and(&crate::cpu::online()).iter() {
-        super::cpu::set_cpu(cpu);
-        super::irq::in_interrupt(|| f(arg));
+        machine::host::set_cpu(cpu);
+        machine::host::in_interrupt(|| f(arg));
     }
-    super::cpu::set_cpu(own);
+    machine::host::set_cpu(own);
 }
 
 pub(crate) fn stop_others(_report: fn(CpuId, crate::backtrace::Backtrace)) {}

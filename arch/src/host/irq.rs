@@ -2,6 +2,7 @@
 
 use crate::cpu::CpuId;
 use crate::irq::{Handler, IrqError, MsiVector, Trigger};
+use machine::host::in_interrupt;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -43,15 +44,6 @@ pub fn raise_gsi(gsi: u32) {
 pub fn raise_msi(data: u32) {
     let handler = lock(&MSIS).get(&data).cloned();
     in_interrupt(|| handler.iter().for_each(|handler| handler()));
-}
-
-/// Runs `f` as an interrupt handler runs.
-pub fn in_interrupt<R>(f: impl FnOnce() -> R) -> R {
-    let _irq = crate::irq::disable();
-    crate::preempt::irq_enter();
-    let result = f();
-    crate::preempt::irq_exit();
-    result
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -47,12 +47,16 @@ pub(crate) fn set_handler(handler: fn()) {
 
 pub(crate) fn arm(deadline_ns: u64) {
     let mut timers = TIMERS.lock().unwrap_or_else(PoisonError::into_inner);
-    timers.armed.insert(super::cpu::number(), deadline_ns);
+    timers.armed.insert(machine::host::cpu::number(), deadline_ns);
     CHANGED.notify_all();
 }
 
 pub(crate) fn cancel() {
-    TIMERS.lock().unwrap_or_else(PoisonError::into_inner).armed.remove(&super::cpu::number());
+    TIMERS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .armed
+        .remove(&machine::host::cpu::number());
 }
 
 /// Waits for deadlines and plays the interrupt on the processor that armed.
@@ -73,8 +77,8 @@ fn run() {
         timers.armed.remove(&cpu);
         let handler = timers.handler;
         drop(timers);
-        super::cpu::set_cpu(crate::cpu::CpuId::from_index(cpu as usize));
-        super::irq::in_interrupt(|| {
+        machine::host::set_cpu(crate::cpu::CpuId::from_index(cpu as usize));
+        machine::host::in_interrupt(|| {
             if let Some(handler) = handler {
                 handler();
             }

@@ -1,19 +1,12 @@
-//! The local APIC, through MSRs (x2APIC) or memory (xAPIC). SDM vol. 3A ch. 11.
+//! The local APIC. SDM vol. 3A ch. 11.
 
-use crate::addr::PhysAddr;
 use crate::cpu::{CpuId, MAX_CPUS};
-use crate::paging::{self, MapError, PteFlags};
-use crate::x86::regs::{self, msr};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
-
-/// Vectors of this kernel, from the top.
-pub(crate) mod vector {
-    pub(crate) const SPURIOUS: u8 = 0xff;
-    pub(crate) const ERROR: u8 = 0xfe;
-    pub(crate) const RESCHEDULE: u8 = 0xfd;
-    pub(crate) const CALL: u8 = 0xfb;
-    pub(crate) const TIMER: u8 = 0xec;
-}
+use crate::paging::MapError;
+use core::sync::atomic::{AtomicU32, Ordering};
+pub use machine::x86::apic::is_ready;
+pub(crate) use machine::x86::apic::vector;
+use machine::x86::apic::{self, ICR_LOW, is_x2, read, write};
+use machine::x86::regs;
 
 const ID: u32 = 0x2;
 const TASK_PRIORITY: u32 = 0x8;
@@ -22,7 +15,6 @@ const LOGICAL_DESTINATION: u32 = 0xd;
 const DESTINATION_FORMAT: u32 = 0xe;
 const SPURIOUS: u32 = 0xf;
 const ERROR_STATUS: u32 = 0x28;
-const ICR_LOW: u32 = 0x30;
 const ICR_HIGH: u32 = 0x31;
 const LVT_TIMER: u32 = 0x32;
 const LVT_THERMAL: u32 = 0x33;
@@ -41,56 +33,12 @@ const DELIVERY_STARTUP: u32 = 6 << 8;
 const ASSERT: u32 = 1 << 14;
 const PENDING: u32 = 1 << 12;
 
-static IS_X2: AtomicBool = AtomicBool::new(false);
-static BASE: AtomicPtr<u32> = AtomicPtr::new(core::ptr::null_mut());
 static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(u32::MAX) }; MAX_CPUS];
-
-#[inline(always)]
-fn is_x2() -> bool {
-    IS_X2.load(Ordering::Relaxed)
-}
-
-#[inline(always)]
-fn read(register: u32) -> u32 {
-    // SAFETY: the APIC is mapped (or in x2APIC mode) before anything reads it.
-    unsafe {
-        if is_x2() {
-            regs::rdmsr(msr::X2APIC + register) as u32
-        } else {
-            BASE.load(Ordering::Relaxed).add(register as usize * 4).read_volatile()
-        }
-    }
-}
-
-#[inline(always)]
-fn write(register: u32, value: u32) {
-    // SAFETY: as in `read`; the callers write what the manual allows.
-    unsafe {
-        if is_x2() {
-            regs::wrmsr_low(msr::X2APIC + register, value, 0);
-        } else {
-            BASE.load(Ordering::Relaxed).add(register as usize * 4).write_volatile(value);
-        }
-    }
-}
-
-/// Whether the local APIC can be used; before that, processors cannot be interrupted.
-pub fn is_ready() -> bool {
-    is_x2() || !BASE.load(Ordering::Relaxed).is_null()
-}
 
 /// Sets up the boot processor's APIC. Needs kernel mappings.
 pub(crate) fn init_boot() -> Result<(), MapError> {
-    // SAFETY: the register exists on every x86_64 with a local APIC.
-    let base = unsafe { regs::rdmsr(msr::APIC_BASE) };
     let has_x2 = regs::cpuid(1, 0)[2] & (1 << 21) != 0;
-    if has_x2 {
-        IS_X2.store(true, Ordering::Relaxed);
-    } else {
-        let phys = PhysAddr(base & 0x000f_ffff_ffff_f000);
-        let mapped = paging::kernel::ioremap(phys, 4096, PteFlags::UNCACHED)?;
-        BASE.store(mapped.cast(), Ordering::Relaxed);
-    }
+    apic::find(has_x2)?;
     init_this();
     let id = own_id();
     set_apic_id(CpuId::BOOT, id);
@@ -100,14 +48,7 @@ pub(crate) fn init_boot() -> Result<(), MapError> {
 
 /// Sets up this processor's APIC as the boot processor's was.
 pub(crate) fn init_this() {
-    // SAFETY: enabling the APIC in the mode that was chosen.
-    unsafe {
-        let base = regs::rdmsr(msr::APIC_BASE) | 1 << 11;
-        regs::wrmsr(msr::APIC_BASE, base);
-        if is_x2() {
-            regs::wrmsr(msr::APIC_BASE, base | 1 << 10);
-        }
-    }
+    apic::enable();
     if !is_x2() {
         write(DESTINATION_FORMAT, u32::MAX);
         write(LOGICAL_DESTINATION, 1 << 24);
@@ -149,12 +90,7 @@ pub(crate) fn end_of_interrupt() {
 /// Writes the command register.
 fn command(apic_id: u32, low: u32) {
     if is_x2() {
-        // Unlike memory writes this MSR write is not ordered after earlier stores. SDM 11.12.3.
-        // SAFETY: a fence and an interrupt to a processor of ours.
-        unsafe {
-            core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags));
-            regs::wrmsr_low(msr::X2APIC + ICR_LOW, low, apic_id);
-        }
+        apic::command_x2(low, apic_id);
         return;
     }
     let _irq = crate::irq::disable();
@@ -217,8 +153,7 @@ pub(crate) mod lvt {
     pub(crate) fn tsc_deadline() {
         write(LVT_TIMER, 2 << 17 | u32::from(vector::TIMER));
         // The write of the mode must be seen before the first deadline. SDM 11.5.4.1.
-        // SAFETY: a fence.
-        unsafe { core::arch::asm!("mfence", options(nostack, preserves_flags)) };
+        regs::fence_all();
     }
     /// Counts without interrupting, to be measured.
     pub(crate) fn measure() {

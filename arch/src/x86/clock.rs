@@ -8,10 +8,11 @@
 //! kvm-clock), or a measurement against HPET or PIT.
 
 use crate::addr::PhysAddr;
-use crate::lock::{LockClass, SeqLock};
-use crate::paging::{self, PteFlags};
-use crate::x86::regs::{self, inb, outb};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use crate::lock::{LockClass, Once, SeqLock};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use machine::mmio::Registers;
+use machine::x86::port::Port;
+use machine::x86::{kvmclock, regs};
 
 /// How cycles become nanoseconds.
 #[derive(Clone, Copy)]
@@ -35,8 +36,8 @@ const SOURCE_HPET: u8 = 1;
 const SOURCE_KVM: u8 = 2;
 static SOURCE: AtomicU8 = AtomicU8::new(SOURCE_TSC);
 
-/// The HPET's registers, null when there is none.
-static HPET: AtomicPtr<u64> = AtomicPtr::new(core::ptr::null_mut());
+/// The HPET's registers, if there is one.
+static HPET: Once<Registers> = Once::new();
 /// The HPET's period in femtoseconds.
 static HPET_PERIOD: AtomicU64 = AtomicU64::new(0);
 /// The hypervisor's word on the local APIC's clock; 0 when it has none.
@@ -93,7 +94,7 @@ pub(crate) fn clocksource_name() -> &'static str {
 }
 
 pub(crate) fn available_clocksources() -> &'static [&'static str] {
-    let has_hpet = !HPET.load(Ordering::Relaxed).is_null();
+    let has_hpet = HPET.is_completed();
     match (SOURCE.load(Ordering::Relaxed), has_hpet) {
         (SOURCE_HPET, _) => &["hpet"],
         (SOURCE_KVM, true) => &["kvm-clock", "tsc", "hpet"],
@@ -123,26 +124,20 @@ fn start(hz: u64) {
 
 /// Maps the HPET the firmware's table names; before [`init`]. Needs kernel mappings.
 pub fn set_hpet(base: PhysAddr) {
-    let Ok(mapped) = paging::kernel::ioremap(base, 1024, PteFlags::UNCACHED) else { return };
-    let registers = mapped.cast::<u64>();
-    // SAFETY: the registers of the HPET, mapped. IA-PC HPET specification 2.3.
-    unsafe {
-        let period = registers.read_volatile() >> 32;
-        // The specification's limit is 100 ns.
-        if period == 0 || period > 100_000_000 {
-            return;
-        }
-        let config = registers.add(2);
-        config.write_volatile(config.read_volatile() | 1);
-        HPET_PERIOD.store(period, Ordering::Relaxed);
-        HPET.store(registers, Ordering::Release);
+    let Ok(registers) = Registers::map(base, 1024) else { return };
+    // IA-PC HPET specification 2.3.
+    let period = registers.read64(0) >> 32;
+    // The specification's limit is 100 ns.
+    if period == 0 || period > 100_000_000 {
+        return;
     }
+    registers.write64(0x10, registers.read64(0x10) | 1);
+    HPET_PERIOD.store(period, Ordering::Relaxed);
+    HPET.call_once(|| registers);
 }
 
 fn hpet_count() -> u64 {
-    let registers = HPET.load(Ordering::Acquire);
-    // SAFETY: callers have seen that there is one; reading the counter has no effect.
-    unsafe { registers.add(0xf0 / 8).read_volatile() }
+    HPET.get().map_or(0, |registers| registers.read64(0xf0))
 }
 
 /// Chooses the clock source and its frequency; the boot processor, after `set_hpet`.
@@ -151,7 +146,7 @@ pub(crate) fn init() {
         && regs::cpuid(0x8000_0007, 0)[3] & (1 << 8) != 0;
     let is_virtual = regs::cpuid(1, 0)[2] & (1 << 31) != 0;
     let is_kvm = is_virtual && kvm_clock_hz().is_some();
-    let has_hpet = !HPET.load(Ordering::Relaxed).is_null();
+    let has_hpet = HPET.is_completed();
     // An emulator's counter runs evenly, though it does not say so; a real one that stops in deep
     // sleep does not.
     if !is_invariant && !is_virtual && has_hpet {
@@ -228,63 +223,15 @@ fn stated_hz() -> Option<u64> {
     None
 }
 
-/// The page kvm-clock fills. Documentation of KVM's `MSR_KVM_SYSTEM_TIME_NEW`.
-#[repr(C, align(64))]
-struct PvClock {
-    version: u32,
-    pad0: u32,
-    tsc_timestamp: u64,
-    system_time: u64,
-    tsc_to_system_mul: u32,
-    tsc_shift: i8,
-    flags: u8,
-    pad: [u8; 2],
-}
-
 /// The TSC's frequency as kvm-clock scales it.
 fn kvm_clock_hz() -> Option<u64> {
-    let [_, b, c, d] = regs::cpuid(0x4000_0000, 0);
-    if [b, c, d] != [0x4b4d_564b, 0x564b_4d56, 0x4d] || regs::cpuid(0x4000_0001, 0)[0] & 8 == 0 {
-        return None;
-    }
-    let page = PvClock {
-        version: 0,
-        pad0: 0,
-        tsc_timestamp: 0,
-        system_time: 0,
-        tsc_to_system_mul: 0,
-        tsc_shift: 0,
-        flags: 0,
-        pad: [0; 2],
-    };
-    let at = translate(&raw const page as u64)?;
-    // SAFETY: the hypervisor fills the page while the register points at it: only until the next
-    // line. The structure is 64-byte aligned and does not cross a page.
-    let (multiplier, shift) = unsafe {
-        regs::wrmsr(regs::msr::KVM_SYSTEM_TIME_NEW, at | 1);
-        regs::wrmsr(regs::msr::KVM_SYSTEM_TIME_NEW, 0);
-        (
-            (&raw const page.tsc_to_system_mul).read_volatile(),
-            (&raw const page.tsc_shift).read_volatile(),
-        )
-    };
+    let (multiplier, shift) = kvmclock::scale()?;
     if multiplier == 0 {
         return None;
     }
     let base = (1_000_000_000u128 << 32) / u128::from(multiplier);
     let hz = if shift >= 0 { base >> shift } else { base << shift.unsigned_abs() };
     Some(hz as u64)
-}
-
-/// The physical address of kernel data, wherever it is mapped.
-fn translate(at: u64) -> Option<u64> {
-    if let Some((phys, _)) = (!paging::kernel::root().is_null())
-        .then(|| paging::kernel::query(crate::addr::VirtAddr(at)))
-        .flatten()
-    {
-        return Some(phys.0);
-    }
-    (at >= 0xffff_ffff_8000_0000).then(|| crate::phys::to_phys(at as *const u8).0)
 }
 
 /// A reading of a reference clock between two of the TSC: the middle of the closest pair.
@@ -323,20 +270,17 @@ fn by_hpet() -> u64 {
 fn by_pit() -> u64 {
     const HZ: u64 = 1_193_182;
     let _irq = crate::irq::disable();
-    // SAFETY: channel 2 of the PIT drives nothing but the speaker, which is switched off.
-    unsafe {
-        outb(0x61, inb(0x61) & !2 | 1);
-        outb(0x43, 0xb0);
-        outb(0x42, 0xff);
-        outb(0x42, 0xff);
-    }
+    // Channel 2 of the PIT drives nothing but the speaker, which is switched off.
+    let [gate, command, count] = [0x61, 0x43, 0x42].map(Port::legacy);
+    gate.write(gate.read() & !2 | 1);
+    command.write(0xb0);
+    count.write(0xff);
+    count.write(0xff);
     let read = || {
-        // SAFETY: latches and reads channel 2.
-        unsafe {
-            outb(0x43, 0x80);
-            let low = u64::from(inb(0x42));
-            0xffff - (u64::from(inb(0x42)) << 8 | low)
-        }
+        // Latches and reads it.
+        command.write(0x80);
+        let low = u64::from(count.read());
+        0xffff - (u64::from(count.read()) << 8 | low)
     };
     while read() == 0 {
         core::hint::spin_loop();
@@ -349,20 +293,17 @@ fn by_pit() -> u64 {
     tsc1.wrapping_sub(tsc0) * HZ / (last - first).max(1)
 }
 
+/// Index and data port of the clock chip; bit 7 of the index keeps NMIs as they are (on).
+const CMOS: [Port; 2] = [Port::legacy(0x70), Port::legacy(0x71)];
+
 fn cmos(register: u8) -> u8 {
-    // SAFETY: index and data port of the clock chip; bit 7 keeps NMIs as they are (on).
-    unsafe {
-        outb(0x70, register);
-        inb(0x71)
-    }
+    CMOS[0].write(register);
+    CMOS[1].read()
 }
 
 fn set_cmos(register: u8, value: u8) {
-    // SAFETY: as above.
-    unsafe {
-        outb(0x70, register);
-        outb(0x71, value);
-    }
+    CMOS[0].write(register);
+    CMOS[1].write(value);
 }
 
 /// Seconds, minutes, hours, day, month, year as the chip has them.

@@ -1,24 +1,12 @@
 //! The order in which a processor comes up.
 
-use crate::boot::BootInfo;
 use crate::cpu::CpuId;
 use crate::paging::{self, MapError};
-use crate::x86::{apic, clock, cpu, descriptors, ioapic, local, timer};
+use crate::x86::{apic, clock, ioapic, timer};
 
-/// The first step of the boot processor, before anything that uses per-CPU data, locks or the
-/// heap: its per-CPU copy, descriptor tables, features, exceptions.
-///
-/// # Safety
-/// Once, first thing at the image's final address.
-pub(crate) unsafe fn early(_info: &BootInfo) {
-    // SAFETY: the caller vouches that this is the start.
-    unsafe {
-        local::init_boot();
-        descriptors::load(CpuId::BOOT);
-        descriptors::fill_idt();
-        descriptors::load_idt();
-        cpu::init(CpuId::BOOT);
-    }
+/// The rest of the boot processor's first step, before `kernel_main`: the console and a first clock.
+pub fn begin() {
+    crate::console::set_up(115_200);
     clock::init_early();
     crate::cpu::set_online(CpuId::BOOT);
 }
@@ -36,22 +24,4 @@ pub fn interrupts() -> Result<(), MapError> {
 pub fn clocks() {
     clock::init();
     timer::init_boot();
-}
-
-/// Everything for a processor that was started; it may take interrupts then.
-///
-/// # Safety
-/// Once, on the processor, running on its own stack in the kernel's page tables, its per-CPU copy
-/// made by `local::init_area`.
-pub unsafe fn secondary(cpu_id: CpuId) {
-    // SAFETY: the caller vouches.
-    unsafe {
-        local::load(cpu_id);
-        descriptors::load(cpu_id);
-        descriptors::load_idt();
-        cpu::init(cpu_id);
-    }
-    apic::init_this();
-    timer::init_this();
-    crate::cpu::set_online(cpu_id);
 }

@@ -4,18 +4,17 @@ use crate::addr::PhysAddr;
 use crate::cpu::CpuId;
 use crate::irq::Trigger;
 use crate::lock::{IrqLock, LockClass};
-use crate::paging::{self, MapError, PteFlags};
+use crate::paging::MapError;
 use crate::x86::apic;
 use alloc::vec::Vec;
+use machine::mmio::Registers;
+use machine::x86::port::Port;
 
 struct IoApic {
-    base: *mut u32,
+    registers: Registers,
     first_gsi: u32,
     lines: u32,
 }
-
-// SAFETY: the pointer is device memory that all processors have mapped; the lock orders accesses.
-unsafe impl Send for IoApic {}
 
 /// An ISA interrupt that is not where and what it was in 1984.
 struct Override {
@@ -39,18 +38,12 @@ const ACTIVE_LOW: u64 = 1 << 13;
 
 impl IoApic {
     fn read(&self, register: u32) -> u32 {
-        // SAFETY: select and window register of a mapped chip.
-        unsafe {
-            self.base.write_volatile(register);
-            self.base.add(4).read_volatile()
-        }
+        self.registers.write32(0, register);
+        self.registers.read32(0x10)
     }
     fn write(&self, register: u32, value: u32) {
-        // SAFETY: as above.
-        unsafe {
-            self.base.write_volatile(register);
-            self.base.add(4).write_volatile(value);
-        }
+        self.registers.write32(0, register);
+        self.registers.write32(0x10, value);
     }
     fn set_entry(&self, line: u32, entry: u64) {
         let register = 0x10 + line * 2;
@@ -66,8 +59,7 @@ impl IoApic {
 
 /// Adds a chip from the firmware's table and masks its lines.
 pub fn add(base: PhysAddr, first_gsi: u32) -> Result<(), MapError> {
-    let mapped = paging::kernel::ioremap(base, 0x20, PteFlags::UNCACHED)?;
-    let mut chip = IoApic { base: mapped.cast(), first_gsi, lines: 0 };
+    let mut chip = IoApic { registers: Registers::map(base, 0x20)?, first_gsi, lines: 0 };
     chip.lines = (chip.read(1) >> 16 & 0xff) + 1;
     (0..chip.lines).for_each(|line| chip.set_entry(line, MASKED));
     log::info!("ioapic: {base:?}, lines {first_gsi}-{}", first_gsi + chip.lines - 1);
@@ -129,22 +121,19 @@ fn with_line<R>(state: &State, gsi: u32, f: impl FnOnce(&IoApic, u32) -> R) -> O
 
 /// Silences the two 8259s: moved away from the exceptions, all lines masked.
 pub(crate) fn silence_pic() {
-    use crate::x86::regs::outb;
-    // SAFETY: the initialisation sequence of the 8259 data sheet; nothing uses the chips after.
-    unsafe {
-        for (port, value) in [
-            (0x20, 0x11),
-            (0xa0, 0x11),
-            (0x21, 0xf0),
-            (0xa1, 0xf8),
-            (0x21, 4),
-            (0xa1, 2),
-            (0x21, 1),
-            (0xa1, 1),
-            (0x21, 0xff),
-            (0xa1, 0xff),
-        ] {
-            outb(port, value);
-        }
+    // The initialisation sequence of the 8259 data sheet; nothing uses the chips after.
+    for (port, value) in [
+        (0x20, 0x11),
+        (0xa0, 0x11),
+        (0x21, 0xf0),
+        (0xa1, 0xf8),
+        (0x21, 4),
+        (0xa1, 2),
+        (0x21, 1),
+        (0xa1, 1),
+        (0x21, 0xff),
+        (0xa1, 0xff),
+    ] {
+        Port::legacy(port).write(value);
     }
 }

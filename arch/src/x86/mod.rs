@@ -1,20 +1,22 @@
-//! The machine itself: registers, descriptor tables, entries, interrupt controllers, clocks.
+//! Interrupt controllers, clocks and traps of the machine, and the order in which they come up.
 
 pub mod apic;
 pub mod clock;
-pub mod cpu;
-pub(crate) mod descriptors;
-pub mod entry;
-pub(crate) mod extable;
-pub mod fpu;
 pub mod init;
 pub mod ioapic;
-pub mod ipi;
-pub mod local;
-pub mod regs;
-pub mod switch;
+pub(crate) mod stop;
 pub mod timer;
-pub mod tlb;
 pub mod traps;
-pub mod usercopy;
 pub mod vectors;
+
+pub use machine::x86::{ipi, local, regs};
+
+machine::define_hooks! {
+    early_print: crate::console::early_print,
+    send: apic::send,
+    secondary: crate::smp::secondary,
+    exit_work: traps::exit_work,
+    interrupt: traps::interrupt,
+    exception: traps::exception,
+    paranoid: traps::paranoid,
+}

@@ -1,10 +1,12 @@
 //! The local APIC's timer: one shot, by TSC deadline where the processor has it.
 
+use crate::lock::Once;
 use crate::x86::apic::{self, lvt};
-use crate::x86::{clock, regs};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use crate::x86::clock;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use machine::x86::regs;
 
-static HANDLER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static HANDLER: Once<fn()> = Once::new();
 static HAS_DEADLINE: AtomicBool = AtomicBool::new(false);
 /// Timer ticks in a nanosecond, times 2^32.
 static TICKS_PER_NS: AtomicU64 = AtomicU64::new(0);
@@ -59,15 +61,14 @@ pub(crate) fn rescale(old_hz: u64, new_hz: u64) {
 }
 
 pub(crate) fn set_handler(handler: fn()) {
-    HANDLER.store(handler as *mut (), Ordering::Release);
+    HANDLER.call_once(|| handler);
 }
 
 #[inline]
 pub(crate) fn arm(deadline_ns: u64) {
     if HAS_DEADLINE.load(Ordering::Relaxed) {
         let deadline = clock::ns_to_tsc(deadline_ns).max(1);
-        // SAFETY: the register exists; a deadline only makes an interrupt.
-        unsafe { regs::wrmsr(regs::msr::TSC_DEADLINE, deadline) };
+        regs::set_tsc_deadline(deadline);
         return;
     }
     let ticks_per_ns = TICKS_PER_NS.load(Ordering::Relaxed);
@@ -83,8 +84,7 @@ pub(crate) fn arm(deadline_ns: u64) {
 
 pub(crate) fn cancel() {
     if HAS_DEADLINE.load(Ordering::Relaxed) {
-        // SAFETY: zero disarms.
-        unsafe { regs::wrmsr(regs::msr::TSC_DEADLINE, 0) };
+        regs::set_tsc_deadline(0);
     } else if apic::is_ready() {
         lvt::set_count(0);
     }
@@ -92,10 +92,7 @@ pub(crate) fn cancel() {
 
 /// The timer's interrupt.
 pub(crate) fn expired() {
-    let handler = HANDLER.load(Ordering::Acquire);
-    if !handler.is_null() {
-        // SAFETY: only `set_handler` stores here, such a function.
-        let handler: fn() = unsafe { core::mem::transmute(handler) };
+    if let Some(handler) = HANDLER.get() {
         handler();
     }
 }

@@ -5,11 +5,11 @@ use crate::addr::VirtAddr;
 use crate::preempt;
 use crate::thread::{self, flags};
 use crate::trap::{self, FaultCode, FaultOutcome, TrapFrame, vector};
-use crate::x86::{extable, regs};
 use core::sync::atomic::{AtomicBool, Ordering};
+use machine::x86::{descriptors, extable, regs};
 
 /// Work before the return to user mode. Entered and left with interrupts off.
-pub(super) extern "C" fn exit_work(frame: &mut TrapFrame) {
+pub(crate) fn exit_work(frame: &mut TrapFrame) {
     let Some(thread) = thread::try_current() else { return };
     loop {
         let flags = thread.flags() & flags::WORK_MASK;
@@ -40,9 +40,9 @@ fn leave(frame: &mut TrapFrame) {
 }
 
 /// A hardware interrupt.
-pub(super) extern "C" fn interrupt(frame: &mut TrapFrame, number: u64) {
+pub(crate) fn interrupt(frame: &mut TrapFrame, number: u64) {
     preempt::irq_enter();
-    super::descriptors::on_irq_stack(dispatch, number);
+    descriptors::on_irq_stack(dispatch, number);
     preempt::irq_exit();
     leave(frame);
 }
@@ -52,7 +52,7 @@ extern "C" fn dispatch(number: u64) {
 }
 
 /// An exception on the thread's stack.
-pub(super) extern "C" fn exception(frame: &mut TrapFrame, number: u64, error: u64) {
+pub(crate) fn exception(frame: &mut TrapFrame, number: u64, error: u64) {
     if number as u8 == vector::PAGE_FAULT {
         page_fault(frame, error);
     } else if frame.is_user() {
@@ -69,8 +69,7 @@ pub(super) extern "C" fn exception(frame: &mut TrapFrame, number: u64, error: u6
 fn user_exception(frame: &mut TrapFrame, number: u8, error: u64) {
     let error = if number == vector::DEBUG {
         let status = regs::dr6();
-        // SAFETY: clearing the status is what the manual asks for.
-        unsafe { regs::set_dr6(0xffff_0ff0) };
+        regs::clear_dr6();
         status
     } else if error == u64::MAX {
         // The processor gave none.
@@ -139,34 +138,15 @@ pub fn last_bad_address() -> VirtAddr {
 }
 
 /// An exception on a stack of its own: NMI, double fault, machine check, debug in the kernel.
-pub(super) extern "C" fn paranoid(frame: &mut TrapFrame, number: u64, error: u64) {
+pub(crate) fn paranoid(frame: &mut TrapFrame, number: u64, error: u64) {
     match number as u8 {
-        vector::NMI => super::ipi::nmi(frame),
+        vector::NMI => super::stop::nmi(frame),
         vector::DEBUG => {
             // A hardware breakpoint of a tracer hit by a copy routine, or a step into SYSCALL.
-            // SAFETY: clearing the status is what the manual asks for.
-            unsafe { regs::set_dr6(0xffff_0ff0) };
+            regs::clear_dr6();
             frame.rflags &= !trap::RFLAGS_TF;
         }
         number => die(frame, number, error),
-    }
-}
-
-/// The frame that IRET refused becomes one of an exception in user mode, at the top of the
-/// thread's stack.
-pub(super) extern "C" fn bad_iret(frame: &TrapFrame) -> *mut TrapFrame {
-    let mut new = *frame;
-    let refused = frame.rsp as *const u64;
-    // SAFETY: at the fault the stack pointer was at the five words IRET read.
-    unsafe {
-        new.rip = refused.read();
-        new.cs = refused.add(1).read() | 3;
-        new.rflags = refused.add(2).read();
-        new.rsp = refused.add(3).read();
-        new.ss = refused.add(4).read();
-        let place = thread::current().user_frame();
-        place.write(new);
-        place
     }
 }
 

@@ -8,30 +8,25 @@ use crate::cpu::{CpuId, MAX_CPUS};
 use crate::irq::{Handler, IrqError, MsiVector, Trigger};
 use crate::lock::{IrqLock, LockClass};
 use crate::x86::apic::{self, vector};
-use crate::x86::{ioapic, ipi, timer};
-use alloc::boxed::Box;
+use crate::x86::{ioapic, timer};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
+use machine::x86::handlers::HandlerSlot;
+use machine::x86::ipi;
 
 /// The first vector for devices; below are exceptions.
 const FIRST: u8 = 0x30;
 /// One past the last vector for devices.
 const END: u8 = 0xe0;
 
-/// What a slot points to: the handlers of the devices that share it.
-struct Action {
-    handlers: Vec<Handler>,
-    count: AtomicU64,
-}
-
 struct Table {
-    slots: [AtomicPtr<Action>; 256],
+    slots: [HandlerSlot; 256],
 }
 
 crate::percpu! {
     static TABLE: PerCpu<Table> =
-        Table { slots: [const { AtomicPtr::new(core::ptr::null_mut()) }; 256] };
+        Table { slots: [const { HandlerSlot::new() }; 256] };
     static STRAY: PerCpu<AtomicU64> = AtomicU64::new(0);
 }
 
@@ -86,15 +81,8 @@ pub(crate) fn dispatch(number: u8) {
             log::warn!("apic: error {errors:#x}");
         }
         device => {
-            // Acquire: pairs with the release when the action was installed.
-            let action = TABLE.this().slots[device as usize].load(Ordering::Acquire);
-            // SAFETY: an action is freed only after every processor has left its handlers.
-            match unsafe { action.as_ref() } {
-                Some(action) => {
-                    action.count.fetch_add(1, Ordering::Relaxed);
-                    action.handlers.iter().for_each(|handler| handler());
-                }
-                None => drop(STRAY.this().fetch_add(1, Ordering::Relaxed)),
+            if !TABLE.this().slots[device as usize].call() {
+                STRAY.this().fetch_add(1, Ordering::Relaxed);
             }
             apic::end_of_interrupt();
         }
@@ -109,28 +97,13 @@ fn find_place(registry: &mut Registry, hint: Option<CpuId>) -> Result<Place, Irq
         .or_else(|| online.iter().min_by_key(|cpu| registry.used[cpu.index()]))
         .ok_or(IrqError::NoVectors)?;
     let slots = &TABLE.on(cpu).slots;
-    let vector = (FIRST..END)
-        .find(|v| slots[*v as usize].load(Ordering::Relaxed).is_null())
-        .ok_or(IrqError::NoVectors)?;
+    let vector = (FIRST..END).find(|v| slots[*v as usize].is_empty()).ok_or(IrqError::NoVectors)?;
     registry.used[cpu.index()] += 1;
     Ok(Place { cpu, vector })
 }
 
-fn install(place: Place, handlers: Vec<Handler>) -> *mut Action {
-    let action = Box::into_raw(Box::new(Action { handlers, count: AtomicU64::new(0) }));
-    // Release: pairs with the acquire in `dispatch`.
-    TABLE.on(place.cpu).slots[place.vector as usize].swap(action, Ordering::AcqRel)
-}
-
-/// Frees an action that no slot points to any more.
-fn retire(action: *mut Action) {
-    if action.is_null() {
-        return;
-    }
-    // Every processor that answers has left the handlers it was in.
-    ipi::call_on(&crate::cpu::online(), |_| (), 0);
-    // SAFETY: made by `install`, out of its slot, and nobody is in it.
-    drop(unsafe { Box::from_raw(action) });
+fn slot(place: Place) -> &'static HandlerSlot {
+    &TABLE.on(place.cpu).slots[place.vector as usize]
 }
 
 /// Registers a handler of an interrupt line; lines are shared. Its number in `/proc/interrupts`.
@@ -138,30 +111,27 @@ fn retire(action: *mut Action) {
 pub fn request_gsi(gsi: u32, trigger: Trigger, handler: Handler) -> Result<u32, IrqError> {
     let mut registry = REGISTRY.lock();
     if let Some((place, _)) = registry.lines.get(&gsi).copied() {
-        let slot = &TABLE.on(place.cpu).slots[place.vector as usize];
-        // SAFETY: only changed under the registry's lock.
-        let mut handlers = unsafe { slot.load(Ordering::Acquire).as_ref() }
-            .map_or(Vec::new(), |action| action.handlers.clone());
+        let (mut handlers, _) = slot(place).look();
         handlers.push(handler);
-        let old = install(place, handlers);
+        let old = slot(place).replace(handlers);
         drop(registry);
-        retire(old);
+        drop(old);
         return Ok(gsi);
     }
     let place = find_place(&mut registry, None)?;
-    install(place, Vec::from([handler]));
+    let old = slot(place).replace(Vec::from([handler]));
     registry.lines.insert(gsi, (place, trigger));
     drop(registry);
+    drop(old);
     if ioapic::route(gsi, trigger, place.cpu, place.vector) {
         return Ok(gsi);
     }
     let mut registry = REGISTRY.lock();
     registry.lines.remove(&gsi);
     registry.used[place.cpu.index()] -= 1;
-    let slot = &TABLE.on(place.cpu).slots[place.vector as usize];
-    let old = slot.swap(core::ptr::null_mut(), Ordering::AcqRel);
+    let old = slot(place).replace(Vec::new());
     drop(registry);
-    retire(old);
+    drop(old);
     Err(IrqError::NoSuchLine)
 }
 
@@ -169,10 +139,12 @@ pub fn request_gsi(gsi: u32, trigger: Trigger, handler: Handler) -> Result<u32, 
 pub fn allocate_msi(cpu_hint: Option<CpuId>, handler: Handler) -> Result<MsiVector, IrqError> {
     let mut registry = REGISTRY.lock();
     let place = find_place(&mut registry, cpu_hint)?;
-    install(place, Vec::from([handler]));
+    let old = slot(place).replace(Vec::from([handler]));
     let irq = registry.next_irq;
     registry.next_irq += 1;
     registry.messages.insert(irq, place);
+    drop(registry);
+    drop(old);
     let (address, data) = apic::message(place.cpu, place.vector);
     Ok(MsiVector { address, data, cpu: place.cpu, irq })
 }
@@ -182,10 +154,9 @@ pub fn free_msi(msi: MsiVector) {
     let mut registry = REGISTRY.lock();
     let Some(place) = registry.messages.remove(&msi.irq) else { return };
     registry.used[place.cpu.index()] -= 1;
-    let slot = &TABLE.on(place.cpu).slots[place.vector as usize];
-    let old = slot.swap(core::ptr::null_mut(), Ordering::AcqRel);
+    let old = slot(place).replace(Vec::new());
     drop(registry);
-    retire(old);
+    drop(old);
 }
 
 /// Moves a message-signalled interrupt to another processor: the new message to program. The old
@@ -193,10 +164,7 @@ pub fn free_msi(msi: MsiVector) {
 pub fn set_affinity(msi: MsiVector, cpu: CpuId) -> Result<MsiVector, IrqError> {
     let registry = REGISTRY.lock();
     let place = registry.messages.get(&msi.irq).copied().ok_or(IrqError::NoSuchLine)?;
-    let slot = &TABLE.on(place.cpu).slots[place.vector as usize];
-    // SAFETY: only changed under the registry's lock.
-    let handlers = unsafe { slot.load(Ordering::Acquire).as_ref() }
-        .map_or(Vec::new(), |action| action.handlers.clone());
+    let (handlers, _) = slot(place).look();
     drop(registry);
     let handler = handlers.into_iter().next().ok_or(IrqError::NoSuchLine)?;
     let moved = allocate_msi(Some(cpu), handler)?;
@@ -210,10 +178,7 @@ pub fn for_each_count(mut f: impl FnMut(u32, CpuId, u64, bool)) {
     let lines = registry.lines.iter().map(|(gsi, (place, _))| (*gsi, *place, true));
     let messages = registry.messages.iter().map(|(irq, place)| (*irq, *place, false));
     for (irq, place, is_line) in lines.chain(messages) {
-        let slot = &TABLE.on(place.cpu).slots[place.vector as usize];
-        // SAFETY: only changed under the registry's lock.
-        let action = unsafe { slot.load(Ordering::Acquire).as_ref() };
-        let count = action.map_or(0, |action| action.count.load(Ordering::Relaxed));
+        let (_, count) = slot(place).look();
         f(irq, place.cpu, count, is_line);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::page::Page;
 use arch::addr::{PAGE_SIZE, PhysAddr};
+use arch::shared::SharedBytes;
 use arch::uio::{Sink, Source};
 use arch::user::Fault;
 use core::mem::ManuallyDrop;
@@ -68,6 +69,14 @@ impl PageRef {
         arch::phys::to_virt(self.0.phys() + offset)
     }
 
+    /// A part of the contents, for copying.
+    #[inline]
+    fn part(&self, offset: usize, len: usize) -> SharedBytes<'_> {
+        let at = self.at(offset, len);
+        // SAFETY: inside the page, which the reference keeps; the bytes are plain data.
+        unsafe { SharedBytes::new(at, len) }
+    }
+
     /// The address of a byte.
     pub fn phys_at(&self, offset: usize) -> PhysAddr {
         self.0.phys() + offset
@@ -111,9 +120,7 @@ impl PageRef {
     /// Puts a part into a read's destination; how much went.
     #[inline]
     pub fn to_sink(&self, offset: usize, len: usize, sink: &mut Sink<'_>) -> Result<usize, Fault> {
-        self.at(offset, len);
-        // SAFETY: inside the page, which the reference keeps.
-        unsafe { sink.put_phys(self.0.phys() + offset, len) }
+        sink.put_shared(self.part(offset, len))
     }
 
     /// Fills a part from a write's source; how much came.
@@ -124,9 +131,7 @@ impl PageRef {
         len: usize,
         source: &mut Source<'_>,
     ) -> Result<usize, Fault> {
-        self.at(offset, len);
-        // SAFETY: inside the page, which the reference keeps.
-        unsafe { source.take_to_phys(self.0.phys() + offset, len) }
+        source.take_shared(self.part(offset, len))
     }
 
     /// Lets `f` look at the contents. What it sees may change under it when the page is mapped or

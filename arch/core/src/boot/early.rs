@@ -1,0 +1,318 @@
+//! From the entry code to `kernel_main`, one-to-one mapped.
+//!
+//! Runs relocated for the physical address. The last thing it does is to relocate the image again,
+//! for the address it will run at: from then on nothing here that goes through a pointer in the
+//! image's data may be used. [`BootInfo`] therefore holds no pointers.
+
+use super::head::{PROTOCOL_LINUX, PROTOCOL_PVH};
+use super::tables::{Builder, EarlyFrames, GLOBAL, NO_EXECUTE, PRESENT, WRITABLE};
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::hooks::machine_early_print;
+use bootinfo::{BootInfo, LoaderMemory, PhysRange, pvh, zeropage};
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid, __cpuid_count, _rdtsc};
+use core::cell::UnsafeCell;
+
+/// Where the image is linked.
+pub(super) const LINK_BASE: u64 = 0xffff_ffff_8000_0000;
+/// The image may be anywhere in the first GiB from [`LINK_BASE`]; modules and vsyscall are above.
+const IMAGE_WINDOW: u64 = 1 << 30;
+const IMAGE_ALIGN: u64 = 2 << 20;
+/// The direct map lies in 64 TiB from its default base.
+const DIRECT_MAP_WINDOW: u64 = 64 << 40;
+const GIB: u64 = 1 << 30;
+const MIB2: u64 = 2 << 20;
+/// Pages of the stack that `kernel_main` starts on.
+const STACK_BYTES: usize = 32 << 10;
+
+struct Global<T>(UnsafeCell<T>);
+// SAFETY: written by the boot processor alone before `kernel_main`, read-only afterwards.
+unsafe impl<T> Sync for Global<T> {}
+
+#[repr(C, align(4096))]
+struct BootStack([u8; STACK_BYTES]);
+
+static INFO: Global<BootInfo> = Global(UnsafeCell::new(BootInfo::new()));
+static STACK: Global<BootStack> = Global(UnsafeCell::new(BootStack([0; STACK_BYTES])));
+static ROOT: Global<u64> = Global(UnsafeCell::new(0));
+
+unsafe extern "C" {
+    static __image_end: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __rela_start: [u64; 3];
+    static __rela_end: [u64; 3];
+}
+
+unsafe extern "Rust" {
+    /// The kernel proper, defined by the image's crate with `arch::entry_point`.
+    fn kernel_main(info: &'static BootInfo) -> !;
+}
+
+/// What the boot loader handed over.
+pub fn info() -> &'static BootInfo {
+    // SAFETY: read-only once `kernel_main` runs, and nothing calls this before.
+    unsafe { &*INFO.0.get() }
+}
+
+/// The initial RAM disk, where the loader put it.
+pub fn initrd() -> Option<&'static [u8]> {
+    let range = info().initrd?;
+    let len = usize::try_from(range.len()).ok()?;
+    // SAFETY: `early_main` reserved the range, so it is in no `FreeMemory`; it is in the direct map,
+    // and nothing writes there.
+    Some(unsafe { core::slice::from_raw_parts(crate::phys::to_virt(range.start), len) })
+}
+
+/// The physical address of the root of the first page tables: kernel, direct map, and the first
+/// 4 GiB one to one.
+pub fn boot_page_table() -> PhysAddr {
+    // SAFETY: as in `info`.
+    PhysAddr(unsafe { *ROOT.0.get() })
+}
+
+/// The stack that `kernel_main` starts on; it becomes the boot processor's idle thread's.
+pub fn boot_stack() -> crate::thread::KernelStackRange {
+    let bottom = VirtAddr(STACK.0.get() as u64);
+    crate::thread::KernelStackRange { bottom, top: bottom + STACK_BYTES }
+}
+
+/// A stop before anything works: says why on the serial port.
+fn die(reason: &str) -> ! {
+    machine_early_print("boot: ");
+    machine_early_print(reason);
+    machine_early_print("\n");
+    loop {
+        // SAFETY: halting with interrupts off.
+        unsafe { asm!("cli; hlt") };
+    }
+}
+
+/// The first 4 GiB as the head mapped them.
+struct OneToOne;
+
+impl LoaderMemory for OneToOne {
+    fn read<const N: usize>(&self, at: u64) -> [u8; N] {
+        // SAFETY: only used here, while memory is mapped one to one, with what the loader passed;
+        // any bytes are good. An address that is not mapped stops the machine.
+        unsafe { (at as *const [u8; N]).read_unaligned() }
+    }
+}
+
+/// Entered from the head. `base` is where the image is, one-to-one mapped.
+pub(super) unsafe extern "C" fn early_main(protocol: u32, argument: u64, base: u64) -> ! {
+    // SAFETY: only the boot processor runs, and this is the one reference while it fills the info.
+    let info = unsafe { &mut *INFO.0.get() };
+    let image_len = (&raw const __image_end as u64).wrapping_sub(base);
+
+    match protocol {
+        PROTOCOL_LINUX => zeropage::read(info, &OneToOne, argument),
+        PROTOCOL_PVH => pvh::read(info, &OneToOne, argument),
+        _ => die("unknown entry protocol"),
+    }
+    info.memory.normalise();
+    if info.memory.usable_bytes() == 0 {
+        die("the loader passed no memory map");
+    }
+    info.kernel = PhysRange::new(base, image_len);
+    let kernel = info.kernel;
+    info.reserve(kernel);
+    info.reserve(PhysRange::new(0, 1 << 20));
+    if let Some(initrd) = info.initrd {
+        info.reserve(initrd);
+    }
+    stir(info);
+    choose_addresses(info, image_len);
+    if let Some(limit) = memory_limit(info.command_line()) {
+        info.memory.limit(PhysAddr(limit));
+    }
+
+    let Some((root, tables)) = build_tables(info) else { die("no memory for page tables") };
+    info.tables = tables;
+    info.reserve(tables);
+    // SAFETY: only the boot processor runs.
+    unsafe { *ROOT.0.get() = root };
+
+    let shift = info.kernel_virt.0.wrapping_sub(base);
+    let (mut stack, mut entry): (u64, u64);
+    // SAFETY: computes two addresses. Relative to the instruction, since a pointer loaded from the
+    // image's data may be loaded after the second relocation, and would then be moved twice.
+    unsafe {
+        asm!("lea {}, [rip + {}]", out(reg) stack, sym STACK, options(nomem, nostack, preserves_flags));
+        asm!("lea {}, [rip + {}]", out(reg) entry, sym at_final_address, options(nomem, nostack, preserves_flags));
+    }
+    stack = stack.wrapping_add(STACK_BYTES as u64).wrapping_add(shift);
+    entry = entry.wrapping_add(shift);
+    enable_no_execute();
+    // SAFETY: the tables map the image at its final address and the code running now one to one.
+    // After `relocate` nothing but registers is used until the jump.
+    unsafe {
+        relocate(base, info.kernel_virt.0);
+        asm!(
+            "mov cr3, {root}",
+            "mov rsp, {stack}",
+            "xor ebp, ebp",
+            "push 0",
+            "jmp {entry}",
+            root = in(reg) root,
+            stack = in(reg) stack,
+            entry = in(reg) entry,
+            options(noreturn)
+        );
+    }
+}
+
+/// The first code at the final address.
+unsafe extern "C" fn at_final_address() -> ! {
+    let info = info();
+    crate::phys::set_base(info.direct_map.0);
+    crate::phys::set_image_offset(info.kernel_virt.0.wrapping_sub(info.kernel.start.0));
+    // SAFETY: this is the first step, taken once; the image's crate defines `kernel_main` with this
+    // signature.
+    unsafe {
+        crate::x86::start::boot();
+        kernel_main(info)
+    }
+}
+
+/// Applies the relative relocations of the image at `base` for running at `target`.
+///
+/// # Safety
+/// `base` must be the writable image. Pointers in its data are good at `target` only afterwards.
+unsafe fn relocate(base: u64, target: u64) {
+    const R_X86_64_RELATIVE: u32 = 8;
+    let delta = target.wrapping_sub(LINK_BASE);
+    let place = base.wrapping_sub(LINK_BASE);
+    let mut entry = &raw const __rela_start;
+    let end = &raw const __rela_end;
+    while entry < end {
+        // SAFETY: the linker put well-formed entries between the two symbols, and they point into
+        // the image.
+        unsafe {
+            let [offset, kind, addend] = *entry;
+            if kind as u32 == R_X86_64_RELATIVE {
+                *(place.wrapping_add(offset) as *mut u64) = addend.wrapping_add(delta);
+            }
+            entry = entry.add(1);
+        }
+    }
+}
+
+/// Turns on the no-execute bit, global pages and write protection for the kernel itself.
+fn enable_no_execute() {
+    const EFER: u32 = 0xc000_0080;
+    const EFER_NXE: u32 = 1 << 11;
+    // SAFETY: every x86_64 processor has these; the tables use the bits as they are defined.
+    unsafe {
+        asm!(
+            "rdmsr",
+            "or eax, {nxe}",
+            "wrmsr",
+            nxe = const EFER_NXE,
+            in("ecx") EFER,
+            out("eax") _,
+            out("edx") _,
+        );
+        asm!(
+            "mov {0}, cr0",
+            "or {0:e}, 0x10000",
+            "mov cr0, {0}",
+            "mov {0}, cr4",
+            "or {0}, 0x80",
+            "mov cr4, {0}",
+            out(reg) _,
+        );
+    }
+}
+
+/// Maps the kernel, the direct map and the first 4 GiB.
+fn build_tables(info: &mut BootInfo) -> Option<(u64, PhysRange)> {
+    let base = info.kernel.start.0;
+    let virt = info.kernel_virt.0;
+    let direct_map = info.direct_map.0;
+    let mut top = 0;
+    let mut builder = Builder::new(EarlyFrames::new(info))?;
+
+    let text = (&raw const __text_end as u64) - base;
+    let rodata = (&raw const __rodata_end as u64) - base;
+    let end = info.kernel.len().next_multiple_of(4096);
+    builder.map(virt, base, text, PRESENT | GLOBAL)?;
+    builder.map(virt + text, base + text, rodata - text, PRESENT | GLOBAL | NO_EXECUTE)?;
+    let flags = PRESENT | WRITABLE | GLOBAL | NO_EXECUTE;
+    builder.map(virt + rodata, base + rodata, end - rodata, flags)?;
+
+    // Memory regions with their edges rounded out to large pages; neighbours grow together.
+    let mut mapped = 0;
+    let mut regions =
+        info.memory.regions().iter().filter(|region| region.kind.is_memory()).peekable();
+    while let Some(region) = regions.next() {
+        let start = (region.start.0 & !(MIB2 - 1)).max(mapped);
+        let mut region_end = region.end.0.next_multiple_of(MIB2);
+        while let Some(next) = regions.peek().filter(|next| next.start.0 <= region_end) {
+            region_end = region_end.max(next.end.0.next_multiple_of(MIB2));
+            regions.next();
+        }
+        if region_end > start {
+            builder.map(direct_map + start, start, region_end - start, flags)?;
+            mapped = region_end;
+            top = region_end;
+        }
+    }
+    builder.map(0, 0, 4 * GIB, PRESENT | WRITABLE)?;
+    let result = builder.finish();
+    info.direct_map_end = PhysAddr(top);
+    Some(result)
+}
+
+/// Picks where the image and the direct map go, at random unless `nokaslr` is given.
+fn choose_addresses(info: &mut BootInfo, image_len: u64) {
+    let is_fixed = info.command_line().split_ascii_whitespace().any(|word| word == "nokaslr");
+    let [image, direct, ..] = if is_fixed { [0; 4] } else { info.seed };
+    let slots = (IMAGE_WINDOW - image_len.next_multiple_of(IMAGE_ALIGN)) / IMAGE_ALIGN;
+    info.slide = (image % slots) * IMAGE_ALIGN;
+    info.kernel_virt = VirtAddr(LINK_BASE + info.slide);
+    let room = DIRECT_MAP_WINDOW.saturating_sub(info.memory.top().0 + (1 << 40)) / GIB;
+    info.direct_map = VirtAddr(crate::phys::DEFAULT_BASE + (direct % room.max(1)) * GIB);
+    // What the addresses were made from must not seed anything else.
+    for word in &mut info.seed {
+        *word = mix(*word ^ 0x5851_f42d_4c95_7f2d);
+    }
+}
+
+/// Fills the seed with what the processor and the loader have of randomness.
+fn stir(info: &mut BootInfo) {
+    let has_rdrand = __cpuid(1).ecx & (1 << 30) != 0;
+    let has_rdseed = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx & (1 << 18) != 0;
+    let mut state = info.memory.usable_bytes() ^ info.initrd.map_or(0, |range| range.start.0);
+    for byte in info.command_line().bytes() {
+        state = state.rotate_left(7) ^ u64::from(byte);
+    }
+    for word in &mut info.seed {
+        // SAFETY: RDTSC exists on every x86_64 processor; the other two were checked for.
+        unsafe {
+            state ^= _rdtsc();
+            let mut hardware = 0u64;
+            if has_rdseed {
+                asm!("rdseed {}", out(reg) hardware);
+            } else if has_rdrand {
+                asm!("rdrand {}", out(reg) hardware);
+            }
+            state = mix(state ^ hardware);
+        }
+        *word = mix(*word ^ state);
+    }
+}
+
+/// A bijection that spreads every input bit over the word (splitmix64).
+fn mix(mut word: u64) -> u64 {
+    word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+/// The value of the last `mem=` on the command line.
+fn memory_limit(line: &str) -> Option<u64> {
+    let value = line.split_ascii_whitespace().rev().find_map(|w| w.strip_prefix("mem="))?;
+    bootinfo::parse_size(value)
+}
