@@ -1,21 +1,25 @@
 //! The run loop: one queue per processor, switching, waking, idling.
 //!
 //! A thread sleeps by setting its `state` and calling [`schedule`]; a waker changes the state back
-//! and, if the thread has left its queue, puts it on one. `is_queued` and the policy's entity
-//! belong to the lock of the queue of the thread's processor; a thread changes processor only
-//! while it is on no queue, with its `wake_lock` held. A lock is handed across a switch: whoever
-//! runs afterwards releases it in [`finish`].
+//! and, if the thread has left its queue, puts it on one. A lock is handed across a switch: whoever
+//! runs afterwards releases it in [`finish`]. Which queue a thread is on, and who may change that,
+//! is said in [`moving`].
 //!
 //! Locks: a thread's `wake_lock` (730) → a run queue (740) → the timers of a processor (750).
 
-use crate::policy::{Enqueue, Entity, Params, Prev, RunQueue, Tunables};
-use crate::thread::{Thread, state};
+mod moving;
+
+pub(crate) use moving::{change_params, set_affinity, wake, with_entity};
+use moving::{choose_cpu, own_queue, steal};
+
+use crate::policy::{Enqueue, Entity, Prev, RunQueue, Tunables};
+use crate::thread::{Place, Thread, state};
 use crate::timer;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::cpu::{AtomicCpuSet, CpuId, CpuSet};
-use arch::lock::{IrqLock, LockClass};
+use arch::lock::{IrqLock, IrqLockGuard, LockClass};
 use arch::thread::{ArchThread, KernelStackRange, flags};
 use core::mem::{forget, offset_of};
 use core::ptr::{self, NonNull};
@@ -37,6 +41,9 @@ struct Cpu {
 
 // SAFETY: the pointers are to threads kept alive by their own reference while they run.
 unsafe impl Send for Cpu {}
+
+/// A locked run queue.
+type Queue = IrqLockGuard<'static, Cpu>;
 
 arch::percpu! {
     static CPU: PerCpu<IrqLock<Cpu>> = IrqLock::new(&QUEUE_CLASS, Cpu {
@@ -136,41 +143,6 @@ pub fn idle() -> ! {
     }
 }
 
-/// Takes a waiting thread from another processor; whether there is one here now. Interrupts are
-/// off.
-fn steal(this: CpuId) -> bool {
-    for cpu in arch::cpu::online().iter() {
-        if cpu == this || CPU.on(cpu).is_locked() {
-            continue;
-        }
-        let Some(mut other) = CPU.on(cpu).try_lock() else { continue };
-        if other.queue.nr_waiting() == 0 {
-            continue;
-        }
-        other.queue.update(arch::time::now_ns());
-        let found = other.queue.find_waiting(8, |_, entity| {
-            // SAFETY: what waits on a queue is alive.
-            let thread = unsafe { &*of_entity(entity) };
-            thread.affinity.try_lock().is_some_and(|a| a.contains(this))
-                && thread.wake_lock.try_lock().is_some()
-                && !thread.on_cpu.load(Ordering::Acquire)
-        });
-        let Some(entity) = found else { continue };
-        // SAFETY: it waits on that queue, which is locked.
-        unsafe { other.queue.dequeue(entity) };
-        // SAFETY: as above.
-        let thread = unsafe { &*of_entity(entity) };
-        thread.is_queued.store(false, Ordering::Relaxed);
-        // Nobody else can find the thread now but a waker, which sees it running; an affinity
-        // change looks at `is_queued` under the lock of the processor it reads afterwards.
-        thread.arch().set_cpu(this);
-        drop(other);
-        enqueue_on(thread, this, Enqueue::Move);
-        return true;
-    }
-    false
-}
-
 fn of_entity(entity: NonNull<Entity>) -> *const Thread {
     // The entity is a field of its thread (`UnsafeCell` adds nothing).
     entity.as_ptr().cast::<u8>().wrapping_sub(offset_of!(Thread, entity)).cast::<Thread>()
@@ -222,7 +194,7 @@ fn switch_away(is_preempted: bool) {
     let how = if leaves || is_banned { Prev::Leaves } else { Prev::Runnable };
     let chosen = cpu.queue.choose(how);
     if leaves || is_banned {
-        prev.is_queued.store(false, Ordering::Relaxed);
+        prev.set_place(if leaves { Place::Off } else { Place::Moving });
         prev.voluntary.fetch_add(1, Ordering::Relaxed);
     }
     let next: *const Thread = chosen.map_or(cpu.idle, of_entity);
@@ -265,6 +237,9 @@ unsafe fn finish(last: *const Thread) {
     let migrating = unsafe {
         let cpu = &mut *lock.as_ptr();
         let migrating = core::mem::take(&mut cpu.migrating);
+        if let Some(thread) = migrating.as_ref() {
+            thread.arch().set_cpu(choose_cpu(thread));
+        }
         lock.force_unlock();
         migrating
     };
@@ -275,11 +250,9 @@ unsafe fn finish(last: *const Thread) {
     last.on_cpu.store(false, Ordering::Release);
     arch::preempt::release_no_resched();
     if !migrating.is_null() {
-        // SAFETY: it is `last`.
+        // SAFETY: it is `last`, and alive: it runs again only after it has been queued here.
         let thread = unsafe { &*migrating };
-        let target = choose_cpu(thread);
-        thread.arch().set_cpu(target);
-        enqueue_on(thread, target, Enqueue::Move);
+        enqueue_on(thread, thread.arch().cpu(), Enqueue::Move);
     }
     if is_dead {
         // SAFETY: `start` gave this reference to the thread itself, which will never run again.
@@ -303,45 +276,22 @@ pub(crate) fn has_dead() -> bool {
     !DEAD.lock().is_empty()
 }
 
-/// Where a waking thread is to run: where it was if that processor idles, here if this one does,
-/// on any idle one, else where it was.
-fn choose_cpu(thread: &Thread) -> CpuId {
-    let online = arch::cpu::online();
-    let mut allowed = thread.affinity.lock().and(&online);
-    if allowed.is_empty() {
-        allowed = online;
-    }
-    let last = thread.arch().cpu();
-    let is_free = |cpu: CpuId| allowed.contains(cpu) && IDLE.contains(cpu);
-    if is_free(last) {
-        return last;
-    }
-    let here = arch::cpu::id();
-    if is_free(here) {
-        return here;
-    }
-    if let Some(cpu) = IDLE.load().and(&allowed).first() {
-        return cpu;
-    }
-    if allowed.contains(last) {
-        last
-    } else if allowed.contains(here) {
-        here
-    } else {
-        allowed.first().unwrap_or(here)
-    }
+/// Puts a thread on a processor's queue and makes that processor look if it matters. The caller
+/// has the right to do so: it made the thread's place [`Place::Moving`], and its processor
+/// `target`.
+fn enqueue_on(thread: &Thread, target: CpuId, why: Enqueue) {
+    enqueue_locked(CPU.on(target).lock(), thread, target, why);
 }
 
-/// Puts a thread on a processor's queue and makes that processor look if it matters. The caller
-/// has the right to do so: the thread is on no queue and nobody else queues it.
-fn enqueue_on(thread: &Thread, target: CpuId, why: Enqueue) {
-    let mut cpu = CPU.on(target).lock();
+/// [`enqueue_on`] with the target's queue locked already; of a thread that was on it last the place
+/// may still be [`Place::Off`].
+fn enqueue_locked(mut cpu: Queue, thread: &Thread, target: CpuId, why: Enqueue) {
     cpu.queue.update(arch::time::now_ns());
     let entity = entity_of(thread);
     // SAFETY: on no queue, and alive while it is queued: it holds a reference to itself.
     let preempts = unsafe {
         cpu.queue.enqueue(entity, why);
-        thread.is_queued.store(true, Ordering::Relaxed);
+        thread.set_place(Place::Queued);
         cpu.queue.preempts(entity)
     };
     if target == arch::cpu::id() {
@@ -362,41 +312,19 @@ fn enqueue_on(thread: &Thread, target: CpuId, why: Enqueue) {
     }
 }
 
-/// Ends a sleep of one of the kinds in `mask`; whether the thread was in one.
-pub(crate) fn wake(thread: &Thread, mask: u32) -> bool {
-    let _turn = thread.wake_lock.lock();
-    if thread.state.load(Ordering::SeqCst) & mask == 0 {
-        return false;
-    }
-    {
-        // It may still be on its way to sleep.
-        let _cpu = CPU.on(thread.arch().cpu()).lock();
-        if thread.is_queued.load(Ordering::Relaxed) {
-            thread.state.store(state::RUNNING, Ordering::SeqCst);
-            return true;
-        }
-    }
-    // Acquire: pairs with `finish`: its registers are saved.
-    while thread.on_cpu.load(Ordering::Acquire) {
-        arch::cpu::relax();
-    }
-    thread.state.store(state::RUNNING, Ordering::SeqCst);
-    let target = choose_cpu(thread);
-    thread.arch().set_cpu(target);
-    enqueue_on(thread, target, Enqueue::Wakeup);
-    true
-}
-
 /// Lets a new thread run.
 pub(crate) fn start(thread: &Thread) {
     let Some(own) = thread.arc() else { return };
     // The thread keeps itself alive until it has ended.
     forget(own);
     let _turn = thread.wake_lock.lock();
+    let cpu = own_queue(thread);
     thread.state.store(state::RUNNING, Ordering::SeqCst);
     thread.arch().set_cpu(arch::cpu::id());
     let target = choose_cpu(thread);
+    thread.set_place(Place::Moving);
     thread.arch().set_cpu(target);
+    drop(cpu);
     enqueue_on(thread, target, Enqueue::New);
 }
 
@@ -444,45 +372,6 @@ pub fn yield_now() {
 /// Takes the running thread's address space away: it has none any more.
 pub(crate) fn leave_space() {
     arch::tlb::enter_lazy();
-}
-
-/// Calls `f` with the thread's entity, brought up to date; its queue is locked.
-pub(crate) fn with_entity<R>(thread: &Thread, f: impl FnOnce(&mut Entity, u64) -> R) -> R {
-    loop {
-        let at = thread.arch().cpu();
-        let mut cpu = CPU.on(at).lock();
-        if thread.arch().cpu() != at {
-            continue;
-        }
-        if ptr::eq(cpu.current, thread) {
-            cpu.queue.update(arch::time::now_ns());
-        }
-        // SAFETY: the lock of its queue is held.
-        return f(unsafe { &mut *thread.entity.get() }, 0);
-    }
-}
-
-/// Changes policy and priorities.
-pub(crate) fn change_params(thread: &Thread, params: Params) {
-    let _turn = thread.wake_lock.lock();
-    let at = thread.arch().cpu();
-    let mut cpu = CPU.on(at).lock();
-    cpu.queue.update(arch::time::now_ns());
-    let entity = entity_of(thread);
-    // SAFETY: the lock of its queue is held, so the entity is ours to change.
-    unsafe {
-        if !thread.is_queued.load(Ordering::Relaxed) {
-            (*entity.as_ptr()).set_params(params);
-        } else if cpu.queue.current() == Some(entity) {
-            cpu.queue.set_current_params(params);
-        } else {
-            cpu.queue.dequeue(entity);
-            (*entity.as_ptr()).set_params(params);
-            cpu.queue.enqueue(entity, Enqueue::Move);
-        }
-    }
-    drop(cpu);
-    resched(thread);
 }
 
 /// Makes the thread's processor choose again.

@@ -118,7 +118,9 @@ pub(crate) fn change_params(thread: &Thread, params: Params) {
     with_entity(thread, |entity, _| entity.set_params(params));
 }
 
-pub(crate) fn resched(_: &Thread) {}
+pub(crate) fn set_affinity(thread: &Thread, allowed: CpuSet) {
+    *thread.affinity.lock() = allowed;
+}
 
 pub(crate) fn tick(_: u64) {}
 

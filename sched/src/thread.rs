@@ -11,6 +11,8 @@ use arch::trap::TrapFrame;
 use core::any::Any;
 use core::cell::UnsafeCell;
 use core::pin::Pin;
+#[cfg(target_os = "none")]
+use core::sync::atomic::AtomicU8;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use heap::KernelStack;
 
@@ -35,6 +37,19 @@ pub mod state {
     pub const DEAD: u32 = 8;
     /// Any sleep.
     pub const ANY: u32 = INTERRUPTIBLE | UNINTERRUPTIBLE | KILLABLE;
+}
+
+/// Where a thread stands with the run queues.
+#[cfg(target_os = "none")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Place {
+    /// On none.
+    Off,
+    /// Waits on the queue of its processor or runs there.
+    Queued,
+    /// Has left one and will be put on the one of its processor by who took it off.
+    Moving,
 }
 
 /// An address space as the scheduler sees it.
@@ -63,8 +78,9 @@ pub struct CpuTimes {
 pub struct Thread {
     arch: ArchThread,
     pub(crate) state: AtomicU32,
-    /// On a run queue or running; guarded by the queue's lock.
-    pub(crate) is_queued: AtomicBool,
+    /// A [`Place`]; guarded by the lock of the queue of its processor.
+    #[cfg(target_os = "none")]
+    place: AtomicU8,
     /// Its registers are on a processor, not in memory.
     pub(crate) on_cpu: AtomicBool,
     pub(crate) is_idle: bool,
@@ -111,7 +127,8 @@ impl Thread {
         let thread = Arc::new_cyclic(|this| Thread {
             arch,
             state: AtomicU32::new(state::UNINTERRUPTIBLE),
-            is_queued: AtomicBool::new(false),
+            #[cfg(target_os = "none")]
+            place: AtomicU8::new(Place::Off as u8),
             on_cpu: AtomicBool::new(false),
             is_idle,
             entity: UnsafeCell::new(Entity::new()),
@@ -261,6 +278,25 @@ impl Thread {
         }
     }
 
+    /// Where it is; the queue of its processor is locked.
+    #[cfg(target_os = "none")]
+    #[inline]
+    pub(crate) fn place(&self) -> Place {
+        // Relaxed, here and below: the lock orders it.
+        match self.place.load(Ordering::Relaxed) {
+            0 => Place::Off,
+            1 => Place::Queued,
+            _ => Place::Moving,
+        }
+    }
+
+    /// Notes where it is; the queue of its processor is locked.
+    #[cfg(target_os = "none")]
+    #[inline]
+    pub(crate) fn set_place(&self, place: Place) {
+        self.place.store(place as u8, Ordering::Relaxed);
+    }
+
     /// Whether its affinity wants it on other processors, of which one is there.
     #[cfg(target_os = "none")]
     pub(crate) fn is_banned_from(&self, cpu: arch::cpu::CpuId) -> bool {
@@ -369,11 +405,9 @@ impl Thread {
         *self.affinity.lock()
     }
 
-    /// Restricts it to some processors; it moves at its next switch at the latest.
+    /// Restricts it to some processors. If it runs on another one, it moves as soon as that one
+    /// looks.
     pub fn set_affinity(&self, cpus: CpuSet) {
-        *self.affinity.lock() = cpus;
-        if !cpus.contains(self.arch.cpu()) {
-            crate::run::resched(self);
-        }
+        crate::run::set_affinity(self, cpus);
     }
 }
