@@ -258,7 +258,7 @@ impl InodeOps for Node {
         }
     }
 
-    fn file_handle(&self, inode: &Inode) -> Option<(i32, Vec<u8>)> {
+    fn file_handle(&self, inode: &Arc<Inode>) -> Option<(i32, Vec<u8>)> {
         let words = [self.ino, inode.generation].map(u32::to_le_bytes);
         Some((crate::fs::HANDLE, words.concat()))
     }

@@ -367,18 +367,30 @@ impl InodeOps for TmpInode {
         }
         if let Some(sb) = inode.sb().private::<TmpSuper>() {
             sb.give_inode();
+            sb.named.remove(inode.ino);
         }
     }
 
-    fn file_handle(&self, inode: &Inode) -> Option<(i32, Vec<u8>)> {
+    fn file_handle(&self, inode: &Arc<Inode>) -> Option<(i32, Vec<u8>)> {
+        inode.sb().private::<TmpSuper>()?.named.insert(inode.clone());
         let mut bytes = inode.generation.to_le_bytes().to_vec();
         bytes.extend_from_slice(&inode.ino.to_le_bytes());
-        Some((1, bytes))
+        Some((HANDLE, bytes))
     }
 
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// The type of a handle: the generation (32 bits) and the number (64 bits).
+const HANDLE: i32 = 1;
+
+/// The generation and number in a handle.
+pub(crate) fn parse_handle(kind: i32, handle: &[u8]) -> Option<(u32, u64)> {
+    let (generation, rest) = handle.split_first_chunk::<4>()?;
+    let ino = rest.first_chunk::<8>()?;
+    (kind == HANDLE).then(|| (u32::from_le_bytes(*generation), u64::from_le_bytes(*ino)))
 }
 
 fn exchange(

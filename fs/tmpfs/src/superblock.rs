@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use vfs::{
-    DeviceNumber, FileKind, FileSystemType, FsStat, MountRequest, NewInode, SuperBlock, SuperInit,
+    DeviceNumber, FileKind, FileSystemType, FsStat, Inode, InodeCache, MountRequest, NewInode, SuperBlock, SuperInit,
     SuperOps, Time, register_file_system,
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct TmpSuper {
     max_inodes: AtomicU64,
     used_inodes: AtomicU64,
     next_ino: AtomicU64,
+    /// Inodes that a handle was asked for: only those need to be found by number.
+    pub(crate) named: InodeCache,
     options: Options,
     magic: u64,
 }
@@ -152,6 +154,18 @@ impl SuperOps for TmpSuper {
         Ok(())
     }
 
+    fn inode_of_handle(
+        &self,
+        _sb: &Arc<SuperBlock>,
+        kind: i32,
+        handle: &[u8],
+    ) -> Result<Arc<Inode>> {
+        let (generation, ino) = inode::parse_handle(kind, handle).ok_or(Errno::ESTALE)?;
+        let inode = self.named.get(ino).ok_or(Errno::ESTALE)?;
+        let same = inode.nlink() > 0 && inode.generation == generation;
+        if same { Ok(inode) } else { Err(Errno::ESTALE) }
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -171,6 +185,7 @@ pub fn create(
         max_inodes: AtomicU64::new(options.inodes.unwrap_or(limit)),
         used_inodes: AtomicU64::new(0),
         next_ino: AtomicU64::new(1),
+        named: InodeCache::new(),
         options,
         magic,
     };

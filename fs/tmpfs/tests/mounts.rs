@@ -138,3 +138,21 @@ fn namespaces_are_copies() {
     mount::write_mounts(&w.ns, &w.paths.root, &mut text).unwrap();
     assert_eq!(text.lines().nth(1), Some("none /a tmpfs rw,relatime 0 0"));
 }
+
+#[test]
+fn handles_find_their_file_until_it_is_deleted() {
+    let world = World::new();
+    let file = world.at("a").inode().unwrap();
+    let sb = file.sb().clone();
+    let (kind, bytes) = file.ops().file_handle(&file).unwrap();
+    let found = sb.ops().inode_of_handle(&sb, kind, &bytes).unwrap();
+    assert!(Arc::ptr_eq(&found, &file));
+    drop((found, file));
+    let short = bytes.get(..8).unwrap();
+    for (kind, bytes) in [(kind + 1, &bytes[..]), (kind, short)] {
+        assert_eq!(sb.ops().inode_of_handle(&sb, kind, bytes).err(), Some(Errno::ESTALE));
+    }
+    ops::rmdir(&world.ctx(), &world.paths.root, b"a/sub").unwrap();
+    ops::rmdir(&world.ctx(), &world.paths.root, b"a").unwrap();
+    assert_eq!(sb.ops().inode_of_handle(&sb, kind, &bytes).err(), Some(Errno::ESTALE));
+}

@@ -183,7 +183,7 @@ pub trait InodeOps: Any + Send + Sync {
     fn evict(&self, inode: &Arc<Inode>) {}
 
     /// Bytes that name this inode for `name_to_handle_at(2)`; `None` where that is unsupported.
-    fn file_handle(&self, inode: &Inode) -> Option<(i32, Vec<u8>)> {
+    fn file_handle(&self, inode: &Arc<Inode>) -> Option<(i32, Vec<u8>)> {
         None
     }
 
