@@ -48,6 +48,10 @@ impl Orphans {
         list.changed |= list.inos.remove(&ino);
     }
 
+    fn contains(&self, ino: u32) -> bool {
+        self.0.lock().inos.contains(&ino)
+    }
+
     /// What the deletion time of `ino` says: the next in the chain; 0 for the last and for others.
     pub(crate) fn next_of(&self, ino: u32) -> u32 {
         let list = self.0.lock();
@@ -73,6 +77,10 @@ impl Ext4 {
             let (block, at) = self.alloc.inode_place(&self.sb, ino)?;
             let buffer = self.metadata_block(block)?;
             self.buffers.modify(&buffer, |bytes| {
+                // Deleted meanwhile: the place says so, and may be another file's by now.
+                if !self.orphans.contains(ino) {
+                    return;
+                }
                 if let Some(raw) = bytes.get_mut(at..at + self.sb.inode_size) {
                     put32(raw, 0x14, next);
                     let seed = seed_of(self, ino, u32_at(raw, 0x64));

@@ -543,3 +543,30 @@ fn flipped_bits_never_panic() {
     }
     std::fs::remove_dir_all(source).unwrap();
 }
+
+/// A sync writes the chain of files without links while their last users go.
+#[test]
+fn deletions_during_a_sync_leave_no_trace_of_the_orphan_chain() {
+    // Files of a later round would be written over the traces of an earlier one.
+    for _ in 0..12 {
+        let fixture = Fixture::new("-t ext4", 16, None);
+        let root = fixture.root();
+        let names: Vec<String> = (0..1500).map(|n| format!("file-{n}")).collect();
+        let make = |name: &String| {
+            let made = root.ops().create(&root, name.as_bytes(), &new(FileKind::Regular, b""));
+            InodeRef::new(made.unwrap())
+        };
+        let files: Vec<InodeRef> = names.iter().map(make).collect();
+        fixture.sb.ops().sync(&fixture.sb, true).unwrap();
+        for (name, file) in names.iter().zip(&files) {
+            root.ops().unlink(&root, name.as_bytes(), file.arc()).unwrap();
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| fixture.sb.ops().sync(&fixture.sb, true).unwrap());
+            // Against the order of the chain: where the sync arrives last they go first.
+            files.into_iter().rev().for_each(drop);
+        });
+        drop(root);
+        fixture.check();
+    }
+}
