@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use vfs::{
-    DeviceNumber, FileKind, FileSystemType, FsStat, Inode, InodeCache, MountRequest, NewInode, SuperBlock, SuperInit,
-    SuperOps, Time, register_file_system,
+    DeviceNumber, FileKind, FileSystemType, FsStat, Inode, InodeCache, MountRequest, NewInode,
+    SuperBlock, SuperInit, SuperOps, Time, register_file_system,
 };
 
 use crate::inode;
