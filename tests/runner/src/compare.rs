@@ -9,22 +9,36 @@ const SHOWN_LINES: usize = 12;
 /// The result of a comparison.
 pub(crate) struct Verdict {
     pub(crate) equal: usize,
-    pub(crate) differences: Vec<String>,
+    pub(crate) differences: Vec<Difference>,
+    /// What went wrong outside the cases.
+    pub(crate) trouble: Vec<String>,
+}
+
+/// A case that did not end as on Linux.
+pub(crate) struct Difference {
+    pub(crate) case: Case,
+    /// What differs, to be read.
+    pub(crate) text: String,
 }
 
 /// Every selected case must be in both reports, with equal status and output.
 pub(crate) fn compare(linux: &Report, ours: &Report, cases: &[Case]) -> Verdict {
-    let mut verdict = Verdict { equal: 0, differences: ours.trouble.clone() };
+    let trouble = ours.trouble.clone();
+    let mut verdict = Verdict { equal: 0, differences: Vec::new(), trouble };
     for case in cases {
         let find = |report: &'_ Report| -> Option<Outcome> {
             report.outcomes.iter().find(|o| o.name == case.name).cloned()
         };
-        match (find(linux), find(ours)) {
-            (Some(theirs), Some(ours)) if theirs == ours => verdict.equal += 1,
-            (Some(theirs), Some(ours)) => verdict.differences.push(difference(&theirs, &ours)),
-            (_, None) => verdict.differences.push(format!("  {}: did not run on ours", case.name)),
-            (None, _) => verdict.differences.push(format!("  {}: did not run on Linux", case.name)),
-        }
+        let text = match (find(linux), find(ours)) {
+            (Some(theirs), Some(ours)) if theirs == ours => {
+                verdict.equal += 1;
+                continue;
+            }
+            (Some(theirs), Some(ours)) => difference(&theirs, &ours),
+            (_, None) => format!("  {}: did not run on ours", case.name),
+            (None, _) => format!("  {}: did not run on Linux", case.name),
+        };
+        verdict.differences.push(Difference { case: case.clone(), text });
     }
     verdict
 }

@@ -176,19 +176,32 @@ fn qemu(
     Ok(command)
 }
 
+/// Debian's newest cloud kernel, installed if need be.
 fn linux_kernel() -> Result<PathBuf, String> {
-    let mut kernels: Vec<PathBuf> = fs::read_dir("/boot")
-        .map_err(|e| format!("/boot: {e}"))?
-        .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("vmlinuz-") && name.ends_with("-cloud-amd64")
-        })
-        .collect();
-    kernels.sort();
-    kernels
-        .pop()
-        .ok_or_else(|| "no /boot/vmlinuz-*-cloud-amd64: install linux-image-cloud-amd64".into())
+    const PACKAGE: &str = "linux-image-cloud-amd64";
+    if let Some(kernel) = installed_kernel() {
+        return Ok(kernel);
+    }
+    let apt = |words: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(words).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    eprintln!("runner: installing {PACKAGE}");
+    let install = ["-y", "-qq", "--no-install-recommends", "install", PACKAGE];
+    if !apt(&install) && apt(&["-qq", "update"]) {
+        apt(&install);
+    }
+    installed_kernel().ok_or_else(|| format!("no /boot/vmlinuz-*-cloud-amd64: install {PACKAGE}"))
+}
+
+fn installed_kernel() -> Option<PathBuf> {
+    let is_kernel = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("vmlinuz-") && name.ends_with("-cloud-amd64")
+    };
+    let entries = fs::read_dir("/boot").ok()?;
+    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_kernel).max()
 }
 
 /// Waits until QEMU ends; kills it when the report has stalled. Shows progress.

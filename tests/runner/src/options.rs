@@ -27,7 +27,7 @@ pub(crate) enum Command {
 }
 
 /// A parsed command line.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) command: Command,
     pub(crate) rootfs: PathBuf,

@@ -11,6 +11,7 @@
 //! | `test`              | formatting, lints, host tests, boots in QEMU; ends in a total           |
 //! | `test-boot`         | boots the kernel through every protocol and CPU count                    |
 //! | `test-shell`        | `run` on a terminal, with keys pressed and the screen looked at          |
+//! | `test-oracle`       | the cases of `tests/oracle` on Linux and on ours, compared               |
 //! | `test-locks`        | the kernel with the lock checker: boots, and cases of `tests/oracle`      |
 //! | `compat`            | writes `COMPATIBILITY.md`                                               |
 //!
@@ -34,6 +35,7 @@ mod test;
 mod test_boot;
 mod test_loaders;
 mod test_locks;
+mod test_oracle;
 mod test_power;
 mod test_shell;
 
@@ -69,10 +71,11 @@ fn main() -> ExitCode {
         ["test-boot", rest @ ..] => test_boot::run(rest),
         ["test-shell"] => test_shell::cases().map(|tally| u8::from(tally.failed > 0)),
         ["test-locks"] => test_locks::run(),
+        ["test-oracle"] => test_oracle::run(),
         ["compat"] => compat(),
         _ => Err(
             "usage: cargo xtask build [--debug] | run | debug | profile | image [ROOTFS] | test \
-             | test-boot | test-shell | test-locks | compat"
+             | test-boot | test-shell | test-oracle | test-locks | compat"
                 .into(),
         ),
     };

@@ -4,6 +4,7 @@
 use crate::build::{Profile, build, cargo};
 use crate::test::Tally;
 use crate::{Result, paths, test_boot};
+use std::path::PathBuf;
 
 /// Boots that say what others say too are left out.
 const BOOTS: [&str; 2] = ["PVH, 4 CPUs, x2APIC", "bzImage, old processor"];
@@ -18,10 +19,15 @@ pub(crate) fn run() -> Result<u8> {
     Ok(u8::from(cases()?.failed > 0))
 }
 
+/// The distribution that cases run in.
+pub(crate) fn rootfs() -> PathBuf {
+    std::env::var_os("ROOTFS").map_or(paths::project().join(ROOTFS), Into::into)
+}
+
 /// Runs all.
 pub(crate) fn cases() -> Result<Tally> {
     let mut tally = test_boot::cases(Profile::Debug, &BOOTS)?;
-    let rootfs = std::env::var_os("ROOTFS").map_or(paths::project().join(ROOTFS), Into::into);
+    let rootfs = rootfs();
     if !rootfs.exists() {
         // Not a pass: nobody has looked at the locks of a running system.
         let name = rootfs.display();

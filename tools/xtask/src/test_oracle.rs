@@ -1,0 +1,55 @@
+//! The cases of `tests/oracle` on Debian's Linux kernel and on ours: what they print must be equal.
+
+use crate::build::{Profile, build, cargo};
+use crate::test::Tally;
+use crate::{Result, paths, test_locks};
+use std::process::Stdio;
+
+/// Our machines; Linux runs once.
+const SHAPES: [&str; 2] = ["2:1024:nvme", "1:256:virtio"];
+
+/// Runs all; the status is 1 if something failed.
+pub(crate) fn run() -> Result<u8> {
+    Ok(u8::from(cases()?.failed > 0))
+}
+
+/// Runs all.
+pub(crate) fn cases() -> Result<Tally> {
+    let rootfs = test_locks::rootfs();
+    if !rootfs.exists() {
+        let name = rootfs.display();
+        println!("FAILED  no {name}: name a CentOS 7 root by ROOTFS= to run the cases");
+        return Ok(Tally { passed: 0, failed: 1 });
+    }
+    let kernel = build(Profile::Release)?;
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--release", "-p", "runner", "--", "oracle"]);
+    command.arg("--kernel").arg(&kernel.vmlinuz).arg("--rootfs").arg(&rootfs);
+    for shape in SHAPES {
+        command.args(["--shape", shape]);
+    }
+    command.current_dir(paths::project()).stderr(Stdio::inherit());
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    print!("{text}");
+    Ok(total(&text).unwrap_or(Tally { passed: 0, failed: 1 }))
+}
+
+/// The runner's last line, `N passed, N failed`.
+fn total(text: &str) -> Option<Tally> {
+    let (passed, failed) = text.lines().last()?.split_once(" passed, ")?;
+    let failed = failed.strip_suffix(" failed")?.parse().ok()?;
+    Some(Tally { passed: passed.parse().ok()?, failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_total() {
+        let tally = Tally { passed: 200, failed: 3 };
+        assert_eq!(total("noise\n200 passed, 3 failed\n"), Some(tally));
+        assert_eq!(total("runner: no kernel"), None);
+    }
+}
