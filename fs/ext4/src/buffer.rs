@@ -5,7 +5,7 @@
 //! Blocks go to the device one by one, not through the page cache of the bare device: a page there
 //! may hold a neighbour that is file data now.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use abi::{Errno, Result};
 use arch::lock::{LockClass, RwSpinLock, SpinLock};
 use block::{Bio, BioFlags, Device, Op, SECTOR_SIZE};
 use hashbrown::HashMap;
-use sched::Completion;
+use sched::{Completion, WaitQueue};
 
 use crate::seal::{self, Seal};
 use crate::shrink;
@@ -90,7 +90,17 @@ pub(crate) struct Buffers {
     device: Arc<Device>,
     block_size: usize,
     shards: Arc<Shards>,
-    dirty: SpinLock<BTreeMap<u64, Arc<Buffer>>>,
+    dirty: SpinLock<Dirty>,
+    /// Told when a write-out has ended.
+    written: WaitQueue,
+}
+
+/// What the device does not have yet.
+#[derive(Default)]
+struct Dirty {
+    waiting: BTreeMap<u64, Arc<Buffer>>,
+    /// Blocks on their way.
+    writing: BTreeSet<u64>,
 }
 
 impl Buffers {
@@ -98,7 +108,8 @@ impl Buffers {
         let shards: Shards = (0..SHARDS).map(|_| SpinLock::new(&SHARD, HashMap::new())).collect();
         let shards = Arc::new(shards);
         shrink::register(&shards);
-        Buffers { device, block_size, shards, dirty: SpinLock::new(&DIRTY, BTreeMap::new()) }
+        let dirty = SpinLock::new(&DIRTY, Dirty::default());
+        Buffers { device, block_size, shards, dirty, written: WaitQueue::new() }
     }
 
     fn shard(&self, block: u64) -> &SpinLock<HashMap<u64, Arc<Buffer>>> {
@@ -154,15 +165,17 @@ impl Buffers {
     pub(crate) fn modify<R>(&self, buffer: &Arc<Buffer>, change: impl FnOnce(&mut [u8]) -> R) -> R {
         let result = change(&mut buffer.data.write());
         if !buffer.dirty.swap(true, Ordering::AcqRel) {
-            self.dirty.lock().insert(buffer.block, buffer.clone());
+            self.dirty.lock().waiting.insert(buffer.block, buffer.clone());
         }
         result
     }
 
-    /// The block is free now: what was to be written to it no longer matters.
+    /// The block becomes free: what was to be written to it no longer matters, and what is on its
+    /// way has arrived when this returns, so that it cannot overtake the next owner's data.
     pub(crate) fn forget(&self, block: u64) {
-        self.dirty.lock().remove(&block);
+        self.dirty.lock().waiting.remove(&block);
         self.shard(block).lock().remove(&block);
+        self.written.wait(|| (!self.dirty.lock().writing.contains(&block)).then_some(()));
     }
 
     fn sector(&self, block: u64) -> u64 {
@@ -196,8 +209,11 @@ impl Buffers {
         let mut held: Vec<Arc<Buffer>> = Vec::new();
         let mut pending: Option<Bio> = None;
         loop {
-            let next = self.dirty.lock().pop_first();
-            let Some((block, buffer)) = next else { break };
+            let mut dirty = self.dirty.lock();
+            let Some((block, buffer)) = dirty.waiting.pop_first() else { break };
+            dirty.writing.insert(block);
+            drop(dirty);
+            held.push(buffer.clone());
             buffer.dirty.store(false, Ordering::Release);
             let page = match frames::alloc_page(frames::Flags::RESERVE) {
                 Ok(page) => page,
@@ -225,7 +241,6 @@ impl Buffers {
             if let Some(bio) = &mut pending {
                 bio.push(page, 0, self.block_size as u32);
             }
-            held.push(buffer);
             // Who reads the bare device sees the new block.
             let index = block * self.block_size as u64 / 4096;
             self.device.mapping().drop_clean(index, index);
@@ -235,6 +250,12 @@ impl Buffers {
         }
         end(&batch, Ok(()));
         batch.done.wait();
+        let mut dirty = self.dirty.lock();
+        for buffer in &held {
+            dirty.writing.remove(&buffer.block);
+        }
+        drop(dirty);
+        self.written.wake_all();
         if !batch.failed.load(Ordering::Relaxed) {
             return outcome;
         }

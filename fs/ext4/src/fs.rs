@@ -172,6 +172,7 @@ impl Ext4 {
 
     /// Writes the super block with its counters; `clean` is the state the next mount finds.
     fn store_super(&self, clean: bool) -> Result<()> {
+        let _one = self.syncing.lock();
         let free_blocks = self.alloc.free_blocks.load(Ordering::Acquire).max(0) as u64;
         let free_inodes = self.alloc.free_inodes.load(Ordering::Acquire).max(0) as u32;
         self.modify_super(|raw| {
