@@ -10,7 +10,6 @@ mod inode;
 pub mod inotify;
 mod pages;
 pub mod pipe;
-pub mod poll;
 pub mod timerfd;
 mod wait;
 

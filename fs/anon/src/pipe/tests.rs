@@ -156,7 +156,7 @@ fn epoll_reports_levels_edges_and_once() {
 }
 
 #[test]
-fn poll_wakes_for_a_write() {
+fn epoll_wakes_for_a_write() {
     let world = Arc::new(World::new());
     let (read, write) = super::pipe(&world.ctx(), 0).unwrap();
     let other = world.clone();
@@ -165,9 +165,14 @@ fn poll_wakes_for_a_write() {
         other.write(&write, b"x").unwrap();
         write
     });
-    let mut list = [crate::poll::Wanted { file: Some(read), events: POLLIN, ready: 0 }];
-    assert_eq!(crate::poll::wait(&mut list, None, false), Ok(1));
-    assert_eq!(list[0].ready, POLLIN);
+    let file = crate::epoll::create(&world.ctx()).unwrap();
+    let epoll = crate::epoll::epoll_of(&file).unwrap();
+    epoll.control(EPOLL_CTL_ADD, 5, &read, POLLIN, 42).unwrap();
+    let mut give = |events, data| {
+        assert_eq!((events, data), (POLLIN, 42));
+        Ok(())
+    };
+    assert_eq!(epoll.wait(8, None, false, &mut give), Ok(1));
     writer.join().unwrap();
 }
 
