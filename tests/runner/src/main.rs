@@ -43,7 +43,8 @@ fn run(options: &Options) -> Result<usize, String> {
     if options.command == Command::Bench {
         return bench::run(options).map(|()| 0);
     }
-    let selected = cases::load(&options.cases_dir, &options.only)?;
+    let mut selected = cases::load(&options.cases_dir, &options.only)?;
+    selected.retain(|case| !options.skip.iter().any(|word| case.name.contains(word)));
     let programs = guest::build(&options.work_dir)?;
     let content = image::Content::Cases(&selected, &programs);
     let base = image::build(&options.rootfs, content, &options.work_dir)?;

@@ -6,9 +6,10 @@ use crate::machine::{Disk, Shape};
 
 /// Shown after a wrong call.
 pub(crate) const USAGE: &str = "\
-usage: runner oracle|linux|ours|bench [--rootfs FILE.tar.xz] [--only WORD]... [--shape CPUS:MIB:DISK]...
+usage: runner oracle|linux|ours|bench [--rootfs FILE.tar.xz] [--only WORD]... [--skip WORD]... [--shape CPUS:MIB:DISK]...
   --rootfs   the distribution to run in (default: CentOS 7.2 beside the project)
   --only     run only the cases (or benchmark rows) whose name contains WORD
+  --skip     leave out the cases whose name contains WORD
   --shape    a machine for our kernel, for example 2:1024:nvme (default: 2:1024:nvme)
   --save     also write the table of `bench` to this file, as Markdown
   --append   words added to our kernel's command line";
@@ -32,6 +33,7 @@ pub(crate) struct Options {
     pub(crate) command: Command,
     pub(crate) rootfs: PathBuf,
     pub(crate) only: Vec<String>,
+    pub(crate) skip: Vec<String>,
     pub(crate) machines: Vec<Shape>,
     pub(crate) reference: Shape,
     pub(crate) append: String,
@@ -58,6 +60,7 @@ impl Options {
             command,
             rootfs: project.join("../shared/userspace/centos-7.2.tar.xz"),
             only: Vec::new(),
+            skip: Vec::new(),
             machines: Vec::new(),
             reference: Shape { cpus: 2, memory_mib: 1024, disk: Disk::Nvme },
             append: String::new(),
@@ -71,6 +74,7 @@ impl Options {
             match word.as_str() {
                 "--rootfs" => options.rootfs = PathBuf::from(value),
                 "--only" => options.only.push(value),
+                "--skip" => options.skip.push(value),
                 "--shape" => options.machines.push(value.parse()?),
                 "--append" => options.append = value,
                 "--save" => options.save = Some(PathBuf::from(value)),
