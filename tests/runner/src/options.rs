@@ -35,7 +35,6 @@ pub(crate) struct Options {
     pub(crate) only: Vec<String>,
     pub(crate) skip: Vec<String>,
     pub(crate) machines: Vec<Shape>,
-    pub(crate) reference: Shape,
     pub(crate) append: String,
     pub(crate) save: Option<PathBuf>,
     pub(crate) cases_dir: PathBuf,
@@ -62,7 +61,6 @@ impl Options {
             only: Vec::new(),
             skip: Vec::new(),
             machines: Vec::new(),
-            reference: Shape { cpus: 2, memory_mib: 1024, disk: Disk::Nvme },
             append: String::new(),
             save: None,
             cases_dir: project.join("tests/oracle"),
@@ -83,7 +81,7 @@ impl Options {
             }
         }
         if options.machines.is_empty() {
-            options.machines.push(options.reference);
+            options.machines.push(Shape { cpus: 2, memory_mib: 1024, disk: Disk::Nvme });
         }
         Ok(options)
     }

@@ -5,7 +5,7 @@ use crate::test::Tally;
 use crate::{Result, paths, test_locks};
 use std::process::Stdio;
 
-/// Our machines; Linux runs once.
+/// The machines.
 const SHAPES: [&str; 2] = ["2:1024:nvme", "1:256:virtio"];
 /// On Linux these read programs from the disk again and again until memory is really gone, for minutes
 /// where two processors do all the work.
