@@ -9,7 +9,7 @@ use std::process::Stdio;
 const SHAPES: [&str; 2] = ["2:1024:nvme", "1:256:virtio"];
 /// On Linux these read programs from the disk again and again until memory is really gone, for minutes
 /// where two processors do all the work.
-const SLOW_ON_LINUX: [&str; 2] = ["memory-eater", "oom-adj"];
+const SLOW_ON_LINUX: [&str; 2] = ["memory-eater", "memory.oom"];
 
 /// Runs all; the status is 1 if something failed.
 pub(crate) fn run() -> Result<u8> {
