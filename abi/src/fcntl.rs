@@ -28,6 +28,10 @@ pub const O_TMPFILE_BIT: u32 = 0o20000000;
 pub const O_TMPFILE: u32 = O_TMPFILE_BIT | O_DIRECTORY;
 
 pub const AT_FDCWD: i32 = -100;
+
+pub const CLOSE_RANGE_UNSHARE: u32 = 2;
+pub const CLOSE_RANGE_CLOEXEC: u32 = 4;
+
 pub const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 pub const AT_EACCESS: u32 = 0x200;
 pub const AT_REMOVEDIR: u32 = 0x200;

@@ -44,3 +44,41 @@ pub const ST_MANDLOCK: u64 = 64;
 pub const ST_NOATIME: u64 = 1024;
 pub const ST_NODIRATIME: u64 = 2048;
 pub const ST_RELATIME: u64 = 4096;
+
+pub const OPEN_TREE_CLONE: u32 = 1;
+
+pub const MOVE_MOUNT_F_SYMLINKS: u32 = 1;
+pub const MOVE_MOUNT_F_AUTOMOUNTS: u32 = 2;
+pub const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+pub const MOVE_MOUNT_T_SYMLINKS: u32 = 0x10;
+pub const MOVE_MOUNT_T_AUTOMOUNTS: u32 = 0x20;
+pub const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
+pub const MOVE_MOUNT_MASK: u32 = 0x77;
+
+pub const FSOPEN_CLOEXEC: u32 = 1;
+
+pub const FSPICK_CLOEXEC: u32 = 1;
+pub const FSPICK_SYMLINK_NOFOLLOW: u32 = 2;
+pub const FSPICK_NO_AUTOMOUNT: u32 = 4;
+pub const FSPICK_EMPTY_PATH: u32 = 8;
+
+pub const FSCONFIG_SET_FLAG: u32 = 0;
+pub const FSCONFIG_SET_STRING: u32 = 1;
+pub const FSCONFIG_SET_BINARY: u32 = 2;
+pub const FSCONFIG_SET_PATH: u32 = 3;
+pub const FSCONFIG_SET_PATH_EMPTY: u32 = 4;
+pub const FSCONFIG_SET_FD: u32 = 5;
+pub const FSCONFIG_CMD_CREATE: u32 = 6;
+pub const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
+
+pub const FSMOUNT_CLOEXEC: u32 = 1;
+
+pub const MOUNT_ATTR_RDONLY: u32 = 1;
+pub const MOUNT_ATTR_NOSUID: u32 = 2;
+pub const MOUNT_ATTR_NODEV: u32 = 4;
+pub const MOUNT_ATTR_NOEXEC: u32 = 8;
+pub const MOUNT_ATTR_ATIME: u32 = 0x70;
+pub const MOUNT_ATTR_RELATIME: u32 = 0;
+pub const MOUNT_ATTR_NOATIME: u32 = 0x10;
+pub const MOUNT_ATTR_STRICTATIME: u32 = 0x20;
+pub const MOUNT_ATTR_NODIRATIME: u32 = 0x80;

@@ -24,6 +24,7 @@ crate::syscalls! {
     32 dup => sys_dup(fd: Fd);
     33 dup2 => sys_dup2(old: Fd, new: Fd);
     40 sendfile => sys_sendfile(out: Fd, input: Fd, offset: Hex, count: Dec);
+    436 close_range => sys_close_range(first: Dec, last: Dec, flags: Hex);
     72 fcntl => sys_fcntl(fd: Fd, cmd: Dec, arg: Hex);
     73 flock => sys_flock(fd: Fd, operation: Dec);
     74 fsync => sys_fsync(fd: Fd);
@@ -160,6 +161,23 @@ fn sys_pwritev2(
 /// `close(2)`.
 fn sys_close(cx: &mut Cx<'_>, fd: i32) -> Result<usize> {
     files(cx)?.close(fd).map(|()| 0)
+}
+
+/// `close_range(2)` of Linux 5.9, which newer C libraries call.
+fn sys_close_range(cx: &mut Cx<'_>, first: u32, last: u32, flags: u32) -> Result<usize> {
+    if flags & !(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC) != 0 || first > last {
+        return Err(Errno::EINVAL);
+    }
+    if flags & CLOSE_RANGE_UNSHARE != 0 {
+        process::namespaces::unshare(cx.task, abi::process::clone::FILES)?;
+    }
+    let files = files(cx)?;
+    if flags & CLOSE_RANGE_CLOEXEC != 0 {
+        files.close_range_on_exec(first, last);
+    } else {
+        files.close_range(first, last);
+    }
+    Ok(0)
 }
 
 /// `lseek(2)`.

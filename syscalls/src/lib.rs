@@ -24,6 +24,7 @@ mod log;
 mod misc;
 mod mm;
 mod mount;
+mod mountfd;
 mod mqueue;
 mod namespace;
 mod path;
@@ -66,6 +67,7 @@ pub(crate) const FAMILIES: &[&[table::Call]] = &[
     misc::CALLS,
     mm::CALLS,
     mount::CALLS,
+    mountfd::CALLS,
     mqueue::CALLS,
     namespace::CALLS,
     path::CALLS,

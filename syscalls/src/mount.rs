@@ -1,6 +1,4 @@
 //! Mounts and whole file systems: `mount(2)`, `umount2(2)`, `pivot_root(2)`, `statfs(2)`, `sync(2)`.
-//!
-//! The calls of the later mount interface (`fsopen(2)`, `move_mount(2)`, …) are `ENOSYS`.
 
 use crate::Cx;
 use crate::fsctx::*;

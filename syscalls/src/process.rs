@@ -32,6 +32,7 @@ crate::syscalls! {
     247 waitid => sys_waitid(kind: Dec, id: Dec, info: Hex, options: Hex, rusage: Hex);
     322 execveat => sys_execveat(dirfd: At, path: Path, argv: Strings, envp: Hex, flags: Hex);
     434 pidfd_open => sys_pidfd_open(pid: Dec, flags: Hex);
+    438 pidfd_getfd => sys_pidfd_getfd(pidfd: Fd, fd: Fd, flags: Hex);
     435 clone3 => sys_clone3(args: Hex, size: Dec);
 }
 
@@ -337,6 +338,18 @@ fn sys_waitid(
     user::write_val(info, &words)?;
     user::write_val(info.wrapping_add(16), &[pid, uid, value])?;
     Ok(0)
+}
+
+/// `pidfd_getfd(2)` of Linux 5.6.
+fn sys_pidfd_getfd(cx: &mut Cx<'_>, pidfd: i32, fd: i32, flags: u32) -> Result<usize> {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let group = crate::pidfd::pid_of(cx.task, pidfd)?.group().ok_or(Errno::ESRCH)?;
+    let target = group.leader().ok_or(Errno::ESRCH)?;
+    process::task::may_inspect(cx.task, &target)?;
+    let theirs = target.files().ok_or(Errno::ESRCH)?;
+    crate::fsctx::install(cx, theirs.get_any(fd)?, vfs::CloseOnExec::Yes)
 }
 
 /// `pidfd_open(2)`.

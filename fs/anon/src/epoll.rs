@@ -141,9 +141,9 @@ impl Epoll {
         events: u32,
         data: u64,
     ) -> Result<()> {
-        if !file.mode().contains(vfs::FileMode::SEEK) || file.inode().kind.is_device() {
-            // Regular files and directories cannot be watched.
-        } else {
+        let seeks = file.mode().contains(vfs::FileMode::SEEK) && !file.inode().kind.is_device();
+        // Regular files and directories cannot be watched.
+        if seeks && !file.ops().can_poll() {
             return Err(Errno::EPERM);
         }
         if file.private::<Epoll>().is_some_and(|other| core::ptr::eq(other, self)) {

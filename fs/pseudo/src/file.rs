@@ -16,14 +16,21 @@ static CONTENTS: LockClass = LockClass::new("pseudo.contents", 202);
 const WRITE_MAX: usize = 64 * 1024;
 
 /// An open text file: its contents as of the last read from the start.
-pub(crate) struct TextFile {
+pub struct TextFile {
     text: Arc<dyn Text>,
     contents: Mutex<Option<Vec<u8>>>,
 }
 
 impl TextFile {
-    pub(crate) fn new(text: Arc<dyn Text>) -> TextFile {
+    /// A file whose contents `text` makes.
+    pub fn new(text: Arc<dyn Text>) -> TextFile {
         TextFile { text, contents: Mutex::new(&CONTENTS, None) }
+    }
+}
+
+impl core::fmt::Debug for TextFile {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("TextFile")
     }
 }
 

@@ -8,6 +8,7 @@ mod file;
 mod node;
 mod tree;
 
+pub use file::TextFile;
 pub use node::{Body, Directory, Lister, Node, NodeInode, Target, Text};
 pub use tree::{Tree, file, knob, link, show};
 

@@ -39,6 +39,23 @@ fn parse(text: &[u8], radix: u32) -> Result<u64> {
 }
 
 impl Options {
+    /// Whether there is an option of this name.
+    pub fn is_known(key: &[u8]) -> bool {
+        const KNOWN: [&[u8]; 10] = [
+            b"size",
+            b"nr_blocks",
+            b"nr_inodes",
+            b"mode",
+            b"uid",
+            b"gid",
+            b"huge",
+            b"mpol",
+            b"inode32",
+            b"inode64",
+        ];
+        KNOWN.contains(&key)
+    }
+
     /// Parses `size=10%,mode=1777,…`; `memory_pages` is what per cents refer to.
     pub fn parse(data: &[u8], memory_pages: u64) -> Result<Options> {
         let mut options = Options::default();
@@ -61,7 +78,11 @@ impl Options {
                 b"uid" => options.uid = Some(id(need()?)?),
                 b"gid" => options.gid = Some(id(need()?)?),
                 // Accepted, without effect here: placement of pages.
-                b"huge" | b"mpol" | b"inode32" | b"inode64" => {}
+                b"huge" => match need()? {
+                    b"never" | b"always" | b"within_size" | b"advise" => {}
+                    _ => return Err(Errno::EINVAL),
+                },
+                b"mpol" | b"inode32" | b"inode64" => {}
                 _ => return Err(Errno::EINVAL),
             }
         }

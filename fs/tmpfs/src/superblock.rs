@@ -12,6 +12,8 @@ use vfs::{
     SuperBlock, SuperInit, SuperOps, Time, register_file_system,
 };
 
+use vfs::superblock::{OptionError, OptionValue};
+
 use crate::inode;
 use crate::options::Options;
 
@@ -217,6 +219,25 @@ impl FileSystemType for Tmpfs {
 
     fn userns_mount(&self) -> bool {
         self.name == "tmpfs"
+    }
+
+    fn check_option(&self, key: &[u8], value: OptionValue<'_>) -> Result<(), OptionError> {
+        if self.name == "ramfs" {
+            return Ok(());
+        }
+        if !Options::is_known(key) {
+            return Err(OptionError::Unknown);
+        }
+        let mut option = key.to_vec();
+        match value {
+            OptionValue::None => {}
+            OptionValue::Text(text) => {
+                option.push(b'=');
+                option.extend_from_slice(text);
+            }
+            OptionValue::Object => return Err(OptionError::BadValue),
+        }
+        Options::parse(&option, 0).map(|_| ()).map_err(|_| OptionError::BadValue)
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {

@@ -57,27 +57,18 @@ pub fn reachable(path: &Path, root: &Path) -> Option<Vec<u8>> {
     }
 }
 
-/// What `/proc/PID/fd/N` links show: the path, with ` (deleted)` or as `(unreachable)`, or the
-/// name of an object that is in no directory (`pipe:[17]`).
+/// What `/proc/PID/fd/N` links show: the path, with ` (deleted)`, from the top of its tree if it is
+/// not below `root`; or the name of an object that is in no directory (`pipe:[17]`).
 pub fn describe(path: &Path, root: &Path) -> Vec<u8> {
     let dentry = &path.dentry;
     if !dentry.is_root() && dentry.parent().is_none() {
         return dentry.with_name(<[u8]>::to_vec);
     }
-    let (mut text, top) = build(path, root);
-    if matches!(top, Top::Outside) && path.mount.mountpoint().is_none() && !at_top(path, root) {
-        let mut prefixed = b"(unreachable)".to_vec();
-        prefixed.append(&mut text);
-        text = prefixed;
-    }
+    let (mut text, _) = build(path, root);
     if dentry.is_deleted() {
         text.extend_from_slice(b" (deleted)");
     }
     text
-}
-
-fn at_top(path: &Path, root: &Path) -> bool {
-    Arc::ptr_eq(&path.mount, &root.mount)
 }
 
 /// `getcwd(2)`: the path of the working directory.

@@ -344,7 +344,19 @@ impl FdTable {
                 return;
             }
             let _ = self.close(fd as i32);
-            at = fd + 1;
+            let Some(next) = fd.checked_add(1) else { return };
+            at = next;
+        }
+    }
+
+    /// Marks the descriptors `first..=last` close-on-exec.
+    pub fn close_range_on_exec(&self, first: u32, last: u32) {
+        let mut state = self.state.lock();
+        let mut at = first;
+        while let Some(fd) = state.used.next_set(at).filter(|fd| *fd <= last) {
+            state.set_cloexec(fd, CloseOnExec::Yes);
+            let Some(next) = fd.checked_add(1) else { break };
+            at = next;
         }
     }
 

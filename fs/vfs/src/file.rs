@@ -138,6 +138,11 @@ pub trait FileOps: Any + Send + Sync {
         ALWAYS_READY
     }
 
+    /// Whether epoll takes the file although it has a position.
+    fn can_poll(&self) -> bool {
+        false
+    }
+
     /// Device control. `ENOIOCTLCMD` or `ENOTTY` for what is unknown. `arg` may be a user pointer.
     fn ioctl(&self, file: &Arc<File>, ctx: &Context<'_>, cmd: u32, arg: usize) -> Result<usize> {
         Err(Errno::ENOIOCTLCMD)
@@ -480,7 +485,7 @@ impl File {
 impl Drop for File {
     fn drop(&mut self) {
         if self.mode.contains(FileMode::PATH) {
-            return;
+            return self.ops.release(self);
         }
         if let Some(list) = self.watchers.get() {
             let watchers = core::mem::take(&mut *list.lock());

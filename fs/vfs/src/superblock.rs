@@ -299,6 +299,26 @@ pub struct MountRequest<'a> {
     pub ctx: &'a Context<'a>,
 }
 
+/// What is given for an option.
+#[derive(Clone, Copy, Debug)]
+pub enum OptionValue<'a> {
+    /// Nothing.
+    None,
+    /// Text.
+    Text(&'a [u8]),
+    /// A file, a place or bytes that are no text.
+    Object,
+}
+
+/// Why an option is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionError {
+    /// There is no such option.
+    Unknown,
+    /// The option does not take this value.
+    BadValue,
+}
+
 /// A kind of file system that can be mounted.
 pub trait FileSystemType: Send + Sync {
     /// The name given to `mount -t`.
@@ -312,6 +332,13 @@ pub trait FileSystemType: Send + Sync {
     /// Whether a user namespace may mount it.
     fn userns_mount(&self) -> bool {
         false
+    }
+
+    /// Whether an option given by itself (`fsconfig(2)`) is one of this type. The default leaves it
+    /// to `mount`, to which all options come as one list.
+    fn check_option(&self, key: &[u8], value: OptionValue<'_>) -> Result<(), OptionError> {
+        let _ = key;
+        if matches!(value, OptionValue::Object) { Err(OptionError::BadValue) } else { Ok(()) }
     }
 
     /// Makes a super block, or finds the one in use for the same device. Each successful call

@@ -19,6 +19,7 @@ mod idmap;
 mod maps;
 mod mem;
 mod memory;
+mod mounts;
 mod pid;
 mod root;
 mod status;

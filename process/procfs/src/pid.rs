@@ -1,6 +1,6 @@
 //! `/proc/PID` and `/proc/PID/task/TID`: one table of files serves both.
 
-use crate::{fds, idmap, maps, mem, status};
+use crate::{fds, idmap, maps, mem, mounts, status};
 use abi::{Errno, Result};
 use alloc::format;
 use alloc::sync::{Arc, Weak};
@@ -56,9 +56,9 @@ const FILES: &[(&str, Kind)] = &[
     ("loginuid", Kind::Knob(0o644, status::loginuid, status::set_loginuid)),
     ("maps", Kind::File(0o444, maps::maps)),
     ("mem", Kind::Raw(0o600, mem::open_mem)),
-    ("mountinfo", Kind::File(0o444, status::mountinfo)),
-    ("mounts", Kind::File(0o444, status::mounts)),
-    ("mountstats", Kind::File(0o400, status::mountstats)),
+    ("mountinfo", Kind::Raw(0o444, mounts::mountinfo)),
+    ("mounts", Kind::Raw(0o444, mounts::mounts)),
+    ("mountstats", Kind::File(0o400, mounts::mountstats)),
     ("oom_adj", Kind::Knob(0o644, status::oom_adj, status::set_oom_adj)),
     ("oom_score", Kind::File(0o444, status::oom_score)),
     ("oom_score_adj", Kind::Knob(0o644, status::oom_score_adj, status::set_oom_score_adj)),

@@ -264,8 +264,8 @@ pub(crate) fn set_comm(view: &View, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn cgroup(_: &View, out: &mut Vec<u8>) -> Result<()> {
-    put!(out, "0::/\n");
+/// One line for each mounted hierarchy of control groups: there is none.
+pub(crate) fn cgroup(_: &View, _: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
@@ -351,27 +351,6 @@ pub(crate) fn set_loginuid(view: &View, bytes: &[u8]) -> Result<()> {
 pub(crate) fn sessionid(_: &View, out: &mut Vec<u8>) -> Result<()> {
     put!(out, "{}", u32::MAX);
     Ok(())
-}
-
-fn with_mounts(
-    view: &View,
-    out: &mut Vec<u8>,
-    write: fn(&vfs::MountNamespace, &vfs::Path, &mut dyn core::fmt::Write) -> core::fmt::Result,
-) -> Result<()> {
-    let paths = view.task.fs().and_then(|fs| fs.paths()).ok_or(Errno::EINVAL)?;
-    write(&view.task.ns().mounts, &paths.root, &mut crate::Out(out)).map_err(|_| Errno::EIO)
-}
-
-pub(crate) fn mounts(view: &View, out: &mut Vec<u8>) -> Result<()> {
-    with_mounts(view, out, vfs::mount::write_mounts)
-}
-
-pub(crate) fn mountinfo(view: &View, out: &mut Vec<u8>) -> Result<()> {
-    with_mounts(view, out, vfs::mount::write_mountinfo)
-}
-
-pub(crate) fn mountstats(view: &View, out: &mut Vec<u8>) -> Result<()> {
-    with_mounts(view, out, vfs::mount::write_mountstats)
 }
 
 pub(crate) fn oom_score(view: &View, out: &mut Vec<u8>) -> Result<()> {

@@ -4,6 +4,8 @@
 //! lock, taken by `mount`, `umount` and namespace creation only. Path walk reads the RCU hash of
 //! [`table`] (mount and dentry to the mount on top of it) and each mount's [`Attachment`].
 
+mod config;
+mod detached;
 mod info;
 mod ops;
 mod propagate;
@@ -26,10 +28,12 @@ use crate::dentry::Dentry;
 use crate::path::Path;
 use crate::superblock::SuperBlock;
 
+pub use config::FsConfig;
+pub use detached::clone_tree;
 pub use info::{MountLine, mount_lines, write_mountinfo, write_mounts, write_mountstats};
 pub use ops::{
-    MountArgs, bind, change_propagation, clone_namespace, kernel_mount, mount, mount_super,
-    move_mount, pivot_root, remount, umount,
+    MountArgs, bind, change_propagation, clone_namespace, kernel_mount,
+    may_mount as check_may_mount, mount, mount_super, move_mount, pivot_root, remount, umount,
 };
 pub(crate) use tree::{detach_at, is_local_mountpoint};
 

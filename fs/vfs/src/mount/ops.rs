@@ -29,7 +29,8 @@ const SUPER_FLAGS: u64 = MS_RDONLY
 const ATIME_FLAGS: u64 = MS_NOATIME | MS_NODIRATIME | MS_RELATIME;
 const PROPAGATION: u64 = MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE;
 
-fn may_mount(ctx: &Context<'_>) -> Result<()> {
+/// Whether the caller may change its mount namespace; `EPERM` if not.
+pub fn may_mount(ctx: &Context<'_>) -> Result<()> {
     if ctx.creds.ns_capable(&ctx.mounts.user_ns, Cap::SYS_ADMIN) {
         Ok(())
     } else {
@@ -191,17 +192,26 @@ pub fn bind(ctx: &Context<'_>, from: &Path, target: Path, recursive: bool) -> Re
     result
 }
 
-/// `MS_MOVE`.
+/// `MS_MOVE`, `move_mount(2)`: `from` is the root of a mount, or of a detached tree, which becomes
+/// part of the namespace.
 pub fn move_mount(ctx: &Context<'_>, from: &Path, target: Path) -> Result<()> {
     let mut tree = tree::lock();
     let target = table::top(target);
     tree.in_ns(&target.mount, ctx.mounts)?;
-    let node = tree.in_ns(&from.mount, ctx.mounts)?;
-    let parent = node.parent.ok_or(Errno::EINVAL)?;
-    if !from.is_mount_root() || tree.node(parent)?.group != 0 {
+    if !tree.is_detached_root(&from.mount) {
+        let node = tree.in_ns(&from.mount, ctx.mounts)?;
+        let parent = node.parent.ok_or(Errno::EINVAL)?;
+        if tree.node(parent)?.group != 0 {
+            return Err(Errno::EINVAL);
+        }
+    }
+    if !from.is_mount_root() {
         return Err(Errno::EINVAL);
     }
-    check_kinds(&from.dentry, &target.dentry)?;
+    check_kinds(&from.dentry, &target.dentry).map_err(|error| match error {
+        Errno::ENOTDIR => Errno::EINVAL,
+        other => other,
+    })?;
     let moved = tree.subtree(from.mount.id);
     let to_shared = tree.node(target.mount.id)?.group != 0;
     if to_shared && moved.iter().any(|id| tree.node(*id).is_ok_and(|n| n.unbindable)) {
@@ -281,7 +291,7 @@ pub fn remount(ctx: &Context<'_>, target: &Path, flags: u64, data: &[u8]) -> Res
     Ok(())
 }
 
-fn remount_super(tree: &Tree, sb: &Arc<SuperBlock>, flags: u64, data: &[u8]) -> Result<()> {
+pub(super) fn remount_super(tree: &Tree, sb: &Arc<SuperBlock>, flags: u64, data: &[u8]) -> Result<()> {
     let mask = MS_RDONLY | MS_SYNCHRONOUS | MS_MANDLOCK | MS_I_VERSION | MS_LAZYTIME;
     let old = sb.flags();
     let new = (old & !mask) | (flags & mask);

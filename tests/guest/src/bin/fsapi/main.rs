@@ -5,6 +5,7 @@
 mod attributes;
 mod files;
 mod locks;
+mod mountfd;
 mod mounts;
 mod names;
 mod openat2;
@@ -103,6 +104,7 @@ fn main() {
         "acl" => attributes::acl(),
         "flags" => attributes::flags(),
         "mounts" => mounts::run(),
+        "mountfd" => mountfd::run(),
         other => {
             eprintln!("fsapi: no test {other}");
             std::process::exit(2);

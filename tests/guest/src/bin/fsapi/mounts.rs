@@ -2,7 +2,7 @@
 
 use crate::{c, call, close, fill, ok, open, show};
 
-fn mount(source: &str, target: &str, kind: &str, flags: u64, data: &str) -> i64 {
+pub fn mount(source: &str, target: &str, kind: &str, flags: u64, data: &str) -> i64 {
     let (source, target, kind, data) = (c(source), c(target), c(kind), c(data));
     call(
         libc::SYS_mount,
@@ -16,11 +16,11 @@ fn mount(source: &str, target: &str, kind: &str, flags: u64, data: &str) -> i64 
     )
 }
 
-fn unmount(target: &str, flags: i32) -> i64 {
+pub fn unmount(target: &str, flags: i32) -> i64 {
     call(libc::SYS_umount2, &[c(target).as_ptr() as usize, flags as usize])
 }
 
-fn options(target: &str) {
+pub fn options(target: &str) {
     let here = std::env::current_dir().unwrap().join(target);
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     for line in text.lines() {
