@@ -9,6 +9,7 @@ pub mod ipc;
 pub mod mount;
 pub mod poll;
 pub mod process;
+pub mod ptrace;
 pub mod signal;
 pub mod stat;
 pub mod termios;

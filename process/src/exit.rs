@@ -41,6 +41,7 @@ pub fn exit_thread(code: i32) -> ! {
 }
 
 fn leave(task: &Task, code: i32) {
+    crate::ptrace::exit_stop(task, code);
     task.exit_code.store(code, Ordering::Relaxed);
     {
         let signals = task.group.signals.lock();
@@ -164,8 +165,13 @@ fn bury_thread(task: &Task) {
     let group = &task.group;
     let mut after = After::default();
     death_signals(task);
+    let mut left;
     let removed = {
         let _tree = tree();
+        left = crate::ptrace::tracer_ended(task);
+        for zombie in core::mem::take(&mut left.zombies) {
+            hand_over(&zombie, &mut after);
+        }
         let is_leader = task.is_leader();
         let removed = if is_leader {
             task.set_life(Life::Zombie);
@@ -173,6 +179,11 @@ fn bury_thread(task: &Task) {
         } else {
             group.usage.lock().dead_threads.add(&Usage::of(task));
             task.set_life(Life::Dead);
+            if let Some((tracer, info, freed)) = crate::ptrace::thread_ended(task) {
+                after.notify.push((tracer.clone(), info));
+                after.wake.push(tracer);
+                left.freed.extend(freed);
+            }
             task.pid().detach_task();
             group.remove_thread(task)
         };
@@ -187,7 +198,34 @@ fn bury_thread(task: &Task) {
     // A thread in execve(2) waits for the others to be gone.
     group.resume.wake_all();
     after.run();
+    for killed in &left.killed {
+        signal::send_to_task(killed, SigInfo::new(Signal::SIGKILL, si::KERNEL));
+    }
+    drop(left);
     drop(removed);
+}
+
+/// The tracer of a process that has ended is done with it: now its parent may wait for it. The tree
+/// is locked.
+fn hand_over(group: &Arc<ThreadGroup>, after: &mut After) {
+    let parent = {
+        let mut kin = group.kin.lock();
+        kin.is_held = false;
+        kin.parent.upgrade()
+    };
+    if let (Some(parent), Some(leader)) = (parent, group.leader()) {
+        announce(group, &leader, &parent, after);
+    }
+}
+
+/// [`hand_over`] by the tracer itself, which has waited for the process.
+pub(crate) fn hand_over_to_parent(group: &Arc<ThreadGroup>) {
+    let mut after = After::default();
+    {
+        let _tree = tree();
+        hand_over(group, &mut after);
+    }
+    after.run();
 }
 
 /// `PR_SET_PDEATHSIG`: children of this thread that want to know.
@@ -226,6 +264,11 @@ fn end_process(group: &Arc<ThreadGroup>, leader: &Task, after: &mut After) {
         && stop::has_stopped_member(&pgrp)
     {
         after.hangup.push(pgrp);
+    }
+    if let Some((tracer, info)) = crate::ptrace::process_ended(group, leader, &parent) {
+        after.notify.push((tracer.clone(), info));
+        after.wake.push(tracer);
+        return;
     }
     announce(group, leader, &parent, after);
 }

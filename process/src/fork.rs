@@ -96,19 +96,28 @@ pub struct Child {
     /// Its number as the parent sees it.
     pub nr: i32,
     vfork: Option<Arc<Completion>>,
+    /// What the parent's tracer wants to know.
+    event: Option<u32>,
 }
 
 impl Child {
-    /// Starts the child; with `CLONE_VFORK` waits until it has let go of the memory.
-    pub fn start(self) -> i32 {
+    /// Starts the child of `parent`, which runs; with `CLONE_VFORK` waits until the child has let
+    /// go of the memory.
+    pub fn start(self, parent: &Task, frame: &mut TrapFrame) -> i32 {
+        let pid = self.task.pid();
         if let Some(thread) = self.task.thread() {
             thread.start();
         }
         let vfork = self.vfork;
         drop(self.task);
-        if let Some(done) = vfork {
+        if let Some(event) = self.event {
+            crate::ptrace::fork_stop(parent, frame, event, &pid);
+        }
+        if let Some(done) = vfork
             // Only SIGKILL ends the wait early.
-            let _ = done.wait_killable();
+            && done.wait_killable().is_ok()
+        {
+            crate::ptrace::vfork_done_stop(parent, frame, &pid);
         }
         self.nr
     }
@@ -187,6 +196,9 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
     });
     let mut child_frame = *frame;
     child_frame.rax = 0;
+    if parent.has_flag(arch::thread::flags::SINGLE_STEP) {
+        child_frame.rflags &= !arch::trap::RFLAGS_TF;
+    }
     if request.stack != 0 {
         child_frame.rsp = request.stack;
     }
@@ -208,13 +220,14 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
     if has(clone::CHILD_SETTID) {
         store_child_tid(&mm, request.child_tid, pid.local(), has(clone::VM));
     }
-    link(parent, &task, &pid, request)?;
+    let event = crate::ptrace::fork_event(parent, request);
+    link(parent, &task, &pid, request, event.is_some())?;
     undo.keep();
     if has(clone::PARENT_SETTID) {
         let _ = arch::user::write_val(request.parent_tid, &nr);
     }
     FORKS.fetch_add(1, Ordering::Relaxed);
-    Ok(Child { task, nr, vfork })
+    Ok(Child { task, nr, vfork, event })
 }
 
 /// The namespace the caller's children are born in.
@@ -311,7 +324,14 @@ fn inherit(parent: &Task, child: &Task, request: &Request) {
 }
 
 /// Puts the child among its relatives; from here on others see it.
-fn link(parent: &Task, child: &Arc<Task>, pid: &Arc<Pid>, request: &Request) -> Result<()> {
+fn link(
+    parent: &Task,
+    child: &Arc<Task>,
+    pid: &Arc<Pid>,
+    request: &Request,
+    is_watched: bool,
+) -> Result<()> {
+    let is_watched = is_watched || request.flags & clone::PTRACE != 0;
     let _tree = tree();
     let group = &parent.group;
     let signals = group.signals.lock();
@@ -326,6 +346,8 @@ fn link(parent: &Task, child: &Arc<Task>, pid: &Arc<Pid>, request: &Request) -> 
         if signals.stop.is_some() {
             child.set_flag(arch::thread::flags::SIGPENDING);
         }
+        drop(signals);
+        crate::ptrace::adopt_child(parent, child, is_watched);
         return Ok(());
     }
     drop(signals);
@@ -356,6 +378,7 @@ fn link(parent: &Task, child: &Arc<Task>, pid: &Arc<Pid>, request: &Request) -> 
     pgrp.attach_member(own);
     session.attach_session(own);
     real_parent.family.lock().children.insert(own.birth, own.clone());
+    crate::ptrace::adopt_child(parent, child, is_watched);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use crate::pid::{Pid, PidNamespace};
 use crate::signal::GroupSignals;
 use crate::task::{Life, Task};
 use crate::usage::Usage;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::lock::{IrqLock, LockClass, SpinLock, SpinLockGuard};
@@ -59,6 +59,13 @@ pub(crate) struct Family {
     pub(crate) zombies: BTreeMap<u64, Arc<ThreadGroup>>,
     /// The children that stopped or continued and were not waited for since.
     pub(crate) changed: BTreeMap<u64, Arc<ThreadGroup>>,
+    /// Threads that a thread of this process traces, by the number of their thread.
+    pub(crate) traced: BTreeMap<u64, Arc<Task>>,
+    /// Traced threads that have ended and were not waited for.
+    pub(crate) traced_exits: VecDeque<crate::ptrace::ThreadExit>,
+    /// Other parents' children whose leader was traced from here: they have ended and are this
+    /// process's to wait for first. With the thread that traced.
+    pub(crate) traced_zombies: BTreeMap<u64, (Arc<ThreadGroup>, Weak<Task>)>,
 }
 
 /// What a process belongs to.
@@ -70,6 +77,8 @@ pub(crate) struct Kin {
     pub(crate) session: Arc<Pid>,
     /// Set while the process is a zombie that its parent has been told about.
     pub(crate) is_zombie: bool,
+    /// A zombie that its tracer, not its parent, may wait for.
+    pub(crate) is_held: bool,
 }
 
 pub(crate) struct Threads {
@@ -184,6 +193,7 @@ impl ThreadGroup {
                     pgrp,
                     session,
                     is_zombie: false,
+                    is_held: false,
                 },
             ),
             threads: IrqLock::new(
@@ -435,7 +445,8 @@ impl ThreadGroup {
     /// Whether it has ended and another thread of the parent, whose family is locked, is about to
     /// reap it.
     pub(crate) fn family_is_claimed(&self, parent: &Family) -> bool {
-        self.kin.lock().is_zombie && !parent.zombies.contains_key(&self.birth)
+        let kin = self.kin.lock();
+        kin.is_zombie && !kin.is_held && !parent.zombies.contains_key(&self.birth)
     }
 
     /// Usage of all threads, dead and alive.

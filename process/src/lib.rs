@@ -23,6 +23,7 @@ pub mod nsproxy;
 pub mod oom;
 pub mod pid;
 pub mod power;
+pub mod ptrace;
 pub mod random;
 pub mod seccomp;
 pub mod signal;

@@ -99,6 +99,8 @@ pub struct Task {
     pub(crate) robust_list: AtomicU64,
     pub(crate) vfork_done: SpinLock<Option<Arc<Completion>>>,
     pub(crate) pi: crate::futex::PiState,
+    /// What it has for being traced.
+    pub tracing: crate::ptrace::Tracing,
 
     /// `PR_SET_PDEATHSIG`.
     pub(crate) parent_death_signal: AtomicI32,
@@ -184,6 +186,7 @@ impl Task {
             robust_list: AtomicU64::new(0),
             vfork_done: SpinLock::new(&PRIVATE_CLASS, None),
             pi: crate::futex::PiState::new(),
+            tracing: crate::ptrace::Tracing::new(),
             parent_death_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(false),
             seccomp: ArcCell::new(None),

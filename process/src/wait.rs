@@ -15,7 +15,7 @@ use abi::process::wait::{
 use abi::signal::{Signal, si};
 use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::sync::atomic::Ordering;
 
 /// Which children.
@@ -58,6 +58,12 @@ pub struct Report {
 enum Found {
     Ended(Arc<ThreadGroup>),
     Changed(Arc<ThreadGroup>, Event),
+    /// A traced thread stopped with this code.
+    Stopped(Arc<Task>, i32),
+    /// A traced thread that does not lead its process ended.
+    Reported(Report),
+    /// A traced process of another family ended.
+    Seen(Arc<ThreadGroup>),
     NoChild,
 }
 
@@ -76,6 +82,15 @@ pub fn wait(task: &Task, request: &Request) -> Result<Option<Report>> {
         Some(Found::NoChild) => Err(Errno::ECHILD),
         Some(Found::Ended(child)) => Ok(Some(collect(task, &child, request.options))),
         Some(Found::Changed(child, event)) => Ok(Some(report_event(task, &child, event))),
+        Some(Found::Stopped(tracee, code)) => Ok(Some(report_stop(task, &tracee, code))),
+        Some(Found::Reported(report)) => Ok(Some(report)),
+        Some(Found::Seen(group)) => {
+            let report = report_end(task, &group);
+            if request.options & WNOWAIT == 0 {
+                exit::hand_over_to_parent(&group);
+            }
+            Ok(Some(report))
+        }
     }
 }
 
@@ -101,8 +116,14 @@ fn matches(task: &Task, request: &Request, child: &ThreadGroup) -> bool {
 fn look(task: &Task, request: &Request) -> Option<Found> {
     let _tree = tree();
     let group = &task.group;
+    let has_traced = match look_at_traced(task, request) {
+        Traced::Found(found) => return Some(found),
+        Traced::Silent => true,
+        Traced::None => false,
+    };
     if let Target::Process(pid) = &request.target {
-        return look_at_one(task, request, pid);
+        let found = look_at_one(task, request, pid);
+        return if has_traced { found.filter(|f| !matches!(f, Found::NoChild)) } else { found };
     }
     let mut family = group.family.lock();
     if request.options & WEXITED != 0
@@ -127,7 +148,73 @@ fn look(task: &Task, request: &Request) -> Option<Found> {
         }
     }
     let any = family.children.values().any(|c| matches(task, request, c));
-    if any { None } else { Some(Found::NoChild) }
+    if any || has_traced { None } else { Some(Found::NoChild) }
+}
+
+/// What the traced threads have to tell.
+enum Traced {
+    Found(Found),
+    /// There are some, but none has news.
+    Silent,
+    None,
+}
+
+/// One look at what the caller's process traces. The tree is locked.
+fn look_at_traced(task: &Task, request: &Request) -> Traced {
+    let take = request.options & WNOWAIT == 0;
+    let is_mine = |tracer: &Weak<Task>| {
+        request.options & WNOTHREAD == 0 || core::ptr::eq(tracer.as_ptr(), task)
+    };
+    let fits = |pid: &Arc<Pid>, pgrp: &dyn Fn() -> Arc<Pid>| match &request.target {
+        Target::Any => true,
+        Target::Process(wanted) => Arc::ptr_eq(pid, wanted),
+        Target::Group(wanted) => Arc::ptr_eq(&pgrp(), wanted),
+    };
+    let mut family = task.group.family.lock();
+    let mut any = false;
+    for tracee in family.traced.values() {
+        if !fits(&tracee.pid(), &|| tracee.group.pgrp()) {
+            continue;
+        }
+        if request.options & WNOTHREAD != 0
+            && !crate::ptrace::tracer_of(tracee).is_some_and(|t| core::ptr::eq(&*t, task))
+        {
+            continue;
+        }
+        any = true;
+        if let Some(code) = tracee.tracing.take_report(take) {
+            return Traced::Found(Found::Stopped(tracee.clone(), code));
+        }
+    }
+    let exit = family.traced_exits.iter().position(|exit| {
+        is_mine(&exit.tracer) && fits(&exit.pid, &|| exit.pgrp.clone())
+    });
+    if let Some(at) = exit {
+        any = true;
+        if request.options & WEXITED != 0
+            && let Some(report) = family.traced_exits.get(at).map(|exit| exit.report)
+        {
+            if take {
+                family.traced_exits.remove(at);
+            }
+            return Traced::Found(Found::Reported(report));
+        }
+    }
+    let ended = family
+        .traced_zombies
+        .values()
+        .find(|(group, tracer)| is_mine(tracer) && fits(group.pid(), &|| group.pgrp()))
+        .map(|(group, _)| group.clone());
+    if let Some(group) = ended {
+        any = true;
+        if request.options & WEXITED != 0 {
+            if take {
+                family.traced_zombies.remove(&group.birth);
+            }
+            return Traced::Found(Found::Seen(group));
+        }
+    }
+    if any { Traced::Silent } else { Traced::None }
 }
 
 fn look_at_one(task: &Task, request: &Request, pid: &Arc<Pid>) -> Option<Found> {
@@ -202,19 +289,34 @@ fn report_event(task: &Task, child: &ThreadGroup, event: Event) -> Report {
     }
 }
 
-/// Reads what an ended child leaves, and unless `WNOWAIT` removes it.
-fn collect(task: &Task, child: &Arc<ThreadGroup>, options: u32) -> Report {
+fn report_stop(task: &Task, tracee: &Task, code: i32) -> Report {
+    Report {
+        pid: tracee.pid().number_in(task.group.pid_ns()),
+        uid: task.creds().user_ns.uid_in(tracee.creds().uid),
+        status: code << 8 | 0x7f,
+        code: si::CLD_TRAPPED,
+        value: code,
+        usage: Usage::of(tracee),
+    }
+}
+
+fn report_end(task: &Task, child: &ThreadGroup) -> Report {
     let status = child.leader().map_or(0, |leader| exit::exit_status(child, &leader));
     let (code, value) = exit::decode_status(status);
-    let usage = child.usage();
-    let report = Report {
+    Report {
         pid: child.pid().number_in(task.group.pid_ns()),
         uid: uid_of(task, child),
         status,
         code,
         value,
-        usage,
-    };
+        usage: child.usage(),
+    }
+}
+
+/// Reads what an ended child leaves, and unless `WNOWAIT` removes it.
+fn collect(task: &Task, child: &Arc<ThreadGroup>, options: u32) -> Report {
+    let report = report_end(task, child);
+    let usage = report.usage;
     if options & WNOWAIT == 0 {
         let grandchildren = child.children_usage();
         {

@@ -66,6 +66,21 @@ pub fn dispatch(frame: &mut TrapFrame) {
 /// Somebody watches: seccomp, the tracer.
 #[cold]
 fn dispatch_watched(task: &Task, frame: &mut TrapFrame) {
+    // A tracer sees the call first and its result last.
+    let runs = !task.has_flag(flags::PTRACE_SYSCALL)
+        || process::ptrace::syscall_enter(task, frame) == process::ptrace::Entry::Run;
+    if runs {
+        run_watched(task, frame);
+    }
+    if task.has_flag(flags::PTRACE_SYSCALL) {
+        process::ptrace::syscall_exit(task, frame);
+    } else if task.has_flag(flags::SINGLE_STEP) {
+        process::ptrace::step_trap(task, frame);
+    }
+}
+
+/// Filters and the kernel's own tracer.
+fn run_watched(task: &Task, frame: &mut TrapFrame) {
     if task.has_flag(flags::SECCOMP)
         && let process::seccomp::Verdict::Skip(value) = process::seccomp::check(task, frame)
     {

@@ -32,6 +32,7 @@ mod pidfd;
 mod poll;
 mod prctl;
 mod process;
+mod ptrace;
 mod rlimit;
 mod sched;
 mod seccomp;
@@ -74,6 +75,7 @@ pub(crate) const FAMILIES: &[&[table::Call]] = &[
     poll::CALLS,
     prctl::CALLS,
     process::CALLS,
+    ptrace::CALLS,
     rlimit::CALLS,
     sched::CALLS,
     seccomp::CALLS,

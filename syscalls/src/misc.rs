@@ -9,7 +9,6 @@ use vfs::cred::Cap;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 crate::syscalls! {
-    101 ptrace => sys_ptrace(request: Dec, pid: Dec, address: Hex, data: Hex);
     139 sysfs => sys_sysfs(option: Dec, arg1: Hex, arg2: Hex);
     153 vhangup => sys_vhangup();
     154 modify_ldt => sys_modify_ldt(func: Dec, data: Hex, len: Dec);
@@ -65,11 +64,6 @@ pub(crate) fn read_path(from: VirtAddr, allow_empty: bool) -> Result<Vec<u8>> {
         user::StrError::TooLong => Errno::ENAMETOOLONG,
     })?;
     if path.is_empty() && !allow_empty { Err(Errno::ENOENT) } else { Ok(path) }
-}
-
-/// `ptrace(2)`: no requests yet, so there is nobody to trace and nothing to be traced by.
-fn sys_ptrace(_: &mut Cx<'_>, _: i64, _: i32, _: u64, _: u64) -> Result<usize> {
-    Err(Errno::EPERM)
 }
 
 /// `sysfs(2)`: obsolete; file-system types by index and name.

@@ -94,7 +94,7 @@ fn sys_exit_group(cx: &mut Cx<'_>, status: i32) -> Result<usize> {
 
 fn sys_fork(cx: &mut Cx<'_>) -> Result<usize> {
     let request = Request { exit_signal: fork::FORK_SIGNAL, ..Request::default() };
-    Ok(fork::spawn(cx.task, cx.frame, &request)?.start() as usize)
+    Ok(fork::spawn(cx.task, cx.frame, &request)?.start(cx.task, cx.frame) as usize)
 }
 
 fn sys_vfork(cx: &mut Cx<'_>) -> Result<usize> {
@@ -103,7 +103,7 @@ fn sys_vfork(cx: &mut Cx<'_>) -> Result<usize> {
         exit_signal: fork::FORK_SIGNAL,
         ..Request::default()
     };
-    Ok(fork::spawn(cx.task, cx.frame, &request)?.start() as usize)
+    Ok(fork::spawn(cx.task, cx.frame, &request)?.start(cx.task, cx.frame) as usize)
 }
 
 /// `clone(2)`.
@@ -161,7 +161,7 @@ fn spawn(cx: &mut Cx<'_>, request: &Request, pidfd_at: VirtAddr) -> Result<usize
             Err(_) => files.cancel(fd),
         }
     }
-    Ok(child.start() as usize)
+    Ok(child.start(cx.task, cx.frame) as usize)
 }
 
 /// `clone3(2)`; the structure may be larger than we know if the rest is zero.

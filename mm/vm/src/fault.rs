@@ -23,6 +23,8 @@ pub enum FaultAccess {
     Write,
     /// An instruction fetch.
     Execute,
+    /// A debugger's store: in private memory it needs no right to write, and gives none.
+    Force,
 }
 
 /// Why an access cannot be.
@@ -98,6 +100,12 @@ fn zero_page() -> Option<PhysAddr> {
     *ZERO.call_once(|| frames::alloc_page(Flags::ZERO).ok().map(|page| page.into_raw().phys()))
 }
 
+/// How a written page of the process's own is mapped, beside the flags for reading.
+#[inline]
+fn own_flags(vma: &Vma) -> PteFlags {
+    if vma.prot & prot::WRITE != 0 { PteFlags::WRITE | PteFlags::DIRTY } else { PteFlags::DIRTY }
+}
+
 impl AddressSpace {
     /// Makes an access possible. `stack_limit` is `RLIMIT_STACK` in bytes.
     pub fn handle_fault(
@@ -156,6 +164,7 @@ impl AddressSpace {
             FaultAccess::Read => vma.prot & (prot::READ | prot::WRITE | prot::EXEC) != 0,
             FaultAccess::Write => vma.prot & prot::WRITE != 0,
             FaultAccess::Execute => vma.prot & prot::EXEC != 0,
+            FaultAccess::Force => vma.prot & prot::WRITE != 0 || vma.is_private(),
         };
         if !allowed {
             return Err(ACCERR);
@@ -163,7 +172,7 @@ impl AddressSpace {
         if self.is_doomed.load(Ordering::Relaxed) {
             return Err(FaultError::Oom);
         }
-        let write = access == FaultAccess::Write;
+        let write = matches!(access, FaultAccess::Write | FaultAccess::Force);
         // Relaxed: statistics.
         FAULTS[0].fetch_add(1, Ordering::Relaxed);
         let entry = match self.table.entry(va(at)) {
@@ -211,7 +220,7 @@ impl AddressSpace {
             return Ok(FaultKind::Minor);
         }
         let page = frames::alloc_page(Flags::ZERO)?;
-        self.install_anon(entry, Pte::NONE, page, flags);
+        self.install_anon(entry, Pte::NONE, page, flags | own_flags(vma));
         Ok(FaultKind::Minor)
     }
 
@@ -227,8 +236,7 @@ impl AddressSpace {
     ) -> Option<Option<PageRef>> {
         new.set_kind(kind::ANON);
         new.init_mappings(1);
-        let writable = flags | PteFlags::WRITE | PteFlags::DIRTY;
-        match entry.replace(old, new, writable) {
+        match entry.replace(old, new, flags) {
             Ok(replaced) => {
                 self.count(PageSort::Anon, 1);
                 Some(replaced)
@@ -256,7 +264,7 @@ impl AddressSpace {
             && frame.kind() == kind::ANON
             && frame.references() == 1
         {
-            entry.set_rights(pte, flags | PteFlags::WRITE | PteFlags::DIRTY);
+            entry.set_rights(pte, flags | own_flags(vma));
             self.table.context().flush_page_here(va(at));
             return Ok(FaultKind::Minor);
         }
@@ -270,7 +278,7 @@ impl AddressSpace {
             }
             new
         };
-        let Some(replaced) = self.install_anon(entry, pte, new, flags) else {
+        let Some(replaced) = self.install_anon(entry, pte, new, flags | own_flags(vma)) else {
             return Err(FaultError::Retry);
         };
         self.table.context().flush_page(va(at));
@@ -341,7 +349,7 @@ impl AddressSpace {
         if write && vma.is_private() {
             let own = frames::alloc_page(Flags::empty())?;
             own.copy_page(&page);
-            let installed = self.install_anon(entry, Pte::NONE, own, vma.read_flags());
+            let installed = self.install_anon(entry, Pte::NONE, own, vma.read_flags() | own_flags(vma));
             return if installed.is_some() { Ok(kind) } else { Err(FaultError::Retry) };
         }
         let mut flags = vma.read_flags();

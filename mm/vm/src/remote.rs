@@ -29,8 +29,19 @@ impl AddressSpace {
             let _tables = self.tables.lock();
             if let Some((phys, flags)) = self.table.query(va(at)) {
                 let shared_table = self.table.is_shared(va(at));
-                let fits =
-                    access == FaultAccess::Read || flags.contains(PteFlags::WRITE) && !shared_table;
+                let fits = match access {
+                    FaultAccess::Read => true,
+                    // The process's own, whether or not it may write there itself.
+                    FaultAccess::Force if vma.is_private() => {
+                        let frame = page(phys.pfn());
+                        let special = flags.contains(PteFlags::SOFT0);
+                        !special
+                            && !shared_table
+                            && frame.kind() == frames::kind::ANON
+                            && frame.references() == 1
+                    }
+                    _ => flags.contains(PteFlags::WRITE) && !shared_table,
+                };
                 let special = flags.contains(PteFlags::SOFT0);
                 if fits && special && vma.file.is_some() {
                     return device_copy(vma, at);
@@ -67,11 +78,21 @@ impl AddressSpace {
 
     /// Copies in; how many bytes before the first that cannot be written.
     pub fn write_remote(&self, to: VirtAddr, from: &[u8]) -> Result<usize> {
+        self.write_pages(to, from, FaultAccess::Write)
+    }
+
+    /// Copies in as a debugger does: private memory need not be writable, and others that have the
+    /// page do not see the change.
+    pub fn write_forced(&self, to: VirtAddr, from: &[u8]) -> Result<usize> {
+        self.write_pages(to, from, FaultAccess::Force)
+    }
+
+    fn write_pages(&self, to: VirtAddr, from: &[u8], access: FaultAccess) -> Result<usize> {
         let mut done = 0;
         while done < from.len() {
             let at = to + done;
             let part = (PAGE_SIZE - at.page_offset()).min(from.len() - done);
-            match self.remote_page(at.page_down().0, FaultAccess::Write) {
+            match self.remote_page(at.page_down().0, access) {
                 Ok(page) => {
                     let Some(bytes) = from.get(done..done + part) else { break };
                     page.copy_in(at.page_offset(), bytes);

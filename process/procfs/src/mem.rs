@@ -64,7 +64,7 @@ impl FileOps for Memory {
             let at = VirtAddr(pos.wrapping_add(done as u64));
             let mut bytes = alloc::vec![0; source.remaining().min(CHUNK)];
             source.take_all(&mut bytes)?;
-            let put = if at.is_user() { mm.write_remote(at, &bytes).unwrap_or(0) } else { 0 };
+            let put = if at.is_user() { mm.write_forced(at, &bytes).unwrap_or(0) } else { 0 };
             done += put;
             if put < bytes.len() {
                 return if done > 0 { Ok(done) } else { Err(Errno::EIO) };

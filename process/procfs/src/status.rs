@@ -19,6 +19,7 @@ fn state(task: &Task) -> (char, &'static str) {
     let letter = match task.life() {
         Life::Zombie => 'Z',
         Life::Dead => 'X',
+        _ if task.tracing.is_stopped() => 't',
         _ if task.is_stopped() => 'T',
         _ => task.thread().map_or('X', |thread| thread.state_letter()),
     };
@@ -120,7 +121,9 @@ pub(crate) fn status(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let tgid = group.pid().number_in(&view.ns);
     let pid = task.pid().number_in(&view.ns);
     let ppid = group.parent().map_or(0, |p| p.pid().number_in(&view.ns));
-    put!(out, "Tgid:\t{tgid}\nNgid:\t0\nPid:\t{pid}\nPPid:\t{ppid}\nTracerPid:\t0\n");
+    put!(out, "Tgid:\t{tgid}\nNgid:\t0\nPid:\t{pid}\nPPid:\t{ppid}\n");
+    let tracer = process::ptrace::tracer_of(task).map_or(0, |t| t.pid().number_in(&view.ns));
+    put!(out, "TracerPid:\t{tracer}\n");
     let creds = task.creds();
     put!(out, "Uid:\t{}\t{}\t{}\t{}\n", creds.uid, creds.euid, creds.suid, creds.fsuid);
     put!(out, "Gid:\t{}\t{}\t{}\t{}\n", creds.gid, creds.egid, creds.sgid, creds.fsgid);

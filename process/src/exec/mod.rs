@@ -95,7 +95,11 @@ pub fn exec(task: &Task, frame: &mut TrapFrame, program: Program) -> Result<()> 
     match load(task, program, &task.creds(), &task.group.limits) {
         Ok(loaded) => {
             drop(original);
-            install(task, frame, loaded)
+            let old_tid = crate::ptrace::tracer_of(task)
+                .map_or(0, |tracer| task.pid().number_in(tracer.group.pid_ns()));
+            install(task, frame, loaded)?;
+            crate::ptrace::exec_stop(task, frame, old_tid);
+            Ok(())
         }
         Err(Failure::Errno(errno)) => Err(errno),
         Err(Failure::Fatal(errno)) => {
@@ -245,6 +249,9 @@ fn file_privileges(task: &Task, file: &Arc<File>) -> FilePrivileges {
     const S_ISUID: u32 = 0o4000;
     const S_ISGID_EXEC: u32 = 0o2010;
     let mut privileges = FilePrivileges::default();
+    if !crate::ptrace::allows_privileges(task) {
+        return privileges;
+    }
     if task.no_new_privs() || file.path.mount.has(abi::mount::MS_NOSUID) {
         return privileges;
     }

@@ -52,6 +52,10 @@ fn deliver(task: &Task, user: &mut TrapFrame) {
 /// Sets up the handler's frame. A frame that cannot be written is a SIGSEGV.
 fn handle(task: &Task, user: &mut TrapFrame, delivery: Delivery) {
     let Delivery { signal, info, action } = delivery;
+    let steps = task.has_flag(flags::SINGLE_STEP);
+    if steps {
+        user.rflags &= !arch::trap::RFLAGS_TF;
+    }
     let to_restore = if task.has_flag(flags::RESTORE_SIGMASK) {
         task.clear_flag(flags::RESTORE_SIGMASK);
         task.saved_mask()
@@ -67,6 +71,10 @@ fn handle(task: &Task, user: &mut TrapFrame, delivery: Delivery) {
         super::force(task, SigInfo::new(Signal::SIGSEGV, abi::signal::si::KERNEL));
         return;
     }
+    // A step ends at the first instruction of the handler.
+    if steps {
+        crate::ptrace::step_trap(task, user);
+    }
     let mut mask = task.blocked().union(action.mask);
     if action.flags & sa::NODEFER == 0 {
         mask.add(signal);
@@ -76,7 +84,7 @@ fn handle(task: &Task, user: &mut TrapFrame, delivery: Delivery) {
 
 /// Takes the next signal that has a handler, doing the default actions of others on the way.
 /// Does not return if one of them ends the process.
-fn next(task: &Task, user: &TrapFrame) -> Option<Delivery> {
+fn next(task: &Task, user: &mut TrapFrame) -> Option<Delivery> {
     loop {
         let mut signals = task.group.signals.lock();
         if let Some(code) = signals.exit_code {
@@ -102,14 +110,21 @@ fn next(task: &Task, user: &TrapFrame) -> Option<Delivery> {
             }
             continue;
         }
-        if let Some(StopState { .. }) = signals.stop {
+        if let Some(StopState { serial, .. }) = signals.stop
+            && !task.tracing.has_done_stop(serial)
+        {
             drop(signals);
-            stop::participate(task);
+            stop::participate(task, user);
+            continue;
+        }
+        if task.tracing.has_trap() {
+            drop(signals);
+            crate::ptrace::take_trap(task, user);
             continue;
         }
         let blocked = task.blocked();
         let own = task.signals.lock().pending.dequeue(blocked);
-        let Some((signal, mut info, record)) = own.or_else(|| signals.pending.dequeue(blocked))
+        let Some((mut signal, mut info, record)) = own.or_else(|| signals.pending.dequeue(blocked))
         else {
             recalculate_locked(task, &signals);
             return None;
@@ -118,6 +133,16 @@ fn next(task: &Task, user: &TrapFrame) -> Option<Delivery> {
         drop(signals);
         drop(record);
         crate::timers::delivered(task, &mut info);
+        if task.tracing.is_traced() && signal != Signal::SIGKILL {
+            match crate::ptrace::signal_stop(task, user, signal, info) {
+                None => continue,
+                Some(changed) => (signal, info) = changed,
+            }
+            if task.blocked().contains(signal) {
+                super::send_to_task(task, info);
+                continue;
+            }
+        }
         let Some(hand) = task.sighand() else { continue };
         let action = hand.take_for_delivery(signal);
         match action.handler {

@@ -54,6 +54,8 @@ pub struct StopState {
     pub signal: Signal,
     /// Threads that have still to stop.
     pub waiting_for: usize,
+    /// Tells this stop from others of the process.
+    pub serial: u64,
 }
 
 /// What `waitpid(2)` can report besides exits.
@@ -100,7 +102,10 @@ pub(crate) fn recalculate(task: &Task) {
 pub(crate) fn recalculate_locked(task: &Task, signals: &GroupSignals) {
     let own = task.signals.lock().pending.set();
     let pending = own.union(signals.pending.set()).minus(task.blocked());
-    let must_stop = signals.stop.is_some() && !task.is_stopped();
+    let tracing = &task.tracing;
+    let must_stop = !task.is_stopped()
+        && signals.stop.is_some_and(|stop| !tracing.has_done_stop(stop.serial))
+        || tracing.has_trap();
     if !pending.is_empty() || must_stop || signals.is_exiting() || signals.report_continue {
         task.set_flag(flags::SIGPENDING);
     } else {

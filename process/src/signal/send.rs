@@ -205,7 +205,8 @@ fn drops(
         Target::Thread(task) => task.blocked().contains(signal) || task.waits_for(signal),
         Target::Group(_) => any.blocked().contains(signal) || any.waits_for(signal),
     };
-    !blocked && is_ignored(&action, signal)
+    let seen = signal != Signal::SIGKILL && crate::ptrace::sees_all_signals(any);
+    !blocked && !seen && is_ignored(&action, signal)
 }
 
 fn is_fault(signal: Signal, from_kernel: bool) -> bool {
@@ -271,6 +272,9 @@ fn is_fatal(task: &Task, signals: &GroupSignals, signal: Signal) -> bool {
     }
     if signal == Signal::SIGKILL {
         return true;
+    }
+    if crate::ptrace::sees_all_signals(task) {
+        return false;
     }
     let Some(hand) = task.sighand() else { return false };
     hand.get(signal).handler == SIG_DFL

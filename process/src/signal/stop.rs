@@ -6,7 +6,8 @@ use crate::task::Task;
 use crate::usage::Usage;
 use abi::signal::{SIG_IGN, SigInfo, Signal, sa, si};
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use arch::trap::TrapFrame;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Whether no member of the process's group has a parent in the same session but another group:
 /// nobody would continue it, so terminal stop signals are ignored (`setpgid(2)`, POSIX).
@@ -54,32 +55,48 @@ pub(crate) fn begin(task: &Task, signals: &mut GroupSignals, signal: Signal) {
             }
         }
     });
-    signals.stop = Some(StopState { signal, waiting_for: count });
+    static SERIAL: AtomicU64 = AtomicU64::new(1);
+    // Relaxed: only uniqueness matters.
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    signals.stop = Some(StopState { signal, waiting_for: count, serial });
 }
 
 /// Stands still until the process is continued or killed. The last thread to arrive tells the
-/// parent. Called without locks.
-pub(crate) fn participate(task: &Task) {
+/// parent. A traced thread stops for its tracer instead, which decides how it goes on. Called
+/// without locks.
+pub(crate) fn participate(task: &Task, user: &mut TrapFrame) {
     let group = &task.group;
-    let complete = {
+    // A parent that traces hears of the stop as the tracer.
+    let is_parents = crate::ptrace::tracer_of(task)
+        .is_some_and(|tracer| group.parent().is_some_and(|p| Arc::ptr_eq(&p, &tracer.group)));
+    let (complete, signal, serial) = {
         let mut signals = group.signals.lock();
         let Some(stop) = signals.stop.as_mut() else { return };
         task.is_stopped.store(true, Ordering::Relaxed);
         stop.waiting_for = stop.waiting_for.saturating_sub(1);
-        let (complete, signal) = (stop.waiting_for == 0, stop.signal);
+        let (complete, signal) = (stop.waiting_for == 0 && !is_parents, stop.signal);
+        let serial = stop.serial;
         if complete {
             signals.event = Some(Event::Stopped(signal));
         }
-        complete.then_some(signal)
+        (complete, signal, serial)
     };
-    if let Some(signal) = complete {
+    if complete {
         notify_parent(group, si::CLD_STOPPED, signal.raw() as i32);
     }
-    group.resume.wait(|| {
-        let signals = group.signals.lock();
-        let goes_on = signals.stop.is_none() || signals.is_exiting() || signals.exec_by.is_some();
-        goes_on.then_some(())
-    });
+    let tracing = &task.tracing;
+    if !tracing.is_traced() {
+        group.resume.wait(|| {
+            let signals = group.signals.lock();
+            let goes_on =
+                signals.stop.is_none() || signals.is_exiting() || signals.exec_by.is_some();
+            (goes_on || tracing.is_traced()).then_some(())
+        });
+    }
+    let is_on = group.signals.lock().stop.is_some_and(|stop| stop.serial == serial);
+    if tracing.is_traced() && is_on {
+        crate::ptrace::group_stop(task, user, signal, serial);
+    }
     task.is_stopped.store(false, Ordering::Relaxed);
 }
 
@@ -115,6 +132,7 @@ pub(crate) fn resume(group: &ThreadGroup, signals: &mut GroupSignals) {
             if super::takes_signals(task) {
                 task.set_flag(arch::thread::flags::SIGPENDING);
             }
+            task.tracing.poke_listener();
         });
         group.resume.wake_all();
     }

@@ -36,14 +36,16 @@ pub mod flags {
     pub const SECCOMP: u32 = 1 << 5;
     /// The program is single-stepped by a tracer.
     pub const SINGLE_STEP: u32 = 1 << 6;
+    /// A tracer stops system calls.
+    pub const PTRACE_SYSCALL: u32 = 1 << 7;
     /// Frees memory: its own allocations may use the reserve and must not reclaim.
     pub const IN_RECLAIM: u32 = 1 << 16;
     /// Was chosen to die for want of memory: what it needs on its way out may come from the reserve.
     pub const OOM_VICTIM: u32 = 1 << 17;
     /// A system call's result needs a look on its way out.
-    pub const SYSCALL_EXIT_WORK: u32 = SYSCALL_TRACE | SINGLE_STEP;
+    pub const SYSCALL_EXIT_WORK: u32 = SYSCALL_TRACE | SINGLE_STEP | PTRACE_SYSCALL;
     /// What a system call's entry looks at.
-    pub const SYSCALL_ENTRY_WORK: u32 = SYSCALL_TRACE | SECCOMP;
+    pub const SYSCALL_ENTRY_WORK: u32 = SYSCALL_TRACE | SECCOMP | SINGLE_STEP | PTRACE_SYSCALL;
     /// What the return to user mode looks at.
     pub const WORK_MASK: u32 = NEED_RESCHED | SIGPENDING | NOTIFY_RESUME | RESTORE_SIGMASK;
 }
@@ -236,6 +238,18 @@ pub fn current() -> &'static ArchThread {
         Some(thread) => thread,
         None => panic!("no current thread"),
     }
+}
+
+/// A copy of the registers that the current thread's program had when it last entered the kernel.
+pub fn current_user_registers() -> crate::trap::TrapFrame {
+    #[cfg(target_os = "none")]
+    {
+        // SAFETY: the frame is at the top of the current thread's own stack, which stays mapped
+        // while the thread runs; any bits are a frame, and nobody else writes there.
+        unsafe { core::ptr::read_volatile(current().user_frame()) }
+    }
+    #[cfg(not(target_os = "none"))]
+    crate::trap::TrapFrame::default()
 }
 
 /// Makes a thread the current one without a switch: the first one of each processor.

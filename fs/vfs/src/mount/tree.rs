@@ -275,7 +275,10 @@ pub(super) fn dissolve(ns: u64, root: Arc<Mount>) {
     let mut gone = Vec::new();
     {
         let mut tree = lock();
-        tree.spaces.remove(&ns);
+        // The number may have been given to the namespace that replaced this one at boot.
+        if tree.spaces.get(&ns).is_some_and(|space| space.strong_count() == 0) {
+            tree.spaces.remove(&ns);
+        }
         let mut list = tree.subtree(root.id);
         list.reverse();
         for id in list {

@@ -1,0 +1,258 @@
+//! Who traces whom: beginning, ending, and what is left when one of the two ends.
+
+use super::stop::child_info;
+use super::tracer;
+use crate::exit;
+use crate::group::{ThreadGroup, tree};
+use crate::signal::{self, send};
+use crate::task::{Life, Task, may_inspect};
+use crate::usage::Usage;
+use crate::wait::Report;
+use abi::ptrace::option;
+use abi::signal::{SigInfo, Signal, si};
+use abi::{Errno, Result};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use arch::thread::flags;
+use core::sync::atomic::Ordering;
+
+/// A traced thread that has ended; its process has not, or it was not its last thread.
+pub(crate) struct ThreadExit {
+    pub(crate) pid: Arc<crate::pid::Pid>,
+    pub(crate) pgrp: Arc<crate::pid::Pid>,
+    pub(crate) tracer: Weak<Task>,
+    pub(crate) report: Report,
+}
+
+fn key(task: &Task) -> u64 {
+    task.thread().map_or(0, |thread| thread.id)
+}
+
+/// Makes `tracer` trace `target`. The tree is locked.
+fn link(tracer: &Task, target: &Arc<Task>, is_seized: bool, options: u32) -> Result<()> {
+    if target.life() != Life::Alive {
+        return Err(Errno::EPERM);
+    }
+    {
+        let mut state = target.tracing.state.lock();
+        if state.tracer.is_some() {
+            return Err(Errno::EPERM);
+        }
+        state.tracer = Some(tracer.weak());
+        (state.is_seized, state.options, state.message) = (is_seized, options, 0);
+        target.tracing.is_traced.store(true, Ordering::Relaxed);
+    }
+    tracer.group.family.lock().traced.insert(key(target), target.clone());
+    Ok(())
+}
+
+/// Ends the tracing of `target`, which goes on with `signal`. The tree is locked; what is returned
+/// is to be dropped without it.
+fn unlink(target: &Task, signal: i32) -> Option<Arc<Task>> {
+    let tracing = &target.tracing;
+    let owner = {
+        let mut state = tracing.state.lock();
+        let owner = state.tracer.take();
+        (state.is_seized, state.options, state.is_listening) = (false, 0, false);
+        if state.stop.is_some() && state.resume.is_none() {
+            state.resume = Some((signal, super::Resume::Continue));
+        }
+        tracing.is_traced.store(false, Ordering::Relaxed);
+        owner
+    };
+    tracing.trap.store(false, Ordering::Relaxed);
+    tracing.stop_done.store(0, Ordering::Relaxed);
+    target.clear_flag(flags::PTRACE_SYSCALL);
+    // A stop of its process holds it again.
+    target.set_flag(flags::SIGPENDING);
+    tracing.resume.wake_all();
+    let group = owner?.upgrade()?.group.clone();
+    group.family.lock().traced.remove(&key(target))
+}
+
+fn check(caller: &Task, target: &Task) -> Result<()> {
+    if Arc::ptr_eq(&caller.group, &target.group) {
+        return Err(Errno::EPERM);
+    }
+    may_inspect(caller, target)
+}
+
+/// `PTRACE_ATTACH`: `EPERM` without the right, or if it is traced already.
+pub fn attach(caller: &Task, target: &Arc<Task>) -> Result<()> {
+    check(caller, target)?;
+    {
+        let _tree = tree();
+        link(caller, target, false, 0)?;
+    }
+    signal::send_to_task(target, SigInfo::new(Signal::SIGSTOP, si::KERNEL));
+    // Where it stands in a stop of its process, it is to stop for the tracer instead.
+    target.group.resume.wake_all();
+    Ok(())
+}
+
+/// `PTRACE_SEIZE` with these options.
+pub fn seize(caller: &Task, target: &Arc<Task>, options: u64) -> Result<()> {
+    let options = u32::try_from(options).map_err(|_| Errno::EIO)?;
+    if options & !option::MASK != 0 {
+        return Err(Errno::EIO);
+    }
+    check(caller, target)?;
+    {
+        let _tree = tree();
+        link(caller, target, true, options)?;
+    }
+    target.group.resume.wake_all();
+    Ok(())
+}
+
+/// `PTRACE_TRACEME`: the thread that made this process traces the caller.
+pub fn trace_me(task: &Task) -> Result<()> {
+    let this = task.arc().ok_or(Errno::ESRCH)?;
+    let _tree = tree();
+    let (thread, parent) = {
+        let kin = task.group.kin.lock();
+        (kin.parent_thread.upgrade(), kin.parent.upgrade())
+    };
+    let alive = |task: &Arc<Task>| task.life() == Life::Alive;
+    let tracer = thread.filter(alive).or_else(|| parent.and_then(|group| group.any_task()));
+    link(&*tracer.ok_or(Errno::EPERM)?, &this, false, 0)
+}
+
+/// `PTRACE_DETACH`: the caller has checked that it is stopped.
+pub fn detach(target: &Task, signal: i32) {
+    let gone = {
+        let _tree = tree();
+        unlink(target, signal)
+    };
+    drop(gone);
+}
+
+/// A child of a traced thread: traced as well if the event of the fork was asked for. The tree is
+/// locked and the child does not run yet.
+pub(crate) fn adopt_child(parent: &Task, child: &Arc<Task>, is_wanted: bool) {
+    if !is_wanted {
+        return;
+    }
+    let Some(tracer) = tracer(parent) else { return };
+    let (is_seized, options) = {
+        let state = parent.tracing.state.lock();
+        (state.is_seized, state.options)
+    };
+    if link(&tracer, child, is_seized, options).is_err() {
+        return;
+    }
+    if is_seized {
+        child.tracing.trap.store(true, Ordering::Relaxed);
+    } else {
+        child.push_pending(Signal::SIGSTOP, None);
+    }
+    child.set_flag(flags::SIGPENDING);
+}
+
+/// The process that traces the task, and its number there; for `/proc/PID/status`.
+pub fn tracer_of(task: &Task) -> Option<Arc<Task>> {
+    tracer(task)
+}
+
+/// What a tracer that ended leaves behind.
+#[derive(Default)]
+pub(crate) struct Left {
+    /// Ended processes that their parents can wait for now.
+    pub(crate) zombies: Vec<Arc<ThreadGroup>>,
+    /// Traced threads, to be dropped without locks; those to be killed.
+    pub(crate) freed: Vec<Arc<Task>>,
+    pub(crate) killed: Vec<Arc<Task>>,
+}
+
+/// The thread ends: what it traced goes on, or dies if it said so. The tree is locked.
+pub(crate) fn tracer_ended(task: &Task) -> Left {
+    let mut left = Left::default();
+    let mine = |weak: &Weak<Task>| core::ptr::eq(weak.as_ptr(), task);
+    let traced: Vec<Arc<Task>> = {
+        let mut family = task.group.family.lock();
+        if family.traced.is_empty() && family.traced_zombies.is_empty() {
+            return left;
+        }
+        family.traced_exits.retain(|exit| !mine(&exit.tracer));
+        let gone: Vec<u64> = family
+            .traced_zombies
+            .iter()
+            .filter(|(_, (_, tracer))| mine(tracer))
+            .map(|(birth, _)| *birth)
+            .collect();
+        left.zombies
+            .extend(gone.iter().filter_map(|birth| family.traced_zombies.remove(birth)).map(|z| z.0));
+        family.traced.values().cloned().collect()
+    };
+    for target in traced {
+        let (is_mine, kills) = {
+            let state = target.tracing.state.lock();
+            (state.tracer.as_ref().is_some_and(mine), state.options & option::EXITKILL != 0)
+        };
+        if is_mine {
+            left.freed.extend(unlink(&target, 0));
+            if kills {
+                left.killed.push(target);
+                continue;
+            }
+        }
+        left.freed.push(target);
+    }
+    left
+}
+
+/// A traced thread that does not lead its process ends: the tracer can wait for it. The tree is
+/// locked. Returns whom to tell what.
+pub(crate) fn thread_ended(task: &Task) -> Option<(Arc<ThreadGroup>, SigInfo, Option<Arc<Task>>)> {
+    let tracer = tracer(task)?;
+    let group = tracer.group.clone();
+    let gone = unlink(task, 0);
+    let status = {
+        let shared = task.group.signals.lock().exit_code;
+        shared.unwrap_or_else(|| task.exit_code.load(Ordering::Relaxed))
+    };
+    let (code, value) = exit::decode_status(status);
+    let report = Report {
+        pid: task.pid().number_in(group.pid_ns()),
+        uid: tracer.creds().user_ns.uid_in(task.creds().uid),
+        status,
+        code,
+        value,
+        usage: Usage::of(task),
+    };
+    let exit =
+        ThreadExit { pid: task.pid(), pgrp: task.group.pgrp(), tracer: tracer.weak(), report };
+    group.family.lock().traced_exits.push_back(exit);
+    Some((group.clone(), child_info(task, &group, code, value), gone))
+}
+
+/// A process whose leader is traced has ended. If the tracer is not the parent, the tracer can wait
+/// for it first: returns whom to tell what. The tree is locked.
+pub(crate) fn process_ended(
+    group: &Arc<ThreadGroup>,
+    leader: &Task,
+    parent: &Arc<ThreadGroup>,
+) -> Option<(Arc<ThreadGroup>, SigInfo)> {
+    let tracer = tracer(leader)?;
+    let gone = unlink(leader, 0);
+    drop(gone);
+    if Arc::ptr_eq(&tracer.group, parent) {
+        return None;
+    }
+    let watcher = tracer.group.clone();
+    group.kin.lock().is_held = true;
+    watcher.family.lock().traced_zombies.insert(group.birth, (group.clone(), tracer.weak()));
+    let (code, value) = exit::decode_status(exit::exit_status(group, leader));
+    let info = child_info(leader, &watcher, code, value);
+    Some((watcher, info))
+}
+
+/// Interrupts the thread so that it stops soon.
+pub(super) fn interrupt(target: &Task) {
+    target.tracing.trap.store(true, Ordering::Relaxed);
+    {
+        let _signals = target.group.signals.lock();
+        send::wake(target, false);
+    }
+    target.tracing.poke_listener();
+}
