@@ -86,7 +86,8 @@ pub mod regset {
 pub mod user {
     pub const REGS_LEN: u64 = 27 * 8;
     pub const DEBUGREG: u64 = 848;
-    pub const LEN: u64 = 912;
+    pub const DEBUGREG_END: u64 = 912;
+    pub const LEN: u64 = 928;
 }
 
 /// `AUDIT_ARCH_X86_64`.

@@ -124,7 +124,7 @@ fn poke_user(own: &Task, target: &Task, at: u64, value: u64) -> Result<()> {
     if at % 8 != 0 || at >= area::LEN {
         return Err(Errno::EIO);
     }
-    if at >= area::DEBUGREG {
+    if (area::DEBUGREG..area::DEBUGREG_END).contains(&at) {
         return if value == 0 { Ok(()) } else { Err(Errno::EINVAL) };
     }
     if at >= area::REGS_LEN {

@@ -136,7 +136,10 @@ pub fn set_mask(caller: &Task, target: &Task, mask: SigSet) -> Result<()> {
 
 /// `PTRACE_GET_SYSCALL_INFO`: `struct ptrace_syscall_info` as far as it has a meaning.
 pub fn syscall_info(caller: &Task, target: &Task) -> Result<Vec<u8>> {
-    let kind = stopped(caller, target, |state| state.stop.map(|stop| stop.kind))?;
+    // As stops at system calls look like any SIGTRAP otherwise.
+    let kind = stopped(caller, target, |state| {
+        state.stop.filter(|_| state.options & option::TRACESYSGOOD != 0).map(|stop| stop.kind)
+    })?;
     with_registers(caller, target, |registers| {
         let frame = &registers.frame;
         let op = match kind {

@@ -140,7 +140,8 @@ pub(super) fn child_info(task: &Task, group: &ThreadGroup, code: i32, status: i3
 
 /// The record of a stop that is no signal: `si_code` is the code.
 fn trap_info(task: &Task, code: i32) -> SigInfo {
-    SigInfo::from_user(Signal::SIGTRAP, code, task.tid(), task.creds().uid)
+    let signal = Signal::new(code & 0x7f).unwrap_or(Signal::SIGTRAP);
+    SigInfo::from_user(signal, code, task.tid(), task.creds().uid)
 }
 
 fn event_of(task: &Task, event: u32, signal: i32) -> Stop {
