@@ -186,9 +186,10 @@ fn look_at_traced(task: &Task, request: &Request) -> Traced {
             return Traced::Found(Found::Stopped(tracee.clone(), code));
         }
     }
-    let exit = family.traced_exits.iter().position(|exit| {
-        is_mine(&exit.tracer) && fits(&exit.pid, &|| exit.pgrp.clone())
-    });
+    let exit = family
+        .traced_exits
+        .iter()
+        .position(|exit| is_mine(&exit.tracer) && fits(&exit.pid, &|| exit.pgrp.clone()));
     if let Some(at) = exit {
         any = true;
         if request.options & WEXITED != 0

@@ -113,8 +113,7 @@ fn sys_fsopen(cx: &mut Cx<'_>, fs_type: VirtAddr, flags: u32) -> Result<usize> {
 
 /// `fspick(2)`.
 fn sys_fspick(cx: &mut Cx<'_>, dirfd: i32, path: VirtAddr, flags: u32) -> Result<usize> {
-    let known =
-        FSPICK_CLOEXEC | FSPICK_SYMLINK_NOFOLLOW | FSPICK_NO_AUTOMOUNT | FSPICK_EMPTY_PATH;
+    let known = FSPICK_CLOEXEC | FSPICK_SYMLINK_NOFOLLOW | FSPICK_NO_AUTOMOUNT | FSPICK_EMPTY_PATH;
     let ctx = context(cx);
     let ctx = ctx.get();
     vfs::mount::check_may_mount(&ctx)?;

@@ -45,13 +45,7 @@ fn sys_ptrace(cx: &mut Cx<'_>, request: u32, pid: i32, address: u64, data: u64) 
 }
 
 /// Requests that read or change the state of a stopped thread.
-fn examine(
-    own: &Task,
-    target: &Task,
-    request: u32,
-    address: u64,
-    data: VirtAddr,
-) -> Result<usize> {
+fn examine(own: &Task, target: &Task, request: u32, address: u64, data: VirtAddr) -> Result<usize> {
     match request {
         r::PEEKTEXT | r::PEEKDATA => user::write_val(data, &tracer::peek(own, target, address)?)?,
         r::POKETEXT | r::POKEDATA => tracer::poke(own, target, address, data.0)?,
@@ -141,13 +135,7 @@ fn set_words(own: &Task, target: &Task, words: &[u64]) -> Result<()> {
 
 /// `PTRACE_GETREGSET`, `PTRACE_SETREGSET`: the buffer is given as an `iovec`, whose length becomes
 /// how much there was.
-fn register_set(
-    own: &Task,
-    target: &Task,
-    request: u32,
-    kind: u64,
-    iovec: VirtAddr,
-) -> Result<()> {
+fn register_set(own: &Task, target: &Task, request: u32, kind: u64, iovec: VirtAddr) -> Result<()> {
     tracer::check_stopped(own, target)?;
     let [base, len]: [u64; 2] = user::read_val(iovec)?;
     let (whole, unit) = match u32::try_from(kind).unwrap_or(u32::MAX) {

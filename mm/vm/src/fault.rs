@@ -349,7 +349,8 @@ impl AddressSpace {
         if write && vma.is_private() {
             let own = frames::alloc_page(Flags::empty())?;
             own.copy_page(&page);
-            let installed = self.install_anon(entry, Pte::NONE, own, vma.read_flags() | own_flags(vma));
+            let installed =
+                self.install_anon(entry, Pte::NONE, own, vma.read_flags() | own_flags(vma));
             return if installed.is_some() { Ok(kind) } else { Err(FaultError::Retry) };
         }
         let mut flags = vma.read_flags();

@@ -30,11 +30,11 @@ use sched::WaitQueue;
 pub use registers::Registers;
 pub(crate) use relation::{ThreadExit, adopt_child, process_ended, thread_ended, tracer_ended};
 pub use relation::{attach, detach, seize, trace_me, tracer_of};
+pub use stop::{Entry, step_trap, syscall_enter, syscall_exit};
 pub(crate) use stop::{
     exec_stop, exit_stop, fork_event, fork_stop, group_stop, is_at_group_stop, signal_stop,
     take_trap, vfork_done_stop,
 };
-pub use stop::{Entry, step_trap, syscall_enter, syscall_exit};
 
 static STATE_CLASS: LockClass = LockClass::new("process.ptrace", 628);
 

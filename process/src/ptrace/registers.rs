@@ -71,9 +71,33 @@ impl Registers {
     pub fn words(&self) -> [u64; WORDS] {
         let f = &self.frame;
         [
-            f.r15, f.r14, f.r13, f.r12, f.rbp, f.rbx, f.r11, f.r10, f.r9, f.r8, f.rax, f.rcx, f.rdx,
-            f.rsi, f.rdi, f.orig_rax, f.rip, f.cs, f.rflags, f.rsp, f.ss, self.fs_base,
-            self.gs_base, 0, 0, 0, 0,
+            f.r15,
+            f.r14,
+            f.r13,
+            f.r12,
+            f.rbp,
+            f.rbx,
+            f.r11,
+            f.r10,
+            f.r9,
+            f.r8,
+            f.rax,
+            f.rcx,
+            f.rdx,
+            f.rsi,
+            f.rdi,
+            f.orig_rax,
+            f.rip,
+            f.cs,
+            f.rflags,
+            f.rsp,
+            f.ss,
+            self.fs_base,
+            self.gs_base,
+            0,
+            0,
+            0,
+            0,
         ]
     }
 
@@ -109,7 +133,11 @@ impl Registers {
             21 => &mut self.fs_base,
             22 => &mut self.gs_base,
             23..=26 => {
-                return if value == 0 || selector_is_user(value) { Ok(()) } else { Err(Errno::EIO) };
+                return if value == 0 || selector_is_user(value) {
+                    Ok(())
+                } else {
+                    Err(Errno::EIO)
+                };
             }
             _ => return Err(Errno::EIO),
         };

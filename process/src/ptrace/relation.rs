@@ -180,8 +180,9 @@ pub(crate) fn tracer_ended(task: &Task) -> Left {
             .filter(|(_, (_, tracer))| mine(tracer))
             .map(|(birth, _)| *birth)
             .collect();
-        left.zombies
-            .extend(gone.iter().filter_map(|birth| family.traced_zombies.remove(birth)).map(|z| z.0));
+        left.zombies.extend(
+            gone.iter().filter_map(|birth| family.traced_zombies.remove(birth)).map(|z| z.0),
+        );
         family.traced.values().cloned().collect()
     };
     for target in traced {

@@ -187,4 +187,3 @@ pub fn poke(caller: &Task, target: &Task, at: u64, word: u64) -> Result<()> {
         _ => Err(Errno::EIO),
     }
 }
-

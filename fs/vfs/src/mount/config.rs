@@ -198,10 +198,8 @@ impl FsConfig {
                 Ok(())
             }
             Err(error) => {
-                let no_device = matches!(
-                    error,
-                    Errno::ENOENT | Errno::ENOTBLK | Errno::EACCES | Errno::ENXIO
-                );
+                let no_device =
+                    matches!(error, Errno::ENOENT | Errno::ENOTBLK | Errno::EACCES | Errno::ENXIO);
                 if self.fs.needs_device() && no_device {
                     state.error(&[&source, b": Can't open blockdev"]);
                 }

@@ -291,7 +291,12 @@ pub fn remount(ctx: &Context<'_>, target: &Path, flags: u64, data: &[u8]) -> Res
     Ok(())
 }
 
-pub(super) fn remount_super(tree: &Tree, sb: &Arc<SuperBlock>, flags: u64, data: &[u8]) -> Result<()> {
+pub(super) fn remount_super(
+    tree: &Tree,
+    sb: &Arc<SuperBlock>,
+    flags: u64,
+    data: &[u8],
+) -> Result<()> {
     let mask = MS_RDONLY | MS_SYNCHRONOUS | MS_MANDLOCK | MS_I_VERSION | MS_LAZYTIME;
     let old = sb.flags();
     let new = (old & !mask) | (flags & mask);

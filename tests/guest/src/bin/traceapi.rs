@@ -23,7 +23,13 @@ fn wait(what: &str, pid: i32) -> i32 {
     let mut status = 0;
     // SAFETY: a pointer to a live word.
     let got = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
-    let whose = if got == pid { "it" } else if got > 0 { "another" } else { "none" };
+    let whose = if got == pid {
+        "it"
+    } else if got > 0 {
+        "another"
+    } else {
+        "none"
+    };
     println!("{what}: {whose} {status:#x}");
     status
 }
@@ -76,12 +82,19 @@ fn call(number: i64, argument: usize) {
 fn errors() {
     say("nobody", ptrace(7, 999_999, 0, 0));
     say("self", ptrace(16, std::process::id() as i32, 0, 0));
-    let pid = child(|| loop {
-        call(libc::SYS_pause, 0);
+    let pid = child(|| {
+        loop {
+            call(libc::SYS_pause, 0);
+        }
     });
-    for (what, request) in
-        [("cont", 7u32), ("regs", 12), ("peek", 1), ("detach", 17), ("kill", 8), ("interrupt", 0x4207)]
-    {
+    for (what, request) in [
+        ("cont", 7u32),
+        ("regs", 12),
+        ("peek", 1),
+        ("detach", 17),
+        ("kill", 8),
+        ("interrupt", 0x4207),
+    ] {
         say(what, ptrace(request, pid, 0, 0));
     }
     say("unknown", ptrace(0x9999, pid, 0, 0));
@@ -185,7 +198,14 @@ fn syscalls(good: bool) {
             }
         } else {
             let value = peek_user(pid, RAX) as i64;
-            println!("  leaves with {}", if value == i64::from(pid) || value == i64::from(std::process::id()) { 1 } else { value });
+            println!(
+                "  leaves with {}",
+                if value == i64::from(pid) || value == i64::from(std::process::id()) {
+                    1
+                } else {
+                    value
+                }
+            );
         }
     }
     ptrace(7, pid, 0, 0);
@@ -362,8 +382,10 @@ fn events() {
 }
 
 fn group_stop() {
-    let pid = child(|| loop {
-        call(libc::SYS_pause, 0);
+    let pid = child(|| {
+        loop {
+            call(libc::SYS_pause, 0);
+        }
     });
     say("seize", ptrace(0x4206, pid, 0, 0));
     // SAFETY: no pointers.
@@ -407,8 +429,10 @@ fn attach() {
     unsafe { libc::write(ends[1], (&raw const ends).cast::<c_void>(), 1) };
     wait("ended", pid);
     // A tracer that is not the parent, and ends.
-    let pid = child(|| loop {
-        call(libc::SYS_pause, 0);
+    let pid = child(|| {
+        loop {
+            call(libc::SYS_pause, 0);
+        }
     });
     for kill in [0usize, 1 << 20] {
         let tracer = child(|| {
