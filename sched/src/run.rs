@@ -135,11 +135,15 @@ pub fn idle() -> ! {
             IDLE.remove(this);
             continue;
         }
+        // An interrupt must not switch to another thread before the processor has left the set:
+        // to RCU what runs on a processor in it reads nothing. Here the switch comes at the drop.
+        let stays = arch::preempt::disable();
         let since = arch::time::now_ns();
         arch::irq::enable_and_halt();
         IDLE.remove(this);
         let slept = arch::time::now_ns().saturating_sub(since);
         IDLE_NS.this().fetch_add(slept, Ordering::Relaxed);
+        drop(stays);
     }
 }
 
