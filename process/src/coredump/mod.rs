@@ -100,32 +100,61 @@ pub(crate) fn leave_registers(task: &Task, frame: &TrapFrame) {
     }
 }
 
-/// Dumps core if the process may; whether it did.
-pub(crate) fn dump(task: &Task, frame: &TrapFrame, signal: Signal, info: &SigInfo) -> bool {
+/// What became of a dump.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dumped {
+    /// It is written.
+    Yes,
+    /// There is none.
+    No,
+    /// Another thread dumps, or executes a program: this one is to end as that one's others do.
+    ByAnother,
+}
+
+/// Dumps core if the process may.
+pub(crate) fn dump(task: &Task, frame: &TrapFrame, signal: Signal, info: &SigInfo) -> Dumped {
     let limit = task.limit(Resource::Core);
     let allowed = limit >= 4096 && task.group.dumpable.load(Ordering::Relaxed) == 1;
     if !allowed || pattern().starts_with(b"|") {
-        return false;
+        return Dumped::No;
     }
-    *task.group.dump.lock() = Some(Vec::new());
-    let alone = halt_others(task);
+    let halted = halt_others(task);
+    if halted == Halted::ByAnother {
+        return Dumped::ByAnother;
+    }
     let others = task.group.dump.lock().take().unwrap_or_default();
-    let Some(own) = Registers::of_current(task, frame).filter(|_| alone) else { return false };
+    let own = Registers::of_current(task, frame).filter(|_| halted == Halted::Alone);
+    let Some(own) = own else { return Dumped::No };
     let mut threads = alloc::vec![own];
     threads.extend(others);
     let written = create(task, signal)
         .and_then(|file| file::write(task, &file, &threads, signal, info, limit));
-    written.is_ok()
+    if written.is_ok() { Dumped::Yes } else { Dumped::No }
 }
 
-/// Has the other threads end; `false` if the process is killed meanwhile.
-fn halt_others(task: &Task) -> bool {
+/// How an attempt to be the only thread ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Halted {
+    /// The others have ended and left their registers.
+    Alone,
+    /// The process is being killed.
+    Dying,
+    /// Another thread was faster.
+    ByAnother,
+}
+
+/// Has the other threads end.
+fn halt_others(task: &Task) -> Halted {
     let group = &task.group;
     {
         let mut signals = group.signals.lock();
-        if signals.is_exiting() || signals.exec_by.is_some() {
-            return false;
+        if signals.is_exiting() {
+            return Halted::Dying;
         }
+        if signals.exec_by.is_some() {
+            return Halted::ByAnother;
+        }
+        *group.dump.lock() = Some(Vec::new());
         signals.exec_by = Some(task.thread_key.load(Ordering::Relaxed));
         signals.stop = None;
         group.for_each_task(|other| {
@@ -142,7 +171,7 @@ fn halt_others(task: &Task) -> bool {
     });
     let mut signals = group.signals.lock();
     signals.exec_by = None;
-    !signals.is_exiting()
+    if signals.is_exiting() { Halted::Dying } else { Halted::Alone }
 }
 
 /// The name that a pattern gives.

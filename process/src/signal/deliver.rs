@@ -2,6 +2,7 @@
 
 use super::action::{Disposition, default_action};
 use super::{StopState, frame, recalculate_locked, stop};
+use crate::coredump::Dumped;
 use crate::task::Task;
 use abi::Errno;
 use abi::signal::{SIG_DFL, SIG_IGN, SigAction, SigInfo, SigSet, Signal, sa};
@@ -173,8 +174,12 @@ fn by_default(task: &Task, user: &TrapFrame, signal: Signal, info: &SigInfo, con
             }
         }
         Disposition::Core => {
-            let dumped = crate::coredump::dump(task, user, signal, info);
-            let flag = if dumped { 0x80 } else { 0 };
+            let flag = match crate::coredump::dump(task, user, signal, info) {
+                Dumped::Yes => 0x80,
+                Dumped::No => 0,
+                // The caller's next look finds what that thread asks of this one.
+                Dumped::ByAnother => return,
+            };
             report_fatal(task, signal, info);
             crate::exit::exit_group(task, signal.raw() as i32 | flag);
         }
