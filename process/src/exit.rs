@@ -57,6 +57,8 @@ fn leave(task: &Task, code: i32) {
     if is_last {
         check_init(task, code);
         task.group.timers.cancel_all();
+    } else {
+        crate::timers::thread_ended(task);
     }
     crate::futex::thread_exit(task);
     release_memory(task);

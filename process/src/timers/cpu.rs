@@ -8,15 +8,53 @@ use crate::group::ThreadGroup;
 use crate::task::Task;
 use abi::process::{RLIM_INFINITY, Resource};
 use abi::signal::{SigInfo, Signal, si};
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 /// Timers of a process that count processor time.
 pub(super) struct Counted {
     intervals: [Interval; 2],
-    /// POSIX timers, of any process, that follow a clock of this one.
-    posix: Vec<Arc<PosixTimer>>,
+    posix: Queue,
+}
+
+/// A clock of a process as its timers are sorted by: of all threads or of the one whose task is at
+/// an address, and whether the time in user mode alone.
+type Line = (Option<usize>, bool);
+
+/// POSIX timers, of any process, that follow a clock of this one.
+struct Queue {
+    /// By the clock, the expiry, and the timer's address.
+    due: BTreeMap<(Line, u64, usize), Arc<PosixTimer>>,
+    /// Where in `due` a timer is, by its address.
+    places: BTreeMap<usize, (Line, u64)>,
+}
+
+impl Queue {
+    const fn new() -> Queue {
+        Queue { due: BTreeMap::new(), places: BTreeMap::new() }
+    }
+
+    fn insert(&mut self, line: Line, next: u64, timer: Arc<PosixTimer>) {
+        let at = Arc::as_ptr(&timer).addr();
+        if let Some((line, next)) = self.places.insert(at, (line, next)) {
+            self.due.remove(&(line, next, at));
+        }
+        self.due.insert((line, next, at), timer);
+    }
+
+    fn remove(&mut self, timer: &PosixTimer) -> Option<Arc<PosixTimer>> {
+        let at = core::ptr::from_ref(timer).addr();
+        let (line, next) = self.places.remove(&at)?;
+        self.due.remove(&(line, next, at))
+    }
+
+    /// Takes the first timer of a clock that is due.
+    fn pop(&mut self, line: Line, now: u64) -> Option<Arc<PosixTimer>> {
+        let key = *self.due.range((line, 0, 0)..=(line, now, usize::MAX)).next()?.0;
+        self.places.remove(&key.2);
+        self.due.remove(&key)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -28,7 +66,7 @@ struct Interval {
 
 impl Counted {
     pub(super) const fn new() -> Counted {
-        Counted { intervals: [Interval { next: 0, period: 0 }; 2], posix: Vec::new() }
+        Counted { intervals: [Interval { next: 0, period: 0 }; 2], posix: Queue::new() }
     }
 
     fn interval(&mut self, which: Which) -> &mut Interval {
@@ -88,19 +126,40 @@ pub(crate) fn inherit(child: &Task) {
     }
 }
 
-/// Adds a POSIX timer to the process whose clock it follows.
-pub(super) fn follow(group: &ThreadGroup, timer: Arc<PosixTimer>) {
-    let mut counted = group.timers.cpu.lock();
-    if !counted.posix.iter().any(|known| Arc::ptr_eq(known, &timer)) {
-        counted.posix.push(timer);
-    }
-    drop(counted);
+/// Has a POSIX timer expire when its clock, which is of this process, reads `next`.
+pub(super) fn follow(group: &ThreadGroup, clock: &Clock, next: u64, timer: Arc<PosixTimer>) {
+    let Some(line) = line_of(clock) else { return };
+    group.timers.cpu.lock().posix.insert(line, next, timer);
     watch(group);
+}
+
+fn line_of(clock: &Clock) -> Option<Line> {
+    match clock {
+        Clock::Process(_, user_only) => Some((None, *user_only)),
+        // The timer's weak reference keeps the address from being another's.
+        Clock::Thread(task, user_only) => Some((Some(task.as_ptr().addr()), *user_only)),
+        _ => None,
+    }
 }
 
 /// Takes a POSIX timer off.
 pub(super) fn unfollow(group: &ThreadGroup, timer: &PosixTimer) {
-    group.timers.cpu.lock().posix.retain(|known| !core::ptr::eq(&**known, timer));
+    let gone = group.timers.cpu.lock().posix.remove(timer);
+    drop(gone);
+}
+
+/// A thread ends: what follows its clock will not expire any more.
+pub(crate) fn thread_ended(task: &Task) {
+    let own = Some(core::ptr::from_ref(task).addr());
+    for line in [(own, false), (own, true)] {
+        while let Some(timer) = pop(&task.group, line, u64::MAX) {
+            drop(timer);
+        }
+    }
+}
+
+fn pop(group: &ThreadGroup, line: Line, now: u64) -> Option<Arc<PosixTimer>> {
+    group.timers.cpu.lock().posix.pop(line, now)
 }
 
 /// Sends what is due. Called by a watched thread on its way to user space.
@@ -127,23 +186,43 @@ pub(crate) fn check_cpu(task: &Task) {
             let _ = crate::signal::send_to_group(group, SigInfo::new(signal, si::KERNEL));
         }
     }
-    let posix = group.timers.cpu.lock().posix.clone();
-    counts |= !posix.is_empty();
-    for timer in posix {
-        timer.check_cpu();
-    }
+    counts |= expire_due(task, user, total);
     counts |= check_limit(group, total);
     if !counts {
         // A timer that is set at this moment watches again after.
         group.timers.counts_cpu.store(false, Ordering::SeqCst);
         thread.set_watched(false);
         let counted = group.timers.cpu.lock();
-        let is_set = counted.intervals.iter().any(|i| i.next != 0) || !counted.posix.is_empty();
+        let is_set = counted.intervals.iter().any(|i| i.next != 0) || !counted.posix.due.is_empty();
         drop(counted);
         if is_set || group.limits.soft(Resource::Cpu) != RLIM_INFINITY {
             watch(group);
         }
     }
+}
+
+/// Expires what is due by the clocks of a process and of its running thread; whether anything is
+/// left. Only that thread's own clock went on, and those of others are theirs to look at.
+fn expire_due(task: &Task, user_ns: u64, total_ns: u64) -> bool {
+    let group = &task.group;
+    if group.timers.cpu.lock().posix.due.is_empty() {
+        return false;
+    }
+    let usage = crate::usage::Usage::of(task);
+    let own = Some(core::ptr::from_ref(task).addr());
+    let lines = [
+        ((None, false), total_ns),
+        ((None, true), user_ns),
+        ((own, false), usage.utime_ns + usage.stime_ns),
+        ((own, true), usage.utime_ns),
+    ];
+    for (line, now) in lines {
+        // One that is set anew at once lies behind `now`, or waits for its signal to be taken.
+        while let Some(timer) = pop(group, line, now) {
+            timer.expire();
+        }
+    }
+    !group.timers.cpu.lock().posix.due.is_empty()
 }
 
 /// `RLIMIT_CPU`: SIGXCPU at the soft limit and every second after, SIGKILL at the hard one. Whether

@@ -17,7 +17,7 @@ pub use self::cpu::{limit_changed, watch};
 pub use self::interval::{Which, get_interval, set_interval};
 pub use self::posix::{Clock, Expiry, Notify, PosixTimer, Setting};
 
-pub(crate) use self::cpu::{check_cpu, inherit};
+pub(crate) use self::cpu::{check_cpu, inherit, thread_ended};
 pub(crate) use self::posix::delivered;
 
 use alloc::collections::BTreeMap;
@@ -69,7 +69,8 @@ impl Timers {
         if let Some(real) = self.real.get() {
             real.set(0, 0);
         }
-        *self.cpu.lock() = cpu::Counted::new();
+        let gone = core::mem::replace(&mut *self.cpu.lock(), cpu::Counted::new());
+        drop(gone);
         self.delete_posix();
     }
 

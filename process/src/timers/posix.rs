@@ -179,30 +179,14 @@ impl PosixTimer {
         if !self.clock.counts_cpu() {
             self.timer.arm(next);
         } else if let (Some(group), Some(this)) = (self.clock.group(), self.this.upgrade()) {
-            cpu::follow(&group, this);
-        }
-    }
-
-    /// A thread whose time this timer follows looks at it.
-    pub(super) fn check_cpu(&self) {
-        let now = self.clock.now();
-        let next = self.state.lock().next;
-        if next == 0 || now.is_none() {
-            if let Some(group) = self.clock.group() {
-                cpu::unfollow(&group, self);
-            }
-            // Set meanwhile?
+            // The expiry by the clock: `next` may have been put off by the time since boot.
             let next = self.state.lock().next;
-            if next != 0 && now.is_some() {
-                self.arm(next);
-            }
-        } else if now.is_some_and(|now| now >= next) {
-            self.expire();
+            cpu::follow(&group, &self.clock, next, this);
         }
     }
 
     /// Sends the signal, if it is time.
-    fn expire(&self) {
+    pub(super) fn expire(&self) {
         let Some(now) = self.clock.now() else { return };
         {
             let mut state = self.state.lock();
@@ -300,6 +284,8 @@ impl PosixTimer {
         *self.state.lock() = State { next, interval, follows, ..State::default() };
         if next != 0 {
             self.arm(next);
+        } else if let Some(group) = self.clock.group() {
+            cpu::unfollow(&group, self);
         }
         if self.clock.counts_cpu() && next != 0 && next <= now {
             self.expire();

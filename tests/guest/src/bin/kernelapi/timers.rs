@@ -187,6 +187,24 @@ unsafe fn posix() {
             println!("not early: {}", now(clock) - start >= 50 * MILLI);
             println!("over: {:?}", get(id));
             delete(id);
+            // Many by one clock, set in no order; one is set anew, one disarmed, one deleted.
+            let signal = libc::SIGRTMIN() + 2;
+            let make = |turn: usize| {
+                let id = create(clock, libc::SIGEV_SIGNAL, signal, turn, 0)?;
+                set(id, 0, 10 * MILLI * (1 + turn as i64), 0);
+                Some(id)
+            };
+            let many: Vec<_> = [5, 2, 7, 1, 9, 3, 8, 4, 6].into_iter().filter_map(make).collect();
+            let [_, two, seven, .., eight, _, six] = many[..] else { continue };
+            set(two, 0, 150 * MILLI, 0);
+            set(seven, 0, 0, 0);
+            delete(eight);
+            burn(200);
+            (0..8).for_each(|_| take("many", &[signal]));
+            println!("set and gone: {:?} {:?} {:?}", get(two), get(seven), get(six));
+            many.into_iter().filter(|id| *id != eight).for_each(|id| {
+                delete(id);
+            });
         }
         // Default value and signal; gone after fork, deleted at exec.
         let mut id = 0i32;
