@@ -20,19 +20,16 @@ pub(crate) fn ensure(options: &Options) -> Result<PathBuf> {
             .map_err(|error| format!("ROOTFS={}: {error}", archive.display()))?,
         None => crate::rootfs::default_archive()?,
     };
-    let directory = paths::output().join("images");
-    fs::create_dir_all(&directory)?;
-    let name = archive.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.split(".tar").next().unwrap_or("root");
-    let image = directory.join(format!("{name}.ext4"));
-    let stamp_file = directory.join(format!("{name}.stamp"));
+    let image = place(&archive);
+    let stamp_file = image.with_extension("stamp");
+    fs::create_dir_all(image.parent().unwrap_or(Path::new(".")))?;
     let init = guest::init_program()?;
     let stamp = stamp(&archive, &init, options)?;
     if image.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
         return Ok(image);
     }
     eprintln!("xtask: making {}", image.display());
-    let tree = directory.join(format!("{name}.tree"));
+    let tree = image.with_extension("tree");
     extract(&archive, &tree)?;
     check_processor(&archive, &tree)?;
     guest::install(&tree, &init)?;
@@ -40,6 +37,25 @@ pub(crate) fn ensure(options: &Options) -> Result<PathBuf> {
     fs::remove_dir_all(&tree)?;
     fs::write(&stamp_file, stamp)?;
     Ok(image)
+}
+
+/// Has the image for these options made anew when it is next asked for.
+pub(crate) fn discard(options: &Options) -> Result {
+    let Some(archive) = &options.rootfs else { return Ok(()) };
+    let stamp_file = place(archive).with_extension("stamp");
+    match fs::remove_file(&stamp_file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("{}: {error}", stamp_file.display()).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the image of an archive is kept.
+fn place(archive: &Path) -> PathBuf {
+    let name = archive.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.split(".tar").next().unwrap_or("root");
+    paths::output().join("images").join(format!("{name}.ext4"))
 }
 
 /// The root as an initial ramdisk, with the command in it. Made anew each time: it is the run's

@@ -13,6 +13,7 @@
 //! | `test-shell`        | `run` on a terminal, with keys pressed and the screen looked at          |
 //! | `test-oracle`       | the cases of `tests/oracle` on Linux and on ours, compared               |
 //! | `test-locks`        | the kernel with the lock checker: boots, and cases of `tests/oracle`      |
+//! | `test-stress`       | `stress-ng` for `MINUTES` (1), `DEBUG=1` with the lock checker            |
 //! | `compat`            | writes `COMPATIBILITY.md`                                               |
 //!
 //! `run` and `debug` are steered by the environment: see [`options`].
@@ -38,6 +39,7 @@ mod test_locks;
 mod test_oracle;
 mod test_power;
 mod test_shell;
+mod test_stress;
 
 use std::process::ExitCode;
 
@@ -72,10 +74,11 @@ fn main() -> ExitCode {
         ["test-shell"] => test_shell::cases().map(|tally| u8::from(tally.failed > 0)),
         ["test-locks"] => test_locks::run(),
         ["test-oracle"] => test_oracle::run(),
+        ["test-stress"] => test_stress::run(),
         ["compat"] => compat(),
         _ => Err(
             "usage: cargo xtask build [--debug] | run | debug | profile | image [ROOTFS] | test \
-             | test-boot | test-shell | test-oracle | test-locks | compat"
+             | test-boot | test-shell | test-oracle | test-locks | test-stress | compat"
                 .into(),
         ),
     };

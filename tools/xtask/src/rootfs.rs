@@ -1,4 +1,4 @@
-//! The default root: a small Debian, made once from Debian's packages.
+//! Roots made once from Debian's packages: the default one, and others with more in them.
 
 use crate::{Result, paths, shell};
 use std::fs;
@@ -52,18 +52,24 @@ const LEFT_OUT: &[&str] = &[
 
 /// The archive of the default root; made when it is missing.
 pub(crate) fn default_archive() -> Result<PathBuf> {
+    archive("debian", "custom", PACKAGES)
+}
+
+/// The archive of a root of one of mmdebstrap's variants with these packages in it; made when it is
+/// missing.
+pub(crate) fn archive(name: &str, variant: &str, packages: &[&str]) -> Result<PathBuf> {
     let directory = paths::output().join("rootfs");
-    let archive = directory.join(format!("debian-{SUITE}.tar"));
+    let archive = directory.join(format!("{name}-{SUITE}.tar"));
     if archive.is_file() {
         return Ok(archive);
     }
     shell::ensure_programs(&[("mmdebstrap", "mmdebstrap")])?;
     fs::create_dir_all(&directory)?;
-    eprintln!("xtask: making a small root from Debian's packages");
+    eprintln!("xtask: making a root from Debian's packages: {name}");
     let partial = directory.join("partial.tar");
     let mut command = shell::tool("mmdebstrap");
-    command.args(["--quiet", "--variant=custom"]);
-    command.arg(format!("--include={}", PACKAGES.join(",")));
+    command.arg("--quiet").arg(format!("--variant={variant}"));
+    command.arg(format!("--include={}", packages.join(",")));
     for pattern in LEFT_OUT {
         command.arg(format!("--dpkgopt=path-exclude={pattern}"));
     }

@@ -1,0 +1,65 @@
+# Runs in the guest: rounds of stressors, each of one family, the last of all families together.
+# Prints a line for each round; `stress: FAILED …` for what must not be. Needs ROUND_SECONDS.
+# The rounds measure themselves with bash's clock; what starts this may be another shell.
+[ -n "$BASH_VERSION" ] || exec bash "$0"
+failures=0
+failed() { echo "stress: FAILED $*"; failures=$((failures + 1)); }
+
+# Free memory in KiB when caches are empty and deferred work is done.
+free_memory() {
+    sync
+    for _ in 1 2 3; do echo 3 > /proc/sys/vm/drop_caches; sleep 1; done
+    awk '/^MemFree:/ { print $2 }' /proc/meminfo
+}
+
+round() {
+    local name=$1 words= stressor status
+    shift
+    for stressor in "$@"; do words="$words --$stressor 1"; done
+    local start=$SECONDS
+    # A stressor that does not end is given as long again, and two minutes: emulation is slow.
+    timeout -k 10 $((2 * ROUND_SECONDS + 120)) stress-ng $words --timeout "$ROUND_SECONDS" \
+        --temp-path /stress --hdd-bytes 8M --iomix-bytes 8M --fallocate-bytes 8M --vm-bytes 64M \
+        --readahead-bytes 8M --sync-file-bytes 8M --oomable > /run/stress.log 2>&1
+    status=$?
+    echo "stress: $name: status $status after $((SECONDS - start)) s"
+    grep -E 'fail:|error:' /run/stress.log | cut -c1-160
+    [ $status = 0 ] || failed "$name: status $status"
+    pgrep stress-ng > /dev/null && sleep 10
+    if pgrep stress-ng > /dev/null; then
+        failed "$name: left over"
+        ps axo pid,ppid,stat,etime,time,comm | grep stress-ng
+        pkill -KILL stress-ng
+        sleep 5
+        pgrep stress-ng > /dev/null && failed "$name: cannot be killed"
+    fi
+    rm -rf /stress/* || failed "$name: files that cannot be removed"
+}
+
+mkdir -p /stress
+# The first run brings in what stays: the program's pages, slabs.
+stress-ng --fork 1 --timeout 1 --temp-path /stress > /dev/null 2>&1
+before=$(free_memory)
+
+# Left out: cyclic wants SCHED_DEADLINE, resched counts without a lock in many processes.
+round process fork vfork vforkmany clone zombie daemon forkheavy wait kill sigfd procfs affinity \
+    pthread exit-group session
+round scheduler switch yield nice schedpolicy race-sched softlockup loadavg poll eventfd mutex sleep
+round memory vm mmap mmapfork mmapfixed mmapmany mremap brk stack bigheap malloc madvise mlock \
+    mincore msync munmap shm shm-sysv memfd mprotect pageswap tlb-shootdown memrate vm-rw fault
+round pipes pipe pipeherd ring-pipe fifo splice vm-splice tee sendfile futex sem sem-sysv mq msg \
+    locka lockf lockofd
+round signals sigabrt sigchld sigfpe sigio sigpending sigpipe sigq sigrt sigsegv sigsuspend \
+    sigtrap signal timer timerfd itimer hrtimers clock nanosleep alarm
+round files hdd iomix dir dirdeep dirmany dentry chdir chmod chown link symlink rename touch \
+    utime access fstat flock fallocate fiemap fpunch getdent inotify open close filename xattr \
+    seek readahead sync-file io copy-file dup handle fcntl file-ioctl mknod
+round together fork clone zombie switch yield schedpolicy race-sched vm mmap mremap brk malloc \
+    shm memfd pipe splice futex sem mq sigsegv sigq timer timerfd hdd iomix dir rename dentry open \
+    flock link
+
+after=$(free_memory)
+echo "stress: free memory $before kB before, $after kB after"
+[ $((before - after)) -le $((before / 50)) ] || failed "more than 2 % of free memory lost"
+rmdir /stress || failed "/stress is not empty"
+[ $failures = 0 ]

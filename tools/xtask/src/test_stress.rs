@@ -1,0 +1,78 @@
+//! `stress-ng` from Debian's packages: its process, scheduler, memory, pipe, signal, timer and file
+//! stressors, family by family and then together, on four processors and 1 GiB.
+//!
+//! `MINUTES` (1) is the time of all rounds together, `DEBUG=1` takes the kernel with the lock
+//! checker. It fails on a stressor that fails or does not end, a panic, a report of the lock
+//! checker, memory that does not come back, and a file system that `e2fsck` finds fault with.
+
+use crate::options::{Disk, Options};
+use crate::{Result, image, paths, qemu, rootfs, shell};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+const SCRIPT: &str = include_str!("stress.sh");
+const PACKAGES: &[&str] = &["stress-ng", "procps", "util-linux", "python3-minimal"];
+/// Rounds in the script, which share the time.
+const ROUNDS: u64 = 7;
+/// What the kernel says of its own mistakes.
+const COMPLAINTS: [&str; 4] = ["lock check:", "panicked at", "Kernel panic", "BUG"];
+
+/// Runs it; the status is 1 if something failed.
+pub(crate) fn run() -> Result<u8> {
+    shell::ensure_programs(&[("qemu-system-x86_64", "qemu-system-x86"), ("e2fsck", "e2fsprogs")])?;
+    let minutes = match std::env::var("MINUTES") {
+        Ok(text) => text.parse::<u64>().map_err(|error| format!("MINUTES={text}: {error}"))?,
+        Err(_) => 1,
+    };
+    let options = options((minutes * 60).div_ceil(ROUNDS))?;
+    let kernel = qemu::kernel_file(&options)?;
+    let image = qemu::prepared_image(&options)?;
+    let control = paths::output().join(format!("control.{}", std::process::id()));
+    let mut command = qemu::machine(&options, &kernel, &image, &control);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let console = child.stdout.take().ok_or("no console")?;
+    let reader = std::thread::spawn(move || {
+        let mut complaints = 0;
+        for line in BufReader::new(console).split(b'\n').map_while(std::result::Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            println!("{}", line.trim_end());
+            complaints += usize::from(COMPLAINTS.iter().any(|sign| line.contains(sign)));
+        }
+        complaints
+    });
+    let status = qemu::attend(child, &control);
+    let _ = std::fs::remove_file(&control);
+    let complaints = reader.join().map_err(|_| "the console's reader failed")?;
+    let status = status?;
+    let checked = Command::new("e2fsck").arg("-fn").arg(&image).output()?;
+    let is_clean = checked.status.success();
+    if !is_clean {
+        println!("{}", String::from_utf8_lossy(&checked.stdout));
+    }
+    let is_fine = status == 0 && complaints == 0 && is_clean;
+    let label = if is_fine { "ok     " } else { "FAILED " };
+    println!(
+        "{label} stress-ng, {minutes} minutes: status {status}, {complaints} complaints of the \
+         kernel, file system {}",
+        if is_clean { "clean" } else { "damaged" }
+    );
+    Ok(u8::from(!is_fine))
+}
+
+fn options(round_seconds: u64) -> Result<Options> {
+    let mut options = Options::from_env(&[])?;
+    let given = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if options.rootfs.is_none() {
+        options.rootfs = Some(rootfs::archive("stress", "minbase", PACKAGES)?);
+    }
+    if !given("SMP") {
+        options.cpus = 4;
+    }
+    if options.disk == Disk::Ram {
+        return Err("DISK=ram: the file stressors want a disk".into());
+    }
+    options.command = Some(format!("ROUND_SECONDS={round_seconds}\n{SCRIPT}"));
+    // Damage that an earlier run left would count again.
+    image::discard(&options)?;
+    Ok(options)
+}
