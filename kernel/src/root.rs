@@ -187,6 +187,7 @@ fn run_init(line: &CommandLine, ctx: &Context<'_>, in_ram: Option<&str>) {
         environment,
         max_threads: (frames::total_pages() / 32) as usize,
     };
+    vfs::filecount::init(frames::total_pages());
     let failed = |index: usize, error: Errno| {
         let (path, number) = (programs.get(index).copied().unwrap_or_default(), error.raw());
         if index == 0 && in_ram.is_some() {

@@ -142,6 +142,7 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
     }
     let mut creds = parent.creds();
     if has(clone::NEWUSER) {
+        nsproxy::check_not_chrooted(parent)?;
         creds = Arc::new(nsproxy::new_user_namespace(&creds)?);
     }
     let user = User::of(creds.uid);
@@ -152,7 +153,7 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
 
     let parent_mm = parent.mm().ok_or(Errno::EINVAL)?;
     let files = parent.files().ok_or(Errno::EINVAL)?;
-    let files = if has(clone::FILES) { files } else { Arc::new(files.duplicate()) };
+    let files = if has(clone::FILES) { files } else { Arc::new(files.duplicate()?) };
     let fs = parent.fs().ok_or(Errno::EINVAL)?;
     let fs = if has(clone::FS) { fs } else { Arc::new(fs.duplicate()) };
     let sighand = parent.sighand().ok_or(Errno::EINVAL)?;

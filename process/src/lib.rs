@@ -126,14 +126,15 @@ pub struct MemoryTotals {
     pub buffer_bytes: u64,
 }
 
-static MEMORY_TOTALS: Once<fn() -> MemoryTotals> = Once::new();
-
-/// Registers who counts memory; called once by the kernel image.
-pub fn set_memory_totals(count: fn() -> MemoryTotals) {
-    MEMORY_TOTALS.call_once(|| count);
-}
-
 /// What memory there is.
 pub fn memory_totals() -> MemoryTotals {
-    MEMORY_TOTALS.get().map_or_else(MemoryTotals::default, |count| count())
+    use pagecache::stats::{Counter, sum};
+    let bytes = |pages: u64| pages * arch::PAGE_SIZE as u64;
+    let frames = frames::stats();
+    MemoryTotals {
+        total_bytes: bytes(frames.total),
+        free_bytes: bytes(frames.free),
+        shared_bytes: bytes(sum(Counter::Shmem)),
+        buffer_bytes: bytes(sum(Counter::Buffers)),
+    }
 }

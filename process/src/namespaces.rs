@@ -30,6 +30,7 @@ pub fn unshare(task: &Task, mut flags: u64) -> Result<()> {
     }
     let mut creds = task.creds();
     if flags & clone::NEWUSER != 0 {
+        nsproxy::check_not_chrooted(task)?;
         creds = Arc::new(nsproxy::new_user_namespace(&creds)?);
     }
     if flags & NEW_ANY != 0 && !creds.ns_capable(&creds.user_ns, Cap::SYS_ADMIN) {
@@ -44,7 +45,7 @@ pub fn unshare(task: &Task, mut flags: u64) -> Result<()> {
     };
     let files = match task.files() {
         Some(files) if flags & clone::FILES != 0 && Arc::strong_count(&files) > 2 => {
-            Some(Arc::new(files.duplicate()))
+            Some(Arc::new(files.duplicate()?))
         }
         _ => None,
     };

@@ -246,6 +246,15 @@ impl Namespace {
     }
 }
 
+/// man 2 unshare: `EPERM` for a new user namespace in a chroot environment, whose walls full
+/// capabilities would open.
+pub fn check_not_chrooted(task: &crate::task::Task) -> Result<()> {
+    let context = task.vfs_context();
+    let (root, top) = (&context.paths.root, context.mounts.root_path()?);
+    let is_top = Arc::ptr_eq(&root.mount, &top.mount) && Arc::ptr_eq(&root.dentry, &top.dentry);
+    if is_top { Ok(()) } else { Err(Errno::EPERM) }
+}
+
 /// Makes a child user namespace for a caller with `creds`; the new credentials have every
 /// capability inside it.
 pub fn new_user_namespace(creds: &vfs::cred::Creds) -> Result<vfs::cred::Creds> {

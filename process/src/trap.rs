@@ -72,7 +72,8 @@ pub fn user_exception(frame: &mut TrapFrame, number: u8, code: u64) {
     if number == vector::PAGE_FAULT {
         return kernel_address(task, frame, code);
     }
-    note(task, number, code, None);
+    // What came with a debug exception is the state of the debug registers, not an error.
+    note(task, number, if number == vector::DEBUG { 0 } else { code }, None);
     let rip = frame.rip;
     let plain = |signal| SigInfo::new(signal, si::KERNEL);
     let info = match number {
@@ -91,11 +92,11 @@ pub fn user_exception(frame: &mut TrapFrame, number: u8, code: u64) {
 
 /// A user-mode access outside the user half: a call into the vsyscall page, or a wild pointer.
 fn kernel_address(task: &Task, frame: &mut TrapFrame, code: u64) {
-    if frame.rip & !0xc00 == VSYSCALL_PAGE && FaultCode(code).is_fetch() {
-        if emulate_vsyscall(frame).is_some() {
+    if frame.rip & !0xfff == VSYSCALL_PAGE && FaultCode(code).is_fetch() {
+        if frame.rip & !0xc00 == VSYSCALL_PAGE && emulate_vsyscall(frame).is_some() {
             return;
         }
-        note(task, vector::PAGE_FAULT, code, Some(frame.rip));
+        // No trap is told: the program made a call that there is not.
         signal::force(task, SigInfo::new(Signal::SIGSEGV, si::KERNEL));
         return;
     }

@@ -56,6 +56,7 @@ const MEMFD_NAME_MAX: usize = 249;
 
 /// `memfd_create(2)`; `MFD_HUGETLB` is refused as where no huge pages are configured.
 fn sys_memfd_create(cx: &mut Cx<'_>, name: VirtAddr, flags: u32) -> Result<usize> {
+    tmpfs::check_memfd_flags(flags)?;
     let name = user::read_cstr(name, MEMFD_NAME_MAX + 1).map_err(|error| match error {
         user::StrError::Fault => Errno::EFAULT,
         user::StrError::TooLong => Errno::EINVAL,

@@ -143,13 +143,13 @@ fn sys_timerfd_settime(
     new: VirtAddr,
     old: VirtAddr,
 ) -> Result<usize> {
+    let (interval, value) = read_timer(new)?;
     let start = match flags {
         0 | 2 => timerfd::Start::In,
         1 => timerfd::Start::At,
         3 => timerfd::Start::AtUnlessSet,
         _ => return Err(Errno::EINVAL),
     };
-    let (interval, value) = read_timer(new)?;
     let file = any_file(cx, fd)?;
     let (left, period) = timerfd::set(&file, value, interval, start)?;
     if !old.is_null() {

@@ -53,35 +53,49 @@ fn offset(pos: i64) -> Result<At> {
 /// `read(2)`.
 fn sys_read(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize) -> Result<usize> {
     let file = file(cx, fd)?;
+    // A descriptor that cannot be read tells so before the buffer is looked at.
+    rw::check_read(&file, At::Position)?;
     rw::read(&file, At::Position, &mut sink(buf, count)?)
-}
-
-fn write_source(cx: &Cx<'_>, fd: i32, at: At, source: &mut Source<'_>, rwf: u32) -> Result<usize> {
-    let file = file(cx, fd)?;
-    let ctx = context(cx);
-    rw::write(&ctx.get(), &file, at, source, rwf)
 }
 
 /// `write(2)`.
 fn sys_write(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize) -> Result<usize> {
-    write_source(cx, fd, At::Position, &mut source(buf, count)?, 0)
+    let file = file(cx, fd)?;
+    rw::check_write(&file, At::Position)?;
+    rw::write(&context(cx).get(), &file, At::Position, &mut source(buf, count)?, 0)
 }
 
 /// `pread(2)`.
 fn sys_pread(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize, pos: i64) -> Result<usize> {
     let at = offset(pos)?;
     let file = file(cx, fd)?;
+    rw::check_read(&file, at)?;
     rw::read(&file, at, &mut sink(buf, count)?)
 }
 
 /// `pwrite(2)`.
 fn sys_pwrite(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize, pos: i64) -> Result<usize> {
-    write_source(cx, fd, offset(pos)?, &mut source(buf, count)?, 0)
+    let at = offset(pos)?;
+    let file = file(cx, fd)?;
+    rw::check_write(&file, at)?;
+    rw::write(&context(cx).get(), &file, at, &mut source(buf, count)?, 0)
 }
 
-fn read_vector(cx: &Cx<'_>, fd: i32, iov: VirtAddr, count: usize, at: At) -> Result<usize> {
+fn read_vector(
+    cx: &Cx<'_>,
+    fd: i32,
+    iov: VirtAddr,
+    count: usize,
+    at: At,
+    rwf: u32,
+) -> Result<usize> {
     let file = file(cx, fd)?;
+    rw::check_read(&file, at)?;
     let list = segments(iov, count)?;
+    if list.iter().all(|segment| segment.len == 0) {
+        return Ok(0);
+    }
+    check_rwf(rwf)?;
     rw::read(&file, at, &mut Sink::user_segments(&list))
 }
 
@@ -93,13 +107,19 @@ fn write_vector(
     at: At,
     rwf: u32,
 ) -> Result<usize> {
+    let file = file(cx, fd)?;
+    rw::check_write(&file, at)?;
     let list = segments(iov, count)?;
-    write_source(cx, fd, at, &mut Source::user_segments(&list), rwf)
+    if list.iter().all(|segment| segment.len == 0) {
+        return Ok(0);
+    }
+    check_rwf(rwf)?;
+    rw::write(&context(cx).get(), &file, at, &mut Source::user_segments(&list), rwf)
 }
 
 /// `readv(2)`.
 fn sys_readv(cx: &mut Cx<'_>, fd: i32, iov: VirtAddr, count: usize) -> Result<usize> {
-    read_vector(cx, fd, iov, count, At::Position)
+    read_vector(cx, fd, iov, count, At::Position, 0)
 }
 
 /// `writev(2)`.
@@ -109,7 +129,7 @@ fn sys_writev(cx: &mut Cx<'_>, fd: i32, iov: VirtAddr, count: usize) -> Result<u
 
 /// `preadv(2)`.
 fn sys_preadv(cx: &mut Cx<'_>, fd: i32, iov: VirtAddr, count: usize, pos: i64) -> Result<usize> {
-    read_vector(cx, fd, iov, count, offset(pos)?)
+    read_vector(cx, fd, iov, count, offset(pos)?, 0)
 }
 
 /// `pwritev(2)`.
@@ -140,8 +160,7 @@ fn sys_preadv2(
     _high: u64,
     flags: u32,
 ) -> Result<usize> {
-    check_rwf(flags)?;
-    read_vector(cx, fd, iov, count, offset2(pos)?)
+    read_vector(cx, fd, iov, count, offset2(pos)?, flags)
 }
 
 /// `pwritev2(2)`; `RWF_NOWAIT` is `EOPNOTSUPP`.
@@ -154,7 +173,6 @@ fn sys_pwritev2(
     _high: u64,
     flags: u32,
 ) -> Result<usize> {
-    check_rwf(flags)?;
     write_vector(cx, fd, iov, count, offset2(pos)?, flags)
 }
 
@@ -304,12 +322,16 @@ fn sys_fcntl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<usize> {
 /// `flock(2)`.
 fn sys_flock(cx: &mut Cx<'_>, fd: i32, operation: u32) -> Result<usize> {
     use vfs::locks::{self, Wait};
-    let file = file(cx, fd)?;
     if operation & LOCK_MAND != 0 {
         return Ok(0);
     }
+    let kind = operation & !LOCK_NB;
+    if !matches!(kind, LOCK_UN | LOCK_SH | LOCK_EX) {
+        return Err(Errno::EINVAL);
+    }
+    let file = file(cx, fd)?;
     let wait = if operation & LOCK_NB != 0 { Wait::No } else { Wait::Yes };
-    match operation & !LOCK_NB {
+    match kind {
         LOCK_UN => locks::unlock_flock(&file),
         kind @ (LOCK_SH | LOCK_EX) => {
             let pid = cx.task.group.tgid();
@@ -343,11 +365,11 @@ fn sys_sync_file_range(
     flags: u32,
 ) -> Result<usize> {
     let known = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    let file = file(cx, fd)?;
     if flags & !known != 0 || offset < 0 || bytes < 0 {
         return Err(Errno::EINVAL);
     }
     let end = if bytes == 0 { i64::MAX } else { offset.checked_add(bytes).ok_or(Errno::EINVAL)? };
-    let file = file(cx, fd)?;
     match file.inode().kind {
         FileKind::Regular | FileKind::BlockDevice | FileKind::Directory | FileKind::Symlink => {}
         _ => return Err(Errno::ESPIPE),
@@ -382,7 +404,11 @@ fn sys_readahead(cx: &mut Cx<'_>, fd: i32, offset: i64, count: usize) -> Result<
     if !matches!(file.inode().kind, FileKind::Regular | FileKind::BlockDevice) {
         return Err(Errno::EINVAL);
     }
-    let start = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    // A length beyond what an offset can be is wrong; an offset there has nothing to read.
+    if count > i64::MAX as usize {
+        return Err(Errno::EINVAL);
+    }
+    let Ok(start) = u64::try_from(offset) else { return Ok(0) };
     file.ops().advise(&file, start..start.saturating_add(count as u64), 3)?;
     Ok(0)
 }
@@ -422,8 +448,15 @@ fn sys_sendfile(
     at: VirtAddr,
     count: usize,
 ) -> Result<usize> {
-    let (from, to) = (file(cx, input)?, file(cx, out)?);
+    // The order of the checks: the offset, the source, the target.
     let start = optional_offset(at)?;
+    let from = file(cx, input)?;
+    rw::check_read(&from, start)?;
+    let to = file(cx, out)?;
+    rw::check_write(&to, At::Position)?;
+    if count > isize::MAX as usize {
+        return Err(Errno::EINVAL);
+    }
     let ctx = context(cx);
     let done =
         anon::pipe::splice::sendfile(&ctx.get(), &to, &from, start, count.min(MAX_TRANSFER))?;
@@ -480,8 +513,14 @@ fn sys_vmsplice(
     count: usize,
     flags: u32,
 ) -> Result<usize> {
+    if flags & !(SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT) != 0 {
+        return Err(Errno::EINVAL);
+    }
     let file = file(cx, fd)?;
     let list = segments(iov, count)?;
+    if list.iter().all(|segment| segment.len == 0) {
+        return Ok(0);
+    }
     if file.mode().contains(FileMode::WRITE) {
         anon::pipe::splice::vmsplice_in(&file, &mut Source::user_segments(&list), flags)
     } else {

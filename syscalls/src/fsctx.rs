@@ -94,9 +94,9 @@ pub(crate) fn at_flags(flags: u32) -> Walk {
     result
 }
 
-/// A buffer to read into.
+/// A buffer to read into. What is asked for has to lie in user memory whole, though less is moved.
 pub(crate) fn sink(buf: VirtAddr, len: usize) -> Result<Sink<'static>> {
-    if !user::range_ok(buf, len.min(MAX_TRANSFER)) {
+    if !user::range_ok(buf, len) {
         return Err(Errno::EFAULT);
     }
     Ok(Sink::user(buf, len.min(MAX_TRANSFER)))
@@ -104,14 +104,15 @@ pub(crate) fn sink(buf: VirtAddr, len: usize) -> Result<Sink<'static>> {
 
 /// A buffer to write from.
 pub(crate) fn source(buf: VirtAddr, len: usize) -> Result<Source<'static>> {
-    if !user::range_ok(buf, len.min(MAX_TRANSFER)) {
+    if !user::range_ok(buf, len) {
         return Err(Errno::EFAULT);
     }
     Ok(Source::user(buf, len.min(MAX_TRANSFER)))
 }
 
-/// The segments of a vector call.
+/// The segments of a vector call, whose count is 32 bits of the register.
 pub(crate) fn segments(iov: VirtAddr, count: usize) -> Result<Vec<Segment>> {
+    let count = count as u32 as usize;
     if count > IOV_MAX {
         return Err(Errno::EINVAL);
     }

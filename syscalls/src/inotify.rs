@@ -35,10 +35,10 @@ fn sys_inotify_add_watch(cx: &mut Cx<'_>, fd: i32, path: VirtAddr, mask: u32) ->
     if mask & KNOWN == 0 {
         return Err(Errno::EINVAL);
     }
-    let file = any_file(cx, fd)?;
     if mask & IN_MASK_ADD != 0 && mask & IN_MASK_CREATE != 0 {
         return Err(Errno::EINVAL);
     }
+    let file = any_file(cx, fd)?;
     let instance = inotify::inotify_of(&file)?;
     let name = read_path(path, false)?;
     let mut how = Walk::empty();

@@ -96,7 +96,12 @@ fn sys_acct(cx: &mut Cx<'_>, _: VirtAddr) -> Result<usize> {
 }
 
 /// `swapon(2)`: memory is not swapped.
-fn sys_swapon(cx: &mut Cx<'_>, path: VirtAddr, _: u32) -> Result<usize> {
+fn sys_swapon(cx: &mut Cx<'_>, path: VirtAddr, flags: u32) -> Result<usize> {
+    /// Priority, the bit that says there is one, discard.
+    const KNOWN: u32 = 0x7_ffff;
+    if flags & !KNOWN != 0 {
+        return Err(Errno::EINVAL);
+    }
     require(cx, Cap::SYS_ADMIN)?;
     read_path(path, false)?;
     Err(Errno::EINVAL)
@@ -170,9 +175,12 @@ fn sys_kcmp(
 
 /// `getrandom(2)`.
 fn sys_getrandom(_: &mut Cx<'_>, buffer: VirtAddr, len: usize, flags: u32) -> Result<usize> {
-    // GRND_NONBLOCK, GRND_RANDOM: the generator is always ready.
-    if flags & !3 != 0 {
+    // GRND_NONBLOCK, GRND_RANDOM, GRND_INSECURE: the generator is always ready.
+    if flags & !7 != 0 || flags & 6 == 6 {
         return Err(Errno::EINVAL);
+    }
+    if !user::range_ok(buffer, len.min(i32::MAX as usize)) {
+        return Err(Errno::EFAULT);
     }
     let len = len.min(i32::MAX as usize);
     let mut chunk = [0u8; 256];

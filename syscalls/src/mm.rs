@@ -52,27 +52,8 @@ fn space(task: &Task) -> Result<Arc<AddressSpace>> {
     task.mm().ok_or(Errno::ENOMEM)
 }
 
-/// `RLIMIT_AS` and `RLIMIT_MEMLOCK`.
-pub(crate) fn check_limits(task: &Task, mm: &AddressSpace, len: u64, locked: bool) -> Result<()> {
-    let limit = task.limit(Resource::As);
-    if limit != u64::MAX {
-        let total = mm.stats().total * PAGE_SIZE as u64;
-        if total.saturating_add(len) > limit {
-            return Err(Errno::ENOMEM);
-        }
-    }
-    if locked && !task.capable(Cap::IPC_LOCK) {
-        let limit = task.limit(Resource::Memlock);
-        let now = mm.stats().locked * PAGE_SIZE as u64;
-        if now.saturating_add(len) > limit {
-            return Err(Errno::EAGAIN);
-        }
-    }
-    Ok(())
-}
-
 /// What binds the caller.
-fn limits(task: &Task) -> Limits {
+pub(crate) fn limits(task: &Task) -> Limits {
     let may_lock = task.capable(Cap::IPC_LOCK);
     Limits {
         space: task.limit(Resource::As),
@@ -94,8 +75,23 @@ fn sys_mmap(
     if !offset.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::EINVAL);
     }
+    let file = if flags & MAP_ANONYMOUS != 0 {
+        None
+    } else {
+        Some(cx.task.files().ok_or(Errno::EBADF)?.get(fd)?)
+    };
     if len == 0 {
         return Err(Errno::EINVAL);
+    }
+    let pages = len.div_ceil(PAGE_SIZE as u64);
+    if pages > u64::MAX / PAGE_SIZE as u64 {
+        return Err(Errno::ENOMEM);
+    }
+    if file.is_some() && offset.checked_add(pages * PAGE_SIZE as u64).is_none() {
+        return Err(Errno::EOVERFLOW);
+    }
+    if len > arch::USER_END {
+        return Err(Errno::ENOMEM);
     }
     let kind = flags & MAP_TYPE;
     match kind {
@@ -119,24 +115,24 @@ fn sys_mmap(
         prot |= PROT_EXEC;
     }
     let mm = space(cx.task)?;
-    let source = if flags & MAP_ANONYMOUS != 0 {
-        None
-    } else {
-        let file = cx.task.files().ok_or(Errno::EBADF)?.get(fd)?;
-        if !file.can_read() {
-            return Err(Errno::EACCES);
+    let source = match file {
+        None => None,
+        Some(file) => {
+            if !file.can_read() {
+                return Err(Errno::EACCES);
+            }
+            let shared = kind != MAP_PRIVATE;
+            if shared && prot & PROT_WRITE != 0 && !file.can_write() {
+                return Err(Errno::EACCES);
+            }
+            if shared && !file.can_write() {
+                flags |= vm::MAP_NEVER_WRITE;
+            }
+            if prot & PROT_EXEC != 0 && file.path.mount.has(abi::mount::MS_NOEXEC) {
+                return Err(Errno::EPERM);
+            }
+            Some(file.ops().mmap(&file, &MapArgs { offset, len, prot, flags })?)
         }
-        let shared = kind != MAP_PRIVATE;
-        if shared && prot & PROT_WRITE != 0 && !file.can_write() {
-            return Err(Errno::EACCES);
-        }
-        if shared && !file.can_write() {
-            flags |= vm::MAP_NEVER_WRITE;
-        }
-        if prot & PROT_EXEC != 0 && file.path.mount.has(abi::mount::MS_NOEXEC) {
-            return Err(Errno::EPERM);
-        }
-        Some(file.ops().mmap(&file, &MapArgs { offset, len, prot, flags })?)
     };
     let limits = limits(cx.task);
     if flags & MAP_LOCKED != 0 && limits.locked == 0 {
@@ -158,11 +154,22 @@ fn sys_munmap(cx: &mut Cx<'_>, addr: u64, len: u64) -> Result<usize> {
 }
 
 /// `mprotect(2)`.
-fn sys_mprotect(cx: &mut Cx<'_>, addr: u64, len: u64, prot: u32) -> Result<usize> {
-    const GROWS: u32 = 0x0300_0000;
-    if prot & GROWS == GROWS || prot & !(GROWS | 0xf) != 0 {
+fn sys_mprotect(cx: &mut Cx<'_>, addr: u64, len: u64, prot: u64) -> Result<usize> {
+    const GROWS: u64 = 0x0300_0000;
+    if prot & GROWS == GROWS || !addr.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::EINVAL);
     }
+    if len == 0 {
+        return Ok(0);
+    }
+    let whole = len.wrapping_add(PAGE_SIZE as u64 - 1) & !(PAGE_SIZE as u64 - 1);
+    if addr.checked_add(whole).is_none_or(|end| end <= addr) {
+        return Err(Errno::ENOMEM);
+    }
+    if prot & !(GROWS | 0xf) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let prot = prot as u32;
     let personality = cx.task.personality.load(core::sync::atomic::Ordering::Relaxed);
     let implied = personality & READ_IMPLIES_EXEC != 0 && prot & 1 != 0;
     let prot = prot | if implied { PROT_EXEC } else { 0 };
@@ -195,6 +202,9 @@ fn sys_msync(cx: &mut Cx<'_>, addr: u64, len: u64, flags: u32) -> Result<usize> 
 fn sys_mincore(cx: &mut Cx<'_>, addr: u64, len: u64, out: VirtAddr) -> Result<usize> {
     if !addr.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::EINVAL);
+    }
+    if !user::range_ok(VirtAddr(addr), len as usize) {
+        return Err(Errno::ENOMEM);
     }
     let count = len.div_ceil(PAGE_SIZE as u64);
     if !user::range_ok(out, count as usize) {
@@ -316,7 +326,11 @@ fn transfer(
     if flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let (local, remote) = (segments(local, nlocal)?, segments(remote, nremote)?);
+    let local = segments(local, nlocal)?;
+    if local.iter().all(|(_, len)| *len == 0) {
+        return Ok(0);
+    }
+    let remote = segments(remote, nremote)?;
     let target = cx.task.group.pid_ns().task(pid).ok_or(Errno::ESRCH)?;
     process::task::may_inspect(cx.task, &target)?;
     let mm = target.mm().ok_or(Errno::ESRCH)?;

@@ -39,7 +39,14 @@ fn read_data(from: VirtAddr) -> Result<Vec<u8>> {
 }
 
 fn optional_string(from: VirtAddr) -> Result<Option<Vec<u8>>> {
-    if from.0 == 0 { Ok(None) } else { read_path(from, true).map(Some) }
+    if from.0 == 0 {
+        return Ok(None);
+    }
+    // A string that is too long is wrong here, not a name that is too long.
+    match read_path(from, true) {
+        Err(Errno::ENAMETOOLONG) => Err(Errno::EINVAL),
+        other => other.map(Some),
+    }
 }
 
 /// `mount(2)`.

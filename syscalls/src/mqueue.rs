@@ -150,6 +150,7 @@ fn sys_mq_notify(cx: &mut Cx<'_>, fd: i32, event: VirtAddr) -> Result<usize> {
         let signal = match notify {
             SIGEV_NONE => None,
             SIGEV_SIGNAL => Some(Signal::new(signo).ok_or(Errno::EINVAL)?),
+            // The value would name a netlink socket, of which there are none.
             SIGEV_THREAD => return Err(Errno::EBADF),
             _ => return Err(Errno::EINVAL),
         };

@@ -47,7 +47,6 @@ fn sys_unshare(cx: &mut Cx<'_>, flags: u64) -> Result<usize> {
         | clone::THREAD
         | clone::VM
         | clone::SYSVSEM;
-    let flags = flags & 0xffff_ffff;
     if flags & !known != 0 {
         return Err(Errno::EINVAL);
     }

@@ -65,17 +65,18 @@ const OPEN_FLAGS: u32 = O_ACCMODE
 /// Checks flags against each other, as both forms of open do.
 fn check_open(flags: u32, mode: u32, resolve: u64) -> Result<OpenHow> {
     let mut flags = flags;
+    // man 2 open, O_PATH: other flags are ignored.
+    if flags & O_PATH != 0 {
+        flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    }
     if flags & O_TMPFILE_BIT != 0
         && (flags & O_TMPFILE != O_TMPFILE || flags & O_CREAT != 0 || flags & O_ACCMODE == O_RDONLY)
     {
         return Err(Errno::EINVAL);
     }
     // A directory cannot be made so.
-    if flags & O_PATH == 0 && flags & O_CREAT != 0 && flags & O_DIRECTORY != 0 {
+    if flags & O_CREAT != 0 && flags & O_DIRECTORY != 0 {
         return Err(Errno::EINVAL);
-    }
-    if flags & O_PATH != 0 {
-        flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
     }
     let creates = flags & (O_CREAT | O_TMPFILE_BIT) != 0;
     let mode = if creates { mode & 0o7777 } else { 0 };
@@ -305,10 +306,12 @@ fn sys_renameat2(
     flags: u32,
 ) -> Result<usize> {
     let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    let (old, new) = (read_path(old, false)?, read_path(new, false)?);
     let ctx = context(cx);
     let ctx = ctx.get();
-    let (from, to) = (base(cx, old_dir, &old)?, base(cx, new_dir, &new)?);
+    let old = read_path(old, false)?;
+    let from = base(cx, old_dir, &old)?;
+    let new = read_path(new, false)?;
+    let to = base(cx, new_dir, &new)?;
     ops::rename(&ctx, from.path(&ctx), &old, to.path(&ctx), &new, flags).map(|()| 0)
 }
 
@@ -341,8 +344,10 @@ fn sys_linkat(
     if flags & AT_SYMLINK_FOLLOW != 0 {
         how |= Walk::FOLLOW;
     }
-    let (old, new) = (read_path(old, flags & AT_EMPTY_PATH != 0)?, read_path(new, false)?);
-    let (from, to) = (base(cx, old_dir, &old)?, base(cx, new_dir, &new)?);
+    let old = read_path(old, flags & AT_EMPTY_PATH != 0)?;
+    let from = base(cx, old_dir, &old)?;
+    let new = read_path(new, false)?;
+    let to = base(cx, new_dir, &new)?;
     ops::link(&ctx, from.path(&ctx), &old, how, to.path(&ctx), &new).map(|()| 0)
 }
 

@@ -136,6 +136,9 @@ fn poll_descriptors(
     if count as u64 > task.limit(Resource::Nofile) {
         return Err(Errno::EINVAL);
     }
+    if !user::range_ok(fds, count * 8) {
+        return Err(Errno::EFAULT);
+    }
     let files = task.files().ok_or(Errno::EBADF)?;
     let mut registered = Registered::default();
     let mut entries = Entries::new();

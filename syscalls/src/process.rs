@@ -208,9 +208,6 @@ fn sys_execveat(
     envp: VirtAddr,
     flags: u32,
 ) -> Result<usize> {
-    if flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
-        return Err(Errno::EINVAL);
-    }
     execute(cx, dirfd, path, argv, envp, flags)
 }
 
@@ -223,8 +220,19 @@ fn execute(
     flags: u32,
 ) -> Result<usize> {
     let name = crate::misc::read_path(path, flags & AT_EMPTY_PATH != 0)?;
+    let mut room = args::room_of(cx.task);
+    // What cannot be read comes before what cannot be run.
+    let argv = args::Strings::from_user(argv, &mut room)?;
+    let envp = args::Strings::from_user(envp, &mut room)?;
+    if flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
+        return Err(Errno::EINVAL);
+    }
     let context = cx.task.vfs_context();
-    let base = cx.base(&context, dirfd)?;
+    let base = if name.first() == Some(&b'/') {
+        context.paths.cwd.clone()
+    } else {
+        cx.base(&context, dirfd)?
+    };
     let mut how = OpenHow::execute();
     if flags & AT_EMPTY_PATH != 0 {
         how.walk |= Walk::EMPTY;
@@ -245,9 +253,6 @@ fn execute(
         }
         full
     };
-    let mut room = args::room_of(cx.task);
-    let argv = args::Strings::from_user(argv, &mut room)?;
-    let envp = args::Strings::from_user(envp, &mut room)?;
     let taken = filename.len() as u64 + 1;
     if taken > room {
         return Err(Errno::E2BIG);

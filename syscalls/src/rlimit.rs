@@ -51,7 +51,6 @@ fn sys_prlimit64(
     old: VirtAddr,
 ) -> Result<usize> {
     let new: Option<RLimit> = if new.is_null() { None } else { Some(user::read_val(new)?) };
-    let resource = resource(raw)?;
     let other: Arc<Task>;
     let target = if pid == 0 || pid == cx.task.tid() {
         cx.task
@@ -65,6 +64,7 @@ fn sys_prlimit64(
         }
         &other
     };
+    let resource = resource(raw)?;
     let before = target.group.limits.get(resource);
     if let Some(new) = new {
         set(cx.task, target, resource, new)?;

@@ -57,10 +57,16 @@ fn may_change(cx: &Cx<'_>, target: &Task) -> Result<()> {
     if same || mine.ns_capable(&theirs.user_ns, Cap::SYS_NICE) { Ok(()) } else { Err(Errno::EPERM) }
 }
 
+/// Like [`find`], for calls to which a negative number is nobody.
+fn find_positive(cx: &Cx<'_>, pid: i32) -> Result<Arc<Task>> {
+    find(cx, pid).map_err(|error| if pid < 0 { Errno::ESRCH } else { error })
+}
+
 /// Whose priorities a call is about.
 fn targets(cx: &Cx<'_>, which: i32, who: i32) -> Result<Vec<Arc<Task>>> {
     let ns = cx.task.group.pid_ns();
     Ok(match which {
+        0 if who < 0 => return Err(Errno::ESRCH),
         0 => alloc::vec![find(cx, who)?],
         1 => {
             let pgrp =
@@ -151,16 +157,17 @@ fn sys_sched_setscheduler(
     policy: u32,
     param: VirtAddr,
 ) -> Result<usize> {
-    if param.is_null() || (policy as i32) < 0 {
+    if param.is_null() || (policy as i32) < 0 || pid < 0 {
         return Err(Errno::EINVAL);
     }
     let priority: i32 = user::read_val(param)?;
+    find(cx, pid)?;
     let policy = Policy::from_raw(policy & !RESET_ON_FORK).ok_or(Errno::EINVAL)?;
     set_policy(cx, pid, Some(policy), priority, None)
 }
 
 fn sys_sched_setparam(cx: &mut Cx<'_>, pid: i32, param: VirtAddr) -> Result<usize> {
-    if param.is_null() {
+    if param.is_null() || pid < 0 {
         return Err(Errno::EINVAL);
     }
     let priority: i32 = user::read_val(param)?;
@@ -206,14 +213,14 @@ fn mask_len() -> usize {
 }
 
 fn sys_sched_setaffinity(cx: &mut Cx<'_>, pid: i32, len: usize, mask: VirtAddr) -> Result<usize> {
-    let task = find(cx, pid)?;
     let mut words = [0u64; 4];
     let mut bytes = [0u8; 32];
-    let used = len.min(mask_len()).min(32);
+    let used = (len as u32 as usize).min(mask_len()).min(32);
     user::copy_from_user(bytes.get_mut(..used).ok_or(Errno::EINVAL)?, mask)?;
     for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = chunk.iter().rev().fold(0, |w, &b| w << 8 | u64::from(b));
     }
+    let task = find_positive(cx, pid)?;
     may_change(cx, &task)?;
     let wanted: CpuSet = (0..256)
         .filter(|&i| words.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 != 0))
@@ -228,10 +235,11 @@ fn sys_sched_setaffinity(cx: &mut Cx<'_>, pid: i32, len: usize, mask: VirtAddr) 
 }
 
 fn sys_sched_getaffinity(cx: &mut Cx<'_>, pid: i32, len: usize, mask: VirtAddr) -> Result<usize> {
+    let len = len as u32 as usize;
     if !len.is_multiple_of(8) || len.saturating_mul(8) < arch::cpu::possible_count() {
         return Err(Errno::EINVAL);
     }
-    let task = find(cx, pid)?;
+    let task = find_positive(cx, pid)?;
     let set = task.thread().ok_or(Errno::ESRCH)?.affinity().and(&arch::cpu::online());
     let used = len.min(mask_len());
     for (i, word) in set.as_words().iter().take(used / 8).enumerate() {
@@ -258,7 +266,7 @@ fn sys_ioprio_set(cx: &mut Cx<'_>, which: i32, who: i32, ioprio: u32) -> Result<
         return Err(Errno::EPERM);
     }
     // The numbers start at 1 here, at 0 in getpriority.
-    for task in targets(cx, which - 1, who)? {
+    for task in targets(cx, which.wrapping_sub(1), who)? {
         may_change(cx, &task)?;
         task.ioprio.store(ioprio, core::sync::atomic::Ordering::Relaxed);
     }
@@ -266,7 +274,7 @@ fn sys_ioprio_set(cx: &mut Cx<'_>, which: i32, who: i32, ioprio: u32) -> Result<
 }
 
 fn sys_ioprio_get(cx: &mut Cx<'_>, which: i32, who: i32) -> Result<usize> {
-    let best = targets(cx, which - 1, who)?
+    let best = targets(cx, which.wrapping_sub(1), who)?
         .iter()
         .map(|t| t.ioprio.load(core::sync::atomic::Ordering::Relaxed))
         .min()

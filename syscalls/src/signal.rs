@@ -172,7 +172,7 @@ fn sys_kill(cx: &mut Cx<'_>, pid: i32, signal: i32) -> Result<usize> {
             let group = ns.task(pid).ok_or(Errno::ESRCH)?.group.clone();
             send_to_group(cx, &group, signal?)?;
         }
-        -1 => kill_all(cx, signal?)?,
+        -1 => kill_all(cx, signal)?,
         i32::MIN => return Err(Errno::ESRCH),
         _ => {
             let pgrp =
@@ -197,7 +197,7 @@ fn kill_group(cx: &Cx<'_>, members: &[Arc<ThreadGroup>], signal: Option<Signal>)
 }
 
 /// Everybody but process 1 and the caller.
-fn kill_all(cx: &Cx<'_>, signal: Option<Signal>) -> Result<()> {
+fn kill_all(cx: &Cx<'_>, signal: Result<Option<Signal>>) -> Result<()> {
     let ns = cx.task.group.pid_ns();
     let mut found = false;
     let mut outcome = Ok(());
@@ -205,7 +205,7 @@ fn kill_all(cx: &Cx<'_>, signal: Option<Signal>) -> Result<()> {
         if group.pid().number_in(ns) <= 1 || Arc::ptr_eq(&group, &cx.task.group) {
             continue;
         }
-        match send_to_group(cx, &group, signal) {
+        match send_to_group(cx, &group, signal?) {
             Err(Errno::EPERM) => {}
             Err(error) => outcome = Err(error),
             Ok(()) => {}
@@ -285,10 +285,10 @@ fn sys_rt_tgsigqueueinfo(
     raw: i32,
     info: VirtAddr,
 ) -> Result<usize> {
+    let info = read_info(info, raw, tid == cx.task.tid())?;
     if tgid <= 0 || tid <= 0 {
         return Err(Errno::EINVAL);
     }
-    let info = read_info(info, raw, tid == cx.task.tid())?;
     let task = find_thread(cx, tgid, tid)?;
     let signal = signal_or_probe(raw)?;
     signal::may_signal(cx.task, &task, signal)?;

@@ -131,8 +131,14 @@ fn sys_clock_settime(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
     }
     let ns = read_timespec(at)?;
     cx.task.creds().require(Cap::SYS_TIME)?;
+    check_wall_time(ns)?;
     clock::set_realtime(ns);
     Ok(0)
+}
+
+/// man 2 clock_settime: `EINVAL` for a time before the machine's start.
+fn check_wall_time(ns: u64) -> Result<()> {
+    if ns < clock::monotonic_ns() { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
 fn sys_gettimeofday(_: &mut Cx<'_>, time: VirtAddr, zone: VirtAddr) -> Result<usize> {
@@ -146,16 +152,26 @@ fn sys_gettimeofday(_: &mut Cx<'_>, time: VirtAddr, zone: VirtAddr) -> Result<us
     Ok(0)
 }
 
-fn sys_settimeofday(cx: &mut Cx<'_>, time: VirtAddr, _zone: VirtAddr) -> Result<usize> {
-    if time.is_null() {
-        return Ok(0);
+fn sys_settimeofday(cx: &mut Cx<'_>, time: VirtAddr, zone: VirtAddr) -> Result<usize> {
+    let read = |at: VirtAddr| user::read_val::<[i64; 2]>(at);
+    let new = if time.is_null() { None } else { Some(read(time)?) };
+    if new.is_some_and(|[_, usec]| !(0..1_000_000).contains(&usec)) {
+        return Err(Errno::EINVAL);
     }
-    let [sec, usec]: [i64; 2] = user::read_val(time)?;
-    if sec < 0 || !(0..1_000_000).contains(&usec) {
+    let west = if zone.is_null() { None } else { Some(user::read_val::<[i32; 2]>(zone)?[0]) };
+    if new.is_some_and(|[sec, _]| sec < 0) {
         return Err(Errno::EINVAL);
     }
     cx.task.creds().require(Cap::SYS_TIME)?;
-    clock::set_realtime(sec as u64 * NANOS + usec as u64 * 1000);
+    // The zone itself is nobody's business here: the hardware clock runs in UTC.
+    if west.is_some_and(|minutes| !(-15 * 60..=15 * 60).contains(&minutes)) {
+        return Err(Errno::EINVAL);
+    }
+    let Some([sec, usec]) = new else { return Ok(0) };
+    let ns = (sec as u64).checked_mul(NANOS).ok_or(Errno::EINVAL)?;
+    let ns = ns.checked_add(usec as u64 * 1000).ok_or(Errno::EINVAL)?;
+    check_wall_time(ns)?;
+    clock::set_realtime(ns);
     Ok(0)
 }
 
@@ -196,7 +212,7 @@ fn sys_clock_nanosleep(
 ) -> Result<usize> {
     const ABSTIME: u32 = 1;
     if !matches!(id, 0 | 1 | 7 | 8 | 9 | 11) {
-        return Err(if id == 2 { Errno::EOPNOTSUPP } else { Errno::EINVAL });
+        return Err(if matches!(id, 2..=6) { Errno::EOPNOTSUPP } else { Errno::EINVAL });
     }
     let ns = read_timespec(request)?;
     if flags & ABSTIME == 0 {

@@ -41,6 +41,7 @@ impl Target {
 
 fn xattr_name(name: VirtAddr) -> Result<alloc::vec::Vec<u8>> {
     match user::read_cstr(name, 257) {
+        Ok(name) if name.is_empty() => Err(Errno::ERANGE),
         Ok(name) => Ok(name),
         Err(user::StrError::Fault) => Err(Errno::EFAULT),
         Err(user::StrError::TooLong) => Err(Errno::ERANGE),
@@ -55,15 +56,21 @@ fn set_xattr(
     size: usize,
     flags: u32,
 ) -> Result<usize> {
+    let ctx = context(cx);
+    let ctx = ctx.get();
+    // The order of the checks is Linux's: the file, the flags, the name, the value.
+    let path = target.path(cx, &ctx)?;
+    if flags & !(XATTR_CREATE | XATTR_REPLACE) != 0 {
+        return Err(Errno::EINVAL);
+    }
     let name = xattr_name(name)?;
     if size > 65536 {
         return Err(Errno::E2BIG);
     }
-    let mut bytes = alloc::vec![0u8; size];
+    let mut bytes = alloc::vec::Vec::new();
+    bytes.try_reserve_exact(size).map_err(|_| Errno::ENOMEM)?;
+    bytes.resize(size, 0);
     user::copy_from_user(&mut bytes, value)?;
-    let ctx = context(cx);
-    let ctx = ctx.get();
-    let path = target.path(cx, &ctx)?;
     ops::set_xattr(&ctx, &path, &name, &bytes, flags).map(|()| 0)
 }
 
@@ -85,10 +92,10 @@ fn get_xattr(
     value: VirtAddr,
     size: usize,
 ) -> Result<usize> {
-    let name = xattr_name(name)?;
     let ctx = context(cx);
     let ctx = ctx.get();
     let path = target.path(cx, &ctx)?;
+    let name = xattr_name(name)?;
     give(&ops::get_xattr(&ctx, &path, &name)?, value, size)
 }
 
@@ -100,10 +107,10 @@ fn list_xattr(cx: &Cx<'_>, target: &Target, list: VirtAddr, size: usize) -> Resu
 }
 
 fn remove_xattr(cx: &Cx<'_>, target: &Target, name: VirtAddr) -> Result<usize> {
-    let name = xattr_name(name)?;
     let ctx = context(cx);
     let ctx = ctx.get();
     let path = target.path(cx, &ctx)?;
+    let name = xattr_name(name)?;
     ops::remove_xattr(&ctx, &path, &name).map(|()| 0)
 }
 

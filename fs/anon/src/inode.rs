@@ -86,6 +86,7 @@ pub fn anon_file(
     flags: u32,
 ) -> Result<Arc<File>> {
     static INODE: Once<Arc<Inode>> = Once::new();
+    vfs::filecount::check(ctx.creds)?;
     let mount = once(&ANON, "anon_inodefs", ANON_INODE_MAGIC)?;
     let inode = INODE.call_once(|| {
         let mut init = InodeInit::pseudo(next_ino(), 0o600);

@@ -12,6 +12,6 @@ mod options;
 mod superblock;
 
 pub use inode::TmpInode;
-pub use memfd::{add_seals, get_seals, memfd_create, shared_file};
+pub use memfd::{add_seals, check_memfd_flags, get_seals, memfd_create, shared_file};
 pub use options::Options;
 pub use superblock::{Tmpfs, create, init, set_memory};

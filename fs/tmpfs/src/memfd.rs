@@ -29,6 +29,7 @@ fn internal() -> Result<&'static Arc<Mount>> {
 
 /// A file without a name, shown as `shown` with ` (deleted)` behind it.
 fn unnamed(ctx: &Context<'_>, shown: &[u8], mode: u32) -> Result<Arc<File>> {
+    vfs::filecount::check(ctx.creds)?;
     let mount = internal()?;
     let new = NewInode {
         kind: FileKind::Regular,
@@ -52,14 +53,18 @@ fn unnamed(ctx: &Context<'_>, shown: &[u8], mode: u32) -> Result<Arc<File>> {
     }))
 }
 
-/// `memfd_create(2)`; `MFD_CLOEXEC` is the caller's business.
-pub fn memfd_create(ctx: &Context<'_>, name: &[u8], flags: u32) -> Result<Arc<File>> {
+/// Whether `flags` are ones that [`memfd_create`] takes: `EINVAL` for unknown ones, `ENOSYS` for
+/// huge pages.
+pub fn check_memfd_flags(flags: u32) -> Result<()> {
     if flags & !(MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB) != 0 {
         return Err(Errno::EINVAL);
     }
-    if flags & MFD_HUGETLB != 0 {
-        return Err(Errno::ENOSYS);
-    }
+    if flags & MFD_HUGETLB != 0 { Err(Errno::ENOSYS) } else { Ok(()) }
+}
+
+/// `memfd_create(2)`; `MFD_CLOEXEC` is the caller's business.
+pub fn memfd_create(ctx: &Context<'_>, name: &[u8], flags: u32) -> Result<Arc<File>> {
+    check_memfd_flags(flags)?;
     if name.len() > 249 {
         return Err(Errno::EINVAL);
     }

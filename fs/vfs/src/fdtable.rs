@@ -33,14 +33,42 @@ pub struct FdTable {
     id: u64,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct State {
     used: Bitmap,
     cloexec: Vec<u64>,
 }
 
+impl State {
+    /// Makes sure that `fd` can be noted without allocating.
+    fn make_room(&mut self, fd: u32) -> Result<()> {
+        let mut index = fd as usize;
+        for words in &mut self.used.levels {
+            index /= 64;
+            room_for(words, index)?;
+        }
+        room_for(&mut self.cloexec, fd as usize / 64)
+    }
+
+    fn copy(&self) -> Result<State> {
+        let mut copy = State::default();
+        for (to, from) in copy.used.levels.iter_mut().zip(&self.used.levels) {
+            to.try_reserve(from.len()).map_err(|_| Errno::ENOMEM)?;
+            to.extend_from_slice(from);
+        }
+        copy.cloexec.try_reserve(self.cloexec.len()).map_err(|_| Errno::ENOMEM)?;
+        copy.cloexec.extend_from_slice(&self.cloexec);
+        Ok(copy)
+    }
+}
+
+fn room_for(words: &mut Vec<u64>, index: usize) -> Result<()> {
+    let more = (index + 1).saturating_sub(words.len());
+    words.try_reserve(more).map_err(|_| Errno::ENOMEM)
+}
+
 /// A set of numbers that finds its lowest gap quickly.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Bitmap {
     /// `levels[0]` is the set; bit n of a higher level says that word n below is full.
     levels: [Vec<u64>; 3],
@@ -156,10 +184,15 @@ impl FdTable {
         }
         let (segment, index) = place(fd);
         let once = self.segments.get(segment).ok_or(Errno::EMFILE)?;
-        let slots = once.call_once(|| {
-            (0..(FIRST as usize) << segment).map(|_| RcuSlot::empty()).collect::<Segment>()
-        });
-        slots.get(index).ok_or(Errno::EMFILE)
+        if let Some(slots) = once.get() {
+            return slots.get(index).ok_or(Errno::EMFILE);
+        }
+        let mut slots = Vec::new();
+        let len = (FIRST as usize) << segment;
+        slots.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+        slots.resize_with(len, RcuSlot::empty);
+        // Of two that come here at a time one has made them in vain.
+        once.call_once(|| slots.into_boxed_slice()).get(index).ok_or(Errno::EMFILE)
     }
 
     /// The open file `fd`; not one opened with `O_PATH`.
@@ -191,6 +224,7 @@ impl FdTable {
             if state.used.has(fd) || state.used.lowest_gap(min) != fd {
                 continue;
             }
+            state.make_room(fd)?;
             state.used.set(fd);
             state.set_cloexec(fd, cloexec);
             return Ok(fd);
@@ -254,13 +288,14 @@ impl FdTable {
         if u64::from(fd) >= limit.min(u64::from(MAX_FD)) {
             return Err(Errno::EBADF);
         }
-        let slot = self.make_slot(fd).map_err(|_| Errno::EBADF)?;
+        let slot = self.make_slot(fd)?;
         let old = {
             let mut state = self.state.lock();
             // Reserved by an open that has not finished.
             if state.used.has(fd) && !slot.is_some() {
                 return Err(Errno::EBUSY);
             }
+            state.make_room(fd)?;
             state.used.set(fd);
             state.set_cloexec(fd, cloexec);
             slot.swap(Some(file))
@@ -286,25 +321,24 @@ impl FdTable {
         Ok(())
     }
 
-    /// A private copy (fork without `CLONE_FILES`).
-    #[must_use]
-    pub fn duplicate(&self) -> FdTable {
+    /// A private copy (fork without `CLONE_FILES`); `ENOMEM`.
+    pub fn duplicate(&self) -> Result<FdTable> {
         let copy = FdTable::new();
-        let mut state = self.state.lock().clone();
+        let mut state = self.state.lock().copy()?;
         let mut next = 0;
         while let Some(fd) = state.used.next_set(next) {
             next = fd + 1;
             let file = self.slot(fd).and_then(RcuSlot::get);
             match (file, copy.make_slot(fd)) {
-                (Some(file), Ok(slot)) => {
-                    slot.swap(Some(file));
+                (Some(file), slot) => {
+                    slot?.swap(Some(file));
                 }
                 // Reserved by a thread that is still opening: the copy does not get it.
-                _ => state.used.clear(fd),
+                (None, _) => state.used.clear(fd),
             }
         }
         *copy.state.lock() = state;
-        copy
+        Ok(copy)
     }
 
     /// The open descriptors at or above `from`, with their files, one after the other.

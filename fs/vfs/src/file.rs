@@ -329,6 +329,7 @@ impl File {
             mode |= FileMode::DIRECTORY;
         }
         let error_seq = init.inode.mapping().map(|m| m.error_cursor());
+        crate::filecount::count(1);
         File {
             ops: init.ops,
             inode: InodeRef::new(init.inode),
@@ -484,6 +485,7 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
+        crate::filecount::count(-1);
         if self.mode.contains(FileMode::PATH) {
             return self.ops.release(self);
         }

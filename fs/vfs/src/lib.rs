@@ -17,6 +17,7 @@ pub mod dpath;
 mod extra;
 pub mod fdtable;
 pub mod file;
+pub mod filecount;
 pub mod inode;
 pub mod inode_cache;
 mod inode_ops;

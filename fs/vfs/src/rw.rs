@@ -28,10 +28,31 @@ pub enum At {
     Offset(u64),
 }
 
-fn may_read(file: &File) -> Result<()> {
-    if !file.can_read() {
-        return Err(Errno::EBADF);
+/// Whether `file` can be read at `at` at all: what is wrong with the descriptor comes before what
+/// is wrong with the buffer.
+#[inline]
+pub fn check_read(file: &File, at: At) -> Result<()> {
+    check_positional(file, at)?;
+    if file.can_read() { Ok(()) } else { Err(Errno::EBADF) }
+}
+
+/// Whether `file` can be written at `at` at all, like [`check_read`].
+#[inline]
+pub fn check_write(file: &File, at: At) -> Result<()> {
+    check_positional(file, at)?;
+    if file.can_write() { Ok(()) } else { Err(Errno::EBADF) }
+}
+
+#[inline]
+fn check_positional(file: &File, at: At) -> Result<()> {
+    if matches!(at, At::Offset(_)) && !file.mode().contains(FileMode::POSITIONAL) {
+        return Err(Errno::ESPIPE);
     }
+    Ok(())
+}
+
+fn may_read(file: &File, at: At) -> Result<()> {
+    check_read(file, at)?;
     if file.mode().contains(FileMode::DIRECTORY) {
         return Err(Errno::EISDIR);
     }
@@ -53,7 +74,7 @@ fn read_from(file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
 /// `read(2)`, `pread(2)` and their vector forms.
 #[inline]
 pub fn read(file: &File, at: At, sink: &mut Sink<'_>) -> Result<usize> {
-    may_read(file)?;
+    may_read(file, at)?;
     match at {
         At::Position if file.mode().contains(FileMode::SEEK) => {
             let mut position = file.position().lock();
@@ -63,9 +84,6 @@ pub fn read(file: &File, at: At, sink: &mut Sink<'_>) -> Result<usize> {
         }
         At::Position => read_from(file, 0, sink),
         At::Offset(pos) => {
-            if !file.mode().contains(FileMode::POSITIONAL) {
-                return Err(Errno::ESPIPE);
-            }
             check_range(pos, sink.remaining())?;
             read_from(file, pos, sink)
         }
@@ -86,9 +104,7 @@ pub fn write(
     source: &mut Source<'_>,
     rwf: u32,
 ) -> Result<usize> {
-    if !file.can_write() {
-        return Err(Errno::EBADF);
-    }
+    check_write(file, at)?;
     match at {
         At::Position if file.mode().contains(FileMode::SEEK) => {
             let mut position = file.position().lock();
@@ -98,9 +114,6 @@ pub fn write(
         }
         At::Position => Ok(write_to(ctx, file, 0, source, rwf)?.0),
         At::Offset(pos) => {
-            if !file.mode().contains(FileMode::POSITIONAL) {
-                return Err(Errno::ESPIPE);
-            }
             check_range(pos, source.remaining())?;
             Ok(write_to(ctx, file, pos, source, rwf)?.0)
         }
@@ -281,11 +294,11 @@ pub fn fallocate(ctx: &Context<'_>, file: &File, mode: u32, offset: i64, len: i6
 
 /// `getdents64(2)`: lists from the file's position on.
 pub fn read_dir(file: &File, out: &mut dyn crate::file::DirSink) -> Result<()> {
-    if !file.can_read() {
-        return Err(Errno::EBADF);
-    }
     if !file.mode().contains(FileMode::DIRECTORY) {
         return Err(Errno::ENOTDIR);
+    }
+    if !file.can_read() {
+        return Err(Errno::EBADF);
     }
     let mut position = file.position().lock();
     let inode = file.inode();

@@ -5,7 +5,7 @@ use crate::commit::{commit, heeds_no_reserve, max_areas};
 use crate::layout::MIN_ADDRESS;
 use crate::limits::Limits;
 use crate::space::va;
-use crate::unmap::{check_range, span};
+use crate::unmap::span;
 use crate::vma::{Areas, Vma, flag, prot};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
@@ -58,10 +58,8 @@ impl AddressSpace {
         if !start.is_multiple_of(PAGE) || wanted & !(7 | GROWSDOWN | GROWSUP) != 0 {
             return Err(Errno::EINVAL);
         }
-        let end = match check_range(start, len) {
-            Ok(end) => end,
-            Err(_) => return Err(Errno::ENOMEM),
-        };
+        // What lies before the first hole changes, and the end of user memory is one.
+        let end = span(start, len).map_err(|_| Errno::ENOMEM)?;
         if end == start {
             return Ok(());
         }
@@ -140,14 +138,20 @@ impl AddressSpace {
         {
             return Err(Errno::EINVAL);
         }
-        let up = |len: u64| len.checked_add(PAGE - 1).map(|len| len & !(PAGE - 1));
-        let (old_len, new_len) =
-            (up(old_len).ok_or(Errno::EINVAL)?, up(new_len).ok_or(Errno::EINVAL)?);
-        if new_len == 0 || new_len > USER_END || stays && old_len != new_len {
+        let up = |len: u64| len.wrapping_add(PAGE - 1) & !(PAGE - 1);
+        let (old_len, new_len) = (up(old_len), up(new_len));
+        if new_len == 0 || stays && old_len != new_len {
             return Err(Errno::EINVAL);
         }
-        old.checked_add(old_len).filter(|end| *end <= USER_END).ok_or(Errno::EINVAL)?;
         let mut areas = self.areas.write();
+        // A place that is not mapped comes before a length that is too long.
+        if flags & FIXED == 0 && areas.find(old).is_none() {
+            return Err(Errno::EFAULT);
+        }
+        old.checked_add(old_len).filter(|end| *end <= USER_END).ok_or(Errno::EINVAL)?;
+        if new_len > USER_END {
+            return Err(if flags & FIXED != 0 { Errno::EINVAL } else { Errno::ENOMEM });
+        }
         let more = if stays { new_len } else { new_len.saturating_sub(old_len) };
         if more > 0 {
             let vma = areas.find(old).ok_or(Errno::EFAULT)?;
@@ -418,11 +422,13 @@ impl AddressSpace {
         const ASYNC: u32 = 1;
         const INVALIDATE: u32 = 2;
         const SYNC: u32 = 4;
-        if flags & !(ASYNC | INVALIDATE | SYNC) != 0 || flags & (ASYNC | SYNC) == ASYNC | SYNC {
+        let is_wrong = !start.is_multiple_of(PAGE)
+            || flags & !(ASYNC | INVALIDATE | SYNC) != 0
+            || flags & (ASYNC | SYNC) == ASYNC | SYNC;
+        if is_wrong {
             return Err(Errno::EINVAL);
         }
-        let end = check_range(start, len)
-            .map_err(|errno| if start.is_multiple_of(PAGE) { Errno::ENOMEM } else { errno })?;
+        let end = span(start, len).map_err(|_| Errno::ENOMEM)?;
         if start == end {
             return Ok(());
         }
@@ -443,7 +449,7 @@ impl AddressSpace {
     /// `mlock2(2)`; `on_fault` leaves the pages to be faulted in.
     pub fn mlock(&self, start: u64, len: u64, on_fault: bool, limits: &Limits) -> Result<()> {
         let from = start & !(PAGE - 1);
-        let end = span(from, len.checked_add(start - from).ok_or(Errno::EINVAL)?)?;
+        let end = span(from, len.wrapping_add(start - from))?;
         if from == end {
             return Ok(());
         }
@@ -478,7 +484,7 @@ impl AddressSpace {
     /// `munlock(2)`.
     pub fn munlock(&self, start: u64, len: u64) -> Result<()> {
         let from = start & !(PAGE - 1);
-        let end = span(from, len.checked_add(start - from).ok_or(Errno::EINVAL)?)?;
+        let end = span(from, len.wrapping_add(start - from))?;
         if from == end {
             return Ok(());
         }

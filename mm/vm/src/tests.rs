@@ -194,3 +194,26 @@ proptest! {
         prop_assert_eq!(mapped, model.len() as u64);
     }
 }
+
+#[test]
+fn odd_ranges_answer_as_linux_does() {
+    let (_guard, mm) = setup();
+    let at = anon(&mm, 0, 4 << 12, 3, 2).expect("map");
+    mm.munmap(at + 4096, 4096).expect("unmap");
+    mm.write_remote(VirtAddr(at), &[1]).expect("write");
+    // What lies before the hole, or before the end of user memory, changes.
+    for len in [3 << 12, u64::MAX >> 1] {
+        assert_eq!(mm.mprotect(at, len, 1, &Limits::NONE), Err(Errno::ENOMEM));
+        let denied = mm.handle_fault(VirtAddr(at), FaultAccess::Write, 8 << 20);
+        assert_eq!(denied, Err(FaultError::Segv { code: 2 }));
+        mm.mprotect(at, 4096, 3, &Limits::NONE).expect("back");
+    }
+    assert_eq!(mm.mincore(at, at + (3 << 12)).map(|pages| pages.len()), Ok(1));
+    assert_eq!(mm.mincore(at + 4096, at + 8192), Err(Errno::ENOMEM));
+    // A length that wraps when it is rounded up is none.
+    assert_eq!(mm.mlock(at, u64::MAX, false, &Limits::NONE), Ok(()));
+    assert_eq!(mm.munlock(at + 5, u64::MAX - 100), Ok(()));
+    assert_eq!(mm.msync(1 << 63, 0, 0), Ok(()));
+    assert_eq!(mm.msync(at + 1, 0, 0), Err(Errno::EINVAL));
+    assert_eq!(mm.mremap(1 << 50, 4096, 1 << 60, 0, 0, &Limits::NONE), Err(Errno::EFAULT));
+}

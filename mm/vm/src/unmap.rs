@@ -25,7 +25,8 @@ pub(crate) fn check_range(start: u64, len: u64) -> Result<u64> {
 
 /// The end of a range for calls to which what is not mapped is `ENOMEM`, wherever it lies.
 pub(crate) fn span(start: u64, len: u64) -> Result<u64> {
-    let whole = len.checked_add(PAGE_SIZE as u64 - 1).ok_or(Errno::EINVAL)? & !4095;
+    // As Linux has it, a length that wraps when rounded up is none.
+    let whole = len.wrapping_add(PAGE_SIZE as u64 - 1) & !4095;
     if !start.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::EINVAL);
     }

@@ -6,6 +6,7 @@
 //! its own.
 
 use crate::Perm;
+use abi::ipc::common;
 use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -89,7 +90,7 @@ impl<T: Object> Table<T> {
         };
         let object = make(i32::from(seq) << SLOT_BITS | slot as i32, seq);
         let key = object.perm().key;
-        if key != abi::ipc::common::PRIVATE {
+        if key != common::PRIVATE {
             self.keys.insert(key, slot);
         }
         self.slots.insert(slot, (seq, object.clone()));
@@ -115,6 +116,28 @@ impl<T: Object> Table<T> {
     /// The object with a key.
     pub(crate) fn find(&self, key: i32) -> Option<(i32, &Arc<T>)> {
         self.at_slot(*self.keys.get(&key)? as i32).ok()
+    }
+
+    /// What the `*get` calls begin with: the identifier of the object that `key` names, if
+    /// `accepts` has nothing against it; none if one is to be made. Errors: `EEXIST` with
+    /// `IPC_CREAT | IPC_EXCL`, `ENOENT` without `IPC_CREAT`, those of `accepts`.
+    pub(crate) fn existing(
+        &self,
+        key: i32,
+        flags: u32,
+        accepts: impl FnOnce(&Arc<T>) -> Result<()>,
+    ) -> Result<Option<i32>> {
+        if key == common::PRIVATE {
+            return Ok(None);
+        }
+        let Some((id, object)) = self.find(key) else {
+            return if flags & common::CREAT == 0 { Err(Errno::ENOENT) } else { Ok(None) };
+        };
+        if flags & (common::CREAT | common::EXCL) == common::CREAT | common::EXCL {
+            return Err(Errno::EEXIST);
+        }
+        accepts(object)?;
+        Ok(Some(id))
     }
 
     /// Takes the key from an object, so that a new one can have it.

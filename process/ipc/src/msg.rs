@@ -9,7 +9,7 @@ use crate::ids::Object;
 use crate::perm::{Perm, READ, WRITE};
 use crate::shm::Access;
 use crate::{Caller, Namespace, Who, now};
-use abi::ipc::{MsgInfo, MsqidDs, common as ipc};
+use abi::ipc::{MsgInfo, MsqidDs};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -78,17 +78,9 @@ pub enum Patience {
 /// `msgget(2)`.
 pub fn get(ns: &Arc<Namespace>, caller: &Caller<'_>, key: i32, flags: u32) -> Result<i32> {
     let mut table = ns.msg.write();
-    if key != ipc::PRIVATE {
-        if let Some((id, queue)) = table.find(key) {
-            if flags & (ipc::CREAT | ipc::EXCL) == ipc::CREAT | ipc::EXCL {
-                return Err(Errno::EEXIST);
-            }
-            queue.perm().check_flags(caller.creds, &ns.user_ns, flags)?;
-            return Ok(id);
-        }
-        if flags & ipc::CREAT == 0 {
-            return Err(Errno::ENOENT);
-        }
+    let accepts = |queue: &Arc<Queue>| queue.perm().check_flags(caller.creds, &ns.user_ns, flags);
+    if let Some(id) = table.existing(key, flags, accepts)? {
+        return Ok(id);
     }
     let room = ns.limits.msgmnb.load(Ordering::Relaxed).max(0) as u64;
     let mut made = 0;

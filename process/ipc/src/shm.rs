@@ -17,7 +17,7 @@ use arch::lock::{LockClass, SpinLock};
 use core::sync::atomic::{AtomicU64, Ordering};
 use pagecache::Mapping;
 use vfs::cred::{Cap, UserNamespace};
-use vm::{AddressSpace, Description, MapRequest, MapSource};
+use vm::{AddressSpace, Description, Limits, MapRequest, MapSource};
 
 static STATE: LockClass = LockClass::new("ipc.segment", 419);
 
@@ -165,36 +165,25 @@ pub fn get(
     size: u64,
     flags: u32,
 ) -> Result<i32> {
-    if key == ipc::PRIVATE {
-        return create(ns, caller, key, size, flags);
-    }
-    {
-        let table = ns.shm.read();
-        if let Some((id, segment)) = table.find(key) {
-            return existing(ns, caller, (id, segment), size, flags);
-        }
-    }
-    if flags & ipc::CREAT == 0 {
-        return Err(Errno::ENOENT);
+    if let Some(id) = ns.shm.read().existing(key, flags, accepts(ns, caller, size, flags))? {
+        return Ok(id);
     }
     create(ns, caller, key, size, flags)
 }
 
-fn existing(
+/// What a segment that is there already has to meet.
+fn accepts(
     ns: &Namespace,
     caller: &Caller<'_>,
-    (id, segment): (i32, &Arc<Segment>),
     size: u64,
     flags: u32,
-) -> Result<i32> {
-    if flags & (ipc::CREAT | ipc::EXCL) == ipc::CREAT | ipc::EXCL {
-        return Err(Errno::EEXIST);
+) -> impl FnOnce(&Arc<Segment>) -> Result<()> {
+    move |segment| {
+        if size > segment.size {
+            return Err(Errno::EINVAL);
+        }
+        segment.perm().check_flags(caller.creds, &ns.user_ns, flags)
     }
-    if size > segment.size {
-        return Err(Errno::EINVAL);
-    }
-    segment.perm().check_flags(caller.creds, &ns.user_ns, flags)?;
-    Ok(id)
 }
 
 fn create(
@@ -213,10 +202,8 @@ fn create(
     }
     let mut table = ns.shm.write();
     // Another may have made it since the look without the lock.
-    if key != ipc::PRIVATE
-        && let Some((id, segment)) = table.find(key)
-    {
-        return existing(ns, caller, (id, segment), size, flags);
+    if let Some(id) = table.existing(key, flags, accepts(ns, caller, size, flags))? {
+        return Ok(id);
     }
     let used = ns.shm_pages.load(Ordering::Relaxed);
     let total = used.checked_add(pages).ok_or(Errno::ENOSPC)?;
@@ -267,14 +254,14 @@ fn huge_refusal(flags: u32) -> Errno {
     }
 }
 
-/// `shmat(2)`: the address. `flags` are `SHM_*`; `limit` is asked before memory is mapped.
+/// `shmat(2)`: the address, within `limits`. `flags` are `SHM_*`.
 pub fn attach(
     ns: &Namespace,
     caller: &Caller<'_>,
     mm: &AddressSpace,
     id: i32,
     (addr, flags): (u64, u32),
-    limit: impl FnOnce(u64) -> Result<()>,
+    limits: &Limits,
 ) -> Result<u64> {
     const MAP_SHARED: u32 = 1;
     const MAP_FIXED: u32 = 0x10;
@@ -319,16 +306,15 @@ pub fn attach(
         segment
     };
     let len = segment.pages() << 12;
-    let mapped = limit(len).and_then(|()| {
-        mm.mmap(&MapRequest {
-            addr: at,
-            len,
-            prot,
-            flags: map_flags,
-            source: Some(segment.clone()),
-            offset: 0,
-        })
-    });
+    let request = MapRequest {
+        addr: at,
+        len,
+        prot,
+        flags: map_flags,
+        source: Some(segment.clone()),
+        offset: 0,
+    };
+    let mapped = mm.mmap_within(&request, limits);
     segment.release();
     mapped.map_err(|error| if error == Errno::EEXIST { Errno::EINVAL } else { error })
 }

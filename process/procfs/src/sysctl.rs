@@ -247,12 +247,22 @@ fn pipe_max_size() -> Node {
     )
 }
 
+/// `fs/file-nr`, proc(5): open files, 0, the limit.
+fn file_nr() -> Node {
+    show(|out| {
+        let most = vfs::filecount::FILE_MAX.load(Ordering::Relaxed);
+        put!(out, "{}\t0\t{most}\n", vfs::filecount::open_files());
+        Ok(())
+    })
+}
+
 /// `/proc/sys`.
 pub(crate) fn tree() -> Tree {
     let fs = Tree::new()
         .dir("mqueue", crate::sysvipc::mqueue())
         .dir("inotify", inotify())
-        .with("file-max", constant("9223372036854775807"))
+        .with("file-max", number(&vfs::filecount::FILE_MAX, 0..=i64::MAX))
+        .with("file-nr", file_nr())
         .with("nr_open", constant("1048576"))
         .with("pipe-max-size", pipe_max_size())
         .with("protected_fifos", number(&vfs::perm::PROTECTED_FIFOS, 0..=2))

@@ -162,11 +162,12 @@ pub fn load_span(segments: &[Segment], page: u64) -> Option<(u64, u64)> {
     Some((first, end.checked_sub(first)?))
 }
 
-/// The largest power-of-two alignment that a loadable segment asks for.
+/// The largest power-of-two alignment that a loadable segment asks for; what no address has is
+/// ignored.
 pub fn max_alignment(segments: &[Segment]) -> u64 {
     segments
         .iter()
-        .filter(|s| s.kind == PT_LOAD && s.align.is_power_of_two())
+        .filter(|s| s.kind == PT_LOAD && s.align.is_power_of_two() && s.align < 1 << 46)
         .map(|s| s.align)
         .max()
         .unwrap_or(0)

@@ -28,6 +28,7 @@ const PROT_WRITE: u32 = 2;
 const PROT_EXEC: u32 = 4;
 const MAP_PRIVATE: u32 = 2;
 const MAP_FIXED: u32 = 0x10;
+const MAP_FIXED_NOREPLACE: u32 = 0x10_0000;
 const MAP_ANONYMOUS: u32 = 0x20;
 const MAP_GROWSDOWN: u32 = 0x100;
 const MAP_DENYWRITE: u32 = 0x800;
@@ -45,11 +46,9 @@ pub(super) fn read_segments(file: &Arc<File>, header: &Header) -> Result<Vec<Seg
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(header.phdr_bytes()).map_err(|_| Errno::ENOMEM)?;
     bytes.resize(header.phdr_bytes(), 0);
-    if header.phoff > i64::MAX as u64 {
-        return Err(Errno::EINVAL);
-    }
-    if read_at(file, header.phoff, &mut bytes)? < bytes.len() {
-        return Err(Errno::EIO);
+    // Headers that are not in the file make it no program.
+    if header.phoff > i64::MAX as u64 || read_at(file, header.phoff, &mut bytes)? < bytes.len() {
+        return Err(Errno::ENOEXEC);
     }
     Ok(elf::parse_segments(&bytes))
 }
@@ -79,6 +78,10 @@ pub(super) fn open_interpreter(
         return Err(Errno::ENOEXEC);
     }
     let end = path.iter().position(|&b| b == 0).unwrap_or(path.len());
+    if end == 0 {
+        // No name is the working directory, which cannot be run.
+        return Err(Errno::EACCES);
+    }
     let interpreter = opener.open(path.get(..end).unwrap_or_default())?;
     let mut head = [0u8; elf::HEADER_SIZE];
     if read_at(&interpreter, 0, &mut head)? < head.len() {
@@ -177,21 +180,37 @@ impl Builder {
         })
     }
 
-    fn map_file(&self, file: &Arc<File>, at: u64, len: u64, prot: u32, offset: u64) -> Result<u64> {
-        let flags = MAP_PRIVATE | MAP_FIXED | MAP_DENYWRITE;
+    fn map_file(
+        &self,
+        file: &Arc<File>,
+        (at, len): (u64, u64),
+        prot: u32,
+        offset: u64,
+        placing: u32,
+    ) -> Result<u64> {
+        let flags = MAP_PRIVATE | placing | MAP_DENYWRITE;
         let source = file.ops().mmap(file, &MapArgs { offset, len, prot, flags })?;
         self.mm.mmap(&vm::MapRequest { addr: at, len, prot, flags, source: Some(source), offset })
     }
 
     /// Maps all loadable segments `bias` above their addresses; returns the end of the last.
-    fn map_segments(&self, file: &Arc<File>, segments: &[Segment], bias: u64) -> Result<u64> {
+    /// Segments of an image with addresses of its own may not lie on each other.
+    fn map_segments(
+        &self,
+        file: &Arc<File>,
+        segments: &[Segment],
+        bias: u64,
+        kind: Kind,
+    ) -> Result<u64> {
+        let placing = if kind == Kind::Fixed { MAP_FIXED_NOREPLACE } else { MAP_FIXED };
         let mut end = 0;
         for segment in segments.iter().filter(|s| s.kind == PT_LOAD) {
             let moved = Segment { vaddr: segment.vaddr.wrapping_add(bias), ..*segment };
             let plan = elf::plan(&moved, PAGE, USER_END).map_err(Errno::from)?;
             let prot = self.protection(segment.flags);
             if plan.file_len != 0 {
-                self.map_file(file, plan.start, plan.file_len, prot, plan.file_offset)?;
+                let place = (plan.start, plan.file_len);
+                self.map_file(file, place, prot, plan.file_offset, placing)?;
             }
             let anonymous = plan.start + plan.file_len;
             // The file's page goes on past the segment: what lies there must read as zero.
@@ -238,10 +257,10 @@ impl Builder {
         segments: &[Segment],
         has_interpreter: bool,
     ) -> core::result::Result<Main, Failure> {
-        let (first, span) = elf::load_span(segments, PAGE).ok_or(Failure::Errno(Errno::ENOEXEC))?;
         let bias = match header.kind {
             Kind::Fixed => 0,
             Kind::Relocatable => {
+                let (first, span) = elf::load_span(segments, PAGE).ok_or(fatal(Errno::EINVAL))?;
                 if span > USER_END {
                     return Err(fatal(Errno::EINVAL));
                 }
@@ -256,7 +275,7 @@ impl Builder {
                 base.wrapping_sub(first)
             }
         };
-        let end = self.map_segments(file, segments, bias).map_err(fatal)?;
+        let end = self.map_segments(file, segments, bias, header.kind).map_err(fatal)?;
         let entry = header.entry.wrapping_add(bias);
         if entry >= USER_END {
             return Err(fatal(Errno::EINVAL));
@@ -268,9 +287,9 @@ impl Builder {
             entry,
             phdr: moved(elf::phdr_address(header, segments)),
             start_code: moved(loads().map(|s| s.vaddr).min().unwrap_or(0)),
-            end_code: moved(code().map(|s| s.vaddr + s.filesz).max().unwrap_or(0)),
+            end_code: moved(code().map(|s| s.vaddr.wrapping_add(s.filesz)).max().unwrap_or(0)),
             start_data: moved(loads().map(|s| s.vaddr).max().unwrap_or(0)),
-            end_data: moved(loads().map(|s| s.vaddr + s.filesz).max().unwrap_or(0)),
+            end_data: moved(loads().map(|s| s.vaddr.wrapping_add(s.filesz)).max().unwrap_or(0)),
             brk: page_up(end),
         })
     }
@@ -281,10 +300,11 @@ impl Builder {
         interpreter: &Interpreter,
     ) -> core::result::Result<Interp, Failure> {
         let segments = &interpreter.segments;
-        let (first, span) = elf::load_span(segments, PAGE).ok_or(fatal(Errno::EINVAL))?;
-        let bias = match interpreter.header.kind {
+        let kind = interpreter.header.kind;
+        let bias = match kind {
             Kind::Fixed => 0,
             Kind::Relocatable => {
+                let (first, span) = elf::load_span(segments, PAGE).ok_or(fatal(Errno::EINVAL))?;
                 if span > USER_END {
                     return Err(fatal(Errno::ENOMEM));
                 }
@@ -292,7 +312,7 @@ impl Builder {
                 self.find_room(span, align).map_err(fatal)?.wrapping_sub(first)
             }
         };
-        self.map_segments(&interpreter.file, segments, bias).map_err(fatal)?;
+        self.map_segments(&interpreter.file, segments, bias, kind).map_err(fatal)?;
         let entry = interpreter.header.entry.wrapping_add(bias);
         if entry >= USER_END {
             return Err(fatal(Errno::EINVAL));

@@ -299,7 +299,7 @@ fn install(task: &Task, frame: &mut TrapFrame, loaded: Loaded) -> Result<()> {
         task.sighand.set(Some(own));
     }
     if let Some(files) = task.files() {
-        let own = if Arc::strong_count(&files) > 2 { Arc::new(files.duplicate()) } else { files };
+        let own = if Arc::strong_count(&files) > 2 { Arc::new(files.duplicate()?) } else { files };
         own.close_on_exec();
         task.files.set(Some(own));
     }

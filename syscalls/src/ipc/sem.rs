@@ -112,7 +112,10 @@ pub(super) fn sys_semctl(
         }
         sem::SETVAL => ns.sem_set_value(&caller, id, num, arg.0 as i32).map(|()| 0),
         sem::SETALL => {
-            let mut values: Vec<u16> = alloc::vec![0; ns.sem_count(&caller, id)?];
+            let count = ns.sem_count(&caller, id)?;
+            let mut values: Vec<u16> = Vec::new();
+            values.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+            values.resize(count, 0);
             user::copy_from_user(values.as_mut_bytes(), arg)?;
             ns.sem_set_values(&caller, id, &values).map(|()| 0)
         }

@@ -20,8 +20,8 @@ pub(super) fn sys_shmget(cx: &mut Cx<'_>, key: i32, size: u64, flags: u32) -> Re
 pub(super) fn sys_shmat(cx: &mut Cx<'_>, id: i32, addr: u64, flags: u32) -> Result<usize> {
     let context = Context::of(cx);
     let mm = cx.task.mm().ok_or(Errno::ENOMEM)?;
-    let limit = |len| crate::mm::check_limits(cx.task, &mm, len, false);
-    let at = ipc::shm::attach(&context.ns, &context.caller(), &mm, id, (addr, flags), limit)?;
+    let limits = crate::mm::limits(cx.task);
+    let at = ipc::shm::attach(&context.ns, &context.caller(), &mm, id, (addr, flags), &limits)?;
     Ok(at as usize)
 }
 

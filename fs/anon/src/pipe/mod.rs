@@ -270,6 +270,7 @@ fn fill(ring: &mut Ring, source: &mut Source<'_>, packet: bool, first: bool) -> 
 
 /// `pipe2(2)`: the reading and the writing end. `flags` are `O_NONBLOCK` and `O_DIRECT`.
 pub fn pipe(ctx: &Context<'_>, flags: u32) -> Result<(Arc<File>, Arc<File>)> {
+    vfs::filecount::check(ctx.creds)?;
     let (inode, path) = pipe_place(ctx)?;
     let pipe = Arc::new(Pipe { is_anonymous: true, ..Pipe::new() });
     let special: Arc<dyn core::any::Any + Send + Sync> = pipe.clone();

@@ -93,6 +93,7 @@ pub fn open(ctx: &Context<'_>, base: &Path, name: &[u8], how: &OpenHow) -> Resul
 
 /// A file opened with `O_PATH`.
 pub fn open_path(ctx: &Context<'_>, path: Path, flags: u32) -> Result<Arc<File>> {
+    crate::filecount::check(ctx.creds)?;
     let inode = path.inode()?;
     let flags = flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW);
     let creds = ctx.creds.clone();
@@ -290,6 +291,7 @@ pub fn open_inode(
     inode: &Arc<Inode>,
     flags: u32,
 ) -> Result<Arc<File>> {
+    crate::filecount::check(ctx.creds)?;
     let writing = flags & O_ACCMODE != O_RDONLY;
     let special = matches!(
         inode.kind,

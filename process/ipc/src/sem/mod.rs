@@ -95,20 +95,14 @@ pub fn get(
         sems.resize_with(count as usize, state::Sem::default);
     }
     let mut table = ns.sem.write();
-    if key != ipc::PRIVATE {
-        if let Some((id, set)) = table.find(key) {
-            if flags & (ipc::CREAT | ipc::EXCL) == ipc::CREAT | ipc::EXCL {
-                return Err(Errno::EEXIST);
-            }
-            if count as usize > set.count {
-                return Err(Errno::EINVAL);
-            }
-            set.perm().check_flags(caller.creds, &ns.user_ns, flags)?;
-            return Ok(id);
+    let accepts = |set: &Arc<Set>| {
+        if count as usize > set.count {
+            return Err(Errno::EINVAL);
         }
-        if flags & ipc::CREAT == 0 {
-            return Err(Errno::ENOENT);
-        }
+        set.perm().check_flags(caller.creds, &ns.user_ns, flags)
+    };
+    if let Some(id) = table.existing(key, flags, accepts)? {
+        return Ok(id);
     }
     if count == 0 {
         return Err(Errno::EINVAL);
@@ -203,10 +197,14 @@ impl Namespace {
     /// `GETALL`.
     pub fn sem_values(&self, caller: &Caller<'_>, id: i32) -> Result<Vec<u16>> {
         let set = self.set(id)?;
+        // As many as the set will ever have; made before the lock.
+        let mut values = Vec::new();
+        values.try_reserve_exact(set.count).map_err(|_| Errno::ENOMEM)?;
         let state = set.state.lock();
         state.perm.check(caller.creds, &self.user_ns, READ)?;
         state.check_alive()?;
-        Ok(state.sems.iter().map(|sem| sem.value as u16).collect())
+        values.extend(state.sems.iter().take(set.count).map(|sem| sem.value as u16));
+        Ok(values)
     }
 
     /// `SETVAL`.

@@ -33,7 +33,7 @@ pub fn operate(
         state.perm.check(caller.creds, &ns.user_ns, wanted)?;
         state.check_alive()?;
         if let Some(list) = undo {
-            list.join(&set, &mut state);
+            list.join(&set, &mut state)?;
         }
         let list = undo.map(UndoList::id);
         let stop = match state.attempt(&ops, list, &caller.who) {

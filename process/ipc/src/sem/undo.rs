@@ -6,6 +6,7 @@
 use super::Set;
 use super::state::State;
 use crate::{Who, now};
+use abi::{Errno, Result};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::lock::{LockClass, SpinLock};
@@ -33,18 +34,23 @@ impl UndoList {
         self.id
     }
 
-    /// Makes room for adjustments in a set.
-    pub(super) fn join(&self, set: &Arc<Set>, state: &mut State) {
+    /// Makes room for adjustments in a set; `ENOMEM` if there is none.
+    pub(super) fn join(&self, set: &Arc<Set>, state: &mut State) -> Result<()> {
         if state.undo.contains_key(&self.id) {
-            return;
+            return Ok(());
         }
-        state.undo.insert(self.id, alloc::vec![0; set.count].into());
+        let mut adjustments = Vec::new();
+        adjustments.try_reserve_exact(set.count).map_err(|_| Errno::ENOMEM)?;
+        adjustments.resize(set.count, 0);
         let mut sets = self.sets.lock();
         // Sets that are gone leave when the list would grow.
         if sets.len() == sets.capacity() {
             sets.retain(|set| set.strong_count() > 0);
         }
+        sets.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         sets.push(Arc::downgrade(set));
+        state.undo.insert(self.id, adjustments.into());
+        Ok(())
     }
 
     /// The last task of the list ends: everything is taken back.

@@ -3,9 +3,14 @@
 //! `hostile NAME` runs one scenario and prints what happened: the same text on every kernel.
 
 use std::ffi::CString;
-use std::fs;
 use std::io::Write;
 use std::ptr;
+
+mod cpu;
+mod elf;
+mod slab;
+mod storm;
+mod table;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -14,8 +19,29 @@ fn main() {
         Some("many-files") => many_files(number(&words, 100_000)),
         Some("many-threads") => many_threads(number(&words, 10_000)),
         Some("sparse-mapping") => sparse_mapping(number(&words, 200)),
-        Some("broken-elf") => broken_elf(number(&words, 500)),
+        Some("broken-elf") => {
+            let programs = words.get(3..).unwrap_or_default();
+            elf::run(number(&words, 500), number(&words[1..], 7) as u64, programs);
+        }
+        Some("cpu") => cpu::run(),
+        Some("slab") => {
+            slab::run(number(&words, 4000) as u64, number(&words[1..], 0) as u32);
+        }
+        Some("storm") => {
+            let [seconds, workers] = [number(&words, 10), number(&words[1..], 8)];
+            storm::run(
+                seconds,
+                workers,
+                number(&words[2..], 1) as u64,
+                number(&words[3..], 0) as u32,
+            );
+        }
         Some("memory-eater") => memory_eater(),
+        Some("table") => {
+            let user = (number(&words[3..], 0) != 0).then(|| number(&words[3..], 0) as u32);
+            let (first, last) = (number(&words, 0) as i64, number(&words[1..], 451) as i64);
+            table::run(first, last, number(&words[2..], 1) as u64, user);
+        }
         Some("fork-bomb") => fork_bomb(number(&words, 100)),
         other => {
             eprintln!("hostile: unknown scenario {other:?}");
@@ -109,6 +135,19 @@ fn many_files(count: usize) {
     unsafe {
         libc::close(count as i32 / 2);
         println!("lowest free is reused: {}", libc::dup(0) == count as i32 / 2);
+        let listed = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count());
+        println!("all listed: {}", listed >= opened);
+        let child = libc::fork();
+        if child == 0 {
+            libc::_exit(i32::from(libc::dup(count as i32 - 10) < 0));
+        }
+        let mut status = 0;
+        libc::waitpid(child, &mut status, 0);
+        println!("a child has them: {status}");
+        let bound = libc::rlimit { rlim_cur: 64, rlim_max: count as u64 };
+        libc::setrlimit(libc::RLIMIT_NOFILE, &bound);
+        let is_closed = (count as i32 / 3..count as i32 / 2).all(|fd| libc::close(fd) == 0);
+        println!("below the new limit: {} {is_closed}", libc::dup(0) < 0);
     }
 }
 
@@ -126,10 +165,21 @@ fn many_threads(count: usize) {
             }
         }
     }
+    let listed = std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count());
+    println!("all listed: {}", listed == count + 1);
+    if words_say_exit() {
+        println!("leaving while they run");
+        std::process::exit(3);
+    }
     barrier.wait();
     println!("{count} threads ran");
     threads.into_iter().for_each(|t| _ = t.join());
     println!("joined");
+}
+
+/// Whether the process is to end with all threads alive.
+fn words_say_exit() -> bool {
+    std::env::args().any(|word| word == "exit")
 }
 
 fn sparse_mapping(gibibytes: usize) {
@@ -154,50 +204,25 @@ fn sparse_mapping(gibibytes: usize) {
             at.write_volatile(step as u8);
             assert_eq!(at.read_volatile(), step as u8);
         }
-        println!("touched; munmap {}", libc::munmap(base, len));
+        let mut resident = [0u8; 16];
+        let at = bytes.add(len / 100);
+        let told =
+            libc::mincore(at.map_addr(|a| a & !4095).cast(), 16 * 4096, resident.as_mut_ptr());
+        println!("mincore {told}: {}", resident[0] & 1);
+        println!("mprotect {}", libc::mprotect(base, len / 2, libc::PROT_READ));
+        let child = libc::fork();
+        if child == 0 {
+            libc::_exit(i32::from(at.read_volatile()));
+        }
+        let mut status = 0;
+        libc::waitpid(child, &mut status, 0);
+        println!("a child sees {}", libc::WEXITSTATUS(status));
+        println!("madvise {}", libc::madvise(base, len, libc::MADV_DONTNEED));
+        println!("then {}", at.read_volatile());
+        let moved = libc::mremap(base, len, 2 * len, libc::MREMAP_MAYMOVE);
+        println!("mremap {}", moved != libc::MAP_FAILED);
+        println!("munmap {}", libc::munmap(moved, 2 * len));
     }
-}
-
-/// Cuts and flips bits of a good ELF file and runs what comes out.
-fn broken_elf(count: usize) {
-    let good = fs::read("/bin/true").expect("/bin/true");
-    let directory = std::env::temp_dir().join("broken-elf");
-    fs::create_dir_all(&directory).expect("scratch directory");
-    let mut random = Random(7);
-    let mut finished = 0;
-    for round in 0..count {
-        let mut bytes = good.clone();
-        if round % 3 == 0 {
-            bytes.truncate(random.below(good.len()));
-        }
-        let span = if round % 2 == 0 { 1024 } else { bytes.len() };
-        for _ in 0..1 + random.below(8) {
-            if !bytes.is_empty() {
-                let at = random.below(span.min(bytes.len()));
-                bytes[at] ^= 1 << random.below(8);
-            }
-        }
-        let path = directory.join(format!("e{round}"));
-        fs::write(&path, &bytes).expect("write");
-        let name = CString::new(path.to_string_lossy().into_owned()).expect("no NUL");
-        // SAFETY: the child execs or leaves; `name` is a valid C string.
-        unsafe {
-            libc::chmod(name.as_ptr(), 0o755);
-            let child = libc::fork();
-            if child == 0 {
-                libc::alarm(2);
-                libc::close(1);
-                libc::close(2);
-                let arguments = [name.as_ptr(), ptr::null()];
-                libc::execv(name.as_ptr(), arguments.as_ptr());
-                libc::_exit(126);
-            }
-            let mut status = 0;
-            finished += usize::from(libc::waitpid(child, &mut status, 0) == child);
-        }
-        let _ = fs::remove_file(&path);
-    }
-    println!("{finished} broken programs ended");
 }
 
 fn memory_eater() {
