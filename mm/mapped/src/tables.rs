@@ -88,6 +88,11 @@ impl Tables {
         self.table.share(&child.table, at)
     }
 
+    /// Where in `[at, end)` the first 2 MiB are that have anything.
+    pub fn next_used(&self, at: VirtAddr, end: VirtAddr) -> Option<VirtAddr> {
+        self.table.next_used(at, end)
+    }
+
     /// Whether the table for an address is shared.
     pub fn is_shared(&self, at: VirtAddr) -> bool {
         self.table.is_shared(at)

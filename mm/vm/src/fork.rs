@@ -72,11 +72,12 @@ impl AddressSpace {
         let mut next = 0;
         for vma in areas {
             let mut at = (vma.start & !(HUGE_SIZE as u64 - 1)).max(next);
-            while at < vma.end {
+            while let Some(used) = self.table.next_used(va(at), va(vma.end)) {
+                at = used.0 & !(HUGE_SIZE as u64 - 1);
                 self.table.share(&child.table, va(at)).map_err(|_| Errno::ENOMEM)?;
                 at += HUGE_SIZE as u64;
             }
-            next = at;
+            next = next.max(at);
         }
         Ok(())
     }

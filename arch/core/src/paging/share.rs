@@ -29,6 +29,15 @@ impl PageTable {
         Ok(true)
     }
 
+    /// Where in `[at, end)` the first 2 MiB are that have a table or a huge page: `at` itself, or
+    /// the start of such. What is empty costs nothing, however large it is.
+    pub fn next_used(&self, at: VirtAddr, end: VirtAddr) -> Option<VirtAddr> {
+        // SAFETY: the tree lives.
+        unsafe { walk::next_directory_slot(self.root, at, end) }
+            .map(|(found, _)| found)
+            .filter(|found| *found < end)
+    }
+
     /// Whether the table for an address is shared.
     pub fn is_shared(&self, at: VirtAddr) -> bool {
         // SAFETY: the tree lives.
