@@ -194,8 +194,8 @@ impl Thread {
             // SAFETY: the new thread is on no queue, and the parameters of the running thread are
             // changed by itself or under the queue's lock, which a copy of plain numbers survives.
             unsafe {
-                let params = (*parent.entity.get()).params;
-                (*thread.entity.get()).set_params(params);
+                let params = (*parent.entity.get()).account.params;
+                (*thread.entity.get()).account.set_params(params);
             }
             let inherited = parent.affinity();
             *thread.affinity.lock() = inherited;

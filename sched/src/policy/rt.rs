@@ -8,7 +8,6 @@ pub(crate) struct RtQueue {
     /// Bit p: priority p has a waiter.
     bitmap: u128,
     lists: [List; 100],
-    len: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -26,11 +25,7 @@ pub(crate) enum End {
 
 impl RtQueue {
     pub(crate) const fn new() -> RtQueue {
-        RtQueue { bitmap: 0, lists: [List { head: None, tail: None }; 100], len: 0 }
-    }
-
-    pub(crate) fn len(&self) -> u32 {
-        self.len
+        RtQueue { bitmap: 0, lists: [List { head: None, tail: None }; 100] }
     }
 
     /// The priority of the first waiter.
@@ -45,7 +40,7 @@ impl RtQueue {
         // SAFETY: the caller promises a valid entity; those on the list are by the same promise.
         unsafe {
             let item = entity.as_ptr();
-            let priority = usize::from((*item).params.rt_priority.min(99));
+            let priority = usize::from((*item).account.params.rt_priority.min(99));
             let list = &mut self.lists[priority];
             match end {
                 End::Tail => {
@@ -68,7 +63,6 @@ impl RtQueue {
                 }
             }
             self.bitmap |= 1 << priority;
-            self.len += 1;
         }
     }
 
@@ -78,7 +72,7 @@ impl RtQueue {
         // SAFETY: the entity and its neighbours are on the list, hence valid.
         unsafe {
             let item = entity.as_ptr();
-            let priority = usize::from((*item).params.rt_priority.min(99));
+            let priority = usize::from((*item).account.params.rt_priority.min(99));
             let list = &mut self.lists[priority];
             match (*item).rt_prev {
                 Some(prev) => (*prev.as_ptr()).rt_next = (*item).rt_next,
@@ -93,7 +87,6 @@ impl RtQueue {
             if list.head.is_none() {
                 self.bitmap &= !(1 << priority);
             }
-            self.len -= 1;
         }
     }
 

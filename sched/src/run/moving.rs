@@ -100,7 +100,7 @@ pub(super) fn steal(this: CpuId) -> bool {
             continue;
         }
         other.queue.update(arch::time::now_ns());
-        let found = other.queue.find_waiting(8, |_, entity| {
+        let found = other.queue.find_waiting(8, |entity| {
             // SAFETY: what waits on a queue is alive.
             let thread = unsafe { &*of_entity(entity) };
             thread.affinity.lock().contains(this) && !thread.on_cpu.load(Ordering::Acquire)
@@ -148,12 +148,12 @@ pub(crate) fn change_params(thread: &Thread, params: Params) {
     // SAFETY: the lock of its queue is held, so the entity is ours to change.
     unsafe {
         if thread.place() != Place::Queued {
-            (*entity.as_ptr()).set_params(params);
+            (*entity.as_ptr()).account.set_params(params);
         } else if cpu.queue.current() == Some(entity) {
             cpu.queue.set_current_params(params);
         } else {
             cpu.queue.dequeue(entity);
-            (*entity.as_ptr()).set_params(params);
+            (*entity.as_ptr()).account.set_params(params);
             cpu.queue.enqueue(entity, Enqueue::Move);
         }
     }

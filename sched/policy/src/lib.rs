@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![cfg_attr(target_os = "none", no_std)]
+
+mod account;
+#[cfg(test)]
+mod simulation;
+mod timeline;
+mod tunables;
+pub mod weight;
+
+pub use account::{Account, Params, Place, Policy};
+pub use timeline::{Class, Enqueue, Queueing, Timeline};
+pub use tunables::Tunables;
