@@ -29,4 +29,6 @@ pub mod vdso;
 pub mod x86;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, USER_END, VirtAddr};
+#[cfg(target_os = "none")]
+pub use machine::mmio;
 pub use machine::{addr, cpu, lock, paging, percpu, phys, preempt, shared, thread, tlb};

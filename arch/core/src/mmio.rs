@@ -1,4 +1,4 @@
-//! Registers of the machine's own devices in memory.
+//! Registers of devices in memory.
 
 use crate::addr::PhysAddr;
 use crate::paging::{self, MapError, PteFlags};
@@ -16,13 +16,15 @@ unsafe impl Send for Registers {}
 unsafe impl Sync for Registers {}
 
 impl Registers {
-    /// Maps `len` bytes of registers of a device that the firmware's tables name and that changes no
-    /// memory: interrupt controllers, timers, power management.
+    /// Maps `len` bytes of registers of a device, which are no RAM: of the machine's own that the
+    /// firmware's tables name, or of one whose range its driver claimed. Devices reach memory only
+    /// through addresses that drivers take from buffers they hold.
     pub fn map(phys: PhysAddr, len: usize) -> Result<Registers, MapError> {
         let base = paging::kernel::ioremap(phys, len, PteFlags::UNCACHED)?;
         Ok(Registers { base, len })
     }
 
+    #[inline]
     fn at<T>(&self, offset: usize) -> *mut T {
         let inside = offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len);
         assert!(inside && offset.is_multiple_of(size_of::<T>()), "no such register");
@@ -34,13 +36,15 @@ macro_rules! access {
     ($read:ident, $write:ident, $ty:ty) => {
         impl Registers {
             /// Reads a register.
+            #[inline]
             pub fn $read(&self, offset: usize) -> $ty {
                 // SAFETY: inside the mapping (checked), which stays.
                 unsafe { self.at::<$ty>(offset).read_volatile() }
             }
             /// Writes a register.
+            #[inline]
             pub fn $write(&self, offset: usize, value: $ty) {
-                // SAFETY: as in the read; the device changes no memory.
+                // SAFETY: as in the read; see `map` for what devices may do.
                 unsafe { self.at::<$ty>(offset).write_volatile(value) };
             }
         }

@@ -1,8 +1,11 @@
-//! Bytes of memory that others may read and write at the same time: frames that programs map.
+//! Bytes of memory that others may read and write at the same time: frames that programs
+//! map or devices use.
 
 use crate::addr::VirtAddr;
 use crate::user;
 use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU16, AtomicU32};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Plain bytes that may change at any moment. They are only copied, so that a torn copy is all that
 /// can happen.
@@ -47,6 +50,45 @@ impl<'a> SharedBytes<'a> {
         let offset = offset.min(self.len);
         let len = len.min(self.len - offset);
         SharedBytes { start: self.start.wrapping_add(offset), len, life: PhantomData }
+    }
+
+    /// The place of a value inside, if it is one and aligned.
+    #[inline]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let is_inside = offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len);
+        let place = self.start.wrapping_add(offset).cast::<T>();
+        (is_inside && place.is_aligned()).then_some(place)
+    }
+
+    /// A value as it is now; `None` outside or not aligned.
+    #[inline]
+    pub fn read<T: FromBytes>(&self, offset: usize) -> Option<T> {
+        // SAFETY: inside and aligned; every bit pattern is a `T`; volatile, as others may write at
+        // the same time.
+        self.at::<T>(offset).map(|place| unsafe { place.read_volatile() })
+    }
+
+    /// Writes a value; nothing outside or not aligned.
+    #[inline]
+    pub fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: T) {
+        if let Some(place) = self.at::<T>(offset) {
+            // SAFETY: inside and aligned; there are no references into the bytes.
+            unsafe { place.write_volatile(value) }
+        }
+    }
+
+    /// An atomic half word.
+    #[inline]
+    pub fn atomic16(&self, offset: usize) -> Option<&'a AtomicU16> {
+        // SAFETY: inside and aligned; all sides access it atomically or by volatile accesses.
+        self.at::<AtomicU16>(offset).map(|place| unsafe { &*place })
+    }
+
+    /// An atomic word.
+    #[inline]
+    pub fn atomic32(&self, offset: usize) -> Option<&'a AtomicU32> {
+        // SAFETY: as above.
+        self.at::<AtomicU32>(offset).map(|place| unsafe { &*place })
     }
 
     /// The bytes for copying them elsewhere.

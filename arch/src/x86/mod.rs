@@ -9,7 +9,7 @@ pub mod timer;
 pub mod traps;
 pub mod vectors;
 
-pub use machine::x86::{ipi, local, regs};
+pub use machine::x86::port;
 
 machine::define_hooks! {
     early_print: crate::console::early_print,

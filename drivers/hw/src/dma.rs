@@ -1,8 +1,7 @@
 //! Memory that devices read and write. x86 keeps it coherent with the caches.
 
 use core::marker::PhantomData;
-use core::mem::ManuallyDrop;
-use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use arch::{PAGE_SIZE, PhysAddr};
@@ -15,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// Offsets that are outside, or not aligned to their width, read as zero and writes there do
 /// nothing: a driver's offsets come from its own ring arithmetic.
 pub struct DmaBuffer {
-    frames: ManuallyDrop<FrameBlock>,
+    frames: FrameBlock,
 }
 
 impl DmaBuffer {
@@ -27,7 +26,7 @@ impl DmaBuffer {
         let pages = len.div_ceil(PAGE_SIZE).max(1).next_power_of_two();
         let order = u8::try_from(pages.trailing_zeros()).map_err(|_| Errno::ENOMEM)?;
         let frames = frames::alloc(order, Flags::ZERO).map_err(|_| Errno::ENOMEM)?;
-        Ok(Self { frames: ManuallyDrop::new(frames) })
+        Ok(Self { frames })
     }
 
     /// Where the device finds it.
@@ -47,100 +46,60 @@ impl DmaBuffer {
 
     /// Gives the memory up for ever: a device that cannot be stopped may still use it.
     pub fn leak(self) {
-        core::mem::forget(self);
-    }
-
-    #[inline]
-    fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        let is_inside = offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len());
-        let is_aligned = offset.is_multiple_of(align_of::<T>());
-        (is_inside && is_aligned).then(|| self.frames.as_ptr().wrapping_add(offset).cast())
+        core::mem::forget(self.frames);
     }
 
     /// Reads a value.
     #[inline]
     pub fn read<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
-        match self.at::<T>(offset) {
-            // SAFETY: inside the frames and aligned; every bit pattern is a `T`; volatile, as the
-            // device may write at the same time.
-            Some(pointer) => unsafe { pointer.read_volatile() },
-            None => T::new_zeroed(),
-        }
+        self.frames.bytes().read(offset).unwrap_or_else(T::new_zeroed)
     }
 
     /// Writes a value.
     #[inline]
     pub fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: T) {
-        if let Some(pointer) = self.at::<T>(offset) {
-            // SAFETY: inside the frames and aligned; there are no references into them.
-            unsafe { pointer.write_volatile(value) }
-        }
+        self.frames.bytes().write(offset, value);
     }
 
     /// Reads 16 bits that the device writes after what they announce.
     #[inline]
     pub fn load_acquire16(&self, offset: usize) -> u16 {
-        match self.at::<AtomicU16>(offset) {
-            // SAFETY: inside the frames and aligned; both sides access it atomically.
-            // Acquire: what the device wrote before is visible after this.
-            Some(pointer) => unsafe { &*pointer }.load(Ordering::Acquire),
-            None => 0,
-        }
+        // Acquire: what the device wrote before is visible after this.
+        self.frames.bytes().atomic16(offset).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     /// Writes 16 bits that announce what was written before.
     #[inline]
     pub fn store_release16(&self, offset: usize, value: u16) {
-        if let Some(pointer) = self.at::<AtomicU16>(offset) {
-            // SAFETY: as above. Release: what was written before is visible before this.
-            unsafe { &*pointer }.store(value, Ordering::Release);
+        if let Some(word) = self.frames.bytes().atomic16(offset) {
+            // Release: what was written before is visible before this.
+            word.store(value, Ordering::Release);
         }
     }
 
     /// Reads 32 bits that the device writes after what they announce.
     #[inline]
     pub fn load_acquire32(&self, offset: usize) -> u32 {
-        match self.at::<AtomicU32>(offset) {
-            // SAFETY: as above. Acquire: as above.
-            Some(pointer) => unsafe { &*pointer }.load(Ordering::Acquire),
-            None => 0,
-        }
+        // Acquire: as above.
+        self.frames.bytes().atomic32(offset).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     /// Copies bytes out.
     pub fn copy_out(&self, offset: usize, out: &mut [u8]) {
-        let is_inside = offset.checked_add(out.len()).is_some_and(|end| end <= self.len());
-        if is_inside {
-            let from = self.frames.as_ptr().wrapping_add(offset);
-            // SAFETY: inside the frames; `out` is the caller's own and cannot overlap them. The
-            // device may write meanwhile: any bytes are valid bytes.
-            unsafe { core::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) }
+        let part = self.frames.bytes().part(offset, out.len());
+        if part.len() == out.len() {
+            out.copy_from_slice(part.to_copy());
         }
     }
 
     /// Copies bytes in.
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) {
-        let is_inside = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len());
-        if is_inside {
-            let to = self.frames.as_ptr().wrapping_add(offset);
-            // SAFETY: as above.
-            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+        let part = self.frames.bytes().part(offset, bytes.len());
+        if part.len() == bytes.len() {
+            part.copy_from(bytes);
         }
     }
 }
-
-impl Drop for DmaBuffer {
-    fn drop(&mut self) {
-        // SAFETY: dropped once, here; `leak` forgets the whole buffer.
-        unsafe { ManuallyDrop::drop(&mut self.frames) }
-    }
-}
-
-// SAFETY: the frames belong to the buffer alone; accesses through `&self` are volatile or atomic,
-// as for memory that hardware shares.
-unsafe impl Send for DmaBuffer {}
-// SAFETY: as above.
-unsafe impl Sync for DmaBuffer {}
 
 /// An array of structures in a [`DmaBuffer`].
 pub struct DmaArray<T> {

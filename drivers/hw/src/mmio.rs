@@ -4,6 +4,8 @@ use alloc::sync::Arc;
 
 use abi::{Errno, Result};
 use arch::PhysAddr;
+#[cfg(target_os = "none")]
+use arch::mmio::Registers;
 
 use crate::resources;
 
@@ -17,9 +19,8 @@ pub struct Mmio {
 }
 
 enum Access {
-    /// Mapped at this virtual address.
-    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "simulated on the host"))]
-    Mapped(usize),
+    #[cfg(target_os = "none")]
+    Mapped(Registers),
     #[cfg(not(target_os = "none"))]
     Model(Arc<dyn crate::sim::Model>),
 }
@@ -50,12 +51,11 @@ impl Mmio {
             return Err(Errno::EINVAL);
         }
         resources::claim_memory(phys.0, len as u64, name)?;
-        let flags = arch::paging::PteFlags::UNCACHED;
-        let Ok(virt) = arch::paging::kernel::ioremap(phys, len, flags) else {
+        let Ok(registers) = Registers::map(phys, len) else {
             resources::release_memory(phys.0);
             return Err(Errno::ENOMEM);
         };
-        let inner = Inner { access: Access::Mapped(virt as usize), phys: phys.0, is_claimed: true };
+        let inner = Inner { access: Access::Mapped(registers), phys: phys.0, is_claimed: true };
         Ok(Self { inner: Arc::new(inner), offset: 0, len })
     }
 
@@ -148,12 +148,8 @@ macro_rules! accessors {
                 const WIDTH: usize = size_of::<$ty>();
                 let Some(at) = self.at(offset, WIDTH) else { return !0 };
                 match &self.inner.access {
-                    Access::Mapped(base) => {
-                        let pointer = (base + at) as *const $ty;
-                        // SAFETY: `map` mapped the range, it stays mapped, `at` is inside of it
-                        // and aligned, and it is no RAM, so no Rust object lies there.
-                        unsafe { pointer.read_volatile() }
-                    }
+                    #[cfg(target_os = "none")]
+                    Access::Mapped(registers) => registers.$read(at),
                     #[cfg(not(target_os = "none"))]
                     Access::Model(model) => model.read(at, WIDTH) as $ty,
                 }
@@ -165,12 +161,8 @@ macro_rules! accessors {
                 const WIDTH: usize = size_of::<$ty>();
                 let Some(at) = self.at(offset, WIDTH) else { return };
                 match &self.inner.access {
-                    Access::Mapped(base) => {
-                        let pointer = (base + at) as *mut $ty;
-                        // SAFETY: as for reading; devices reach memory only through addresses
-                        // that drivers take from `DmaBuffer` or page references they hold.
-                        unsafe { pointer.write_volatile(value) }
-                    }
+                    #[cfg(target_os = "none")]
+                    Access::Mapped(registers) => registers.$write(at, value),
                     #[cfg(not(target_os = "none"))]
                     Access::Model(model) => model.write(at, WIDTH, u64::from(value)),
                 }

@@ -81,27 +81,23 @@ impl Drop for PortRange {
 
 #[cfg(target_os = "none")]
 mod imp {
-    use arch::x86::regs;
+    use arch::x86::port::Port;
 
     macro_rules! port {
-        ($read:ident, $write:ident, $in:ident, $out:ident, $ty:ty) => {
+        ($read:ident, $write:ident, $port_read:ident, $port_write:ident, $ty:ty) => {
             #[inline]
             pub(super) fn $read(port: u16) -> $ty {
-                // SAFETY: `PortRange` claimed the port; those of the kernel's own devices cannot
-                // be claimed, and no other device's port access breaks memory safety: devices
-                // reach memory only through addresses drivers take from `DmaBuffer`.
-                unsafe { regs::$in(port) }
+                Port::of_driver(port).$port_read()
             }
             #[inline]
             pub(super) fn $write(port: u16, value: $ty) {
-                // SAFETY: as above.
-                unsafe { regs::$out(port, value) }
+                Port::of_driver(port).$port_write(value);
             }
         };
     }
-    port!(read8, write8, inb, outb, u8);
-    port!(read16, write16, inw, outw, u16);
-    port!(read32, write32, inl, outl, u32);
+    port!(read8, write8, read, write, u8);
+    port!(read16, write16, read16, write16, u16);
+    port!(read32, write32, read32, write32, u32);
 }
 
 #[cfg(not(target_os = "none"))]

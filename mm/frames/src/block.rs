@@ -3,6 +3,7 @@
 use crate::PageRef;
 use crate::page::{Page, entry};
 use arch::addr::{PAGE_SIZE, Pfn, PhysAddr};
+use arch::shared::SharedBytes;
 
 /// `2^order` adjacent frames, freed on drop.
 #[derive(Debug)]
@@ -38,6 +39,13 @@ impl FrameBlock {
     /// The first byte in the direct map.
     pub fn as_ptr(&self) -> *mut u8 {
         arch::phys::to_virt(self.phys())
+    }
+    /// The contents, for accesses by value: a device may change them at any time.
+    #[inline]
+    pub fn bytes(&self) -> SharedBytes<'_> {
+        // SAFETY: the frames are the block's alone and in the direct map; who makes references into
+        // them through `as_ptr` does not ask for this.
+        unsafe { SharedBytes::new(self.as_ptr(), self.len()) }
     }
     /// The first frame's metadata.
     pub fn page(&self) -> &'static Page {

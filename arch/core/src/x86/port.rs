@@ -1,9 +1,9 @@
-//! Ports of devices that cannot reach memory by themselves: whatever is written there, no memory
-//! changes.
+//! Ports whose use changes no memory but what drivers gave their device.
 
 use crate::x86::regs;
 
-/// A port of a PC's own small devices, or one that the firmware's tables name.
+/// A port of a PC's own small devices, of a device that a driver claimed, or one that the firmware's
+/// tables name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Port(u16);
 
@@ -36,6 +36,14 @@ impl Port {
         Port(base.wrapping_add(register & 7))
     }
 
+    /// A port of a device whose range its driver claimed: those of the machine's own devices cannot
+    /// be claimed, and devices reach memory only through addresses that drivers take from buffers
+    /// they hold.
+    #[inline]
+    pub const fn of_driver(port: u16) -> Port {
+        Port(port)
+    }
+
     /// Reads a byte.
     #[inline]
     pub fn read(self) -> u8 {
@@ -57,5 +65,15 @@ impl Port {
     pub fn write16(self, value: u16) {
         // SAFETY: as in `read`.
         unsafe { regs::outw(self.0, value) };
+    }
+    /// Reads a word.
+    pub fn read32(self) -> u32 {
+        // SAFETY: as in `read`.
+        unsafe { regs::inl(self.0) }
+    }
+    /// Writes a word.
+    pub fn write32(self, value: u32) {
+        // SAFETY: as in `read`.
+        unsafe { regs::outl(self.0, value) };
     }
 }
