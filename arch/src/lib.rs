@@ -21,6 +21,7 @@ pub mod smp;
 pub mod symbols;
 pub mod time;
 pub mod timer;
+pub mod tlb;
 pub mod trap;
 pub mod uio;
 pub mod user;
@@ -31,4 +32,4 @@ pub mod x86;
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, USER_END, VirtAddr};
 #[cfg(target_os = "none")]
 pub use machine::mmio;
-pub use machine::{addr, cpu, lock, paging, percpu, phys, preempt, shared, thread, tlb};
+pub use machine::{addr, cpu, lock, paging, percpu, phys, preempt, shared, thread};

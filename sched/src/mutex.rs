@@ -402,35 +402,3 @@ impl Completion {
         self.queue.wait_killable(|| self.is_done().then_some(()))
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::sync::Arc;
-
-    static CLASS: LockClass = LockClass::new("test.mutex", 10);
-
-    #[test]
-    fn many_threads_count_right() {
-        let sum = Arc::new(Mutex::new(&CLASS, 0u32));
-        let shared = Arc::new(RwLock::new(&CLASS, 0u32));
-        let threads: Vec<_> = (0..4)
-            .map(|_| {
-                let (sum, shared) = (sum.clone(), shared.clone());
-                std::thread::spawn(move || {
-                    for _ in 0..2000 {
-                        *sum.lock() += 1;
-                        let seen = *shared.read();
-                        assert!(seen <= 8000);
-                        *shared.write() += 1;
-                    }
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread.join().expect("no panic");
-        }
-        assert_eq!(*sum.lock(), 8000);
-        assert_eq!(*shared.read(), 8000);
-    }
-}

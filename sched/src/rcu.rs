@@ -197,21 +197,3 @@ mod host {
         drop(GATE.write().unwrap_or_else(|e| e.into_inner()));
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use core::sync::atomic::AtomicUsize;
-
-    #[test]
-    fn barrier_waits_for_what_was_queued() {
-        static RUN: AtomicUsize = AtomicUsize::new(0);
-        for round in 1..=3 {
-            for _ in 0..10 {
-                call(Box::new(|| _ = RUN.fetch_add(1, Ordering::SeqCst)));
-            }
-            barrier();
-            assert_eq!(RUN.load(Ordering::SeqCst), round * 10);
-        }
-    }
-}

@@ -357,32 +357,3 @@ impl WaitQueue {
         drop(removed);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use core::sync::atomic::AtomicU32;
-
-    #[test]
-    fn waiters_are_woken_and_time_out() {
-        let queue = Arc::new(WaitQueue::new());
-        let value = Arc::new(AtomicU32::new(0));
-        let waiters: Vec<_> = (0..4)
-            .map(|_| {
-                let (queue, value) = (queue.clone(), value.clone());
-                std::thread::spawn(move || {
-                    queue.wait(|| (value.load(Ordering::SeqCst) > 0).then_some(()));
-                })
-            })
-            .collect();
-        std::thread::sleep(core::time::Duration::from_millis(20));
-        value.store(1, Ordering::SeqCst);
-        queue.wake_all();
-        for waiter in waiters {
-            waiter.join().expect("woken");
-        }
-        let late = queue.wait_interruptible(|| None::<()>, Some(Deadline::after_ns(5_000_000)));
-        assert_eq!(late, Err(WaitError::TimedOut));
-        assert!(!queue.has_waiters());
-    }
-}

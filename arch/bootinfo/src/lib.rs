@@ -4,8 +4,10 @@
 
 mod info;
 mod memory;
+pub mod placement;
 pub mod pvh;
 mod size;
+pub mod tables;
 pub mod zeropage;
 
 pub use info::{BootInfo, Framebuffer, PhysRange, Protocol};

@@ -64,17 +64,3 @@ pub fn enable_and_halt() {
 
 /// What a device interrupt calls, with interrupts off.
 pub type Handler = Arc<dyn Fn() + Send + Sync>;
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn guards_restore() {
-        assert!(super::are_enabled());
-        let outer = super::disable();
-        let inner = super::disable();
-        drop(inner);
-        assert!(!super::are_enabled());
-        drop(outer);
-        assert!(super::are_enabled());
-    }
-}

@@ -154,23 +154,3 @@ impl<T: Send> PerCpu<PerCpuCell<T>> {
         result
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use core::sync::atomic::{AtomicU32, Ordering};
-
-    crate::percpu! {
-        static COUNTER: PerCpu<AtomicU32> = AtomicU32::new(7);
-        static CELL: PerCpu<PerCpuCell<Vec<u32>>> = PerCpuCell::new(Vec::new());
-    }
-
-    #[test]
-    fn values_are_separate() {
-        let other = CpuId::from_index(9);
-        COUNTER.on(other).store(1, Ordering::Relaxed);
-        assert_eq!(COUNTER.this().load(Ordering::Relaxed), 7);
-        CELL.with(|v| v.push(1));
-        CELL.with(|v| assert_eq!(v.len(), 1));
-    }
-}

@@ -154,23 +154,3 @@ pub fn irq_enter() {
 pub fn irq_exit() {
     imp::preempt_add(HARDIRQ_UNIT.wrapping_neg());
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guards_nest() {
-        assert_eq!(count(), 0);
-        let a = disable();
-        let b = disable();
-        assert_eq!(count(), 2);
-        drop(a);
-        drop(b);
-        assert_eq!(count(), 0);
-        irq_enter();
-        assert!(in_hardirq());
-        irq_exit();
-        assert!(!in_hardirq());
-    }
-}

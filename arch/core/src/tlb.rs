@@ -6,9 +6,6 @@
 //! clean, and flushes when it comes back to one that is behind. So a flush interrupts only the
 //! processors that have the address space loaded and are not lazy (in a kernel thread); the others
 //! catch up by themselves.
-//!
-//! A [`Gather`] collects what an operation unmaps, flushes once, and only then drops what was
-//! unmapped.
 
 #[cfg(not(target_os = "none"))]
 use crate::host::tlb as imp;
@@ -17,8 +14,7 @@ use crate::x86::tlb as imp;
 
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::cpu::AtomicCpuSet;
-use crate::paging::{Level, table_frames};
-use alloc::vec::Vec;
+use crate::paging::Level;
 use core::marker::PhantomPinned;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -26,9 +22,6 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// More pages than this are flushed by forgetting everything: beyond it single invalidations cost
 /// more than refilling.
 pub const FULL_FLUSH_PAGES: u64 = 33;
-/// What a [`Gather`] collects before it flushes by itself.
-const BATCH: usize = 512;
-
 /// The identity of an address space towards the translation caches.
 pub struct Context {
     /// Never reused.
@@ -86,6 +79,14 @@ impl Context {
         }
     }
 
+    /// As [`flush_range`](Self::flush_range) where all that changed are entries of this level.
+    #[inline]
+    pub fn flush_level(&self, start: VirtAddr, end: VirtAddr, level: Level) {
+        if start < end {
+            imp::flush(self, start, end, level);
+        }
+    }
+
     /// Makes every processor forget one page.
     #[inline]
     pub fn flush_page(&self, at: VirtAddr) {
@@ -121,87 +122,4 @@ pub fn enter_lazy() {
 /// Makes every processor forget a range of kernel addresses. Interrupts on.
 pub fn flush_kernel_range(start: VirtAddr, len: usize) {
     imp::flush_kernel(start, start + len);
-}
-
-/// Collects what is unmapped from one address space; on [`flush`](Self::flush) (or drop) the
-/// processors forget it, then the collected things are dropped.
-pub struct Gather<'a, T> {
-    context: &'a Context,
-    start: VirtAddr,
-    end: VirtAddr,
-    level: Level,
-    deferred: Vec<T>,
-    tables: Vec<PhysAddr>,
-}
-
-impl<'a, T> Gather<'a, T> {
-    /// Nothing collected.
-    pub const fn new(context: &'a Context) -> Self {
-        Gather {
-            context,
-            start: VirtAddr(u64::MAX),
-            end: VirtAddr(0),
-            level: Level::Huge,
-            deferred: Vec::new(),
-            tables: Vec::new(),
-        }
-    }
-
-    /// Notes that the entry for a page was changed.
-    #[inline]
-    pub fn page(&mut self, at: VirtAddr, level: Level) {
-        self.start = self.start.min(at);
-        self.end = self.end.max(at + level.size());
-        if level == Level::Page {
-            self.level = level;
-        }
-    }
-
-    /// Keeps something until after the flush: the page that was unmapped.
-    pub fn defer(&mut self, thing: T) {
-        if self.deferred.len() >= BATCH || self.deferred.try_reserve(1).is_err() {
-            self.flush();
-            if self.deferred.capacity() == 0 {
-                // No memory to collect anything: what was noted is flushed, drop it now.
-                drop(thing);
-                return;
-            }
-        }
-        self.deferred.push(thing);
-    }
-
-    /// Keeps a table that was taken out of the tree at `at` until after the flush.
-    pub fn table(&mut self, at: VirtAddr, table: PhysAddr) {
-        self.page(at, Level::Page);
-        if self.tables.try_reserve(1).is_err() {
-            self.flush();
-            release(table);
-            return;
-        }
-        self.tables.push(table);
-    }
-
-    /// Flushes what was noted and drops what was kept.
-    pub fn flush(&mut self) {
-        if self.start < self.end {
-            imp::flush(self.context, self.start, self.end, self.level);
-            self.start = VirtAddr(u64::MAX);
-            self.end = VirtAddr(0);
-            self.level = Level::Huge;
-        }
-        self.deferred.clear();
-        self.tables.drain(..).for_each(release);
-    }
-}
-
-fn release(table: PhysAddr) {
-    if let Ok(frames) = table_frames() {
-        frames.release(table);
-    }
-}
-
-impl<T> Drop for Gather<'_, T> {
-    fn drop(&mut self) {
-        self.flush();
-    }
 }

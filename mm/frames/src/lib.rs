@@ -12,9 +12,6 @@ mod stats;
 mod tables;
 mod zone;
 
-#[cfg(test)]
-mod tests;
-
 pub use alloc::{Flags, alloc, alloc_page, zero_in_idle};
 pub use block::FrameBlock;
 #[cfg(not(target_os = "none"))]

@@ -260,3 +260,36 @@ pub(crate) fn reclaimable() -> u64 {
 pub fn set_min_free(frames: u64) {
     set_min(frames.clamp(32, crate::total_pages() / 8));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Step, next_step};
+    use crate::MAX_ORDER;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whoever waits for memory does not wait for ever, nobody dies while reclaim gets on, and for
+        /// large or scattered blocks nobody dies at all.
+        #[test]
+        fn shortage_ends(order in 0u8..=MAX_ORDER, freed in prop::collection::vec(0usize..3, 300)) {
+            let mut attempt = 0;
+            let mut end = None;
+            for freed in &freed {
+                attempt += 1;
+                match next_step(*freed, order, attempt, false) {
+                    Step::Again => prop_assert!(*freed > 0),
+                    Step::Wait => prop_assert!(order <= 3),
+                    step => {
+                        end = Some(step);
+                        break;
+                    }
+                }
+            }
+            let expected = if order > 3 { Step::GiveUp } else { Step::Kill };
+            prop_assert_eq!(end, Some(expected));
+            let scattered = (1..300).map(|n| next_step(1, order.max(1), n, true));
+            prop_assert!(scattered.clone().all(|s| matches!(s, Step::Again | Step::GiveUp)));
+            prop_assert!(scattered.clone().any(|s| s == Step::GiveUp));
+        }
+    }
+}

@@ -5,23 +5,15 @@
 //! image's data may be used. [`BootInfo`] therefore holds no pointers.
 
 use super::head::{PROTOCOL_LINUX, PROTOCOL_PVH};
-use super::tables::{Builder, EarlyFrames, GLOBAL, NO_EXECUTE, PRESENT, WRITABLE};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::hooks::machine_early_print;
+use bootinfo::placement::{self, LINK_BASE};
+use bootinfo::tables::{self, ImageParts, TableMemory};
 use bootinfo::{BootInfo, LoaderMemory, PhysRange, pvh, zeropage};
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count, _rdtsc};
 use core::cell::UnsafeCell;
 
-/// Where the image is linked.
-pub(super) const LINK_BASE: u64 = 0xffff_ffff_8000_0000;
-/// The image may be anywhere in the first GiB from [`LINK_BASE`]; modules and vsyscall are above.
-const IMAGE_WINDOW: u64 = 1 << 30;
-const IMAGE_ALIGN: u64 = 2 << 20;
-/// The direct map lies in 64 TiB from its default base.
-const DIRECT_MAP_WINDOW: u64 = 64 << 40;
-const GIB: u64 = 1 << 30;
-const MIB2: u64 = 2 << 20;
 /// Pages of the stack that `kernel_main` starts on.
 const STACK_BYTES: usize = 32 << 10;
 
@@ -99,6 +91,21 @@ impl LoaderMemory for OneToOne {
     }
 }
 
+impl TableMemory for OneToOne {
+    fn clear(&self, frame: u64) {
+        // SAFETY: the builder clears only frames of usable memory that nothing occupies, below 4 GiB.
+        unsafe { (frame as *mut u8).write_bytes(0, 4096) };
+    }
+    fn load(&self, at: u64) -> u64 {
+        // SAFETY: the builder reads only entries of tables it made of cleared frames.
+        unsafe { (at as *const u64).read() }
+    }
+    fn store(&self, at: u64, entry: u64) {
+        // SAFETY: as in `load`; the tables are not used before they are complete.
+        unsafe { (at as *mut u64).write(entry) };
+    }
+}
+
 /// Entered from the head. `base` is where the image is, one-to-one mapped.
 pub(super) unsafe extern "C" fn early_main(protocol: u32, argument: u64, base: u64) -> ! {
     // SAFETY: only the boot processor runs, and this is the one reference while it fills the info.
@@ -122,8 +129,8 @@ pub(super) unsafe extern "C" fn early_main(protocol: u32, argument: u64, base: u
         info.reserve(initrd);
     }
     stir(info);
-    choose_addresses(info, image_len);
-    if let Some(limit) = memory_limit(info.command_line()) {
+    placement::choose(info, image_len, crate::phys::DEFAULT_BASE);
+    if let Some(limit) = placement::memory_limit(info.command_line()) {
         info.memory.limit(PhysAddr(limit));
     }
 
@@ -228,55 +235,13 @@ fn enable_no_execute() {
 /// Maps the kernel, the direct map and the first 4 GiB.
 fn build_tables(info: &mut BootInfo) -> Option<(u64, PhysRange)> {
     let base = info.kernel.start.0;
-    let virt = info.kernel_virt.0;
-    let direct_map = info.direct_map.0;
-    let mut top = 0;
-    let mut builder = Builder::new(EarlyFrames::new(info))?;
-
-    let text = (&raw const __text_end as u64) - base;
-    let rodata = (&raw const __rodata_end as u64) - base;
-    let end = info.kernel.len().next_multiple_of(4096);
-    builder.map(virt, base, text, PRESENT | GLOBAL)?;
-    builder.map(virt + text, base + text, rodata - text, PRESENT | GLOBAL | NO_EXECUTE)?;
-    let flags = PRESENT | WRITABLE | GLOBAL | NO_EXECUTE;
-    builder.map(virt + rodata, base + rodata, end - rodata, flags)?;
-
-    // Memory regions with their edges rounded out to large pages; neighbours grow together.
-    let mut mapped = 0;
-    let mut regions =
-        info.memory.regions().iter().filter(|region| region.kind.is_memory()).peekable();
-    while let Some(region) = regions.next() {
-        let start = (region.start.0 & !(MIB2 - 1)).max(mapped);
-        let mut region_end = region.end.0.next_multiple_of(MIB2);
-        while let Some(next) = regions.peek().filter(|next| next.start.0 <= region_end) {
-            region_end = region_end.max(next.end.0.next_multiple_of(MIB2));
-            regions.next();
-        }
-        if region_end > start {
-            builder.map(direct_map + start, start, region_end - start, flags)?;
-            mapped = region_end;
-            top = region_end;
-        }
-    }
-    builder.map(0, 0, 4 * GIB, PRESENT | WRITABLE)?;
-    let result = builder.finish();
-    info.direct_map_end = PhysAddr(top);
-    Some(result)
-}
-
-/// Picks where the image and the direct map go, at random unless `nokaslr` is given.
-fn choose_addresses(info: &mut BootInfo, image_len: u64) {
-    let is_fixed = info.command_line().split_ascii_whitespace().any(|word| word == "nokaslr");
-    let [image, direct, ..] = if is_fixed { [0; 4] } else { info.seed };
-    let slots = (IMAGE_WINDOW - image_len.next_multiple_of(IMAGE_ALIGN)) / IMAGE_ALIGN;
-    info.slide = (image % slots) * IMAGE_ALIGN;
-    info.kernel_virt = VirtAddr(LINK_BASE + info.slide);
-    let room = DIRECT_MAP_WINDOW.saturating_sub(info.memory.top().0 + (1 << 40)) / GIB;
-    info.direct_map = VirtAddr(crate::phys::DEFAULT_BASE + (direct % room.max(1)) * GIB);
-    // What the addresses were made from must not seed anything else.
-    for word in &mut info.seed {
-        *word = mix(*word ^ 0x5851_f42d_4c95_7f2d);
-    }
+    let parts = ImageParts {
+        text: (&raw const __text_end as u64) - base,
+        rodata: (&raw const __rodata_end as u64) - base,
+    };
+    let has_1g =
+        __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).edx & (1 << 26) != 0;
+    tables::build(info, OneToOne, has_1g, parts)
 }
 
 /// Fills the seed with what the processor and the loader have of randomness.
@@ -297,22 +262,8 @@ fn stir(info: &mut BootInfo) {
             } else if has_rdrand {
                 asm!("rdrand {}", out(reg) hardware);
             }
-            state = mix(state ^ hardware);
+            state = placement::mix(state ^ hardware);
         }
-        *word = mix(*word ^ state);
+        *word = placement::mix(*word ^ state);
     }
-}
-
-/// A bijection that spreads every input bit over the word (splitmix64).
-fn mix(mut word: u64) -> u64 {
-    word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
-}
-
-/// The value of the last `mem=` on the command line.
-fn memory_limit(line: &str) -> Option<u64> {
-    let value = line.split_ascii_whitespace().rev().find_map(|w| w.strip_prefix("mem="))?;
-    bootinfo::parse_size(value)
 }

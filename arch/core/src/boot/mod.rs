@@ -2,8 +2,7 @@
 //!
 //! [`head`] holds the entry points of the Linux boot protocol and of PVH. They meet in [`early`],
 //! which runs one-to-one mapped: it has what the loader left read into the one [`BootInfo`], picks
-//! the slides, builds the first real page tables ([`tables`]), relocates the image a second time and
-//! calls `kernel_main` at its final address.
+//! the slides, has the first real page tables built, relocates the image a second time and calls `kernel_main` at its final address.
 //!
 //! The specification is the kernel's boot protocol as exported in `<asm/bootparam.h>`, and the
 //! PVH start info of `<xen/interface/hvm/start_info.h>` as QEMU and Firecracker fill it.
@@ -14,7 +13,7 @@ mod free;
 #[cfg(target_os = "none")]
 mod head;
 #[cfg(target_os = "none")]
-mod tables;
+mod running;
 
 pub use bootinfo::*;
 #[cfg(target_os = "none")]
@@ -23,6 +22,6 @@ pub use free::FreeMemory;
 #[cfg(target_os = "none")]
 pub use free::take_free_memory;
 #[cfg(target_os = "none")]
-pub use tables::is_mapped;
+pub use running::is_mapped;
 #[cfg(target_os = "none")]
-pub(crate) use tables::trampoline_tables;
+pub(crate) use running::trampoline_tables;

@@ -150,21 +150,3 @@ impl<T: ?Sized> Drop for RwSpinWriteGuard<'_, T> {
         self.lock.state.fetch_and(!WRITER, Ordering::Release);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn readers_share_writers_do_not() {
-        static CLASS: LockClass = LockClass::new("test.rw", 5);
-        let lock = RwSpinLock::new(&CLASS, 0u64);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| (0..5_000).for_each(|_| *lock.write() += 2));
-                scope.spawn(|| (0..5_000).for_each(|_| assert_eq!(*lock.read() % 2, 0)));
-            }
-        });
-        assert_eq!(*lock.read(), 20_000);
-    }
-}

@@ -78,23 +78,3 @@ impl<T: Copy> SeqLock<T> {
         self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copies_are_never_torn() {
-        static CLASS: LockClass = LockClass::new("test.seq", 5);
-        let lock = SeqLock::new(&CLASS, [0u64; 4]);
-        std::thread::scope(|scope| {
-            scope.spawn(|| (0..20_000u64).for_each(|n| lock.write(|v| *v = [n; 4])));
-            scope.spawn(|| {
-                (0..20_000).for_each(|_| {
-                    let v = lock.read();
-                    assert!(v.iter().all(|x| *x == v[0]));
-                });
-            });
-        });
-    }
-}

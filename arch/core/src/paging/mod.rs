@@ -60,6 +60,13 @@ pub(crate) fn table_frames() -> Result<&'static dyn TableFrames, NoMemory> {
     unsafe { FRAMES.load(Ordering::Acquire).as_ref() }.copied().ok_or(NoMemory)
 }
 
+/// Gives up a use of a table that was taken out of its tree.
+pub fn release_table(table: PhysAddr) {
+    if let Ok(frames) = table_frames() {
+        frames.release(table);
+    }
+}
+
 /// The entries of a table page.
 pub(crate) type Entries = [AtomicU64; 512];
 

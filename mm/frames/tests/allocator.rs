@@ -1,5 +1,9 @@
-use crate::{Flags, MAX_ORDER, PageRef, alloc, alloc_page, init_host, kind, stats};
+//! The allocator on the simulated memory.
+
+#![cfg(not(target_os = "none"))]
+
 use arch::addr::PAGE_SIZE;
+use frames::{Flags, MAX_ORDER, PageRef, alloc, alloc_page, init_host, kind, stats};
 use proptest::prelude::*;
 use std::sync::{Mutex, MutexGuard};
 
@@ -46,11 +50,11 @@ fn folios_split_into_pages() {
     let folio = alloc(9, Flags::ZERO).expect("memory").into_folio();
     folio.set_kind(kind::ANON);
     let first = folio.pfn();
-    assert!(core::ptr::eq(crate::page(first + 77).head(), folio.page()));
+    assert!(core::ptr::eq(frames::page(first + 77).head(), folio.page()));
     assert!(folio.split_folio());
     let pages: Vec<PageRef> = (1..512)
         // SAFETY: the split left one reference on each page.
-        .map(|step| unsafe { PageRef::from_raw(crate::page(first + step)) })
+        .map(|step| unsafe { PageRef::from_raw(frames::page(first + step)) })
         .collect();
     assert!(pages.iter().all(|page| page.references() == 1 && page.order() == 0));
     drop(folio);
@@ -61,7 +65,7 @@ fn folios_split_into_pages() {
 #[test]
 fn blocks_merge_again() {
     let _guard = setup();
-    crate::drain_local();
+    frames::drain_local();
     let blocks: Vec<_> =
         (0..8).map(|_| alloc(MAX_ORDER, Flags::empty()).expect("memory")).collect();
     let first: Vec<_> = blocks.iter().map(|block| block.pfn()).collect();
@@ -92,7 +96,7 @@ proptest! {
     fn blocks_never_overlap(orders in prop::collection::vec((0u8..=6, any::<bool>()), 1..200)) {
         let _guard = setup();
         let before = stats().free;
-        let mut live: Vec<crate::FrameBlock> = Vec::new();
+        let mut live: Vec<frames::FrameBlock> = Vec::new();
         let mut used = std::collections::BTreeMap::new();
         for (order, free) in orders {
             if free && !live.is_empty() {
@@ -111,32 +115,5 @@ proptest! {
         }
         drop(live);
         prop_assert_eq!(stats().free, before);
-    }
-}
-
-proptest! {
-    /// Whoever waits for memory does not wait for ever, nobody dies while reclaim gets on, and for
-    /// large or scattered blocks nobody dies at all.
-    #[test]
-    fn shortage_ends(order in 0u8..=MAX_ORDER, freed in prop::collection::vec(0usize..3, 300)) {
-        use crate::pressure::{Step, next_step};
-        let mut attempt = 0;
-        let mut end = None;
-        for freed in &freed {
-            attempt += 1;
-            match next_step(*freed, order, attempt, false) {
-                Step::Again => prop_assert!(*freed > 0),
-                Step::Wait => prop_assert!(order <= 3),
-                step => {
-                    end = Some(step);
-                    break;
-                }
-            }
-        }
-        let expected = if order > 3 { Step::GiveUp } else { Step::Kill };
-        prop_assert_eq!(end, Some(expected));
-        let scattered = (1..300).map(|n| next_step(1, order.max(1), n, true));
-        prop_assert!(scattered.clone().all(|s| matches!(s, Step::Again | Step::GiveUp)));
-        prop_assert!(scattered.clone().any(|s| s == Step::GiveUp));
     }
 }
