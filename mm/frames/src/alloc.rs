@@ -1,12 +1,10 @@
 //! Taking and giving frames: the fast path over the per-CPU stacks, the slow path over zones,
 //! reclaim and the OOM hook.
 
-use crate::page::{Page, entry, flag, kind};
-use crate::percpu::{LISTS, Lists};
+use crate::percpu::{LISTS, Lists, pop_oldest};
 use crate::stats::Counter;
-use crate::{FrameBlock, MAX_ORDER, OutOfMemory, PageRef, init, pressure};
-use arch::addr::{PAGE_SIZE, Pfn};
-use core::sync::atomic::Ordering;
+use crate::{OutOfMemory, init, pressure};
+use framemeta::{FrameBlock, FreeFrames, MAX_ORDER, PageRef};
 
 bitflags::bitflags! {
     /// What a caller needs and may do.
@@ -28,107 +26,97 @@ bitflags::bitflags! {
 /// One frame as a page with one reference.
 #[inline]
 pub fn alloc_page(flags: Flags) -> Result<PageRef, OutOfMemory> {
-    let pfn = take_one(flags)?;
-    let page = entry(pfn);
-    page.refs.store(1, Ordering::Relaxed);
-    Ok(PageRef::from_owned(page))
+    Ok(take_one(flags)?.into_page())
 }
 
 /// `2^order` adjacent frames, aligned to their size.
 pub fn alloc(order: u8, flags: Flags) -> Result<FrameBlock, OutOfMemory> {
     if order == 0 {
-        let pfn = take_one(flags)?;
-        entry(pfn).refs.store(1, Ordering::Relaxed);
-        return Ok(FrameBlock::from_owned(pfn, 0));
+        return Ok(take_one(flags)?.into_block());
     }
     if order > MAX_ORDER {
         return Err(OutOfMemory);
     }
-    let pfn = take_block(order, flags)?;
-    let head = entry(pfn);
-    head.refs.store(1, Ordering::Relaxed);
-    head.order.store(order, Ordering::Relaxed);
+    let mut block = take_block(order, flags)?;
     if flags.contains(Flags::ZERO) {
-        clear(pfn, order);
+        block.clear();
     }
-    Ok(FrameBlock::from_owned(pfn, order))
+    Ok(block.into_block())
 }
 
 #[inline]
-fn take_one(flags: Flags) -> Result<Pfn, OutOfMemory> {
+fn take_one(flags: Flags) -> Result<FreeFrames, OutOfMemory> {
     if flags.contains(Flags::DMA32) {
-        let pfn = take_block(0, flags)?;
+        let mut frame = take_block(0, flags)?;
         if flags.contains(Flags::ZERO) {
-            clear(pfn, 0);
+            frame.clear();
         }
-        return Ok(pfn);
+        return Ok(frame);
     }
     let zero = flags.contains(Flags::ZERO);
     let taken = LISTS.with(|lists| {
         lists.allocated += 1;
-        if zero && let Some(pfn) = lists.zeroed.pop() {
-            return Some((pfn, true));
+        if zero && let Some(frame) = lists.zeroed.pop() {
+            return Some((frame, true));
         }
-        lists.free.pop().map(|pfn| (pfn, false))
+        lists.free.pop().map(|frame| (frame, false))
     });
-    let (pfn, zeroed) = match taken {
+    let (mut frame, zeroed) = match taken {
         Some(taken) => taken,
         None => refill(flags)?,
     };
     if zero && !zeroed {
-        clear(pfn, 0);
+        frame.clear();
     } else {
-        check_poison(pfn);
+        frame.check_poison();
     }
-    Ok(pfn)
+    Ok(frame)
 }
 
 /// Takes a batch from the zones: one frame for the caller, the others on the stack.
 #[cold]
-fn refill(flags: Flags) -> Result<(Pfn, bool), OutOfMemory> {
+fn refill(flags: Flags) -> Result<(FreeFrames, bool), OutOfMemory> {
     let mut attempt = 0;
     loop {
         if pressure::may_take(flags, 1) {
-            let mut batch = [Pfn(0); Lists::BATCH];
-            let count = init::take_batch(&mut batch);
-            if count > 0 {
-                let mut rest = &batch[1..count];
-                LISTS.with(|lists| {
-                    while let Some((pfn, more)) = rest.split_first() {
-                        if !lists.free.push(*pfn) {
-                            break;
-                        }
-                        rest = more;
-                    }
-                });
-                rest.iter().for_each(|pfn| init::give(*pfn, 0));
-                return Ok((batch[0], false));
+            let mut batch = init::take_batch().into_iter();
+            if let Some(own) = batch.next() {
+                keep(batch);
+                return Ok((own, false));
             }
         }
         // Frames that were zeroed ahead are better than nothing.
-        if let Some(pfn) = LISTS.with(|lists| lists.zeroed.pop()) {
-            return Ok((pfn, true));
+        if let Some(frame) = LISTS.with(|lists| lists.zeroed.pop()) {
+            return Ok((frame, true));
         }
         pressure::relieve(flags, 0, &mut attempt)?;
     }
 }
 
+/// Puts single frames on the stack; those it has no room for go back to the zones.
+fn keep(mut frames: impl Iterator<Item = FreeFrames>) {
+    let left = LISTS.with(|lists| {
+        frames.find_map(|frame| lists.free.try_push(frame).err().map(|full| full.element()))
+    });
+    left.into_iter().chain(frames).for_each(init::give);
+}
+
 /// Takes a block from the zones.
-fn take_block(order: u8, flags: Flags) -> Result<Pfn, OutOfMemory> {
+fn take_block(order: u8, flags: Flags) -> Result<FreeFrames, OutOfMemory> {
     let mut attempt = 0;
     loop {
         if pressure::may_take(flags, 1 << order) {
             let found = init::take(order, flags.contains(Flags::DMA32));
-            if let Some(pfn) = found {
+            if let Some(block) = found {
                 Counter::Allocated.add(1 << order);
-                return Ok(pfn);
+                return Ok(block);
             }
             // Frames on this processor's stack may be what a block lacks.
             if attempt == 0 {
                 crate::drain_local();
-                if let Some(pfn) = init::take(order, flags.contains(Flags::DMA32)) {
+                if let Some(block) = init::take(order, flags.contains(Flags::DMA32)) {
                     Counter::Allocated.add(1 << order);
-                    return Ok(pfn);
+                    return Ok(block);
                 }
             }
         }
@@ -136,60 +124,35 @@ fn take_block(order: u8, flags: Flags) -> Result<Pfn, OutOfMemory> {
     }
 }
 
-/// Takes back a page whose last reference is gone.
+/// Takes frames back whose last reference is gone.
 #[inline]
-pub(crate) fn free_page(page: &Page) {
-    let order = page.order();
-    debug_assert_eq!(page.references(), 0);
-    debug_assert!(page.flags() & (flag::BUDDY | flag::TAIL | flag::RESERVED) == 0, "{page:?}");
-    if page.kind() != kind::NONE {
-        page.set_kind(kind::NONE);
+fn give(frames: FreeFrames) {
+    if frames.order() > 0 {
+        Counter::Freed.add(1 << frames.order());
+        return init::give(frames);
     }
-    page.init_flags(0);
-    if order == 0 {
-        return give_one(page.pfn());
+    let left = LISTS.with(|lists| {
+        lists.freed += 1;
+        lists.free.try_push(frames).err()
+    });
+    if let Some(full) = left {
+        overflow(full.element());
     }
-    page.order.store(0, Ordering::Relaxed);
-    let first = page.pfn();
-    for step in 1..1u64 << order {
-        let tail = entry(first + step);
-        tail.init_flags(0);
-        tail.order.store(0, Ordering::Relaxed);
-        tail.refs.store(0, Ordering::Relaxed);
-        tail.init_mappings(0);
-    }
-    page.init_mappings(0);
-    poison(first, order);
-    Counter::Freed.add(1 << order);
-    init::give(first, order);
 }
 
-#[inline]
-fn give_one(pfn: Pfn) {
-    poison(pfn, 0);
-    let kept = LISTS.with(|lists| {
-        lists.freed += 1;
-        lists.free.push(pfn)
-    });
-    if !kept {
-        overflow(pfn);
-    }
-}
+framemeta::define_give!(give);
 
 /// The stack is full: a batch goes back to the zones.
 #[cold]
-fn overflow(pfn: Pfn) {
-    let mut batch = [Pfn(0); Lists::BATCH];
-    let count = LISTS.with(|lists| lists.free.pop_oldest(&mut batch));
-    init::give_batch(&batch[..count]);
-    if !LISTS.with(|lists| lists.free.push(pfn)) {
-        init::give(pfn, 0);
-    }
+fn overflow(frame: FreeFrames) {
+    let batch = LISTS.with(|lists| pop_oldest(&mut lists.free));
+    init::give_batch(batch);
+    keep(core::iter::once(frame));
 }
 
 /// Zeroes one free frame for later; for the idle loop. Whether there may be more to do.
 pub fn zero_in_idle() -> bool {
-    let Some(pfn) = LISTS.with(|lists| {
+    let Some(mut frame) = LISTS.with(|lists| {
         if lists.zeroed.is_full() || lists.free.len() <= Lists::BATCH / 4 {
             None
         } else {
@@ -198,9 +161,9 @@ pub fn zero_in_idle() -> bool {
     }) else {
         return refill_for_idle();
     };
-    clear(pfn, 0);
-    if !LISTS.with(|lists| lists.zeroed.push(pfn)) {
-        init::give(pfn, 0);
+    frame.clear();
+    if let Err(full) = LISTS.with(|lists| lists.zeroed.try_push(frame)) {
+        init::give(full.element());
     }
     true
 }
@@ -209,44 +172,8 @@ fn refill_for_idle() -> bool {
     if LISTS.with(|lists| lists.zeroed.is_full()) || !pressure::is_comfortable() {
         return false;
     }
-    let mut batch = [Pfn(0); Lists::BATCH];
-    let count = init::take_batch(&mut batch);
-    for pfn in &batch[..count] {
-        if !LISTS.with(|lists| lists.free.push(*pfn)) {
-            init::give(*pfn, 0);
-        }
-    }
-    count > 0
-}
-
-#[inline]
-pub(crate) fn clear(pfn: Pfn, order: u8) {
-    // SAFETY: the frames were just taken from the allocator: nobody else uses them.
-    unsafe { core::ptr::write_bytes(arch::phys::to_virt(pfn.phys()), 0, PAGE_SIZE << order) };
-}
-
-const POISON: u8 = 0xa5;
-
-/// Debug builds fill free frames with a pattern ...
-#[inline(always)]
-fn poison(pfn: Pfn, order: u8) {
-    if cfg!(debug_assertions) {
-        // SAFETY: the frames are free and ours.
-        unsafe {
-            core::ptr::write_bytes(arch::phys::to_virt(pfn.phys()), POISON, PAGE_SIZE << order);
-        }
-    }
-}
-
-/// ... and look at its beginning when they are handed out: all poison, or never written.
-#[inline(always)]
-fn check_poison(pfn: Pfn) {
-    if cfg!(debug_assertions) {
-        // SAFETY: the frame is ours, and 64 bytes are inside it.
-        let head = unsafe { core::slice::from_raw_parts(arch::phys::to_virt(pfn.phys()), 64) };
-        let first = head.first().copied().unwrap_or(0);
-        if first == POISON {
-            assert!(head.iter().all(|byte| *byte == POISON), "frame {pfn:?} written while free");
-        }
-    }
+    let batch = init::take_batch();
+    let is_empty = batch.is_empty();
+    keep(batch.into_iter());
+    !is_empty
 }

@@ -1,14 +1,14 @@
 //! Nodes, zones, and how they come to their memory.
 
-use crate::MAX_ORDER;
-use crate::page::{Page, set_table, table};
+use crate::percpu::{Batch, Lists};
 use crate::pressure;
-use crate::zone::{CHUNK, Zone, clear_chunk};
-use arch::addr::{PAGE_SIZE, Pfn, PhysAddr};
+use crate::zone::Zone;
+use arch::addr::{Pfn, PhysAddr};
 use arch::boot::{FreeMemory, PhysRange};
 use arch::cpu::{CpuId, MAX_CPUS};
 use arch::lock::{IrqLock, LockClass};
 use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use framemeta::{CHUNK, FreeFrames, FreshRange, MAX_ORDER, Page};
 
 const MAX_NODES: usize = 8;
 const MAX_RANGES: usize = 128;
@@ -69,7 +69,7 @@ pub fn contains_ram(start: PhysAddr, end: PhysAddr) -> bool {
 }
 
 /// Whether a frame was never handed out.
-pub(crate) fn is_fresh(pfn: Pfn) -> bool {
+fn is_fresh(pfn: Pfn) -> bool {
     slot_of(pfn).zone.lock().is_fresh(pfn)
 }
 
@@ -114,69 +114,66 @@ pub(crate) fn available() -> u64 {
     sum.max(0) as u64
 }
 
-pub(crate) fn take(order: u8, dma32: bool) -> Option<Pfn> {
+pub(crate) fn take(order: u8, dma32: bool) -> Option<FreeFrames> {
     for slot in preference(dma32) {
         if slot.available.load(Ordering::Relaxed) < 1 << order {
             continue;
         }
-        if let Some(pfn) = slot.zone.lock().take(order) {
+        if let Some(block) = slot.zone.lock().take(order) {
             slot.available.fetch_sub(1 << order, Ordering::Relaxed);
-            return Some(pfn);
+            return Some(block);
         }
     }
     None
 }
 
-/// Fills `batch` from one zone; how many frames. Adjacent ones where it can.
-pub(crate) fn take_batch(batch: &mut [Pfn]) -> usize {
+/// A batch of single frames from one zone; empty when there are none. Adjacent ones where it can,
+/// descending, so that a stack hands them out in ascending order.
+pub(crate) fn take_batch() -> Batch {
+    let mut batch = Batch::new();
     for slot in preference(false) {
         if slot.available.load(Ordering::Relaxed) <= 0 {
             continue;
         }
         let mut zone = slot.zone.lock();
-        let mut count = 0;
-        let whole = batch.len().ilog2() as u8;
-        if let Some(first) = zone.take(whole) {
-            count = 1 << whole;
-            // Descending, so that the stack hands them out in ascending order.
-            for (step, to) in batch.iter_mut().take(count).enumerate() {
-                *to = first + (count - 1 - step) as u64;
-            }
+        if let Some(block) = zone.take(Lists::BATCH.ilog2() as u8) {
+            batch.extend(block.singles());
         } else {
-            while let Some(to) = batch.get_mut(count)
-                && let Some(pfn) = zone.take(0)
+            while !batch.is_full()
+                && let Some(frame) = zone.take(0)
             {
-                *to = pfn;
-                count += 1;
+                batch.push(frame);
             }
         }
         drop(zone);
-        slot.available.fetch_sub(count as i64, Ordering::Relaxed);
-        if count > 0 {
-            return count;
+        slot.available.fetch_sub(batch.len() as i64, Ordering::Relaxed);
+        if !batch.is_empty() {
+            break;
         }
     }
-    0
+    batch
 }
 
-pub(crate) fn give(pfn: Pfn, order: u8) {
-    let slot = slot_of(pfn);
-    slot.zone.lock().give(pfn, order);
-    slot.available.fetch_add(1 << order, Ordering::Relaxed);
+pub(crate) fn give(block: FreeFrames) {
+    let slot = slot_of(block.first());
+    let frames = 1 << block.order();
+    slot.zone.lock().give(block);
+    slot.available.fetch_add(frames, Ordering::Relaxed);
 }
 
 /// Gives single frames back, taking each zone's lock once per run of frames of it.
-pub(crate) fn give_batch(batch: &[Pfn]) {
-    let mut rest = batch;
-    while let Some(first) = rest.first() {
-        let slot = slot_of(*first);
-        let same = rest.iter().take_while(|pfn| core::ptr::eq(slot_of(**pfn), slot)).count();
-        let (run, others) = rest.split_at(same);
+pub(crate) fn give_batch(batch: Batch) {
+    let mut rest = batch.into_iter().peekable();
+    while let Some(first) = rest.peek() {
+        let slot = slot_of(first.first());
         let mut zone = slot.zone.lock();
-        run.iter().for_each(|pfn| zone.give(*pfn, 0));
+        let mut count = 0;
+        while let Some(frame) = rest.next_if(|next| core::ptr::eq(slot_of(next.first()), slot)) {
+            zone.give(frame);
+            count += 1;
+        }
         drop(zone);
-        slot.available.fetch_add(same as i64, Ordering::Relaxed);
-        rest = others;
+        slot.available.fetch_add(count, Ordering::Relaxed);
     }
 }
 
@@ -221,21 +218,7 @@ pub fn init(memory: FreeMemory, node_of: impl Fn(&PhysRange) -> u8) {
         NODE_COUNT.store(nodes, Ordering::Relaxed);
     }
     RAM_COUNT.store(count, Ordering::Release);
-    let top = ram_ranges().map(|(_, end, _)| end).max().unwrap_or(0).next_multiple_of(CHUNK);
-    let bytes = top * size_of::<Page>() as u64;
-    let Some(home) = find_home(bytes) else {
-        // Nothing can work without the table; the boot code prints what memory there is.
-        panic!("frames: no room for {bytes} bytes of metadata");
-    };
-    set_table(arch::phys::to_virt(home).cast());
-    let table_frames = (home.pfn().0, home.pfn().0 + bytes.div_ceil(PAGE_SIZE as u64));
-    clear_partial_chunks();
-    for (start, end, node) in ram_ranges() {
-        // What lies before the table, behind it, and the parts of it that describe holes.
-        add_range(start, end.min(table_frames.0), node);
-        add_range(start.max(table_frames.1), end, node);
-    }
-    give_table_holes(home, top);
+    framemeta::adopt(memory, find_home, add_fresh);
     let kib = available() * 4;
     let min = (4 * kib.isqrt()).clamp(128, 65536) / 4;
     pressure::set_min(min.min(available() / 32));
@@ -244,8 +227,7 @@ pub fn init(memory: FreeMemory, node_of: impl Fn(&PhysRange) -> u8) {
 
 /// Where the table goes: the end of the highest range that has room, so that low memory stays for
 /// those who need it low.
-fn find_home(bytes: u64) -> Option<PhysAddr> {
-    let frames = bytes.div_ceil(PAGE_SIZE as u64);
+fn find_home(frames: u64) -> Option<u64> {
     let align = frames.next_power_of_two().min(CHUNK);
     ram_ranges()
         .filter_map(|(start, end, _)| {
@@ -253,68 +235,30 @@ fn find_home(bytes: u64) -> Option<PhysAddr> {
             (at >= start).then_some(at)
         })
         .max()
-        .map(|pfn| Pfn(pfn).phys())
 }
 
-/// Clears the metadata of chunks that are only partly usable; whole ones wait until they are
-/// carved.
-fn clear_partial_chunks() {
-    for (start, end, _) in ram_ranges() {
-        for edge in [start, end] {
-            if edge % CHUNK != 0 {
-                clear_chunk(edge & !(CHUNK - 1));
-            }
+/// Gives a range to the zones that it lies in.
+fn add_fresh(mut low: FreshRange) {
+    let node = node_of(Pfn(low.start()));
+    let high = low.split_off(DMA32_END);
+    for (zone, range) in [(0, low), (1, high)] {
+        let frames = range.len();
+        let slot = &NODES[node][zone];
+        if frames > 0 && slot.zone.lock().add_fresh(range) {
+            slot.available.fetch_add(frames as i64, Ordering::Relaxed);
+            slot.total.fetch_add(frames, Ordering::Relaxed);
+            TOTAL.fetch_add(frames, Ordering::Relaxed);
         }
     }
 }
 
-fn add_range(start: u64, end: u64, node: u8) {
-    // Never across the zone border.
-    for (zone, from, to) in [(0, start, end.min(DMA32_END)), (1, start.max(DMA32_END), end)] {
-        if from >= to {
-            continue;
-        }
-        for edge in [from, to] {
-            // The table's own edges make partial chunks too.
-            if edge % CHUNK != 0 {
-                clear_chunk_once(edge & !(CHUNK - 1));
-            }
-        }
-        let slot = &NODES[usize::from(node)][zone];
-        if slot.zone.lock().add_fresh(from, to) {
-            slot.available.fetch_add((to - from) as i64, Ordering::Relaxed);
-            slot.total.fetch_add(to - from, Ordering::Relaxed);
-            TOTAL.fetch_add(to - from, Ordering::Relaxed);
-        }
+/// The metadata of a frame, if it is RAM that was handed out before and has an owner now.
+pub fn page_if_ram(pfn: Pfn) -> Option<&'static Page> {
+    let start = pfn.phys();
+    if !contains_ram(start, PhysAddr(start.0.checked_add(1)?)) || is_fresh(pfn) {
+        return None;
     }
-}
-
-/// Clears a chunk's metadata while nothing of it was handed out yet: `init` runs alone.
-fn clear_chunk_once(first: u64) {
-    clear_chunk(first);
-}
-
-/// Gives away the parts of the table whose chunks contain no usable memory.
-fn give_table_holes(home: PhysAddr, top: u64) {
-    let chunk_bytes = CHUNK * size_of::<Page>() as u64;
-    let frames = chunk_bytes / PAGE_SIZE as u64;
-    let mut run: Option<u64> = None;
-    for chunk in 0..=top / CHUNK {
-        let first = chunk * CHUNK;
-        let is_hole =
-            chunk < top / CHUNK && !contains_ram(Pfn(first).phys(), Pfn(first + CHUNK).phys());
-        match (is_hole, run) {
-            (true, None) => run = Some(chunk),
-            (false, Some(start)) => {
-                let from = home.pfn().0 + start * frames;
-                let to = home.pfn().0 + chunk * frames;
-                add_range(from, to, node_of(Pfn(from)) as u8);
-                run = None;
-            }
-            _ => {}
-        }
-    }
-    debug_assert!(!table().is_null());
+    Some(framemeta::page(pfn))
 }
 
 /// Makes the simulated machine's memory, for tests of this and other crates; the first call

@@ -1,11 +1,9 @@
 #![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
 #![cfg_attr(target_os = "none", no_std)]
 
 mod alloc;
-mod block;
 mod init;
-mod page;
-mod pageref;
 mod percpu;
 mod pressure;
 mod stats;
@@ -13,21 +11,16 @@ mod tables;
 mod zone;
 
 pub use alloc::{Flags, alloc, alloc_page, zero_in_idle};
-pub use block::FrameBlock;
+pub use framemeta::{FrameBlock, MAX_ORDER, Page, PageRef, flag, kind, page};
 #[cfg(not(target_os = "none"))]
 pub use init::init_host;
-pub use init::{contains_ram, init, set_cpu_node, total_pages};
-pub use page::{Page, flag, kind, page, page_if_ram};
-pub use pageref::PageRef;
+pub use init::{contains_ram, init, page_if_ram, set_cpu_node, total_pages};
 pub use percpu::{drain_all, drain_local};
 pub use pressure::{
     Reclaim, Watermarks, as_reclaimer, has_room, reclaim_everything, reclaim_in_background,
     register_reclaim, set_background_hook, set_min_free, set_oom_hook, watermarks,
 };
 pub use stats::{Counter, NodeStats, Stats, node_stats, stats, zone_info};
-
-/// The largest block: `2^MAX_ORDER` frames, 4 MiB.
-pub const MAX_ORDER: u8 = 10;
 
 /// There is no frame to be had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

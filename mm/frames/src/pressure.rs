@@ -3,8 +3,8 @@
 use crate::alloc::Flags;
 use crate::init;
 use crate::{OutOfMemory, drain_local};
-use arch::lock::{LockClass, SpinLock};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use arch::lock::{LockClass, Once, SpinLock};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Someone who can give memory back.
 pub trait Reclaim: Sync {
@@ -38,9 +38,9 @@ pub struct Watermarks {
 static MIN: AtomicU64 = AtomicU64::new(0);
 static CLASS: LockClass = LockClass::new("frames.reclaimers", 855);
 static RECLAIMERS: SpinLock<[Option<&'static dyn Reclaim>; 8]> = SpinLock::new(&CLASS, [None; 8]);
-static BACKGROUND: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static BACKGROUND: Once<fn()> = Once::new();
 static BACKGROUND_ASKED: AtomicBool = AtomicBool::new(false);
-static OOM: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static OOM: Once<fn(u8) -> bool> = Once::new();
 /// How often a caller reclaims in vain before it asks the OOM hook.
 const ATTEMPTS: u32 = 5;
 
@@ -67,13 +67,13 @@ pub fn register_reclaim(reclaim: &'static dyn Reclaim) {
 /// Registers what wakes the background reclaim: called from any context, must not sleep. It is
 /// called once each time memory falls below the low watermark; [`is_comfortable`] resets that.
 pub fn set_background_hook(hook: fn()) {
-    BACKGROUND.store(hook as *mut (), Ordering::Release);
+    BACKGROUND.call_once(|| hook);
 }
 
 /// Registers what is asked when nothing can be reclaimed: kills someone and says whether trying
 /// again makes sense. Called from contexts that may sleep.
 pub fn set_oom_hook(hook: fn(order: u8) -> bool) {
-    OOM.store(hook as *mut (), Ordering::Release);
+    OOM.call_once(|| hook);
 }
 
 /// Whether free memory is above the high watermark.
@@ -115,10 +115,7 @@ fn wake_background() {
     if BACKGROUND_ASKED.swap(true, Ordering::Relaxed) {
         return;
     }
-    let hook = BACKGROUND.load(Ordering::Acquire);
-    if !hook.is_null() {
-        // SAFETY: only `set_background_hook` stores here, a `fn()`.
-        let hook: fn() = unsafe { core::mem::transmute(hook) };
+    if let Some(hook) = BACKGROUND.get() {
         hook();
     }
 }
@@ -148,12 +145,7 @@ pub(crate) fn relieve(flags: Flags, order: u8, attempt: &mut u32) -> Result<(), 
     if flags.contains(Flags::NO_OOM) || order > COSTLY {
         return Err(OutOfMemory);
     }
-    let hook = OOM.load(Ordering::Acquire);
-    if hook.is_null() {
-        return Err(OutOfMemory);
-    }
-    // SAFETY: only `set_oom_hook` stores here, such a function.
-    let hook: fn(u8) -> bool = unsafe { core::mem::transmute(hook) };
+    let Some(hook) = OOM.get() else { return Err(OutOfMemory) };
     // Somebody dies: reclaim gets a new start before the next.
     *attempt = 0;
     if hook(order) { Ok(()) } else { Err(OutOfMemory) }

@@ -1,8 +1,9 @@
 //! Counters for `/proc/meminfo`, `/proc/vmstat`, `/proc/buddyinfo` and `/proc/zoneinfo`.
 
 use crate::percpu::LISTS;
-use crate::{MAX_ORDER, init, pressure};
+use crate::{init, pressure};
 use core::sync::atomic::{AtomicI64, Ordering};
+use framemeta::MAX_ORDER;
 
 /// Things counted in frames, system-wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

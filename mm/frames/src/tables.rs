@@ -1,10 +1,10 @@
 //! Frames for page tables.
 
 use crate::alloc::{Flags, alloc_page};
-use crate::page::{kind, page};
 use crate::stats::Counter;
 use arch::addr::PhysAddr;
 use arch::paging::{NoMemory, TableFrames};
+use framemeta::{kind, page};
 
 pub(crate) struct Tables;
 

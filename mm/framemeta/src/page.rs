@@ -40,7 +40,7 @@ pub mod flag {
     /// Not the first frame of its folio; `head` is.
     pub(crate) const TAIL: u32 = 1 << 28;
     /// Free, in a buddy list.
-    pub(crate) const BUDDY: u32 = 1 << 29;
+    pub const BUDDY: u32 = 1 << 29;
     /// Never allocated or freed: firmware, the kernel image, the zero page.
     pub const RESERVED: u32 = 1 << 30;
 }
@@ -105,29 +105,18 @@ pub(crate) fn table() -> *mut Page {
 
 /// The metadata of any frame of a chunk that has some usable memory.
 #[inline(always)]
-pub(crate) fn entry(pfn: Pfn) -> &'static Page {
+pub fn entry(pfn: Pfn) -> &'static Page {
     // SAFETY: the table covers it and lives for ever; every bit pattern is a valid entry.
     unsafe { &*table().wrapping_add(pfn.as_usize()) }
 }
 
 /// The metadata of a frame of RAM that was handed out by this crate. For a frame that may be
-/// anything ask [`page_if_ram`].
+/// anything ask `page_if_ram`.
 #[inline(always)]
 pub fn page(pfn: Pfn) -> &'static Page {
-    debug_assert!(crate::contains_ram(pfn.phys(), PhysAddr(pfn.phys().0 + 1)), "{pfn:?}");
     // SAFETY: `init` made the table and it lives for ever; the frame was handed out, so its entry
     // was initialised when its block was carved. Entries are atomics.
     unsafe { &*table().wrapping_add(pfn.as_usize()) }
-}
-
-/// The metadata of a frame, if it is RAM that was handed out before and has an owner now.
-pub fn page_if_ram(pfn: Pfn) -> Option<&'static Page> {
-    let start = pfn.phys();
-    if !crate::contains_ram(start, PhysAddr(start.0.checked_add(1)?)) || crate::init::is_fresh(pfn)
-    {
-        return None;
-    }
-    Some(page(pfn))
 }
 
 impl Page {
@@ -165,6 +154,11 @@ impl Page {
     #[inline]
     pub fn clear(&self, bits: u32) -> u32 {
         self.flags.fetch_and(!bits, Ordering::AcqRel)
+    }
+    /// Replaces all flags if they are `seen`; whether they were.
+    #[inline]
+    pub(crate) fn swap_flags(&self, seen: u32, bits: u32) -> bool {
+        self.flags.compare_exchange(seen, bits, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
     /// Replaces all flags; while nobody else uses the page.
     #[inline(always)]
@@ -247,7 +241,7 @@ impl Page {
     /// Returns a page whose last reference is gone to the allocator.
     #[inline]
     pub fn free(&self) {
-        crate::alloc::free_page(self);
+        crate::free::release(self);
     }
     /// log2 of the number of frames of the folio that this page heads.
     #[inline(always)]
