@@ -1,32 +1,41 @@
 #![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
 #![cfg_attr(target_os = "none", no_std)]
 
 extern crate alloc;
 
 pub mod clock;
 mod load;
-mod mutex;
-mod pairing;
-pub mod policy;
 pub mod rcu;
-#[cfg(target_os = "none")]
-mod run;
-#[cfg(not(target_os = "none"))]
-#[path = "run_host.rs"]
-mod run;
-mod thread;
+mod sync;
 pub mod timer;
-mod wait;
 pub mod work;
 
 pub use load::{init as init_load, loadavg};
-pub use mutex::{
-    Completion, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore,
-};
-pub use policy::{Params, Policy};
-pub use run::{
-    TUNABLES, current, exit, idle, idle_ns, init_cpu, nr_running, schedule, spawn_kernel, switches,
+pub use sync::{Completion, Semaphore};
+pub use threads::policy::{self, Params, Policy};
+pub use threads::run::{
+    TUNABLES, current, exit, idle, idle_ns, nr_running, schedule, spawn_kernel, switches,
     try_current, yield_now,
 };
-pub use thread::{CpuTimes, STACK_SIZE, Space, Thread, state};
-pub use wait::{Deadline, Listener, WaitError, WaitQueue};
+pub use threads::{
+    CpuTimes, Deadline, Listener, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    STACK_SIZE, Space, Thread, WaitError, WaitQueue, state,
+};
+
+threads::define_hooks! {
+    slice_end: timer::set_slice_end,
+    wake_reaper: work::wake_reaper,
+    alarm: timer::alarm,
+    cancel: timer::cancel,
+    realtime_ns: clock::realtime_ns,
+    after_grace: rcu::call,
+}
+
+/// Makes the code that runs on this processor its idle thread. Once per processor, before it takes
+/// interrupts.
+pub fn init_cpu(stack: arch::thread::KernelStackRange) {
+    threads::run::init_cpu(stack);
+    #[cfg(target_os = "none")]
+    arch::timer::set_handler(timer::interrupt);
+}

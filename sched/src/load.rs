@@ -19,7 +19,7 @@ static TIMER: Once<Arc<Timer>> = Once::new();
 pub fn init() {
     let timer = TIMER.call_once(|| {
         Timer::new(|timer| {
-            step(u64::from(crate::run::nr_running()));
+            step(u64::from(threads::run::nr_running()));
             timer.arm(arch::time::now_ns() + PERIOD_NS);
         })
     });

@@ -1,10 +1,8 @@
 //! Read-copy-update: readers only keep their processor from switching; what they may still see is
 //! freed when every processor has switched or idled since.
 
-#[path = "rcu_arc.rs"]
-mod rcu_arc;
-
-pub use rcu_arc::{RcuArc, RcuRef, RcuSlot};
+pub use threads::rcu_arc::{RcuArc, RcuRef, RcuSlot};
+pub use threads::rcu_read::{ReadGuard, read_lock};
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -47,24 +45,6 @@ impl Pending {
 }
 
 static PENDING: IrqLock<Pending> = IrqLock::new(&CLASS, Pending { newest: None, count: 0 });
-
-/// While it lives, nothing that was found is freed. It keeps preemption off: no sleeping.
-#[must_use = "protection ends when the guard is dropped"]
-pub struct ReadGuard {
-    #[cfg(target_os = "none")]
-    _preempt: arch::preempt::PreemptGuard,
-    #[cfg(not(target_os = "none"))]
-    _host: host::Reader,
-}
-
-/// Begins to read.
-#[inline]
-pub fn read_lock() -> ReadGuard {
-    #[cfg(target_os = "none")]
-    return ReadGuard { _preempt: arch::preempt::disable() };
-    #[cfg(not(target_os = "none"))]
-    ReadGuard { _host: host::Reader::new() }
-}
 
 /// How long the thread collects before it waits for a grace period: one for many callbacks, and
 /// not two thread switches for each.
@@ -139,10 +119,10 @@ fn wait_for_readers() {
     // Processors that idle now have no readers; the others must pass a switch.
     let before: Vec<(CpuId, u64)> = arch::cpu::online()
         .iter()
-        .filter_map(|cpu| Some((cpu, crate::run::quiescent_count(cpu)?)))
+        .filter_map(|cpu| Some((cpu, threads::run::quiescent_count(cpu)?)))
         .collect();
     let is_behind = |&(cpu, count): &(CpuId, u64)| {
-        crate::run::quiescent_count(cpu).is_some_and(|now| now == count)
+        threads::run::quiescent_count(cpu).is_some_and(|now| now == count)
     };
     let mut rounds = 0;
     loop {
@@ -152,7 +132,7 @@ fn wait_for_readers() {
         }
         // The first millisecond most pass by themselves.
         if rounds == 1 {
-            crate::run::hurry(&late);
+            threads::run::hurry(&late);
         }
         rounds += 1;
         crate::timer::sleep_ns(1_000_000);
@@ -161,39 +141,5 @@ fn wait_for_readers() {
 
 #[cfg(not(target_os = "none"))]
 fn wait_for_readers() {
-    host::wait();
-}
-
-#[cfg(not(target_os = "none"))]
-mod host {
-    use std::cell::Cell;
-    use std::sync::{RwLock, RwLockReadGuard};
-
-    static GATE: RwLock<()> = RwLock::new(());
-    std::thread_local! {
-        static DEPTH: Cell<usize> = const { Cell::new(0) };
-    }
-
-    /// Holds the gate open for reading; nests.
-    pub(super) struct Reader(
-        #[expect(dead_code, reason = "held for its drop")] Option<RwLockReadGuard<'static, ()>>,
-    );
-
-    impl Reader {
-        pub(super) fn new() -> Reader {
-            let depth = DEPTH.get();
-            DEPTH.set(depth + 1);
-            Reader((depth == 0).then(|| GATE.read().unwrap_or_else(|e| e.into_inner())))
-        }
-    }
-
-    impl Drop for Reader {
-        fn drop(&mut self) {
-            DEPTH.set(DEPTH.get() - 1);
-        }
-    }
-
-    pub(super) fn wait() {
-        drop(GATE.write().unwrap_or_else(|e| e.into_inner()));
-    }
+    threads::rcu_read::wait_for_readers();
 }

@@ -3,14 +3,15 @@
 //!
 //! Callbacks run in interrupt context without locks held.
 
-use crate::run;
-use crate::thread::{Thread, state};
+use crate::{Thread, state};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use arch::cpu::CpuId;
 use arch::lock::{IrqLock, LockClass};
 use core::sync::atomic::{AtomicU64, Ordering};
+use threads::hooks::AlarmKey;
+use threads::run;
 
 static QUEUE_CLASS: LockClass = LockClass::new("sched.timers", 750);
 static STATE_CLASS: LockClass = LockClass::new("sched.timer", 748);
@@ -91,13 +92,23 @@ fn insert(at: u64, entry: Entry) -> (CpuId, (u64, u64)) {
     (cpu, key)
 }
 
+/// Wakes a thread at an instant.
+pub(crate) fn alarm(thread: Arc<Thread>, at_ns: u64) -> (CpuId, AlarmKey) {
+    insert(at_ns, Entry::Wake(thread))
+}
+
+/// Takes an alarm back.
+pub(crate) fn cancel(cpu: CpuId, key: AlarmKey) {
+    remove(cpu, key);
+}
+
 fn remove(cpu: CpuId, key: (u64, u64)) -> bool {
     let removed = queue(cpu).lock().entries.remove(&key);
     removed.is_some()
 }
 
 /// When the running thread's slice ends. Interrupts are off.
-#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host has no slices"))]
+#[cfg(target_os = "none")]
 pub(crate) fn set_slice_end(end: Option<u64>) {
     let end = end.unwrap_or(NEVER);
     let mut queue = queue(arch::cpu::id()).lock();
@@ -108,7 +119,7 @@ pub(crate) fn set_slice_end(end: Option<u64>) {
 }
 
 /// The hardware timer fired.
-#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host has a server"))]
+#[cfg(target_os = "none")]
 pub(crate) fn interrupt() {
     let queue = queue(arch::cpu::id());
     queue.lock().armed = NEVER;
@@ -133,29 +144,6 @@ fn expire(queue: &IrqLock<Queue>, now: u64) {
             }
             Entry::Call(timer) => timer.fire(key),
         }
-    }
-}
-
-/// Wakes a thread at an instant, unless it is dropped before.
-pub(crate) struct Alarm {
-    cpu: CpuId,
-    key: (u64, u64),
-}
-
-impl Alarm {
-    pub(crate) fn new(thread: Arc<Thread>, at: u64) -> Alarm {
-        let (cpu, key) = insert(at, Entry::Wake(thread));
-        Alarm { cpu, key }
-    }
-
-    pub(crate) fn is_armed_for(&self, at: u64) -> bool {
-        self.key.0 == at
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        remove(self.cpu, self.key);
     }
 }
 

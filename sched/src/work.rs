@@ -1,11 +1,11 @@
 //! Work done later, in threads: [`queue`] for anything, and the scheduler's own chores.
 
 use crate::WaitQueue;
-use crate::run;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use arch::lock::{IrqLock, LockClass};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use threads::run;
 
 static CLASS: LockClass = LockClass::new("sched.work", 690);
 
@@ -58,7 +58,7 @@ pub(crate) fn wake_rcu() {
     RCU_QUEUE.wake_one();
 }
 
-#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host frees its threads"))]
+#[cfg(target_os = "none")]
 pub(crate) fn wake_reaper() {
     REAPER_QUEUE.wake_one();
 }

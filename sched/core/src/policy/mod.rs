@@ -7,9 +7,9 @@ mod rt;
 pub use entity::Entity;
 pub use schedpolicy::{Enqueue, Params, Policy, Tunables};
 
-use crate::pairing::Heap;
 use core::ptr::NonNull;
 use entity::ByVruntime;
+use pairing::Heap;
 use rt::{End, RtQueue};
 use schedpolicy::{Class, Queueing, Timeline};
 

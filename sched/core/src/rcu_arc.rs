@@ -15,7 +15,8 @@ use core::ops::Deref;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use super::{ReadGuard, call, read_lock};
+use crate::hooks::sched_after_grace as call;
+use crate::rcu_read::{ReadGuard, read_lock};
 
 /// A borrowed `Arc` that is valid for `'g`.
 pub struct RcuRef<'g, T> {

@@ -6,11 +6,12 @@
 //!
 //! Locks: a queue (rank 700), then what waking takes.
 
+use crate::hooks::{self, AlarmKey};
 use crate::run::{self, current, schedule};
 use crate::thread::{Thread, state};
-use crate::timer;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use arch::cpu::CpuId;
 use arch::lock::{IrqLock, LockClass};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +54,7 @@ impl Deadline {
         match self {
             Deadline::Monotonic(ns) => ns,
             Deadline::Realtime(ns) => {
-                let now = crate::clock::realtime_ns();
+                let now = hooks::sched_realtime_ns();
                 arch::time::now_ns().saturating_add_signed(ns as i64 - now as i64)
             }
         }
@@ -123,6 +124,29 @@ impl Inner {
             }
             (*node).is_linked = false;
         }
+    }
+}
+
+/// Wakes a thread at an instant, unless it is dropped before.
+struct Alarm {
+    cpu: CpuId,
+    key: AlarmKey,
+}
+
+impl Alarm {
+    fn new(thread: Arc<Thread>, at: u64) -> Alarm {
+        let (cpu, key) = hooks::sched_alarm(thread, at);
+        Alarm { cpu, key }
+    }
+
+    fn is_armed_for(&self, at: u64) -> bool {
+        self.key.0 == at
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        hooks::sched_cancel(self.cpu, self.key);
     }
 }
 
@@ -210,7 +234,7 @@ impl WaitQueue {
             is_chosen: AtomicBool::new(false),
         };
         let node: *mut Node = &raw mut node;
-        let mut alarm: Option<timer::Alarm> = None;
+        let mut alarm: Option<Alarm> = None;
         let outcome = loop {
             {
                 let mut inner = self.inner.lock();
@@ -235,7 +259,7 @@ impl WaitQueue {
                 }
                 // Armed anew each time: the real-time clock may have been set.
                 if alarm.as_ref().is_none_or(|a| !a.is_armed_for(at)) {
-                    alarm = thread.arc().map(|thread| timer::Alarm::new(thread, at));
+                    alarm = thread.arc().map(|thread| Alarm::new(thread, at));
                 }
             }
             schedule();

@@ -33,7 +33,7 @@ fn wait_off_cpu(thread: &Thread) {
 }
 
 /// Ends a sleep of one of the kinds in `mask`; whether the thread was in one.
-pub(crate) fn wake(thread: &Thread, mask: u32) -> bool {
+pub fn wake(thread: &Thread, mask: u32) -> bool {
     let _turn = thread.wake_lock.lock();
     if thread.state.load(Ordering::SeqCst) & mask == 0 {
         return false;

@@ -1,8 +1,8 @@
 //! A thread in the queues: its account and the links that tie it in.
 
-use crate::pairing::{Adapter, Link};
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
+use pairing::{Adapter, Link};
 use schedpolicy::Account;
 
 /// The state a run queue keeps in each thread. Guarded by the lock of the queue it is on, or,

@@ -9,12 +9,13 @@
 
 mod moving;
 
-pub(crate) use moving::{change_params, set_affinity, wake, with_entity};
+pub use moving::wake;
+pub(crate) use moving::{change_params, set_affinity, with_entity};
 use moving::{choose_cpu, own_queue, steal};
 
+use crate::hooks;
 use crate::policy::{Enqueue, Entity, Prev, RunQueue, Tunables};
 use crate::thread::{Place, Thread, state};
-use crate::timer;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -113,7 +114,6 @@ pub fn init_cpu(stack: KernelStackRange) {
             unsafe { finish(last.cast()) };
         });
         arch::preempt::set_reschedule_hook(preempt);
-        arch::timer::set_handler(timer::interrupt);
     }
 }
 
@@ -203,7 +203,7 @@ fn switch_away(is_preempted: bool) {
     }
     let next: *const Thread = chosen.map_or(cpu.idle, of_entity);
     // SAFETY: the chosen thread, or idle, is alive while the queue is locked.
-    timer::set_slice_end(slice_end(&cpu, unsafe { &*next }));
+    hooks::sched_slice_end(slice_end(&cpu, unsafe { &*next }));
     if ptr::eq(next, prev) {
         return;
     }
@@ -262,21 +262,22 @@ unsafe fn finish(last: *const Thread) {
         // SAFETY: `start` gave this reference to the thread itself, which will never run again.
         let thread = unsafe { Arc::from_raw(ptr::from_ref(last)) };
         DEAD.lock().push(thread);
-        crate::work::wake_reaper();
+        hooks::sched_wake_reaper();
     }
 }
 
 static DEAD: IrqLock<Vec<Arc<Thread>>> = IrqLock::new(&DEAD_CLASS, Vec::new());
 
 /// Frees threads that have ended; runs in a thread, since what they own may sleep to go.
-pub(crate) fn reap() {
+pub fn reap() {
     let dead = core::mem::take(&mut *DEAD.lock());
     for thread in dead {
         thread.forget_private();
     }
 }
 
-pub(crate) fn has_dead() -> bool {
+/// Whether there are threads that have ended.
+pub fn has_dead() -> bool {
     !DEAD.lock().is_empty()
 }
 
@@ -303,7 +304,7 @@ fn enqueue_locked(mut cpu: Queue, thread: &Thread, target: CpuId, why: Enqueue) 
             arch::preempt::set_need_resched();
         // SAFETY: the current thread of a processor is alive.
         } else if let Some(current) = unsafe { cpu.current.as_ref() } {
-            timer::set_slice_end(slice_end(&cpu, current));
+            hooks::sched_slice_end(slice_end(&cpu, current));
         }
     } else if preempts || cpu.queue.nr_waiting() == 1 {
         // With the first that waits the other processor has to start watching its slice.
@@ -409,7 +410,7 @@ fn slice_end(cpu: &Cpu, running: &Thread) -> Option<u64> {
 }
 
 /// The timer fired: has the running thread had its share? Interrupts are off.
-pub(crate) fn tick(now: u64) {
+pub fn tick(now: u64) {
     let mut cpu = CPU.this().lock();
     cpu.queue.update(now);
     // SAFETY: the current thread of a processor is alive.
@@ -419,9 +420,9 @@ pub(crate) fn tick(now: u64) {
     }
     if cpu.queue.slice_is_over() {
         arch::preempt::set_need_resched();
-        timer::set_slice_end(None);
+        hooks::sched_slice_end(None);
     } else {
-        timer::set_slice_end(current.and_then(|current| slice_end(&cpu, current)));
+        hooks::sched_slice_end(current.and_then(|current| slice_end(&cpu, current)));
     }
 }
 
@@ -430,12 +431,12 @@ fn rcu_quiescent() {
 }
 
 /// How many quiescent states a processor has passed; `None` while it idles.
-pub(crate) fn quiescent_count(cpu: CpuId) -> Option<u64> {
+pub fn quiescent_count(cpu: CpuId) -> Option<u64> {
     (!IDLE.contains(cpu)).then(|| QUIESCENT.on(cpu).load(Ordering::SeqCst))
 }
 
 /// Makes every processor of the set pass a quiescent state soon.
-pub(crate) fn hurry(cpus: &CpuSet) {
+pub fn hurry(cpus: &CpuSet) {
     for at in cpus.iter() {
         {
             let cpu = CPU.on(at).lock();

@@ -1,17 +1,11 @@
-//! An intrusive pairing heap: the ordered queue behind the fair class and the timers.
-//!
-//! Insertion and looking at the minimum are a handful of instructions, taking any element out is
-//! O(log n) amortised, and nothing is ever allocated, so all of it may happen under a run-queue
-//! lock. With zero or one element, the common case of a processor's queue, no loop runs.
-//!
-//! Elements are linked through a [`Link`] that they embed; a [`Heap`] is told by an [`Adapter`]
-//! where the link is and how two elements compare. Equal elements leave in no particular order.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(target_os = "none", no_std)]
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 /// The part of an element that ties it into a heap.
-pub(crate) struct Link<T> {
+pub struct Link<T> {
     child: Option<NonNull<T>>,
     next: Option<NonNull<T>>,
     /// The parent for a first child, else the sibling before; `None` for the root.
@@ -20,7 +14,7 @@ pub(crate) struct Link<T> {
 
 impl<T> Link<T> {
     /// A link that is in no heap.
-    pub(crate) const fn new() -> Self {
+    pub const fn new() -> Self {
         Link { child: None, next: None, prev: None }
     }
 }
@@ -35,7 +29,7 @@ impl<T> Default for Link<T> {
 ///
 /// # Safety
 /// `link` must answer the same embedded link for the same element each time.
-pub(crate) unsafe trait Adapter {
+pub unsafe trait Adapter {
     /// The element.
     type Element;
     /// The element's link.
@@ -51,7 +45,7 @@ pub(crate) unsafe trait Adapter {
 }
 
 /// The heap. Dropping it does not touch the elements.
-pub(crate) struct Heap<A: Adapter> {
+pub struct Heap<A: Adapter> {
     root: Option<NonNull<A::Element>>,
     adapter: PhantomData<A>,
 }
@@ -68,13 +62,13 @@ impl<A: Adapter> Default for Heap<A> {
 
 impl<A: Adapter> Heap<A> {
     /// An empty heap.
-    pub(crate) const fn new() -> Self {
+    pub const fn new() -> Self {
         Heap { root: None, adapter: PhantomData }
     }
 
     /// The first element.
     #[inline]
-    pub(crate) fn peek(&self) -> Option<NonNull<A::Element>> {
+    pub fn peek(&self) -> Option<NonNull<A::Element>> {
         self.root
     }
 
@@ -84,7 +78,7 @@ impl<A: Adapter> Heap<A> {
     /// The element is in no heap, stays where it is and valid until it is taken out, and its order
     /// does not change in between.
     #[inline]
-    pub(crate) unsafe fn insert(&mut self, element: NonNull<A::Element>) {
+    pub unsafe fn insert(&mut self, element: NonNull<A::Element>) {
         // SAFETY: the caller promises a valid element; nobody else has its link.
         unsafe {
             *A::link(element) = Link { child: None, next: None, prev: None };
@@ -97,7 +91,7 @@ impl<A: Adapter> Heap<A> {
 
     /// Takes the first element out.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<NonNull<A::Element>> {
+    pub fn pop(&mut self) -> Option<NonNull<A::Element>> {
         let root = self.root?;
         // SAFETY: elements in the heap are valid by the promise of `insert`.
         unsafe {
@@ -112,7 +106,7 @@ impl<A: Adapter> Heap<A> {
     ///
     /// # Safety
     /// The element is in this heap.
-    pub(crate) unsafe fn remove(&mut self, element: NonNull<A::Element>) {
+    pub unsafe fn remove(&mut self, element: NonNull<A::Element>) {
         if self.root == Some(element) {
             self.pop();
             return;
@@ -144,7 +138,7 @@ impl<A: Adapter> Heap<A> {
 
     /// Visits at most `limit` elements, the first one first, the others in no order, until `visit`
     /// answers false.
-    pub(crate) fn scan(&self, limit: usize, mut visit: impl FnMut(NonNull<A::Element>) -> bool) {
+    pub fn scan(&self, limit: usize, mut visit: impl FnMut(NonNull<A::Element>) -> bool) {
         let mut current = self.root;
         let mut left = limit;
         while let Some(element) = current {

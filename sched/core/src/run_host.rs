@@ -60,7 +60,8 @@ pub fn schedule() {
     }
 }
 
-pub(crate) fn wake(thread: &Thread, mask: u32) -> bool {
+/// Ends a sleep of one of the kinds in `mask`; whether the thread was in one.
+pub fn wake(thread: &Thread, mask: u32) -> bool {
     let seen = thread.state.load(Ordering::SeqCst);
     if seen & mask == 0 {
         return false;
@@ -74,9 +75,11 @@ pub(crate) fn wake(thread: &Thread, mask: u32) -> bool {
 
 pub(crate) fn start(_: &Thread) {}
 
-pub(crate) fn reap() {}
+/// Frees nothing: the host does.
+pub fn reap() {}
 
-pub(crate) fn has_dead() -> bool {
+/// Never.
+pub fn has_dead() -> bool {
     false
 }
 
@@ -122,7 +125,8 @@ pub(crate) fn set_affinity(thread: &Thread, allowed: CpuSet) {
     *thread.affinity.lock() = allowed;
 }
 
-pub(crate) fn tick(_: u64) {}
+/// There are no slices.
+pub fn tick(_: u64) {}
 
 /// Threads running or ready.
 pub fn nr_running() -> u32 {
@@ -139,10 +143,10 @@ pub fn idle_ns(_: CpuId) -> u64 {
     0
 }
 
-#[expect(dead_code, reason = "the host's RCU needs none")]
-pub(crate) fn quiescent_count(_: CpuId) -> Option<u64> {
+/// The host's read sides are counted elsewhere.
+pub fn quiescent_count(_: CpuId) -> Option<u64> {
     None
 }
 
-#[expect(dead_code, reason = "the host's RCU needs none")]
-pub(crate) fn hurry(_: &CpuSet) {}
+/// See `quiescent_count`.
+pub fn hurry(_: &CpuSet) {}

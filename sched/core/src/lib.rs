@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(target_os = "none", no_std)]
+
+extern crate alloc;
+
+pub mod hooks;
+mod mutex;
+pub mod policy;
+pub mod rcu_arc;
+pub mod rcu_read;
+#[cfg(target_os = "none")]
+pub mod run;
+#[cfg(not(target_os = "none"))]
+#[path = "run_host.rs"]
+pub mod run;
+mod thread;
+mod wait;
+
+pub use mutex::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use thread::{CpuTimes, STACK_SIZE, Space, Thread, state};
+pub use wait::{Deadline, Listener, WaitError, WaitQueue};
