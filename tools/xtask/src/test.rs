@@ -57,8 +57,8 @@ pub(crate) fn run() -> Result<u8> {
         ("host tests", host_tests),
         ("boots in QEMU", boots),
         ("a shell on a terminal", test_shell::cases),
-        ("the same as on Linux", test_oracle::cases),
         ("lock checker", test_locks::cases),
+        ("the same as on Linux", test_oracle::cases),
     ];
     for (name, step) in steps {
         println!("==> {name} ({} s)", start.elapsed().as_secs());
