@@ -78,7 +78,7 @@ pub fn user_exception(frame: &mut TrapFrame, number: u8, code: u64) {
     let plain = |signal| SigInfo::new(signal, si::KERNEL);
     let info = match number {
         vector::DIVIDE => SigInfo::fault(Signal::SIGFPE, si::FPE_INTDIV, rip),
-        vector::DEBUG => SigInfo::fault(Signal::SIGTRAP, si::TRAP_TRACE, rip),
+        vector::DEBUG => SigInfo::fault(Signal::SIGTRAP, debug_trap(task, frame, code), rip),
         vector::BREAKPOINT => plain(Signal::SIGTRAP),
         vector::INVALID_OPCODE => SigInfo::fault(Signal::SIGILL, si::ILL_ILLOPN, rip),
         vector::SEGMENT_NOT_PRESENT | vector::STACK => plain(Signal::SIGBUS),
@@ -88,6 +88,22 @@ pub fn user_exception(frame: &mut TrapFrame, number: u8, code: u64) {
         _ => plain(Signal::SIGSEGV),
     };
     signal::force(task, info);
+}
+
+/// `si_code` of a debug exception with this DR6, which the tracer can read.
+fn debug_trap(task: &Task, frame: &mut TrapFrame, status: u64) -> i32 {
+    const HIT: u64 = 0xf;
+    const STEP: u64 = 1 << 14;
+    // Resume flag: the instruction is run this time.
+    const RFLAGS_RF: u64 = 1 << 16;
+    let tracing = &task.tracing;
+    tracing.set_debug_status(tracing.debug_status() | status & (HIT | STEP));
+    let control = task.thread().map_or(0, |thread| thread.arch().breakpoints()[4]);
+    let executes = |index: u64| status >> index & 1 != 0 && control >> (16 + 4 * index) & 3 == 0;
+    if (0..4).any(executes) {
+        frame.rflags |= RFLAGS_RF;
+    }
+    if status & STEP == 0 && status & HIT != 0 { si::TRAP_HWBKPT } else { si::TRAP_TRACE }
 }
 
 /// A user-mode access outside the user half: a call into the vsyscall page, or a wild pointer.

@@ -1,7 +1,6 @@
 //! `ptrace(2)`.
 //!
-//! Not supported: the debug registers, which hold zero (`EINVAL` for anything else);
-//! `PTRACE_SINGLEBLOCK`, `PTRACE_GET_THREAD_AREA` and `PTRACE_SECCOMP_GET_FILTER` (`EIO`).
+//! Not supported: `PTRACE_SINGLEBLOCK`, `PTRACE_GET_THREAD_AREA` and `PTRACE_SECCOMP_GET_FILTER` (`EIO`).
 
 use crate::Cx;
 use abi::ptrace::{regset, request as r, user as area};
@@ -109,6 +108,9 @@ fn peek_user(own: &Task, target: &Task, at: u64) -> Result<u64> {
         return Err(Errno::EIO);
     }
     tracer::with_registers(own, target, |regs| {
+        if (area::DEBUGREG..area::DEBUGREG_END).contains(&at) {
+            return Ok(regs.debug(((at - area::DEBUGREG) / 8) as usize));
+        }
         Ok(regs.words().get((at / 8) as usize).copied().unwrap_or(0))
     })
 }
@@ -119,7 +121,8 @@ fn poke_user(own: &Task, target: &Task, at: u64, value: u64) -> Result<()> {
         return Err(Errno::EIO);
     }
     if (area::DEBUGREG..area::DEBUGREG_END).contains(&at) {
-        return if value == 0 { Ok(()) } else { Err(Errno::EINVAL) };
+        let index = ((at - area::DEBUGREG) / 8) as usize;
+        return tracer::with_registers(own, target, |regs| regs.set_debug(index, value));
     }
     if at >= area::REGS_LEN {
         return Err(Errno::EIO);

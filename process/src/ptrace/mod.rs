@@ -123,6 +123,8 @@ pub struct Tracing {
     trap: AtomicBool,
     /// The serial number of the group stop that it has already reported and was made to go on from.
     stop_done: AtomicU64,
+    /// DR6: which breakpoints were hit.
+    debug_status: AtomicU64,
 }
 
 impl Tracing {
@@ -134,7 +136,18 @@ impl Tracing {
             is_traced: AtomicBool::new(false),
             trap: AtomicBool::new(false),
             stop_done: AtomicU64::new(0),
+            debug_status: AtomicU64::new(0),
         }
+    }
+
+    /// DR6 as the tracer sees it.
+    pub(crate) fn debug_status(&self) -> u64 {
+        self.debug_status.load(Ordering::Relaxed)
+    }
+
+    /// Sets DR6 as the tracer sees it.
+    pub(crate) fn set_debug_status(&self, status: u64) {
+        self.debug_status.store(status, Ordering::Relaxed);
     }
 
     /// Whether somebody traces the task.

@@ -21,7 +21,10 @@ pub struct Registers {
     pub gs_base: u64,
     /// The extended registers as XSAVE writes them, not compacted.
     pub xstate: Vec<u8>,
+    /// The debug registers: DR0 to DR3, DR6 and DR7 in their places.
+    debug: [u64; 8],
     has_new_xstate: bool,
+    has_new_debug: bool,
 }
 
 /// Where XSAVE's header tells which parts are in use (XSTATE_BV), and where Linux puts XCR0 for
@@ -48,7 +51,17 @@ impl Registers {
         if task.has_flag(flags::SINGLE_STEP) {
             frame.rflags &= !RFLAGS_TF;
         }
-        Box::new(Registers { frame, fs_base, gs_base, xstate, has_new_xstate: false })
+        let [a, b, c, d, control] = task.thread().map_or([0; 5], |t| t.arch().breakpoints());
+        let status = task.tracing.debug_status();
+        Box::new(Registers {
+            frame,
+            fs_base,
+            gs_base,
+            xstate,
+            debug: [a, b, c, d, 0, 0, status, control],
+            has_new_xstate: false,
+            has_new_debug: false,
+        })
     }
 
     /// Makes them those of the current thread.
@@ -58,6 +71,12 @@ impl Registers {
             thread.arch().set_gs_base(self.gs_base);
         }
         *frame = self.frame;
+        if self.has_new_debug {
+            let [a, b, c, d, _, _, status, control] = self.debug;
+            task.tracing.set_debug_status(status);
+            // Checked when they were set.
+            arch::thread::set_breakpoints([a, b, c, d, control]);
+        }
         if self.has_new_xstate {
             if let Some(bytes) = self.xstate.get_mut(SOFTWARE_XCR0..512) {
                 bytes.fill(0);
@@ -145,6 +164,35 @@ impl Registers {
         Ok(())
     }
 
+    /// Debug register `index`; 4 and 5 do not exist.
+    pub fn debug(&self, index: usize) -> u64 {
+        self.debug.get(index).copied().unwrap_or(0)
+    }
+
+    /// Sets a debug register: `EINVAL` for a breakpoint outside of the program's part of memory or
+    /// of a wrong kind, `EIO` for registers that do not exist.
+    pub fn set_debug(&mut self, index: usize, value: u64) -> Result<()> {
+        let mut new = self.debug;
+        match index {
+            0..=3 | 6 | 7 => {
+                if let Some(register) = new.get_mut(index) {
+                    *register = value;
+                }
+            }
+            _ => return Err(Errno::EIO),
+        }
+        if index < 4 && value >= USER_END {
+            return Err(Errno::EINVAL);
+        }
+        let [a, b, c, d, _, _, _, control] = new;
+        if !arch::thread::breakpoints_are_valid(&[a, b, c, d, control]) {
+            return Err(Errno::EINVAL);
+        }
+        self.debug = new;
+        self.has_new_debug = true;
+        Ok(())
+    }
+
     /// The x87 and SSE part, `struct user_fpregs_struct`.
     pub fn legacy(&self) -> [u8; 512] {
         let mut image = self.xstate.first_chunk().copied().unwrap_or([0; 512]);
@@ -184,7 +232,9 @@ mod tests {
             fs_base: 1,
             gs_base: 2,
             xstate: alloc::vec![0; 576],
+            debug: [0; 8],
             has_new_xstate: false,
+            has_new_debug: false,
         }
     }
 
@@ -195,6 +245,19 @@ mod tests {
             regs.set_word(index, 0x100 + index as u64).unwrap();
             assert_eq!(regs.words()[index], 0x100 + index as u64);
         }
+    }
+
+    #[test]
+    fn breakpoints_are_the_programs_own() {
+        let mut regs = some();
+        assert_eq!(regs.set_debug(0, 1 << 63), Err(Errno::EINVAL));
+        assert_eq!(regs.set_debug(4, 0), Err(Errno::EIO));
+        regs.set_debug(0, 0x1004).unwrap();
+        // Enabled for stores of four bytes; then of eight, for which the place is wrong.
+        regs.set_debug(7, 0xd_0001).unwrap();
+        assert_eq!(regs.set_debug(7, 0x9_0001), Err(Errno::EINVAL));
+        assert_eq!(regs.set_debug(7, 0x2000), Err(Errno::EINVAL));
+        assert_eq!((regs.debug(0), regs.debug(7)), (0x1004, 0xd_0001));
     }
 
     #[test]

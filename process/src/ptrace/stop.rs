@@ -99,8 +99,17 @@ fn look(task: &Task) -> Option<Wake> {
     (state.is_listening && called).then_some(Wake::Retrap)
 }
 
+/// A thread that nobody traces any more has no breakpoints.
+fn drop_breakpoints(task: &Task) {
+    if task.has_flag(flags::BREAKPOINTS) && !task.tracing.is_traced() {
+        arch::thread::set_breakpoints([0; 5]);
+        task.tracing.set_debug_status(0);
+    }
+}
+
 /// Arranges for the next stop that the tracer wants.
 fn go_on(task: &Task, frame: &mut TrapFrame, mode: Resume) {
+    drop_breakpoints(task);
     if matches!(mode, Resume::Syscall | Resume::Emulate | Resume::EmulateStep) {
         task.set_flag(flags::PTRACE_SYSCALL);
     } else {
@@ -300,6 +309,10 @@ pub(crate) fn vfork_done_stop(task: &Task, frame: &mut TrapFrame, pid: &crate::p
 
 /// The thread runs a new program; `old_tid` is the number it had before, as its tracer sees it.
 pub(crate) fn exec_stop(task: &Task, frame: &mut TrapFrame, old_tid: i32) {
+    if task.has_flag(flags::BREAKPOINTS) {
+        arch::thread::set_breakpoints([0; 5]);
+        task.tracing.set_debug_status(0);
+    }
     if !task.tracing.is_traced() {
         return;
     }

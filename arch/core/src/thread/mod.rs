@@ -14,11 +14,11 @@ use crate::x86::local as imp;
 #[cfg(target_os = "none")]
 pub use crate::x86::switch::{enter_user, set_start_hook, switch};
 
-use crate::addr::VirtAddr;
+use crate::addr::{USER_END, VirtAddr};
 use crate::lock::check::HeldLocks;
 use crate::trap::TrapFrame;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Bits of [`ArchThread::flags`].
 pub mod flags {
@@ -38,6 +38,8 @@ pub mod flags {
     pub const SINGLE_STEP: u32 = 1 << 6;
     /// A tracer stops system calls.
     pub const PTRACE_SYSCALL: u32 = 1 << 7;
+    /// Has breakpoints in the debug registers.
+    pub const BREAKPOINTS: u32 = 1 << 8;
     /// Frees memory: its own allocations may use the reserve and must not reclaim.
     pub const IN_RECLAIM: u32 = 1 << 16;
     /// Was chosen to die for want of memory: what it needs on its way out may come from the reserve.
@@ -82,6 +84,8 @@ pub struct ArchThread {
     stack: KernelStackRange,
     fpu: UnsafeCell<fpu::FpuState>,
     held: HeldLocks,
+    /// DR0 to DR3 and DR7 of the program.
+    breakpoints: [AtomicU64; 5],
 }
 
 // SAFETY: `flags` and `cpu` are atomic; `context` and `fpu` are only touched by the thread itself
@@ -104,6 +108,7 @@ impl ArchThread {
             stack,
             fpu: UnsafeCell::new(fpu),
             held: HeldLocks::new(),
+            breakpoints: [const { AtomicU64::new(0) }; 5],
         }
     }
 
@@ -151,6 +156,12 @@ impl ArchThread {
     /// Clears flags; what was set before.
     pub fn clear_flag(&self, mask: u32) -> u32 {
         self.flags.fetch_and(!mask, Ordering::SeqCst)
+    }
+
+    /// DR0 to DR3 and DR7 of the program.
+    pub fn breakpoints(&self) -> [u64; 5] {
+        // Relaxed: written by the thread itself only.
+        self.breakpoints.each_ref().map(|register| register.load(Ordering::Relaxed))
     }
 
     /// The processor the thread runs or last ran on, as the scheduler noted.
@@ -250,6 +261,45 @@ pub fn current_user_registers() -> crate::trap::TrapFrame {
     }
     #[cfg(not(target_os = "none"))]
     crate::trap::TrapFrame::default()
+}
+
+/// Sets the breakpoints of the current thread: DR0 to DR3 and DR7. `false`, and nothing is changed,
+/// if one that is enabled is not in the user half or the control word has bits that are not for
+/// programs.
+pub fn set_breakpoints(registers: [u64; 5]) -> bool {
+    if !breakpoints_are_valid(&registers) {
+        return false;
+    }
+    let thread = current();
+    for (to, value) in thread.breakpoints.iter().zip(registers) {
+        to.store(value, Ordering::Relaxed);
+    }
+    if registers[4] & 0xff != 0 {
+        thread.set_flag(flags::BREAKPOINTS);
+    }
+    #[cfg(target_os = "none")]
+    crate::x86::switch::reload_breakpoints();
+    if registers[4] & 0xff == 0 {
+        thread.clear_flag(flags::BREAKPOINTS);
+    }
+    true
+}
+
+/// Whether programs may have these breakpoints: DR0 to DR3 and DR7.
+pub fn breakpoints_are_valid(registers: &[u64; 5]) -> bool {
+    // Enabling bits, "exact" bits, kinds and lengths.
+    const CONTROL: u64 = 0xffff_03ff;
+    let control = registers[4];
+    let valid = |index: usize, address: u64| {
+        if control >> (2 * index) & 3 == 0 {
+            return true;
+        }
+        let (kind, len) = (control >> (16 + 4 * index) & 3, control >> (18 + 4 * index) & 3);
+        // Lengths 1, 2, 8, 4; execution has the length of a byte, ports are not for programs.
+        let bytes = [1, 2, 8, 4][len as usize];
+        kind != 2 && (kind != 0 || len == 0) && address & (bytes - 1) == 0 && address < USER_END
+    };
+    control & !CONTROL == 0 && registers.iter().take(4).enumerate().all(|(i, a)| valid(i, *a))
 }
 
 /// Makes a thread the current one without a switch: the first one of each processor.

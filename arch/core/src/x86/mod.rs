@@ -3,6 +3,7 @@
 
 pub mod apic;
 pub mod cpu;
+pub(crate) mod debug;
 pub mod descriptors;
 pub(crate) mod entry;
 pub mod extable;

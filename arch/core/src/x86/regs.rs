@@ -92,6 +92,10 @@ control!(cr3, set_cr3, "cr3");
 control!(cr4, set_cr4, "cr4");
 control!(dr6, set_dr6, "dr6");
 control!(dr7, set_dr7, "dr7");
+control!(dr0, set_dr0, "dr0");
+control!(dr1, set_dr1, "dr1");
+control!(dr2, set_dr2, "dr2");
+control!(dr3, set_dr3, "dr3");
 
 /// Clears the debug status, as the manual asks the handler to.
 pub fn clear_dr6() {

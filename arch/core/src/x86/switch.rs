@@ -1,7 +1,7 @@
 //! From one thread to another, and the first steps of a new one.
 
 use crate::hooks::machine_exit_work;
-use crate::thread::{ArchThread, Context};
+use crate::thread::{ArchThread, Context, flags};
 use crate::trap::TrapFrame;
 use crate::x86::local::{CURRENT, STACK_TOP};
 use crate::x86::{descriptors, entry, fpu, regs};
@@ -150,6 +150,9 @@ pub unsafe fn switch(prev: *const ArchThread, next: *const ArchThread) -> *const
         let (from, to) = (&*prev, &*next);
         let (saved, wanted) = (from.context(), to.context());
         fpu::switch_out(from);
+        if (from.flags() | to.flags()) & flags::BREAKPOINTS != 0 {
+            super::debug::load(to);
+        }
         if from.is_user() {
             save_bases(saved);
         }
@@ -199,6 +202,12 @@ unsafe fn load_bases(context: *mut Context) {
         }
         note_bases(fs, gs);
     }
+}
+
+/// Loads the current thread's breakpoints after they changed.
+pub(crate) fn reload_breakpoints() {
+    let _off = crate::irq::disable();
+    super::debug::load(crate::thread::current());
 }
 
 /// Notes what is loaded here.

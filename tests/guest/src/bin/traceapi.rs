@@ -316,6 +316,54 @@ fn breakpoint() {
     wait("ended", pid);
 }
 
+/// Hardware watchpoints and breakpoints.
+fn watch() {
+    const DEBUG: usize = 848;
+    fn touch() {
+        // SAFETY: the only thread.
+        unsafe { (&raw mut WORD).write_volatile(5) };
+        // SAFETY: as above.
+        let seen = unsafe { (&raw const WORD).read_volatile() };
+        std::hint::black_box(seen);
+    }
+    let code = touch as fn() as usize;
+    let pid = child(|| {
+        ptrace(0, 0, 0, 0);
+        raise(libc::SIGSTOP);
+        std::hint::black_box(touch as fn())();
+        call(libc::SYS_getppid, 0);
+    });
+    wait("stopped", pid);
+    let debug = |index: usize| DEBUG + 8 * index;
+    let word = &raw const WORD as usize;
+    for (what, index, value) in [
+        ("kernel address", 0, usize::MAX - 7),
+        ("dr4", 4, 1),
+        ("dr5", 5, 1),
+        ("ports", 7, 0x2_0001),
+        ("odd address", 1, word + 1),
+        ("eight bytes there", 7, 0x90_0004),
+        ("off", 7, 0),
+        ("address", 0, word),
+        ("stores of eight bytes", 7, 0x9_0001),
+        ("code", 1, code),
+        ("both", 7, 0x9_0005),
+    ] {
+        say(what, ptrace(6, pid, debug(index), value));
+    }
+    let status = || peek_user(pid, debug(6)) & 0x400f;
+    println!("control {:x} status {:x}", peek_user(pid, debug(7)), status());
+    for _ in 0..3 {
+        ptrace(7, pid, 0, 0);
+        if wait("trap", pid) & 0xff != 0x7f {
+            return;
+        }
+        info(pid);
+        println!("status {:x} at the code {}", status(), peek_user(pid, RIP) as usize == code);
+        ptrace(6, pid, debug(6), 0);
+    }
+}
+
 fn events() {
     const OPTIONS: usize = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40;
     let pid = child(|| {
@@ -473,6 +521,7 @@ fn main() {
             steps();
             breakpoint();
         }
+        Some("watch") => watch(),
         Some("events") => events(),
         Some("group-stop") => group_stop(),
         Some("attach") => attach(),
