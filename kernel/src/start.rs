@@ -33,6 +33,10 @@ fn start(info: &'static BootInfo) -> ! {
     log::info!("Linux version {} ({})", process::nsproxy::RELEASE, env!("CARGO_PKG_NAME"));
     log::info!("Command line: {}", info.command_line());
     log::info!("boot: {:?}, kernel at {:?}", info.protocol, info.kernel);
+    if let Some(screen) = info.framebuffer {
+        let (width, height, depth) = (screen.width, screen.height, screen.bits_per_pixel);
+        log::info!("boot: framebuffer {width}x{height}x{depth} at {:#x}", screen.address.0);
+    }
     let line = klog::parse_command_line(info.command_line());
     syscalls::tracer::init(line.value("tkernel.strace"));
     settings(&line);

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use core::fmt;
 
 /// The longest command line kept, as on Linux.
-pub(crate) const COMMAND_LINE_MAX: usize = 2048;
+pub const COMMAND_LINE_MAX: usize = 2048;
 
 /// A half-open range of physical addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -159,6 +159,20 @@ impl BootInfo {
         }
     }
 
+    /// Puts words before those of the loader; what is too long is cut off.
+    pub fn prepend_command_line(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let given = self.command_line.clone();
+        self.set_command_line(bytes);
+        for byte in b" ".iter().chain(&given) {
+            if self.command_line.len() < COMMAND_LINE_MAX - 1 {
+                self.command_line.push(*byte);
+            }
+        }
+    }
+
     /// Takes a range out of what [`usable`](Self::usable) yields.
     pub fn reserve(&mut self, range: PhysRange) {
         if range.is_empty() {
@@ -239,6 +253,18 @@ mod tests {
         info.reserve(PhysRange::new(0x2000, 0x1000));
         let got: Vec<_> = info.usable().map(|r| (r.start.0, r.end.0)).collect();
         assert_eq!(got, [(0, 0x1000), (0x9000, 0x10_0000)]);
+    }
+
+    #[test]
+    fn built_in_words_come_first() {
+        let mut info = BootInfo::new();
+        info.set_command_line(b"quiet");
+        info.prepend_command_line(b"");
+        assert_eq!(info.command_line(), "quiet");
+        info.prepend_command_line(b"console=ttyS0");
+        assert_eq!(info.command_line(), "console=ttyS0 quiet");
+        info.prepend_command_line(&[b'a'; 2040]);
+        assert_eq!(info.command_line().len(), COMMAND_LINE_MAX - 1);
     }
 
     #[test]

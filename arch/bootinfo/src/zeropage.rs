@@ -6,13 +6,23 @@ use crate::LoaderMemory;
 use archtypes::addr::PhysAddr;
 
 /// Entries in the zero page's own E820 table.
-const E820_MAX: u64 = 128;
-/// `setup_data` types.
-const SETUP_E820_EXT: u32 = 1;
-const SETUP_RNG_SEED: u32 = 9;
-/// `screen_info.orig_video_isVGA` values with a linear framebuffer.
+pub const E820_MAX: u64 = 128;
+/// `setup_data` type: more entries of the memory map.
+pub const SETUP_E820_EXT: u32 = 1;
+/// `setup_data` type: randomness.
+pub const SETUP_RNG_SEED: u32 = 9;
+/// `screen_info.orig_video_isVGA` for a linear framebuffer of EFI.
+pub const VIDEO_EFI: u8 = 0x70;
+/// `screen_info.orig_video_isVGA` for a linear framebuffer of VESA.
 const VIDEO_VESA: u8 = 0x23;
-const VIDEO_EFI: u8 = 0x70;
+/// Memory is mapped one to one up to here.
+const REACH: u64 = 4 << 30;
+/// Names of the ACPI root pointer in the firmware's list of tables (UEFI 2.10 §4.6.1): the one of
+/// ACPI 2.0, and that of 1.0.
+const ACPI_TABLES: [[u8; 16]; 2] = [
+    [0x71, 0xe8, 0x68, 0x88, 0xf1, 0xe4, 0xd3, 0x11, 0xbc, 0x22, 0, 0x80, 0xc7, 0x3c, 0x88, 0x81],
+    [0x30, 0x2d, 0x9d, 0xeb, 0x88, 0x2d, 0xd3, 0x11, 0x9a, 0x16, 0, 0x90, 0x27, 0x3f, 0xc1, 0x4d],
+];
 
 /// Copies the NUL-terminated command line at `address`.
 pub(crate) fn copy_c_string(info: &mut BootInfo, memory: &impl LoaderMemory, address: u64) {
@@ -50,10 +60,32 @@ pub fn read(info: &mut BootInfo, memory: &impl LoaderMemory, address: u64) {
     if matches!(&memory.read::<4>(at(0x1c0)), b"EL64" | b"EL32") {
         info.protocol = Protocol::Efi;
     }
+    if info.rsdp.is_none() && &memory.read::<4>(at(0x1c0)) == b"EL64" {
+        info.rsdp = rsdp_of_firmware(memory, memory.halves(at(0x1c4), at(0x1d8)));
+    }
     let entries = u64::from(memory.u8(at(0x1e8))).min(E820_MAX);
     add_e820(info, memory, at(0x2d0), entries);
     info.framebuffer = framebuffer(memory, address);
     read_setup_data(info, memory, memory.u64(at(0x250)));
+}
+
+/// The ACPI root pointer, from a loader that ended the firmware's services and left the search to
+/// the kernel: it passes the address of the firmware's system table (UEFI 2.10 §4.3).
+fn rsdp_of_firmware(memory: &impl LoaderMemory, table: u64) -> Option<PhysAddr> {
+    const ENTRY: u64 = 24;
+    let is_reachable = |at: u64, len: u64| at != 0 && at < REACH && len <= REACH - at;
+    if !is_reachable(table, 120) {
+        return None;
+    }
+    let (count, list) = (memory.u64(table + 104), memory.u64(table + 112));
+    if !is_reachable(list, count.checked_mul(ENTRY)?) {
+        return None;
+    }
+    ACPI_TABLES.iter().find_map(|name| {
+        let mut entries = (0..count).map(|index| list + index * ENTRY);
+        let entry = entries.find(|entry| memory.read::<16>(*entry) == *name)?;
+        Some(PhysAddr(memory.u64(entry + 16)))
+    })
 }
 
 /// Adds `entries` packed E820 entries of 20 bytes.
@@ -158,5 +190,26 @@ mod tests {
         assert_eq!(info.initrd, Some(PhysRange::new(0x400_0000, 0x1234)));
         assert_eq!((info.loader, info.memory.usable_bytes()), (0xb0, 0x800_0000));
         assert_eq!((info.rsdp, info.framebuffer), (None, None));
+    }
+
+    #[test]
+    fn acpi_is_found_through_the_firmware() {
+        let mut page = Page(0x9_0000, [0; 4096]);
+        page.put(0x1c0, b"EL64");
+        page.put(0x1c4, &0x9_0800u32.to_le_bytes());
+        page.put(0x800 + 104, &2u64.to_le_bytes());
+        page.put(0x800 + 112, &0x9_0a00u64.to_le_bytes());
+        page.put(0xa00, &ACPI_TABLES[1]);
+        page.put(0xa10, &0x111u64.to_le_bytes());
+        page.put(0xa18, &ACPI_TABLES[0]);
+        page.put(0xa28, &0x222u64.to_le_bytes());
+        let mut info = BootInfo::new();
+        read(&mut info, &page, 0x9_0000);
+        assert_eq!((info.protocol, info.rsdp), (Protocol::Efi, Some(PhysAddr(0x222))));
+        // A list outside the mapped memory is left alone.
+        page.put(0x800 + 112, &0xffff_ffffu64.to_le_bytes());
+        let mut info = BootInfo::new();
+        read(&mut info, &page, 0x9_0000);
+        assert_eq!(info.rsdp, None);
     }
 }

@@ -11,10 +11,53 @@ mod real_mode {
 .code16
 .globl setup_start
 setup_start:
-    /* Started as a boot sector: there is no loader here any more. */
+    /* Started as a boot sector: there is no loader here any more. The first two instructions spell
+     * MZ, which makes the file an application of UEFI firmware. */
+    dec bp
+    pop dx
     cli
 1:  hlt
     jmp 1b
+
+/* The headers of PE/COFF (PE format, revision 11). What depends on the kernel is filled in by
+ * `cargo xtask build`, at the offsets that its `bzimage` has. */
+.org 0x3c
+    .long pe_header - setup_start
+pe_header:
+    .ascii "PE"
+    .word 0
+    .word 0x8664                        /* x86-64 */
+    .word 2                             /* sections */
+    .long 0, 0, 0
+    .word sections - optional_header
+    .word 0x0206                        /* executable, no line numbers, no debug information */
+optional_header:
+    .word 0x20b                         /* PE32+ */
+    .byte 0, 0
+    .long 0, 0, 0                       /* sizes of code, data, bss */
+    .long 0                             /* entry */
+    .long 0                             /* code */
+    .quad 0                             /* no preferred place */
+    .long 4096, 512                     /* alignments in memory and in the file */
+    .word 0, 0
+    .word 1, 1                          /* takes a RAM disk by protocol and by `initrd=` */
+    .word 0, 0
+    .long 0
+    .long 0, 0                          /* sizes of image, headers */
+    .long 0
+    .word 10                            /* an EFI application */
+    .word 0x100                         /* needs no memory that is both writable and executable */
+    .quad 0, 0, 0, 0
+    .long 0
+    .long 6
+    .skip 6 * 8
+sections:
+    .ascii ".text\0\0\0"
+    .skip 28
+    .long 0x60000020                    /* code, read, execute */
+    .ascii ".data\0\0\0"
+    .skip 28
+    .long 0xc0000040                    /* data, read, write */
 
 .org 0x1f1
 setup_sects:        .byte 0
@@ -46,7 +89,8 @@ initrd_addr_max:    .long 0x7fffffff
 kernel_alignment:   .long 0x1000000
 relocatable_kernel: .byte 1
 min_alignment:      .byte 21
-xloadflags:         .word 1
+/* A 64-bit entry, and a 64-bit EFI hand-over entry. */
+xloadflags:         .word 9
 cmdline_size:       .long 2047
 hardware_subarch:   .long 0
 hardware_subarch_data: .quad 0

@@ -36,7 +36,7 @@ pub(crate) fn build(profile: Profile) -> Result<Kernel> {
     compile(Profile::Release, &["setup"])?;
     let built = paths::cargo_target().join(TARGET);
     let mut vmlinux = fs::read(built.join(name).join("kernel"))?;
-    let setup = fs::read(built.join("release").join("setup"))?;
+    let setup = setup_code()?;
 
     symbols::embed(&mut vmlinux)?;
     let vmlinuz = bzimage::assemble(&setup, &vmlinux, &version())?;
@@ -45,6 +45,11 @@ pub(crate) fn build(profile: Profile) -> Result<Kernel> {
     write_if_changed(&kernel.vmlinux, &vmlinux)?;
     write_if_changed(&kernel.vmlinuz, &vmlinuz)?;
     Ok(kernel)
+}
+
+/// The linked setup code of the last build.
+pub(crate) fn setup_code() -> Result<Vec<u8>> {
+    Ok(fs::read(paths::cargo_target().join(TARGET).join("release/setup"))?)
 }
 
 /// Replaces the file in one step, so that a running QEMU keeps what it has.

@@ -6,6 +6,7 @@
 //! | `run`               | build, make a root image, boot it to a shell or run `CMD`               |
 //! | `debug`             | the same with QEMU waiting for gdb                                      |
 //! | `image [ROOTFS]`    | only the root image; prints its path                                    |
+//! | `image --uefi`      | a disk image for UEFI by the `bootloader` crate, the root as RAM disk    |
 //! | `profile`           | `run` with a count of instructions by kernel function                   |
 //! | `profile-report`    | the table of a file written by the profiler's plugin                    |
 //! | `test`              | formatting, lints, host tests, boots in QEMU; ends in a total           |
@@ -40,6 +41,8 @@ mod test_oracle;
 mod test_power;
 mod test_shell;
 mod test_stress;
+mod test_uefi;
+mod uefi;
 
 use std::process::ExitCode;
 
@@ -58,6 +61,10 @@ fn main() -> ExitCode {
         ["build", "--debug"] => build::build(build::Profile::Debug).map(|_| 0),
         ["run", rest @ ..] => Options::from_env(rest).and_then(|o| qemu::run(&o)),
         ["debug", rest @ ..] => Options::from_env(rest).and_then(|o| debug::run(&o)),
+        ["image", "--uefi"] => Options::from_env(&[]).and_then(|o| {
+            println!("{}", uefi::image(&o)?.display());
+            Ok(0)
+        }),
         ["image", rest @ ..] => Options::from_env(&[]).and_then(|mut o| {
             if let [rootfs] = rest {
                 o.rootfs = Some(rootfs.into());
@@ -77,7 +84,7 @@ fn main() -> ExitCode {
         ["test-stress"] => test_stress::run(),
         ["compat"] => compat(),
         _ => Err(
-            "usage: cargo xtask build [--debug] | run | debug | profile | image [ROOTFS] | test \
+            "usage: cargo xtask build [--debug] | run | debug | profile | image [ROOTFS | --uefi] | test \
              | test-boot | test-shell | test-oracle | test-locks | test-stress | compat"
                 .into(),
         ),

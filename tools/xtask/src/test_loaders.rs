@@ -13,10 +13,10 @@ use std::process::{Command, Stdio};
 /// Seconds of wall time a machine gets.
 const PATIENCE: &str = "120";
 /// What process 1 says.
-const MARKER: &str = "init: /bin/sh: No such file";
+pub(crate) const MARKER: &str = "init: /bin/sh: No such file";
 /// What the kernel says when power-off did not work and init tries the reset.
-const RESTART: &str = "Restarting system";
-const WORDS: &str = "console=ttyS0,115200 panic=-1 marked=yes";
+pub(crate) const RESTART: &str = "Restarting system";
+pub(crate) const WORDS: &str = "console=ttyS0,115200 panic=-1 marked=yes";
 
 /// How the archive is compressed: the name, and the filter.
 const FILTERS: &[(&str, &str)] = &[
@@ -74,7 +74,8 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
     for (linux, initrd) in COMMANDS {
         let name = format!("GRUB 2 under BIOS, {linux}");
         if let Some((_, archive)) = archives.first().filter(|_| is_wanted(&name)) {
-            let image = rescue_image(&directory, &kernel.vmlinuz, archive, linux, initrd);
+            let commands = (*linux, *initrd);
+            let image = rescue_image(&directory, &kernel.vmlinuz, archive, commands, "i386-pc");
             count(name, image.and_then(|image| log_of(machine().arg("-cdrom").arg(image))));
         }
     }
@@ -82,7 +83,7 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
 }
 
 /// The RAM disk in every compression.
-fn archives(directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+pub(crate) fn archives(directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
     let tree = directory.join("tree");
     fs::create_dir_all(tree.join("dev"))?;
     fs::copy(guest::init_program()?, tree.join("init"))?;
@@ -97,15 +98,16 @@ fn archives(directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
     Ok(archives)
 }
 
-/// A CD that starts GRUB, which starts the kernel by these two of its commands.
-fn rescue_image(
+/// A CD that starts GRUB for this platform, which starts the kernel by these two of its commands.
+pub(crate) fn rescue_image(
     directory: &Path,
     kernel: &Path,
     archive: &Path,
-    linux: &str,
-    initrd: &str,
+    (linux, initrd): (&str, &str),
+    platform: &str,
 ) -> Result<PathBuf> {
-    let tree = directory.join(linux);
+    let name = format!("{}.{platform}", linux.split('\n').next_back().unwrap_or(linux));
+    let tree = directory.join(&name);
     fs::create_dir_all(tree.join("boot/grub"))?;
     fs::copy(kernel, tree.join("boot/vmlinuz"))?;
     fs::copy(archive, tree.join("boot/initrd"))?;
@@ -114,21 +116,21 @@ fn rescue_image(
          {linux} /boot/vmlinuz {WORDS}\n{initrd} /boot/initrd\nboot\n"
     );
     fs::write(tree.join("boot/grub/grub.cfg"), menu)?;
-    let image = directory.join(format!("{linux}.iso"));
+    let image = directory.join(format!("{name}.iso"));
     let mut command = shell::tool("grub-mkrescue");
-    command.args(["-d", "/usr/lib/grub/i386-pc", "-o"]).arg(&image).arg(&tree);
+    command.args(["-d", &format!("/usr/lib/grub/{platform}"), "-o"]).arg(&image).arg(&tree);
     shell::output(&mut command)?;
     Ok(image)
 }
 
-fn machine() -> Command {
+pub(crate) fn machine() -> Command {
     let mut command = Command::new("timeout");
     command.args([PATIENCE, "qemu-system-x86_64", "-M", "q35", "-nodefaults", "-display", "none"]);
     command.args(["-no-reboot", "-serial", "stdio", "-accel", "tcg,thread=multi", "-m", "512"]);
     command
 }
 
-fn log_of(command: &mut Command) -> Result<String> {
+pub(crate) fn log_of(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output()?;
     let log = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);

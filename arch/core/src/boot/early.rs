@@ -4,12 +4,13 @@
 //! for the address it will run at: from then on nothing here that goes through a pointer in the
 //! image's data may be used. [`BootInfo`] therefore holds no pointers.
 
-use super::head::{PROTOCOL_LINUX, PROTOCOL_PVH};
+use super::head::{PROTOCOL_BOOTLOADER, PROTOCOL_LINUX, PROTOCOL_PVH};
+use super::{bootloader, builtin};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::hooks::machine_early_print;
 use bootinfo::placement::{self, LINK_BASE};
 use bootinfo::tables::{self, ImageParts, TableMemory};
-use bootinfo::{BootInfo, LoaderMemory, PhysRange, pvh, zeropage};
+use bootinfo::{BootInfo, COMMAND_LINE_MAX, LoaderMemory, PhysRange, pvh, zeropage};
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count, _rdtsc};
 use core::cell::UnsafeCell;
@@ -115,8 +116,13 @@ pub(super) unsafe extern "C" fn early_main(protocol: u32, argument: u64, base: u
     match protocol {
         PROTOCOL_LINUX => zeropage::read(info, &OneToOne, argument),
         PROTOCOL_PVH => pvh::read(info, &OneToOne, argument),
+        // SAFETY: the entry passes what the loader gave it, whose mapping it has kept.
+        PROTOCOL_BOOTLOADER => unsafe { bootloader::read(info, argument) },
         _ => die("unknown entry protocol"),
     }
+    let mut built_in = [0; COMMAND_LINE_MAX];
+    let len = builtin::copy_to(&mut built_in);
+    info.prepend_command_line(built_in.get(..len).unwrap_or_default());
     info.memory.normalise();
     if info.memory.usable_bytes() == 0 {
         die("the loader passed no memory map");

@@ -5,6 +5,9 @@
 //! | `startup_32` | 32-bit, no paging | `esi` = Linux zero page (image offset 0)     |
 //! | `startup_64` | 64-bit, identity  | `rsi` = Linux zero page (image offset 0x200) |
 //! | `pvh_start`  | 32-bit, no paging | `ebx` = PVH start info                      |
+//! | `efi_start`  | 64-bit, identity  | `rcx`, `rdx` = EFI handle, system table     |
+//! | `efi_handover` | 64-bit, identity | `rdi`, `rsi` likewise, `rdx` = zero page   |
+//! | `enter_copy` | 64-bit, identity  | from [`handover`](super::handover)          |
 //!
 //! All of them end in [`early_main`](super::early::early_main) at a 2 MiB aligned physical address,
 //! in long mode with the first 4 GiB mapped one to one, interrupts off, `.bss` zeroed, relocated
@@ -20,6 +23,9 @@ use core::arch::global_asm;
 pub(super) const PROTOCOL_LINUX: u32 = 1;
 /// Value of the first argument of `early_main`: a PVH start info follows.
 pub(super) const PROTOCOL_PVH: u32 = 2;
+/// Value of the first argument of `early_main`: a `bootloader_api::BootInfo` follows, by its
+/// address in the loader's mapping.
+pub(super) const PROTOCOL_BOOTLOADER: u32 = 3;
 
 global_asm!(
     r#"
@@ -110,7 +116,64 @@ long_mode:
     mov ebx, ebp
     mov esi, esi
     mov edi, edi
+    jmp common_64
 
+/* The firmware's calling convention is Microsoft's: rsi and rdi are kept, too. */
+.globl efi_start
+efi_start:
+    push rsi
+    push rdi
+    mov rdi, rcx
+    mov rsi, rdx
+    xor edx, edx
+    jmp 9f
+
+/* The hand-over entry, by the ordinary convention. */
+.globl efi_handover
+efi_handover:
+    push rsi
+    push rdi
+9:  push rbx
+    lea rbx, [rip + __head]
+    mov rcx, rdx
+    call relocate_here
+    mov rdx, rcx
+    call {efi_main}
+    pop rbx
+    pop rdi
+    pop rsi
+    ret
+
+/* Relocates the image at rbx for that address: every r_addend becomes a one-to-one pointer. Keeps
+ * rcx, rdi, rsi and what calls keep. */
+relocate_here:
+    lea rax, [rip + __image_table]
+    mov r8, [rax + 24]
+    mov r9, [rax + 32]
+    add r8, rbx
+    add r9, r8
+    mov r10, -0x80000000
+    mov r11, rbx
+    sub r11, r10
+5:  cmp r8, r9
+    jae 6f
+    mov rax, [r8]
+    mov rdx, [r8 + 16]
+    cmp dword ptr [r8 + 8], 8
+    jne 7f
+    add rdx, r11
+    mov [rax + r11], rdx
+7:  add r8, 24
+    jmp 5b
+6:  ret
+
+/* rbx = this image's base, edi and rsi as below, rcx = the filled boot tables. */
+.globl enter_copy
+enter_copy:
+    mov cr3, rcx
+
+/* rbx = base of the image, edi = protocol, rsi = argument. */
+.globl common_64
 common_64:
     mov r12d, edi
     mov r13, rsi
@@ -156,26 +219,8 @@ settled:
     shr rcx, 3
     rep stosq
 
-    /* Relocate for the physical address: every r_addend becomes a one-to-one pointer. */
-    mov r8, [rsi + 24]
-    mov r9, [rsi + 32]
-    add r8, rbx
-    add r9, r8
-    mov r10, -0x80000000
-    mov r11, rbx
-    sub r11, r10
-5:  cmp r8, r9
-    jae 6f
-    mov rax, [r8]
-    mov rdx, [r8 + 16]
-    cmp dword ptr [r8 + 8], 8
-    jne 7f
-    add rdx, r11
-    mov [rax + r11], rdx
-7:  add r8, 24
-    jmp 5b
-
-6:  mov edi, r12d
+    call relocate_here
+    mov edi, r12d
     mov rsi, r13
     mov rdx, rbx
     xor ebp, ebp
@@ -208,6 +253,7 @@ kernel_info:
 .globl boot_pml4
 boot_pml4:
     .skip 4096
+.globl boot_pdpt
 boot_pdpt:
     .skip 4096
     .skip 4 * 4096
@@ -229,4 +275,5 @@ boot_stack_top:
     linux = const PROTOCOL_LINUX,
     pvh = const PROTOCOL_PVH,
     early_main = sym super::early::early_main,
+    efi_main = sym super::efi::efi_main,
 );

@@ -4,12 +4,24 @@
 //! which runs one-to-one mapped: it has what the loader left read into the one [`BootInfo`], picks
 //! the slides, has the first real page tables built, relocates the image a second time and calls `kernel_main` at its final address.
 //!
+//! The `bootloader` crate's entry ([`bootloader`]) first copies the image to where the others have it
+//! ([`handover`]). Under UEFI the image is itself an application of the firmware ([`efi`]), which
+//! becomes a loader of the Linux boot protocol.
+//!
 //! The specification is the kernel's boot protocol as exported in `<asm/bootparam.h>`, and the
 //! PVH start info of `<xen/interface/hvm/start_info.h>` as QEMU and Firecracker fill it.
 
 #[cfg(target_os = "none")]
+mod bootloader;
+#[cfg(target_os = "none")]
+mod builtin;
+#[cfg(target_os = "none")]
 mod early;
+#[cfg(target_os = "none")]
+mod efi;
 mod free;
+#[cfg(target_os = "none")]
+mod handover;
 #[cfg(target_os = "none")]
 mod head;
 #[cfg(target_os = "none")]
