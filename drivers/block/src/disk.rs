@@ -246,8 +246,17 @@ pub fn disk_of(device: &Device) -> Option<Arc<Disk>> {
     disks().into_iter().find(|disk| disk.devices().iter().any(|known| known.id() == device.id()))
 }
 
+/// The partition with this number on the disk of another.
+fn neighbour(device: &Device, number: i64) -> Option<Arc<Device>> {
+    let is_it = |found: &Arc<Device>| {
+        found.partition().is_some_and(|partition| i64::from(partition.number) == number)
+    };
+    disk_of(device)?.devices().into_iter().find(is_it)
+}
+
 /// The device that a `root=` value names: `/dev/vda1`, `vda1`, `254:1`, hexadecimal `fe01`,
-/// `UUID=…`, `LABEL=…`, `PARTUUID=…`, `PARTLABEL=…`.
+/// `UUID=…`, `LABEL=…`, `PARTUUID=…`, `PARTUUID=…/PARTNROFF=n` (the partition that is `n` further
+/// on), `PARTLABEL=…`.
 pub fn by_spec(spec: &str) -> Option<Arc<Device>> {
     let spec = spec.trim_matches('"');
     if let Some((tag, value)) = spec.split_once('=') {
@@ -265,7 +274,14 @@ pub fn by_spec(spec: &str) -> Option<Arc<Device>> {
         return match tag {
             "UUID" => probed(|found| &found.uuid),
             "LABEL" => probed(|found| &found.label),
-            "PARTUUID" => part(|partition| &partition.uuid),
+            "PARTUUID" => match value.split_once("/PARTNROFF=") {
+                Some((value, offset)) => {
+                    let first = by_spec(&alloc::format!("PARTUUID={value}"))?;
+                    let number = i64::from(first.partition()?.number);
+                    neighbour(&first, number.checked_add(offset.parse().ok()?)?)
+                }
+                None => part(|partition| &partition.uuid),
+            },
             "PARTLABEL" => part(|partition| &partition.label),
             _ => None,
         };

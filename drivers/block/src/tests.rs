@@ -59,6 +59,9 @@ fn partitions_are_found() {
     bytes[446 + 4] = 0x83;
     bytes[446 + 8..446 + 12].copy_from_slice(&64u32.to_le_bytes());
     bytes[446 + 12..446 + 16].copy_from_slice(&1000u32.to_le_bytes());
+    bytes[462 + 4] = 0x83;
+    bytes[462 + 8..462 + 12].copy_from_slice(&1100u32.to_le_bytes());
+    bytes[462 + 12..462 + 16].copy_from_slice(&100u32.to_le_bytes());
     bytes[510] = 0x55;
     bytes[511] = 0xaa;
     bytes[64 * 512 + 1024 + 56] = 0x53;
@@ -70,6 +73,9 @@ fn partitions_are_found() {
     assert_eq!((found.name(), found.sectors()), ("vda1", 1000));
     assert_eq!(by_spec("/dev/vda1").unwrap().id(), DeviceId { major: 254, minor: 1 });
     assert_eq!(by_spec("fe01").unwrap().name(), "vda1");
+    assert_eq!(by_spec("PARTUUID=1234abcd-01/PARTNROFF=1").unwrap().name(), "vda2");
+    assert_eq!(by_spec("PARTUUID=1234abcd-02/PARTNROFF=-1").unwrap().name(), "vda1");
+    assert!(by_spec("PARTUUID=1234abcd-01/PARTNROFF=2").is_none());
     assert_eq!(by_spec("LABEL=root").unwrap().name(), "vda1");
     disk.remove();
     assert!(by_spec("vda1").is_none());

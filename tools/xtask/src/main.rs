@@ -39,6 +39,7 @@ mod test_loaders;
 mod test_locks;
 mod test_oracle;
 mod test_power;
+mod test_root;
 mod test_shell;
 mod test_stress;
 mod test_uefi;
