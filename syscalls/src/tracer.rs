@@ -1,5 +1,6 @@
 //! The built-in tracer: `tkernel.strace=NAME,…` on the command line prints the system calls of
-//! programs with these names to the kernel log, `tkernel.strace=*` those of all.
+//! programs with these names to the kernel log, `tkernel.strace=*` those of all. `NAME+` goes on with
+//! whatever programs these start or become.
 //!
 //! A traced thread has the `SYSCALL_TRACE` flag, so that nobody else pays for it.
 
@@ -35,12 +36,21 @@ pub fn init(value: Option<&str>) {
 fn decide(task: &Task) {
     let comm = task.comm();
     let name = comm.split(|&b| b == 0).next().unwrap_or_default();
-    let wanted = PATTERNS.get().is_some_and(|p| p.iter().any(|p| p == "*" || p.as_bytes() == name));
-    if wanted {
-        task.set_flag(flags::SYSCALL_TRACE);
-    } else {
-        task.clear_flag(flags::SYSCALL_TRACE);
+    let Some(patterns) = PATTERNS.get() else { return };
+    match choose(patterns, name, task.has_flag(flags::SYSCALL_TRACE)) {
+        true => task.set_flag(flags::SYSCALL_TRACE),
+        false => task.clear_flag(flags::SYSCALL_TRACE),
     }
+}
+
+/// Whether a program is traced. Who is traced already got there by one of the names, perhaps that of
+/// an ancestor: with a name that is followed it stays so.
+fn choose(patterns: &[String], name: &[u8], is_traced: bool) -> bool {
+    let is_meant = |pattern: &String| {
+        pattern == "*" || pattern.strip_suffix('+').unwrap_or(pattern).as_bytes() == name
+    };
+    let is_followed = is_traced && patterns.iter().any(|pattern| pattern.ends_with('+'));
+    is_followed || patterns.iter().any(is_meant)
 }
 
 /// A call that has been entered.
@@ -313,6 +323,15 @@ fn quote(out: &mut String, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_choose_programs() {
+        let words = |text: &str| text.split(',').map(String::from).collect::<Vec<_>>();
+        assert!(choose(&words("*"), b"ls", false));
+        assert!(choose(&words("sh,ls"), b"ls", false) && !choose(&words("sh,ls"), b"cat", true));
+        assert!(choose(&words("sh+"), b"sh", false) && !choose(&words("sh+"), b"ls", false));
+        assert!(choose(&words("sh+"), b"ls", true));
+    }
 
     #[test]
     fn flags_read_like_strace() {

@@ -14,10 +14,9 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     let content = Content::Bench(&options.only, &programs);
     let base = image::build(&options.rootfs, content, &options.work_dir)?;
     let measure = |kernel| -> Result<Vec<(String, f64)>, String> {
-        let (text, trouble) =
-            machine::run_raw(kernel, &SHAPE, Clock::Instructions, options, &base)?;
-        trouble.iter().for_each(|t| eprintln!("!!! {t}"));
-        Ok(rows(&text))
+        let raw = machine::run_raw(kernel, &SHAPE, Clock::Instructions, options, &base)?;
+        raw.trouble.iter().for_each(|t| eprintln!("!!! {t}"));
+        Ok(rows(&raw.report))
     };
     let (linux, ours) = std::thread::scope(|scope| {
         let linux = scope.spawn(|| measure(Kernel::Linux));

@@ -24,6 +24,8 @@ pub(crate) enum Content<'a> {
     Cases(&'a [Case], &'a Path),
     /// The microbenchmarks: the rows' words and the folder of guest programs.
     Bench(&'a [String], &'a Path),
+    /// One command, and the folder of a strace that runs anywhere.
+    Trace(&'a str, &'a Path),
 }
 
 /// Unpacks `tarball`, adds the content and makes an image below `work_dir`.
@@ -62,6 +64,14 @@ pub(crate) fn build(
             write(&oracle.join("rows"), &rows.join(" "))?;
             add_programs(&oracle, programs)?;
             include_str!("../../oracle/bench.sh")
+        }
+        Content::Trace(line, strace) => {
+            write(&oracle.join("command"), line)?;
+            let folder = oracle.join("strace");
+            command("cp", &["-r".as_ref(), strace.as_os_str(), folder.as_os_str()])?;
+            let tracee = oracle.join(crate::trace::TRACEE);
+            command("ln", &["-s".as_ref(), "/bin/bash".as_ref(), tracee.as_os_str()])?;
+            include_str!("../../oracle/trace.sh")
         }
     };
     let init = oracle.join("init.sh");

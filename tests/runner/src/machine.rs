@@ -80,23 +80,33 @@ pub(crate) fn run(
     options: &Options,
     base: &Image,
 ) -> Result<Report, String> {
-    let (text, trouble) = run_raw(kernel, shape, Clock::Wall, options, base)?;
-    let mut report = Report::parse(&text);
-    if !report.is_complete && trouble.is_empty() {
+    let raw = run_raw(kernel, shape, Clock::Wall, options, base)?;
+    let mut report = Report::parse(&raw.report);
+    if !report.is_complete && raw.trouble.is_empty() {
         report.trouble.push("the guest stopped early".into());
     }
-    report.trouble.extend(trouble);
+    report.trouble.extend(raw.trouble);
     Ok(report)
 }
 
-/// Boots `kernel` on a copy of `base`; returns what the guest reported and what went wrong.
+/// What a run left.
+pub(crate) struct Raw {
+    /// What the guest reported.
+    pub(crate) report: String,
+    /// What came out of its console.
+    pub(crate) console: String,
+    /// What went wrong.
+    pub(crate) trouble: Vec<String>,
+}
+
+/// Boots `kernel` on a copy of `base`.
 pub(crate) fn run_raw(
     kernel: Kernel,
     shape: &Shape,
     clock: Clock,
     options: &Options,
     base: &Image,
-) -> Result<(String, Vec<String>), String> {
+) -> Result<Raw, String> {
     let side = if kernel == Kernel::Linux { "linux" } else { "ours" };
     let stem = format!("{side}-{}-{}-{}", shape.cpus, shape.memory_mib, std::process::id());
     let file = |end: &str| options.work_dir.join(format!("{stem}.{end}"));
@@ -126,11 +136,12 @@ pub(crate) fn run_raw(
         }
         Err(why) => trouble.push(format!("{why}\n    (kept: {})", disk.display())),
     }
+    let log = fs::read(&console).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log).into_owned();
     if kernel == Kernel::Ours {
-        let log = fs::read(&console).unwrap_or_default();
-        trouble.extend(complaints(&String::from_utf8_lossy(&log)));
+        trouble.extend(complaints(&log));
     }
-    Ok((text, trouble))
+    Ok(Raw { report: text, console: log, trouble })
 }
 
 /// What the kernel's log says of its own mistakes: reports of the lock checker, which is part of

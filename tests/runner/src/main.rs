@@ -3,6 +3,8 @@
 //!
 //! `cargo run -p runner -- oracle [options]` boots both kernels and compares case by case.
 //! `cargo run -p runner -- linux|ours [options]` runs one side and prints its report.
+//! `cargo run -p runner -- trace --cmd 'COMMAND'` traces one command on both and shows the first call
+//! that differs.
 //! `cargo run -p runner -- bench [options]` compares the cost of single kernel operations.
 
 mod bench;
@@ -13,6 +15,7 @@ mod image;
 mod machine;
 mod options;
 mod report;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -43,13 +46,16 @@ fn run(options: &Options) -> Result<usize, String> {
     if options.command == Command::Bench {
         return bench::run(options).map(|()| 0);
     }
+    if options.command == Command::Trace {
+        return trace::run(options);
+    }
     let mut selected = cases::load(&options.cases_dir, &options.only)?;
     selected.retain(|case| !options.skip.iter().any(|word| case.name.contains(word)));
     let programs = guest::build(&options.work_dir)?;
     let content = image::Content::Cases(&selected, &programs);
     let base = image::build(&options.rootfs, content, &options.work_dir)?;
     match options.command {
-        Command::Bench => Ok(0),
+        Command::Bench | Command::Trace => Ok(0),
         Command::Linux => one_side(Kernel::Linux, options, &base),
         Command::Ours => one_side(Kernel::Ours, options, &base),
         Command::Oracle => both_sides(options, &base, &selected),

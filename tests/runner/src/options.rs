@@ -6,11 +6,13 @@ use crate::machine::{Disk, Shape};
 
 /// Shown after a wrong call.
 pub(crate) const USAGE: &str = "\
-usage: runner oracle|linux|ours|bench [--rootfs FILE.tar.xz] [--only WORD]... [--skip WORD]... [--shape CPUS:MIB:DISK]...
+usage: runner oracle|linux|ours|bench|trace [--rootfs FILE.tar.xz] [--only WORD]... [--skip WORD]... [--shape CPUS:MIB:DISK]...
   --rootfs   the distribution to run in (default: CentOS 7.2 beside the project)
   --only     run only the cases (or benchmark rows) whose name contains WORD
   --skip     leave out the cases whose name contains WORD
   --shape    a machine for our kernel, for example 2:1024:nvme (default: 2:1024:nvme)
+  --cmd      the command that `trace` runs, as a line of bash
+  --kernel   our kernel (default: target/vmlinuz)
   --save     also write the table of `bench` to this file, as Markdown
   --append   words added to our kernel's command line";
 
@@ -25,6 +27,8 @@ pub(crate) enum Command {
     Ours,
     /// The microbenchmarks on both kernels.
     Bench,
+    /// One command on both kernels, its system calls compared.
+    Trace,
 }
 
 /// A parsed command line.
@@ -36,6 +40,7 @@ pub(crate) struct Options {
     pub(crate) skip: Vec<String>,
     pub(crate) machines: Vec<Shape>,
     pub(crate) append: String,
+    pub(crate) cmd: Option<String>,
     pub(crate) save: Option<PathBuf>,
     pub(crate) cases_dir: PathBuf,
     pub(crate) work_dir: PathBuf,
@@ -50,6 +55,7 @@ impl Options {
             Some("linux") => Command::Linux,
             Some("ours") => Command::Ours,
             Some("bench") => Command::Bench,
+            Some("trace") => Command::Trace,
             other => return Err(format!("unknown command {other:?}")),
         };
         let project = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -62,6 +68,7 @@ impl Options {
             skip: Vec::new(),
             machines: Vec::new(),
             append: String::new(),
+            cmd: None,
             save: None,
             cases_dir: project.join("tests/oracle"),
             work_dir: target.join("tests"),
@@ -75,6 +82,7 @@ impl Options {
                 "--skip" => options.skip.push(value),
                 "--shape" => options.machines.push(value.parse()?),
                 "--append" => options.append = value,
+                "--cmd" => options.cmd = Some(value),
                 "--save" => options.save = Some(PathBuf::from(value)),
                 "--kernel" => options.vmlinuz = PathBuf::from(value),
                 _ => return Err(format!("unknown option {word}")),
