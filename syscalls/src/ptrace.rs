@@ -104,7 +104,7 @@ fn examine(own: &Task, target: &Task, request: u32, address: u64, data: VirtAddr
 /// A word of `struct user`.
 fn peek_user(own: &Task, target: &Task, at: u64) -> Result<u64> {
     tracer::check_stopped(own, target)?;
-    if at % 8 != 0 || at >= area::LEN {
+    if !at.is_multiple_of(8) || at >= area::LEN {
         return Err(Errno::EIO);
     }
     tracer::with_registers(own, target, |regs| {
@@ -117,7 +117,7 @@ fn peek_user(own: &Task, target: &Task, at: u64) -> Result<u64> {
 
 fn poke_user(own: &Task, target: &Task, at: u64, value: u64) -> Result<()> {
     tracer::check_stopped(own, target)?;
-    if at % 8 != 0 || at >= area::LEN {
+    if !at.is_multiple_of(8) || at >= area::LEN {
         return Err(Errno::EIO);
     }
     if (area::DEBUGREG..area::DEBUGREG_END).contains(&at) {
