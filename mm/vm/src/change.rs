@@ -6,7 +6,7 @@ use crate::layout::MIN_ADDRESS;
 use crate::limits::Limits;
 use crate::space::va;
 use crate::unmap::span;
-use crate::vma::{Areas, Vma, flag, prot};
+use crate::vma::{Areas, Changing, Vma, flag, prot};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -143,7 +143,7 @@ impl AddressSpace {
         if new_len == 0 || stays && old_len != new_len {
             return Err(Errno::EINVAL);
         }
-        let mut areas = self.areas.write();
+        let mut areas = Changing::new(&self.areas);
         // A place that is not mapped comes before a length that is too long.
         if flags & FIXED == 0 && areas.find(old).is_none() {
             return Err(Errno::EFAULT);

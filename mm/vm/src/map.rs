@@ -5,7 +5,7 @@ use crate::layout::MIN_ADDRESS;
 use crate::limits::Limits;
 use crate::source::MapSource;
 use crate::unmap::check_range;
-use crate::vma::{Areas, FileMap, Vma, flag, prot};
+use crate::vma::{Areas, Changing, FileMap, Vma, flag, prot};
 use crate::{AddressSpace, FaultAccess, MAP_NEVER_WRITE};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
@@ -149,7 +149,7 @@ impl AddressSpace {
         len: u64,
         limits: &Limits,
     ) -> Result<u64> {
-        let mut areas = self.areas.write();
+        let mut areas = Changing::new(&self.areas);
         let fixed = request.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0;
         if areas.lock_future {
             vma.flags |= flag::LOCKED;
@@ -284,7 +284,8 @@ impl AddressSpace {
             if locked {
                 self.populate(old, new);
             }
-        } else if new < old && self.remove_range(&mut self.areas.write(), new, old).is_err() {
+        } else if new < old && self.remove_range(&mut Changing::new(&self.areas), new, old).is_err()
+        {
             return brk.end;
         }
         brk.end = wanted;

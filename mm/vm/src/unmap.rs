@@ -2,7 +2,7 @@
 
 use crate::commit::{max_areas, uncommit};
 use crate::space::{PageSort, va};
-use crate::vma::{Areas, Vma};
+use crate::vma::{Areas, Changing, Vma};
 use crate::{AddressSpace, flag};
 use abi::{Errno, Result};
 use alloc::vec::Vec;
@@ -238,6 +238,7 @@ impl AddressSpace {
         self.zap_between(areas, start, end);
         // Only now: a truncation meanwhile must have found the pages.
         gone.iter().for_each(|vma| self.unwatch(vma));
+        areas.gone.append(&mut gone);
         Ok(())
     }
 
@@ -260,7 +261,7 @@ impl AddressSpace {
         if !addr.is_multiple_of(PAGE_SIZE as u64) {
             return Err(Errno::EINVAL);
         }
-        let mut areas = self.areas.write();
+        let mut areas = Changing::new(&self.areas);
         let attached_here = |vma: &Vma| {
             vma.start.checked_sub(addr) == Some(vma.offset)
                 && vma.file.as_ref().is_some_and(|file| file.source.is_segment())
@@ -290,6 +291,6 @@ impl AddressSpace {
         if start == end {
             return Err(Errno::EINVAL);
         }
-        self.remove_range(&mut self.areas.write(), start, end)
+        self.remove_range(&mut Changing::new(&self.areas), start, end)
     }
 }

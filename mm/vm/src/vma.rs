@@ -3,9 +3,12 @@
 use crate::source::MapSource;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use arch::addr::PAGE_SIZE;
 use arch::paging::PteFlags;
+use core::ops::{Deref, DerefMut};
 use pagecache::{Mapping, ObserverId, ReadAhead};
+use sched::{RwLock, RwLockWriteGuard};
 
 /// `PROT_*` of `mmap(2)`.
 pub mod prot {
@@ -149,6 +152,46 @@ pub(crate) struct Areas {
     skipped: u64,
     /// `MCL_FUTURE`.
     pub(crate) lock_future: bool,
+    /// What was removed under the lock and ends after it: see [`Changing`].
+    pub(crate) gone: Vec<Vma>,
+}
+
+/// The areas locked for a change. What the change removed is dropped after the lock: it may hold the
+/// last reference to a deleted file, whose end takes locks of its file system and waits for its disk.
+pub(crate) struct Changing<'a>(Option<RwLockWriteGuard<'a, Areas>>);
+
+impl<'a> Changing<'a> {
+    pub(crate) fn new(areas: &'a RwLock<Areas>) -> Changing<'a> {
+        Changing(Some(areas.write()))
+    }
+}
+
+impl Deref for Changing<'_> {
+    type Target = Areas;
+
+    fn deref(&self) -> &Areas {
+        match &self.0 {
+            Some(areas) => areas,
+            None => unreachable!("only drop takes it"),
+        }
+    }
+}
+
+impl DerefMut for Changing<'_> {
+    fn deref_mut(&mut self) -> &mut Areas {
+        match &mut self.0 {
+            Some(areas) => areas,
+            None => unreachable!("only drop takes it"),
+        }
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let gone = core::mem::take(&mut self.gone);
+        self.0 = None;
+        drop(gone);
+    }
 }
 
 impl Areas {
