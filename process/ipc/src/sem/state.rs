@@ -24,6 +24,9 @@ pub(super) struct Sem {
     pub(super) more: BTreeMap<u64, Arc<Pending>>,
     /// Operations that wait for zero, by arrival.
     pub(super) zero: BTreeMap<u64, Arc<Pending>>,
+    /// How many of `zero` do something else before they look at this semaphore: only those may go
+    /// on, or fail, at another value.
+    mixed: usize,
 }
 
 /// An operation that waits.
@@ -51,6 +54,11 @@ impl Pending {
             0 => Some(Ok(())),
             error => Some(Err(Errno::from_raw(-error))),
         }
+    }
+
+    /// Whether it does something else before it waits for a semaphore to be zero.
+    fn is_mixed(&self, num: usize) -> bool {
+        self.ops.first().is_none_or(|first| usize::from(first.num) != num || first.op != 0)
     }
 
     fn finish(&self, result: Result<()>) {
@@ -212,16 +220,23 @@ impl State {
         if let Some(sem) = self.sems.get_mut(num) {
             let list = if zero != 0 { &mut sem.zero } else { &mut sem.more };
             list.insert(pending.arrival, pending.clone());
+            if zero != 0 && pending.is_mixed(num) {
+                sem.mixed += 1;
+            }
         }
     }
 
     /// Takes an operation off its list.
     pub(super) fn unlink(&mut self, pending: &Pending) {
         let place = pending.place.load(Ordering::Relaxed);
-        if let Some(sem) = self.sems.get_mut((place & !ZERO) as usize) {
+        let num = (place & !ZERO) as usize;
+        if let Some(sem) = self.sems.get_mut(num) {
             let list = if place & ZERO != 0 { &mut sem.zero } else { &mut sem.more };
             if list.remove(&pending.arrival).is_some() {
                 self.waiting -= 1;
+                if place & ZERO != 0 && pending.is_mixed(num) {
+                    sem.mixed -= 1;
+                }
             }
         }
     }
@@ -257,7 +272,6 @@ impl State {
     /// Completes what the changes made possible, in the order of arrival.
     pub(super) fn settle(&mut self, now: i64) {
         while let Some(num) = self.changed.pop_first() {
-            // A waiter for zero may take away itself what is left: both lists, whatever the value.
             self.settle_list(num, true, now);
             if !self.changed.contains(&num) {
                 self.settle_list(num, false, now);
@@ -269,8 +283,10 @@ impl State {
         let mut from = 0;
         loop {
             let Some(sem) = self.sems.get(num) else { return };
-            // A value that is zero again lets nobody go on who waits for more.
-            if !zero && sem.value == 0 {
+            // A value that is zero again lets nobody go on who waits for more, and another one few
+            // of those who wait for zero: they may take away themselves what is left.
+            let is_hopeless = if zero { sem.value != 0 && sem.mixed == 0 } else { sem.value == 0 };
+            if is_hopeless {
                 return;
             }
             let list = if zero { &sem.zero } else { &sem.more };
@@ -310,6 +326,7 @@ impl State {
         self.is_removed = true;
         for sem in &mut self.sems {
             let lists = [core::mem::take(&mut sem.more), core::mem::take(&mut sem.zero)];
+            sem.mixed = 0;
             for pending in lists.iter().flat_map(|list| list.values()) {
                 pending.finish(Err(Errno::EIDRM));
             }
@@ -348,6 +365,29 @@ mod tests {
         state.settle(1);
         assert_eq!(waits.outcome(), Some(Ok(())));
         assert_eq!(state.sems[0].value, 0);
+    }
+
+    #[test]
+    fn who_waits_for_zero_alone_is_left_alone_at_other_values() {
+        let mut state = State::new(Perm::default(), sems(2), 0);
+        state.assign(0, 9, &who());
+        let plain =
+            [wait(&mut state, &[op(0, 0, 0)]), wait(&mut state, &[op(0, 0, 0), op(0, 1, 0)])];
+        assert_eq!((state.sems[0].zero.len(), state.sems[0].mixed), (2, 0));
+        let mixed = [
+            wait(&mut state, &[op(0, -3, 0), op(0, 0, 0)]),
+            wait(&mut state, &[op(1, 1, 0), op(0, 0, 0)]),
+        ];
+        assert_eq!((state.sems[0].zero.len(), state.sems[0].mixed), (4, 2));
+        state.unlink(&mixed[1]);
+        assert_eq!((state.sems[0].zero.len(), state.sems[0].mixed), (3, 1));
+        // The one that takes the rest itself lets the others go on.
+        state.attempt(&[op(0, -6, 0)], None, &who()).expect("free");
+        state.settle(1);
+        for pending in [&mixed[0], &plain[0], &plain[1]] {
+            assert_eq!(pending.outcome(), Some(Ok(())));
+        }
+        assert_eq!((state.sems[0].value, state.sems[0].mixed, state.waiting), (1, 0, 0));
     }
 
     fn who() -> Who {
