@@ -10,6 +10,7 @@ use crate::pid::PidNamespace;
 use crate::signal;
 use crate::task::Task;
 use abi::signal::{SigInfo, Signal, si};
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -82,14 +83,45 @@ fn out_of_memory(order: u8) -> bool {
 /// How bad a process is: pages it would free, weighted by `oom_score_adj` in thousandths of
 /// `total_pages`; `None` for one that must live.
 pub fn badness(group: &ThreadGroup, total_pages: u64) -> Option<u64> {
-    let adj = group.oom_score_adj.load(Ordering::Relaxed);
-    // The memory of a child of vfork(2) is its parent's.
-    let is_borrowed = || group.any_task().is_some_and(|task| task.vfork_done.lock().is_some());
-    if must_live(group) || is_borrowed() {
+    badness_besides(&kept_memory(), group, total_pages)
+}
+
+/// [`badness`], knowing the memory that is [kept](kept_memory).
+fn badness_besides(kept: &Kept, group: &ThreadGroup, total_pages: u64) -> Option<u64> {
+    if must_live(group) {
         return None;
     }
-    let pages = memory_of(group)?.rss_pages();
-    Some(points(pages, adj, total_pages))
+    let mm = memory_of(group)?;
+    if kept.contains(&address_of(&mm)) || is_borrowed(group, &mm) {
+        return None;
+    }
+    Some(points(mm.rss_pages(), group.oom_score_adj.load(Ordering::Relaxed), total_pages))
+}
+
+/// Address spaces by where they lie.
+type Kept = BTreeSet<usize>;
+
+fn address_of(mm: &Arc<AddressSpace>) -> usize {
+    Arc::as_ptr(mm).addr()
+}
+
+/// The memory of all processes that must live: the death of another one that shares it frees
+/// nothing. One that ends meanwhile is missed or spared until the next round.
+fn kept_memory() -> Kept {
+    let all = PidNamespace::initial().groups().into_iter();
+    all.filter(|group| must_live(group))
+        .filter_map(|group| memory_of(&group).map(|mm| address_of(&mm)))
+        .collect()
+}
+
+/// Whether a child of vfork(2) still runs in its parent's memory. One that was given a copy
+/// (`CLONE_VFORK` alone), or whose parent has ended, answers for its own.
+fn is_borrowed(group: &ThreadGroup, mm: &Arc<AddressSpace>) -> bool {
+    let has_waiter = group.any_task().is_some_and(|task| task.vfork_done.lock().is_some());
+    let is_parents = |parent: Arc<ThreadGroup>| {
+        memory_of(&parent).is_some_and(|theirs| Arc::ptr_eq(&theirs, mm))
+    };
+    has_waiter && group.parent().is_some_and(is_parents)
 }
 
 /// Whether a process is never a victim.
@@ -123,9 +155,10 @@ fn round(asker: &Asker) {
         return;
     }
     let total = frames::total_pages();
+    let kept = kept_memory();
     let mut worst: Option<(u64, Arc<ThreadGroup>)> = None;
     for group in PidNamespace::initial().groups() {
-        if let Some(points) = badness(&group, total)
+        if let Some(points) = badness_besides(&kept, &group, total)
             && worst.as_ref().is_none_or(|(most, _)| points > *most)
             && !is_victim(&group)
         {
