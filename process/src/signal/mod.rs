@@ -19,7 +19,7 @@ pub mod stop;
 pub mod wait;
 
 pub use self::action::SigHand;
-pub use self::queue::{Pending, Record, next_signal};
+pub use self::queue::{Pending, Record, Room, next_signal};
 pub use self::send::{
     Target, force, force_fault, interrupt_all, may_signal, send_to_group, send_to_pgrp,
     send_to_task,

@@ -7,18 +7,55 @@ use crate::user::User;
 use abi::signal::{SigInfo, SigSet, Signal, si};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 
-/// A record in a queue; it counts against the sender's user until it is dropped.
+/// A record in a queue; it counts against a user until it is dropped.
 pub struct Record {
     pub(crate) info: SigInfo,
-    user: Option<Arc<User>>,
+    charge: Charge,
     next: Option<Box<Record>>,
+}
+
+/// What a record counts against.
+enum Charge {
+    Nobody,
+    User(Arc<User>),
+    Room(Arc<Room>),
+}
+
+/// Room for one record at a time, charged to a user as long as it is there.
+pub struct Room {
+    user: Arc<User>,
+    is_taken: AtomicBool,
+}
+
+impl Room {
+    /// Room in what `user` may have queued, if that is less than `limit`.
+    pub fn new(user: Arc<User>, limit: u64) -> Option<Arc<Room>> {
+        let fits = user.charge_signal(limit);
+        fits.then(|| Arc::new(Room { user, is_taken: AtomicBool::new(false) }))
+    }
+
+    /// A record in this room; `None` while there is one.
+    pub fn record(self: &Arc<Room>, info: SigInfo) -> Option<Box<Record>> {
+        // Acquire: pairs with the Release in the drop of the last record.
+        let is_free = !self.is_taken.swap(true, Ordering::Acquire);
+        let charge = || Charge::Room(self.clone());
+        is_free.then(|| Box::new(Record { info, charge: charge(), next: None }))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.user.uncharge_signal();
+    }
 }
 
 impl Record {
     /// A record, charged to `user` if there is one.
     pub fn new(info: SigInfo, user: Option<Arc<User>>) -> Box<Record> {
-        Box::new(Record { info, user, next: None })
+        let charge = user.map_or(Charge::Nobody, Charge::User);
+        Box::new(Record { info, charge, next: None })
     }
 
     /// Puts `rest` behind `first`, for dropping both later.
@@ -34,8 +71,10 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if let Some(user) = self.user.take() {
-            user.uncharge_signal();
+        match &self.charge {
+            Charge::Nobody => {}
+            Charge::User(user) => user.uncharge_signal(),
+            Charge::Room(room) => room.is_taken.store(false, Ordering::Release),
         }
         // Long lists must not recurse.
         let mut next = self.next.take();
@@ -214,6 +253,24 @@ mod tests {
             assert_eq!((signal, info.fields[1]), (rt, value));
         }
         assert!(p.dequeue(SigSet::EMPTY).is_none());
+    }
+
+    #[test]
+    fn a_room_holds_one_record_and_is_charged_once() {
+        let user = User::of(4711);
+        let info = SigInfo::with_value(Signal::SIGALRM, si::TIMER, 0, 0, 0);
+        let room = Room::new(user.clone(), 1).expect("room");
+        assert!(Room::new(user.clone(), 1).is_none());
+        // At the limit: the room is paid for.
+        let record = room.record(info).expect("free");
+        assert_eq!(user.signals(), 1);
+        assert!(room.record(info).is_none());
+        drop(record);
+        let record = room.record(info).expect("free again");
+        drop(room);
+        assert_eq!(user.signals(), 1);
+        drop(record);
+        assert_eq!(user.signals(), 0);
     }
 
     #[test]

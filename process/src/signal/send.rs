@@ -1,7 +1,7 @@
 //! Sending: who may, to whom, what it wakes.
 
 use super::action::{Disposition, default_action, is_ignored};
-use super::{GroupSignals, Record, takes_signals};
+use super::{GroupSignals, Record, Room, takes_signals};
 use crate::group::ThreadGroup;
 use crate::pid::Pid;
 use crate::task::Task;
@@ -27,6 +27,14 @@ impl Target<'_> {
         match self {
             Target::Group(group) => group,
             Target::Thread(task) => &task.group,
+        }
+    }
+
+    /// The thread whose handlers and user count.
+    fn any_task(&self) -> Option<Arc<Task>> {
+        match self {
+            Target::Thread(task) => task.arc(),
+            Target::Group(group) => group.any_task().or_else(|| group.leader()),
         }
     }
 }
@@ -89,34 +97,47 @@ pub enum Sent {
 
 /// Sends `info`.
 pub fn send(target: Target<'_>, info: SigInfo) -> Result<()> {
-    send_record(target, info).map(|_| ())
-}
-
-/// Sends `info`, and says what became of it.
-pub(crate) fn send_record(target: Target<'_>, info: SigInfo) -> Result<Sent> {
     let Some(signal) = info.signal() else { return Err(Errno::EINVAL) };
-    let group = target.group();
-    let Some(any) = (match target {
-        Target::Thread(task) => task.arc(),
-        Target::Group(group) => group.any_task().or_else(|| group.leader()),
-    }) else {
-        return Ok(Sent::Dropped);
-    };
+    let Some(any) = target.any_task() else { return Ok(()) };
     // Charged and allocated before any lock; standard signals go over the limit rather than get
     // lost, as sigqueue(3) describes.
     let record = make_record(&any, signal, info);
-    let (record, refused) = match record {
-        Some(record) => (Some(record), false),
-        None => (None, signal.is_realtime() && info.code != si::USER && info.code <= 0),
+    let must_queue = signal.is_realtime() && info.code != si::USER && info.code <= 0;
+    let refused = record.is_none() && must_queue;
+    send_record(target, &any, signal, Made { record, refused, from_kernel: info.code > 0 })
+        .map(|_| ())
+}
+
+/// Sends `info` in a room that its sender keeps for it, so that no limit is in the way; what became
+/// of it.
+pub(crate) fn send_reserved(target: Target<'_>, info: SigInfo, room: &Arc<Room>) -> Sent {
+    let (Some(signal), Some(any)) = (info.signal(), target.any_task()) else {
+        return Sent::Dropped;
     };
-    let from_kernel = info.code > 0;
+    // The one before is still queued, and stands for this one too.
+    let Some(record) = room.record(info) else { return Sent::Queued };
+    let made = Made { record: Some(record), refused: false, from_kernel: info.code > 0 };
+    send_record(target, &any, signal, made).unwrap_or(Sent::Dropped)
+}
+
+/// What is ready to be queued before any lock is taken.
+struct Made {
+    record: Option<Box<Record>>,
+    /// There was no room for a record that must not get lost.
+    refused: bool,
+    from_kernel: bool,
+}
+
+fn send_record(target: Target<'_>, any: &Task, signal: Signal, made: Made) -> Result<Sent> {
+    let group = target.group();
+    let Made { record, refused, from_kernel } = made;
     let (sent, leftovers) = {
         let mut signals = group.signals.lock();
-        if !takes_signals(&any) && matches!(target, Target::Thread(_)) {
+        if !takes_signals(any) && matches!(target, Target::Thread(_)) {
             return Ok(Sent::Dropped);
         }
         let flushed = prepare(group, &mut signals, signal);
-        if drops(&any, target, &signals, signal, from_kernel) {
+        if drops(any, target, &signals, signal, from_kernel) {
             (Sent::Dropped, (flushed, record))
         } else if refused {
             return Err(Errno::EAGAIN);

@@ -6,7 +6,8 @@
 use super::interval::{REARM_NS, following};
 use super::{STATE_CLASS, Timers, cpu};
 use crate::group::ThreadGroup;
-use crate::signal::send::{Sent, Target, send_record};
+use crate::signal::Room;
+use crate::signal::send::{Sent, Target, send_reserved};
 use crate::task::Task;
 use crate::user::User;
 use abi::signal::{SigInfo, Signal, si};
@@ -100,16 +101,8 @@ pub struct PosixTimer {
     timer: Arc<Timer>,
     state: IrqLock<State>,
     listener: spin::Once<u64>,
-    _room: Room,
-}
-
-/// What a timer takes of its user's `RLIMIT_SIGPENDING`.
-struct Room(Arc<User>);
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.0.uncharge_signal();
-    }
+    /// What it takes of its user's `RLIMIT_SIGPENDING`, for its signal.
+    room: Arc<Room>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -131,7 +124,7 @@ impl PosixTimer {
         clock: Clock,
         notify: Notify,
         value: u64,
-        room: Room,
+        room: Arc<Room>,
     ) -> Arc<PosixTimer> {
         let timer = Arc::new_cyclic(|this: &Weak<PosixTimer>| {
             let own = this.clone();
@@ -149,7 +142,7 @@ impl PosixTimer {
                 }),
                 state: IrqLock::new(&STATE_CLASS, State::default()),
                 listener: spin::Once::new(),
-                _room: room,
+                room,
             }
         });
         if matches!(timer.clock, Clock::Realtime | Clock::Tai) {
@@ -210,14 +203,14 @@ impl PosixTimer {
             Notify::Nobody => return,
             Notify::Process(signal) => {
                 let Some(group) = self.owner.upgrade() else { return };
-                send_record(Target::Group(&group), info(*signal))
+                send_reserved(Target::Group(&group), info(*signal), &self.room)
             }
             Notify::Thread(task, signal) => {
                 let Some(task) = task.upgrade() else { return };
-                send_record(Target::Thread(&task), info(*signal))
+                send_reserved(Target::Thread(&task), info(*signal), &self.room)
             }
         };
-        if sent != Ok(Sent::Queued) {
+        if sent != Sent::Queued {
             // Nobody will take it: the rest of the machine wants to run in between.
             self.go_on(arch::time::now_ns() + REARM_NS);
         }
@@ -328,10 +321,7 @@ impl Timers {
         limit: u64,
     ) -> Result<i32> {
         // timer_create(2): each is room for a signal.
-        if !user.charge_signal(limit) {
-            return Err(Errno::EAGAIN);
-        }
-        let room = Room(user);
+        let room = Room::new(user, limit).ok_or(Errno::EAGAIN)?;
         let mut table = self.posix.lock();
         let first = table.next;
         let mut id = first;

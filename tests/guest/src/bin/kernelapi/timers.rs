@@ -206,6 +206,7 @@ unsafe fn posix() {
                 delete(id);
             });
         }
+        in_its_own_room();
         // Default value and signal; gone after fork, deleted at exec.
         let mut id = 0i32;
         libc::syscall(libc::SYS_timer_create, libc::CLOCK_MONOTONIC, ptr::null::<u8>(), &mut id);
@@ -222,6 +223,38 @@ unsafe fn posix() {
         libc::waitpid(child, &mut status, 0);
         println!("child has none: {}", status >> 8);
         delete(id as usize as libc::timer_t);
+    }
+}
+
+/// A timer counts against `RLIMIT_SIGPENDING`; its signal needs no more than that.
+unsafe fn in_its_own_room() {
+    // SAFETY: the helpers pass valid structures; the child works on its own data.
+    unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            libc::setrlimit(libc::RLIMIT_SIGPENDING, &libc::rlimit { rlim_cur: 1, rlim_max: 1 });
+            let signal = libc::SIGRTMIN() + 1;
+            let Some(id) = create(libc::CLOCK_MONOTONIC, libc::SIGEV_SIGNAL, signal, 8, 0) else {
+                libc::_exit(1)
+            };
+            create(libc::CLOCK_MONOTONIC, libc::SIGEV_SIGNAL, signal, 9, 0);
+            set(id, 0, 5 * MILLI, 0);
+            take("at the limit", &[signal]);
+            // Set anew with the signal of the last time still there: one is all there is room for.
+            for _ in 0..3 {
+                set(id, 0, MILLI, 0);
+                sleep_ms(20);
+            }
+            let mut info: libc::siginfo_t = zeroed();
+            let mut next = || libc::sigtimedwait(&set_of(&[signal]), &mut info, &spec(50 * MILLI));
+            println!("pending: {} {}", next() == signal, next() == signal);
+            set(id, 0, 5 * MILLI, 0);
+            take("and once more", &[signal]);
+            libc::_exit(0);
+        }
+        let mut status = 0;
+        libc::waitpid(child, &mut status, 0);
+        println!("in its own room: {status}");
     }
 }
 
