@@ -7,7 +7,6 @@
 use crate::group::{ThreadGroup, tree};
 use crate::signal::{self, stop};
 use crate::task::{Life, Task};
-use crate::usage::Usage;
 use abi::signal::{SIG_IGN, SigInfo, Signal, sa, si};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -179,7 +178,6 @@ fn bury_thread(task: &Task) {
             task.set_life(Life::Zombie);
             None
         } else {
-            group.usage.lock().dead_threads.add(&Usage::of(task));
             task.set_life(Life::Dead);
             if let Some((tracer, info, freed)) = crate::ptrace::thread_ended(task) {
                 after.notify.push((tracer.clone(), info));
@@ -455,7 +453,6 @@ fn take_over(task: &Task) {
     let removed = {
         let _tree = tree();
         let Some(old) = group.leader() else { return };
-        group.usage.lock().dead_threads.add(&Usage::of(&old));
         let own = task.pid();
         let process = group.pid().clone();
         if let Some(this) = task.arc() {

@@ -82,6 +82,9 @@ pub(crate) struct Kin {
 }
 
 pub(crate) struct Threads {
+    /// Usage of those that are gone. It changes together with `live`, so that no look at both
+    /// finds a thread twice or not at all: the time of a process never goes back.
+    dead: Usage,
     pub(crate) leader: Weak<Task>,
     /// By birth order of the threads.
     pub(crate) live: BTreeMap<u64, Arc<Task>>,
@@ -111,8 +114,8 @@ pub struct ThreadGroup {
     pub(crate) resume: WaitQueue,
     /// Resource limits.
     pub limits: Limits,
-    /// Usage of threads that are gone, and of children that were waited for.
-    pub(crate) usage: SpinLock<GroupUsage>,
+    /// Usage of children that were waited for, with theirs.
+    pub(crate) usage_of_children: SpinLock<Usage>,
     pub(crate) exit_signal: AtomicI32,
     pub(crate) terminal: SpinLock<Option<Arc<Tty>>>,
     /// The group that was in the foreground when the terminal was hung up; told at this leader's
@@ -161,15 +164,6 @@ pub struct MemoryLayout {
     pub auxv: Vec<u64>,
 }
 
-/// Usage that no live thread carries any more.
-#[derive(Clone, Copy, Default)]
-pub struct GroupUsage {
-    /// Of threads that have ended.
-    pub dead_threads: Usage,
-    /// Of children that have been waited for, with theirs.
-    pub children: Usage,
-}
-
 impl ThreadGroup {
     pub(crate) fn new(
         pid: Arc<Pid>,
@@ -198,7 +192,12 @@ impl ThreadGroup {
             ),
             threads: IrqLock::new(
                 &THREADS_CLASS,
-                Threads { leader: Weak::new(), live: BTreeMap::new(), next: 0 },
+                Threads {
+                    dead: Usage::default(),
+                    leader: Weak::new(),
+                    live: BTreeMap::new(),
+                    next: 0,
+                },
             ),
             live_count: AtomicUsize::new(0),
             signals: IrqLock::new(&SIGNALS_CLASS, GroupSignals::new()),
@@ -206,7 +205,7 @@ impl ThreadGroup {
             signal_wait: Arc::new(WaitQueue::new()),
             resume: WaitQueue::new(),
             limits,
-            usage: SpinLock::new(&crate::task::PRIVATE_CLASS, GroupUsage::default()),
+            usage_of_children: SpinLock::new(&crate::task::PRIVATE_CLASS, Usage::default()),
             exit_signal: AtomicI32::new(17),
             terminal: SpinLock::new(&TERMINAL_CLASS, None),
             old_foreground: SpinLock::new(&TERMINAL_CLASS, None),
@@ -379,13 +378,14 @@ impl ThreadGroup {
         self.threads.lock().leader = Arc::downgrade(task);
     }
 
+    /// Takes a thread that has ended off the list; what it used stays with the process.
     pub(crate) fn remove_thread(&self, task: &Task) -> Option<Arc<Task>> {
         let key = task.thread_key.load(Ordering::Relaxed);
-        let removed = self.threads.lock().live.remove(&key);
-        if removed.is_some() {
-            THREADS.fetch_sub(1, Ordering::Relaxed);
-        }
-        removed
+        let mut threads = self.threads.lock();
+        let removed = threads.live.remove(&key)?;
+        threads.dead.add(&Usage::of(&removed));
+        THREADS.fetch_sub(1, Ordering::Relaxed);
+        Some(removed)
     }
 
     /// Whether process 1 of its namespace, which signals without a handler do not touch.
@@ -451,34 +451,35 @@ impl ThreadGroup {
 
     /// Usage of all threads, dead and alive.
     pub fn usage(&self) -> Usage {
-        let mut sum = self.usage.lock().dead_threads;
-        for task in self.tasks() {
-            sum.add(&Usage::of(&task));
-        }
+        let mut sum = self.sum_of_threads();
         sum.max_rss_kib = sum.max_rss_kib.max(self.max_rss_kib());
         sum
     }
 
     /// Time of all threads, dead and alive, in user and in kernel mode.
     pub fn cpu_time(&self) -> (u64, u64) {
-        let dead = self.usage.lock().dead_threads;
-        self.tasks().iter().fold((dead.utime_ns, dead.stime_ns), |(user, system), task| {
-            let own = Usage::of(task);
-            (user + own.utime_ns, system + own.stime_ns)
-        })
+        let sum = self.sum_of_threads();
+        (sum.utime_ns, sum.stime_ns)
+    }
+
+    fn sum_of_threads(&self) -> Usage {
+        let threads = self.threads.lock();
+        let mut sum = threads.dead;
+        threads.live.values().for_each(|task| sum.add(&Usage::of(task)));
+        sum
     }
 
     /// How long all threads, dead and alive, have run.
     pub fn run_ns(&self) -> u64 {
-        let dead = self.usage.lock().dead_threads;
-        let mut sum = dead.utime_ns + dead.stime_ns;
-        self.for_each_task(|task| sum += task.thread().map_or(0, |thread| thread.run_ns()));
-        sum
+        let threads = self.threads.lock();
+        let dead = threads.dead.utime_ns + threads.dead.stime_ns;
+        let live = threads.live.values().filter_map(|task| task.thread());
+        dead + live.map(|thread| thread.run_ns()).sum::<u64>()
     }
 
     /// Usage of the children that were waited for.
     pub fn children_usage(&self) -> Usage {
-        self.usage.lock().children
+        *self.usage_of_children.lock()
     }
 
     fn max_rss_kib(&self) -> u64 {

@@ -321,9 +321,9 @@ fn collect(task: &Task, child: &Arc<ThreadGroup>, options: u32) -> Report {
     if options & WNOWAIT == 0 {
         let grandchildren = child.children_usage();
         {
-            let mut own = task.group.usage.lock();
-            own.children.add(&usage);
-            own.children.add(&grandchildren);
+            let mut own = task.group.usage_of_children.lock();
+            own.add(&usage);
+            own.add(&grandchildren);
         }
         exit::release(child);
     }

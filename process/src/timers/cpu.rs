@@ -5,11 +5,12 @@ use super::SECOND;
 use super::interval::{Which, following};
 use super::posix::{Clock, PosixTimer};
 use crate::group::ThreadGroup;
-use crate::task::Task;
+use crate::task::{Life, Task};
 use abi::process::{RLIM_INFINITY, Resource};
 use abi::signal::{SigInfo, Signal, si};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 /// Timers of a process that count processor time.
@@ -49,11 +50,15 @@ impl Queue {
         self.due.remove(&(line, next, at))
     }
 
-    /// Takes the first timer of a clock that is due.
-    fn pop(&mut self, line: Line, now: u64) -> Option<Arc<PosixTimer>> {
-        let key = *self.due.range((line, 0, 0)..=(line, now, usize::MAX)).next()?.0;
-        self.places.remove(&key.2);
-        self.due.remove(&key)
+    /// Takes the timers of a clock that are due.
+    fn take_due(&mut self, line: Line, now: u64) -> Vec<Arc<PosixTimer>> {
+        let span = (line, 0, 0)..=(line, now, usize::MAX);
+        let taken: Vec<_> =
+            self.due.extract_if(span, |_, _| true).map(|(_, timer)| timer).collect();
+        for timer in &taken {
+            self.places.remove(&Arc::as_ptr(timer).addr());
+        }
+        taken
     }
 }
 
@@ -129,7 +134,24 @@ pub(crate) fn inherit(child: &Task) {
 /// Has a POSIX timer expire when its clock, which is of this process, reads `next`.
 pub(super) fn follow(group: &ThreadGroup, clock: &Clock, next: u64, timer: Arc<PosixTimer>) {
     let Some(line) = line_of(clock) else { return };
-    group.timers.cpu.lock().posix.insert(line, next, timer);
+    // Let go of without the lock: it may be the last reference.
+    let task = match clock {
+        Clock::Thread(task, _) => task.upgrade(),
+        _ => None,
+    };
+    let has_ended = || match (clock, &task) {
+        (Clock::Thread(..), task) => task.as_ref().is_none_or(|task| task.life() != Life::Alive),
+        // Acquire: pairs with the count down in `exit`.
+        _ => group.live_count.load(Ordering::Acquire) == 0,
+    };
+    {
+        let mut counted = group.timers.cpu.lock();
+        // What ends says so before it empties the queue, so that nothing stays in it.
+        if has_ended() {
+            return;
+        }
+        counted.posix.insert(line, next, timer);
+    }
     watch(group);
 }
 
@@ -148,18 +170,13 @@ pub(super) fn unfollow(group: &ThreadGroup, timer: &PosixTimer) {
     drop(gone);
 }
 
-/// A thread ends: what follows its clock will not expire any more.
+/// A thread has begun to end: what follows its clock will not expire any more.
 pub(crate) fn thread_ended(task: &Task) {
     let own = Some(core::ptr::from_ref(task).addr());
     for line in [(own, false), (own, true)] {
-        while let Some(timer) = pop(&task.group, line, u64::MAX) {
-            drop(timer);
-        }
+        let gone = task.group.timers.cpu.lock().posix.take_due(line, u64::MAX);
+        drop(gone);
     }
-}
-
-fn pop(group: &ThreadGroup, line: Line, now: u64) -> Option<Arc<PosixTimer>> {
-    group.timers.cpu.lock().posix.pop(line, now)
 }
 
 /// Sends what is due. Called by a watched thread on its way to user space.
@@ -217,10 +234,9 @@ fn expire_due(task: &Task, user_ns: u64, total_ns: u64) -> bool {
         ((own, true), usage.utime_ns),
     ];
     for (line, now) in lines {
-        // One that is set anew at once lies behind `now`, or waits for its signal to be taken.
-        while let Some(timer) = pop(group, line, now) {
-            timer.expire();
-        }
+        // All at once: one that is set anew meanwhile waits for the next look, wherever it lies.
+        let due = group.timers.cpu.lock().posix.take_due(line, now);
+        due.iter().for_each(|timer| timer.expire());
     }
     !group.timers.cpu.lock().posix.due.is_empty()
 }
@@ -258,4 +274,63 @@ pub(super) fn clock_value(clock: &Clock) -> Option<u64> {
     };
     let user_only = matches!(clock, Clock::Process(_, true) | Clock::Thread(_, true));
     Some(if user_only { user } else { user + system })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use crate::pid::{Pid, PidNamespace};
+    use crate::timers::{Expiry, Notify};
+    use crate::user::User;
+
+    /// A process without threads: one that has ended, unless the count says otherwise.
+    fn process() -> Arc<ThreadGroup> {
+        let pid = Pid::allocate(PidNamespace::initial()).expect("free number");
+        ThreadGroup::new(pid.clone(), pid.clone(), pid, Limits::initial(100))
+    }
+
+    fn timer(owner: &Arc<ThreadGroup>, counted: &Arc<ThreadGroup>) -> Arc<PosixTimer> {
+        let clock = Clock::Process(Arc::downgrade(counted), false);
+        let (notify, user) = (Notify::Process(Signal::SIGALRM), User::of(4712));
+        let id = owner.timers.create(owner, clock, notify, None, user, 100).expect("room");
+        owner.timers.posix_timer(id).expect("made")
+    }
+
+    #[test]
+    fn what_is_due_is_taken_once() {
+        let group = process();
+        let timers = [timer(&group, &group), timer(&group, &group), timer(&group, &group)];
+        let (line, other) = ((None, false), (None, true));
+        let mut queue = Queue::new();
+        for (next, timer) in [30, 10, 20].into_iter().zip(&timers) {
+            queue.insert(line, next, timer.clone());
+        }
+        queue.insert(line, 40, timers[1].clone());
+        assert!(queue.take_due(other, u64::MAX).is_empty());
+        let taken = queue.take_due(line, 30);
+        let is_taken = |at: usize, timer: usize| Arc::ptr_eq(&taken[at], &timers[timer]);
+        assert!(taken.len() == 2 && is_taken(0, 2) && is_taken(1, 0));
+        assert!(queue.take_due(line, 30).is_empty());
+        assert!(queue.remove(&timers[0]).is_none());
+        assert!(queue.remove(&timers[1]).is_some_and(|timer| Arc::ptr_eq(&timer, &timers[1])));
+        assert!(queue.due.is_empty() && queue.places.is_empty());
+    }
+
+    #[test]
+    fn the_clock_of_an_ended_process_is_not_followed() {
+        let (owner, counted) = (process(), process());
+        let timer = timer(&owner, &counted);
+        let is_followed = || !counted.timers.cpu.lock().posix.due.is_empty();
+        timer.set(Expiry::After(SECOND), 0);
+        assert!(!is_followed());
+        counted.live_count.store(1, Ordering::Relaxed);
+        timer.set(Expiry::After(SECOND), 0);
+        assert!(is_followed());
+        // In this order, as at exit.
+        counted.live_count.store(0, Ordering::Relaxed);
+        counted.timers.cancel_all();
+        timer.set(Expiry::After(SECOND), 0);
+        assert!(!is_followed());
+    }
 }
