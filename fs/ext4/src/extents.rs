@@ -362,49 +362,57 @@ impl Ext4 {
                 entry
             })
             .collect();
-        let mut depth = 0u16;
-        let mut used = Vec::new();
-        while level.len() > 4 {
-            let stored =
-                self.write_level(&level, depth, seed, goal, &mut map.tree_blocks, &mut used);
-            match stored {
-                Ok(above) => level = above,
-                Err(error) => {
-                    // The file keeps them all: the next attempt uses them.
-                    map.tree_blocks.append(&mut used);
-                    return Err(error);
-                }
-            }
-            depth += 1;
+        let room = self.node_room();
+        let (mut nodes, mut width) = (0, level.len());
+        while width > 4 {
+            width = width.div_ceil(room);
+            nodes += width;
         }
-        for block in core::mem::replace(&mut map.tree_blocks, used) {
-            self.buffers.forget(block);
-            self.alloc.give_blocks(&self.sb, &self.buffers, block, 1)?;
+        self.resize_tree(map, nodes, goal)?;
+        let mut blocks = map.tree_blocks.iter();
+        let mut depth = 0u16;
+        while level.len() > 4 {
+            level = self.write_level(&level, depth, seed, &mut blocks);
+            depth += 1;
         }
         let mut root = [0; 60];
         fill_node(&mut root, &level, 4, depth);
         Ok(root)
     }
 
-    /// Writes `entries` as nodes of `depth` into blocks of `spare`, or new ones where these do not
-    /// suffice; returns the entries that point to them.
+    /// How many entries a block of an extent tree holds.
+    fn node_room(&self) -> usize {
+        (self.sb.block_size - 12 - 4) / 12
+    }
+
+    /// Gives the map as many blocks for its tree as it is going to need: all of them before the first
+    /// is written, for they are the tree that the inode points to, which must stay whole if there are
+    /// not enough.
+    pub(crate) fn resize_tree(&self, map: &mut BlockMap, count: usize, goal: u64) -> Result<()> {
+        while map.tree_blocks.len() < count {
+            let (block, _) = self.alloc.take_blocks(&self.sb, &self.buffers, goal, 1)?;
+            map.tree_blocks.push(block);
+        }
+        let mut result = Ok(());
+        for block in map.tree_blocks.split_off(count) {
+            self.buffers.forget(block);
+            result = result.and(self.alloc.give_blocks(&self.sb, &self.buffers, block, 1));
+        }
+        result
+    }
+
+    /// Writes `entries` as nodes of `depth` into the next `blocks`; returns the entries that point to
+    /// them.
     fn write_level(
         &self,
         entries: &[[u8; 12]],
         depth: u16,
         seed: u32,
-        goal: u64,
-        spare: &mut Vec<u64>,
-        used: &mut Vec<u64>,
-    ) -> Result<Vec<[u8; 12]>> {
-        let room = (self.sb.block_size - 12 - 4) / 12;
+        blocks: &mut core::slice::Iter<'_, u64>,
+    ) -> Vec<[u8; 12]> {
+        let room = self.node_room();
         let mut above = Vec::new();
-        for chunk in entries.chunks(room) {
-            let block = match spare.pop() {
-                Some(block) => block,
-                None => self.alloc.take_blocks(&self.sb, &self.buffers, goal, 1)?.0,
-            };
-            used.push(block);
+        for (chunk, &block) in entries.chunks(room).zip(blocks) {
             self.buffers.fresh_with(block, |bytes| {
                 fill_node(bytes, chunk, room, depth);
                 if self.sb.has_csum() {
@@ -419,7 +427,7 @@ impl Ext4 {
             put16(&mut entry, 8, (block >> 32) as u16);
             above.push(entry);
         }
-        Ok(above)
+        above
     }
 }
 

@@ -84,6 +84,15 @@ impl Node {
         }
     }
 
+    /// Whether there are unwritten blocks at or after the byte `from`.
+    fn has_unwritten(&self, from: u64) -> bool {
+        let first = (from / self.fs.sb.block_size as u64).min(u64::from(u32::MAX)) as u32;
+        let state = self.state.lock();
+        let extents = &state.map.extents;
+        let at = extents.partition_point(|extent| extent.end() <= first);
+        extents.get(at..).unwrap_or_default().iter().any(|extent| extent.unwritten)
+    }
+
     /// The next byte at or after `from` that has (or has not) blocks.
     fn seek_blocks(&self, from: u64, data: bool) -> u64 {
         let size = self.fs.sb.block_size as u64;
@@ -305,6 +314,7 @@ impl FileOps for RegularOps {
         // What is written over unwritten blocks is data before it has reached them.
         if let Some(mapping) = file.inode().mapping()
             && mapping.is_dirty()
+            && node(file)?.has_unwritten(from)
         {
             mapping.write_and_wait(from, i64::MAX as u64)?;
         }

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -155,19 +156,21 @@ impl Ext4 {
     /// Writes inodes, bitmaps and descriptors to the device.
     pub(crate) fn store_metadata(&self) -> Result<()> {
         let _one = self.syncing.lock();
-        self.store_orphans()?;
+        let mut result = self.store_orphans();
+        let mut failed = Vec::new();
         loop {
-            let Some((_, inode)) = self.dirty.lock().pop_first() else { break };
+            let Some((ino, inode)) = self.dirty.lock().pop_first() else { break };
             if let Some(node) = inode.private::<Node>()
                 && let Err(error) = node.store(&inode)
             {
-                // The next sync tries again, and says so again.
-                self.mark_dirty(node.ino, &inode);
-                return Err(error);
+                result = result.and(Err(error));
+                failed.push((ino, inode));
             }
         }
-        self.alloc.store(&self.sb, &self.buffers)?;
-        self.buffers.write_out()
+        // The next sync tries these again, and says so again; the others are not kept by them.
+        failed.iter().for_each(|(ino, inode)| self.mark_dirty(*ino, inode));
+        result = result.and(self.alloc.store(&self.sb, &self.buffers));
+        result.and(self.buffers.write_out())
     }
 
     /// Writes the super block with its counters; `clean` is the state the next mount finds.

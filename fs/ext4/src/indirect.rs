@@ -2,7 +2,6 @@
 //! and three levels of blocks of numbers.
 
 use alloc::collections::BTreeSet;
-use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 
@@ -18,18 +17,19 @@ pub(crate) fn capacity(sb: &Super) -> u64 {
     (12 + fan + fan * fan + fan * fan * fan).min(u64::from(u32::MAX) - 1)
 }
 
-/// What writing a map needs.
+/// Walks the tree that a map needs.
 struct Writer<'a> {
     fs: &'a Ext4,
     map: &'a BlockMap,
-    /// Blocks of the old tree, to be used again.
-    spare: Vec<u64>,
-    used: Vec<u64>,
-    goal: u64,
+    /// The blocks of the tree; none yet when it is only counted.
+    blocks: Option<&'a [u64]>,
+    /// How many the walk has passed.
+    count: usize,
 }
 
 impl Writer<'_> {
-    /// The number of the block that maps what is below the place `logical` of a tree `depth` high.
+    /// The number of the block that maps what is below the place `logical` of a tree `depth` high;
+    /// what it holds is written, unless the walk only counts.
     fn place(&mut self, depth: u32, logical: u64) -> Result<u32> {
         let fan = (self.fs.sb.block_size / 4) as u64;
         let Ok(first) = u32::try_from(logical) else { return Ok(0) };
@@ -49,13 +49,24 @@ impl Writer<'_> {
             let child = self.place(depth - 1, logical + at * fan.pow(depth - 1))?;
             put32(&mut bytes, at as usize * 4, child);
         }
-        let block = match self.spare.pop() {
-            Some(block) => block,
-            None => self.fs.alloc.take_blocks(&self.fs.sb, &self.fs.buffers, self.goal, 1)?.0,
-        };
-        self.used.push(block);
+        let at = self.count;
+        self.count += 1;
+        let Some(blocks) = self.blocks else { return Ok(0) };
+        let block = *blocks.get(at).ok_or(Errno::EUCLEAN)?;
         self.fs.buffers.fresh_with(block, |place| place.copy_from_slice(&bytes));
         u32::try_from(block).map_err(|_| Errno::EFBIG)
+    }
+
+    /// The whole tree; the 60 bytes of `i_block`.
+    fn walk(&mut self) -> Result<[u8; 60]> {
+        let mut root = [0; 60];
+        let (mut logical, fan) = (0, (self.fs.sb.block_size / 4) as u64);
+        for at in 0..15usize {
+            let depth = at.saturating_sub(11) as u32;
+            put32(&mut root, at * 4, self.place(depth, logical)?);
+            logical += fan.pow(depth);
+        }
+        Ok(root)
     }
 }
 
@@ -109,30 +120,10 @@ impl Ext4 {
 
     /// Writes the map as direct and indirect blocks; returns the 60 bytes of `i_block`.
     pub(crate) fn write_indirect(&self, map: &mut BlockMap, goal: u64) -> Result<[u8; 60]> {
-        let spare = core::mem::take(&mut map.tree_blocks);
-        let mut writer = Writer { fs: self, map, spare, used: Vec::new(), goal };
-        let mut root = [0; 60];
-        let (mut logical, fan) = (0, (self.sb.block_size / 4) as u64);
-        for at in 0..15usize {
-            let depth = at.saturating_sub(11) as u32;
-            match writer.place(depth, logical) {
-                Ok(block) => put32(&mut root, at * 4, block),
-                Err(error) => {
-                    // The file keeps them all: the next attempt uses them.
-                    let (mut spare, mut used) = (writer.spare, writer.used);
-                    spare.append(&mut used);
-                    map.tree_blocks = spare;
-                    return Err(error);
-                }
-            }
-            logical += fan.pow(depth);
-        }
-        let (spare, used) = (writer.spare, writer.used);
-        map.tree_blocks = used;
-        for block in spare {
-            self.buffers.forget(block);
-            self.alloc.give_blocks(&self.sb, &self.buffers, block, 1)?;
-        }
-        Ok(root)
+        let mut counter = Writer { fs: self, map, blocks: None, count: 0 };
+        counter.walk()?;
+        let count = counter.count;
+        self.resize_tree(map, count, goal)?;
+        Writer { fs: self, map, blocks: Some(&map.tree_blocks), count: 0 }.walk()
     }
 }

@@ -341,10 +341,7 @@ impl Node {
         };
         let (raw_flags, acl_block) = (state.flags, state.acl_block);
         // Promised blocks count for programs, not on the disk.
-        let mut blocks = self.sectors(&state);
-        if raw_flags & flags::HUGE_FILE != 0 && fs.sb.ro_compat & 8 != 0 {
-            blocks /= fs.sb.block_size as u64 / 512;
-        }
+        let blocks = self.sectors(&state);
         drop(state);
         let next_orphan = fs.orphans.next_of(self.ino);
         let buffer = fs.metadata_block(block)?;

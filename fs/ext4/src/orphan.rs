@@ -72,6 +72,14 @@ impl Ext4 {
     /// Puts the chain into the inodes' buffers and the super block's.
     pub(crate) fn store_orphans(&self) -> Result<()> {
         let Some(chain) = self.orphans.take_changes() else { return Ok(()) };
+        let result = self.store_chain(&chain);
+        if result.is_err() {
+            self.orphans.0.lock().changed = true;
+        }
+        result
+    }
+
+    fn store_chain(&self, chain: &[u32]) -> Result<()> {
         for (index, &ino) in chain.iter().enumerate() {
             let next = chain.get(index + 1).copied().unwrap_or(0);
             let (block, at) = self.alloc.inode_place(&self.sb, ino)?;
