@@ -146,49 +146,69 @@ pub(crate) fn break_leases(inode: &Inode, writes: bool, patience: Patience) -> R
     if inode.has(InodeFlags::LEASED) { break_slow(inode, writes, patience) } else { Ok(()) }
 }
 
-#[cold]
-fn break_slow(inode: &Inode, writes: bool, patience: Patience) -> Result<()> {
-    let Some(extra) = inode.existing_extra() else { return Ok(()) };
-    let leases = &extra.leases;
-    let mut tell = Vec::new();
-    {
-        let target = if writes { F_UNLCK } else { F_RDLCK };
-        let now = arch::time::now_ns();
-        let mut list = leases.list.lock();
-        let is_over = |lease: &Lease| lease.ends.is_some_and(|end| end <= now);
-        list.retain(|lease| !(lease.conflicts(writes) && is_over(lease)));
-        for lease in list.iter_mut().filter(|lease| lease.conflicts(writes)) {
-            if lease.target.is_none_or(|old| old == F_RDLCK && target == F_UNLCK) {
-                lease.target = Some(target);
-                lease.ends.get_or_insert(now.saturating_add(LEASE_BREAK_NS));
-                tell.push((lease.file.clone(), lease.fd));
-            }
+/// Does by force what holders have not done in time: a lease goes, or becomes one for reading where
+/// that is enough. fcntl(2), "File leases".
+fn expire(inode: &Inode, leases: &Leases, now: u64) {
+    let mut list = leases.list.lock();
+    let is_over = |lease: &Lease| lease.ends.is_some_and(|end| end <= now);
+    if !list.iter().any(is_over) {
+        return;
+    }
+    list.retain_mut(|lease| {
+        if !is_over(lease) {
+            return true;
         }
+        lease.ends = None;
+        lease.kind = lease.target.take().unwrap_or(F_UNLCK);
+        lease.kind != F_UNLCK
+    });
+    if list.is_empty() {
+        inode.clear_flags(InodeFlags::LEASED);
+    }
+    drop(list);
+    leases.queue.wake_all();
+}
+
+/// Has the holders of leases that conflict asked for them, each once; when the last is over.
+fn ask_holders(leases: &Leases, writes: bool, now: u64) -> Option<u64> {
+    let target = if writes { F_UNLCK } else { F_RDLCK };
+    let mut tell = Vec::new();
+    let mut last = None;
+    for lease in leases.list.lock().iter_mut().filter(|lease| lease.conflicts(writes)) {
+        if lease.target.is_none_or(|old| old == F_RDLCK && target == F_UNLCK) {
+            lease.target = Some(target);
+            tell.push((lease.file.clone(), lease.fd));
+        }
+        last = last.max(Some(*lease.ends.get_or_insert(now.saturating_add(LEASE_BREAK_NS))));
     }
     for (file, fd) in tell {
         let Some(owner) = file.upgrade().and_then(|file| file.signal_owner()) else { continue };
         let band = i64::from(abi::poll::POLLIN | abi::poll::POLLRDNORM | abi::poll::POLLMSG);
         sigio::send(&owner, &Notice { fd, code: code::POLL_MSG, band });
     }
-    let is_free = || {
-        let list = leases.list.lock();
-        (!list.iter().any(|lease| lease.conflicts(writes))).then_some(())
-    };
-    if is_free().is_some() {
-        return Ok(());
-    }
-    if patience == Patience::None {
-        return Err(Errno::EAGAIN);
-    }
-    let deadline = Deadline::after_ns(LEASE_BREAK_NS);
-    match leases.queue.wait_interruptible(is_free, Some(deadline)) {
-        Ok(()) => Ok(()),
-        Err(WaitError::TimedOut) => {
-            // The holder did not answer: the lease goes.
-            leases.list.lock().retain(|lease| !lease.conflicts(writes));
-            leases.queue.wake_all();
-            Ok(())
+    last
+}
+
+#[cold]
+fn break_slow(inode: &Inode, writes: bool, patience: Patience) -> Result<()> {
+    let Some(extra) = inode.existing_extra() else { return Ok(()) };
+    let leases = &extra.leases;
+    loop {
+        let now = arch::time::now_ns();
+        expire(inode, leases, now);
+        let Some(last) = ask_holders(leases, writes, now) else { return Ok(()) };
+        if patience == Patience::None {
+            return Err(Errno::EAGAIN);
         }
-        Err(_) => Err(Errno::ERESTARTSYS),
+        let is_free = || {
+            let list = leases.list.lock();
+            (!list.iter().any(|lease| lease.conflicts(writes))).then_some(())
+        };
+        let deadline = Some(Deadline::at_monotonic_ns(last));
+        match leases.queue.wait_interruptible(is_free, deadline) {
+            Ok(()) => return Ok(()),
+            Err(WaitError::TimedOut) => {}
+            Err(_) => return Err(Errno::ERESTARTSYS),
+        }
     }
 }
