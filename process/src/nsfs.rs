@@ -86,6 +86,7 @@ pub fn text(namespace: &Namespace) -> alloc::string::String {
 impl NamespaceFile {
     /// A descriptor of the running task for another namespace.
     fn open_other(ctx: &Context<'_>, namespace: Namespace) -> Result<usize> {
+        vfs::filecount::check(ctx.creds)?;
         let path = path(&namespace)?;
         let inode = path.dentry.inode().ok_or(Errno::ENOENT)?;
         let file = File::new(FileInit {

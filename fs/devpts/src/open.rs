@@ -80,6 +80,7 @@ impl DeviceOpen for SlaveOpener {
 /// `ENOTTY` when `file` is no master, and those of an open.
 pub fn open_peer(file: &File, flags: u32, ctx: &Context<'_>) -> Result<Arc<File>> {
     let master = file.private::<PtyMaster>().ok_or(Errno::ENOTTY)?;
+    vfs::filecount::check(ctx.creds)?;
     let name = format!("/dev/pts/{}", master.index());
     let path: Path = vfs::walk(ctx, ctx.root, name.as_bytes(), Walk::FOLLOW)?;
     let inode = path.dentry.inode().ok_or(Errno::EIO)?;

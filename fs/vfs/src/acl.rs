@@ -13,7 +13,7 @@ use abi::{Errno, Result};
 use arch::lock::{LockClass, SpinLock};
 
 use crate::cred::{Cap, Creds, UserNamespace};
-use crate::inode::Inode;
+use crate::inode::{Inode, InodeRef};
 use crate::inode_ops::NewInode;
 use crate::perm::{capable_towards, override_denial};
 use crate::types::*;
@@ -349,7 +349,9 @@ pub(crate) fn inheriting(
     match give() {
         Ok(()) => Ok(inode),
         Err(error) => {
-            undo(&inode);
+            // The end of the last user puts away what has no name any more.
+            let made = InodeRef::new(inode);
+            undo(made.arc());
             Err(error)
         }
     }

@@ -57,7 +57,11 @@ pub fn check(creds: &Creds) -> Result<()> {
     if (open_files() as i64) < most || creds.capable(Cap::SYS_ADMIN) {
         return Ok(());
     }
-    log::info!("VFS: file-max limit {most} reached");
+    // Once for each limit: a program may ask again and again.
+    static TOLD: AtomicI64 = AtomicI64::new(-1);
+    if TOLD.swap(most, Ordering::Relaxed) != most {
+        log::info!("VFS: file-max limit {most} reached");
+    }
     Err(Errno::ENFILE)
 }
 

@@ -48,14 +48,14 @@ impl SpecialOpen for FifoOpener {
             O_WRONLY => End::Write,
             _ => End::Both,
         };
-        // man 7 fifo: a writer that must not wait needs a reader.
-        if end == End::Write && nonblocking && !pipe.is_anonymous && !pipe.has_readers() {
-            return Err(Errno::ENXIO);
-        }
         // Who is there is asked before anybody learns of this end: the other side may be through and
         // gone by the time this one looks again. The counts come first, so that none is missed.
         let (readers, writers) = (pipe.reader_opens(), pipe.writer_opens());
         let (had_readers, had_writers) = (pipe.has_readers(), pipe.has_writers());
+        // man 7 fifo: a writer that must not wait needs a reader.
+        if end == End::Write && nonblocking && !pipe.is_anonymous && !had_readers {
+            return Err(Errno::ENXIO);
+        }
         pipe.open_end(end);
         match end {
             End::Read => pipe.tell_writers(),
