@@ -144,6 +144,16 @@ fn check_arguments(command: u32, key: VirtAddr, value: VirtAddr, aux: i32) -> Re
     if fits { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
+/// Whether a value that nobody takes can be read at least.
+fn check_readable(value: VirtAddr, len: usize) -> Result<()> {
+    let mut piece = [0u8; 512];
+    for at in (0..len).step_by(piece.len()) {
+        let part = piece.get_mut(..(len - at).min(512)).unwrap_or_default();
+        user::copy_from_user(part, value.wrapping_add(at as u64))?;
+    }
+    Ok(())
+}
+
 /// `fsconfig(2)`. No file system takes objects (paths, descriptors, binary values) as options.
 fn sys_fsconfig(
     cx: &mut Cx<'_>,
@@ -169,8 +179,7 @@ fn sys_fsconfig(
             let key = string(key)?;
             let _object = match command {
                 FSCONFIG_SET_BINARY => {
-                    let mut bytes = alloc::vec![0u8; aux as usize];
-                    user::copy_from_user(&mut bytes, value)?;
+                    check_readable(value, aux as usize)?;
                     None
                 }
                 FSCONFIG_SET_FD => Some(any_file(cx, aux)?),

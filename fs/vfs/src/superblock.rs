@@ -11,10 +11,11 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::mount::*;
 use abi::{Errno, Result};
-use arch::lock::{LockClass, SpinLock};
+use arch::lock::{LockClass, Once, SpinLock};
 use sched::Mutex;
 
 use crate::context::Context;
+use crate::cred::{Cap, Creds, UserNamespace};
 use crate::dentry::Dentry;
 use crate::inode::Inode;
 use crate::types::{DeviceNumber, FsStat};
@@ -126,6 +127,8 @@ pub struct SuperBlock {
     flags: AtomicU64,
     /// Mounts plus other holders; at zero the file system is put away.
     active: AtomicU32,
+    /// The user namespace it was mounted from; none is the initial one.
+    owner: Once<Arc<UserNamespace>>,
     ops: Box<dyn SuperOps>,
     root: SpinLock<Option<Arc<Dentry>>>,
     /// Held by renames between directories: the shape of the tree is still.
@@ -147,6 +150,7 @@ impl SuperBlock {
             id: init.id,
             flags: AtomicU64::new(init.flags),
             active: AtomicU32::new(0),
+            owner: Once::new(),
             ops,
             root: SpinLock::new(&SB_ROOT, None),
             rename: Mutex::new(&SB_RENAME, ()),
@@ -156,6 +160,24 @@ impl SuperBlock {
         list.push(Arc::downgrade(&sb));
         drop(list);
         sb
+    }
+
+    /// Says which user namespace a new file system belongs to: before anything is mounted of it.
+    pub(crate) fn set_owner(&self, owner: &Arc<UserNamespace>) {
+        // Relaxed: the maker is the only one who knows it yet.
+        if self.active.load(Ordering::Relaxed) == 0 {
+            self.owner.call_once(|| owner.clone());
+        }
+    }
+
+    /// Whether someone may change it as a whole: `CAP_SYS_ADMIN` in the user namespace it belongs to,
+    /// user_namespaces(7).
+    pub(crate) fn may_change(&self, creds: &Creds) -> Result<()> {
+        match self.owner.get() {
+            Some(owner) if creds.ns_capable(owner, Cap::SYS_ADMIN) => Ok(()),
+            Some(_) => Err(Errno::EPERM),
+            None => creds.require(Cap::SYS_ADMIN),
+        }
     }
 
     /// Sets the root directory; once, before the first mount.

@@ -15,7 +15,7 @@ use arch::lock::LockClass;
 use arch::uio::Sink;
 use sched::Mutex;
 
-use super::ops::{may_mount, remount_super};
+use super::ops::{self, may_mount, remount_super};
 use super::{Mount, detached, tree};
 use crate::context::Context;
 use crate::file::{File, FileOps};
@@ -187,9 +187,7 @@ impl FsConfig {
         let source = state.source.clone().unwrap_or_else(|| b"none".to_vec());
         let request =
             MountRequest { source: &source, flags: state.flags, data: &state.options, ctx };
-        let made = self
-            .fs
-            .mount(&request)
+        let made = ops::make(self.fs, &request)
             .and_then(|sb| Ok(Mount::new(&sb, sb.root()?, &source, MS_RELATIME)));
         match made {
             Ok(mount) => {
@@ -214,8 +212,8 @@ impl FsConfig {
         let (Phase::Changing, Some(hold)) = (&state.phase, &state.sb) else {
             return Err(Errno::EBUSY);
         };
-        may_mount(ctx)?;
         let sb = hold.0.clone();
+        sb.may_change(ctx.creds)?;
         let flags = (sb.flags() & !state.given) | state.flags;
         let changed = remount_super(&tree::lock(), &sb, flags, &state.options);
         match changed {
@@ -266,6 +264,10 @@ fn add_option(state: &mut State, key: &[u8], value: OptionValue<'_>) -> Result<(
     if key.contains(&b',') || text.is_some_and(|t| t.contains(&b',')) {
         return Err(Errno::EINVAL);
     }
+    // As much as mount(2) takes.
+    if state.options.len() + key.len() + text.map_or(0, <[u8]>::len) + 2 >= 4096 {
+        return Err(Errno::EINVAL);
+    }
     if !state.options.is_empty() {
         state.options.push(b',');
     }
@@ -274,8 +276,7 @@ fn add_option(state: &mut State, key: &[u8], value: OptionValue<'_>) -> Result<(
         state.options.push(b'=');
         state.options.extend_from_slice(text);
     }
-    // As much as mount(2) takes.
-    if state.options.len() >= 4096 { state.fail(Errno::EINVAL) } else { Ok(()) }
+    Ok(())
 }
 
 impl FileOps for FsConfig {

@@ -63,11 +63,13 @@ fn owner(ctx: &Context<'_>, mount: Arc<Mount>) -> Result<Arc<File>> {
 /// caller's namespace or in an unbindable one.
 pub fn clone_tree(ctx: &Context<'_>, from: &Path, recursive: bool) -> Result<Arc<File>> {
     may_mount(ctx)?;
+    crate::filecount::check(ctx.creds)?;
     let mount = {
         let mut tree = tree::lock();
         if tree.in_ns(&from.mount, ctx.mounts)?.unbindable {
             return Err(Errno::EINVAL);
         }
+        tree.check_revealing(from, recursive)?;
         let depth = if recursive { Depth::Bindable } else { Depth::One };
         let copy = tree.copy_tree(from.mount.id, &from.dentry, depth, Copy::Peer)?;
         for id in tree.subtree(copy) {
@@ -80,6 +82,7 @@ pub fn clone_tree(ctx: &Context<'_>, from: &Path, recursive: bool) -> Result<Arc
 
 /// Makes a mount that is in no tree yet a detached tree of its own.
 pub(super) fn detached(ctx: &Context<'_>, mount: Arc<Mount>) -> Result<Arc<File>> {
+    crate::filecount::check(ctx.creds)?;
     tree::lock().add(&mount, namespace_of(mount.id));
     owner(ctx, mount)
 }

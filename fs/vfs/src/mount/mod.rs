@@ -7,6 +7,7 @@
 mod config;
 mod detached;
 mod info;
+mod locked;
 mod ops;
 mod propagate;
 pub(crate) mod table;
@@ -32,8 +33,8 @@ pub use config::FsConfig;
 pub use detached::clone_tree;
 pub use info::{MountLine, mount_lines, write_mountinfo, write_mounts, write_mountstats};
 pub use ops::{
-    MountArgs, bind, change_propagation, clone_namespace, kernel_mount,
-    may_mount as check_may_mount, mount, mount_super, move_mount, pivot_root, remount, umount,
+    MountArgs, bind, change_propagation, clone_namespace, may_mount as check_may_mount, mount,
+    mount_super, move_mount, pivot_root, remount, umount,
 };
 pub(crate) use tree::{detach_at, is_local_mountpoint};
 

@@ -15,7 +15,7 @@ use crate::context::{Context, FsPaths};
 use crate::cred::{Cap, UserNamespace};
 use crate::dentry::Dentry;
 use crate::path::Path;
-use crate::superblock::{MountRequest, SuperBlock, file_system};
+use crate::superblock::{FileSystemType, MountRequest, SuperBlock, file_system};
 use crate::types::FileKind;
 
 const SUPER_FLAGS: u64 = MS_RDONLY
@@ -26,7 +26,7 @@ const SUPER_FLAGS: u64 = MS_RDONLY
     | MS_I_VERSION
     | MS_LAZYTIME
     | MS_SILENT;
-const ATIME_FLAGS: u64 = MS_NOATIME | MS_NODIRATIME | MS_RELATIME;
+pub(super) const ATIME_FLAGS: u64 = MS_NOATIME | MS_NODIRATIME | MS_RELATIME;
 const PROPAGATION: u64 = MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE;
 
 /// Whether the caller may change its mount namespace; `EPERM` if not.
@@ -36,6 +36,19 @@ pub fn may_mount(ctx: &Context<'_>) -> Result<()> {
     } else {
         Err(Errno::EPERM)
     }
+}
+
+/// Makes a file system of a type for someone who [`may_mount`]: in a user namespace only types that are
+/// safe there, user_namespaces(7).
+pub(super) fn make(fs: &dyn FileSystemType, request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
+    if !fs.userns_mount() {
+        request.ctx.creds.require(Cap::SYS_ADMIN)?;
+    }
+    let sb = fs.mount(request)?;
+    if fs.userns_mount() {
+        sb.set_owner(&request.ctx.creds.user_ns);
+    }
+    Ok(sb)
 }
 
 /// The per-mount flags that `mount(2)` flags mean: `relatime` unless told otherwise.
@@ -100,18 +113,6 @@ fn path_name(source: Option<&[u8]>) -> Result<&[u8]> {
     source.filter(|name| !name.is_empty()).ok_or(Errno::EINVAL)
 }
 
-/// Mounts a file system for the kernel itself, without asking for a capability.
-pub fn kernel_mount(
-    ctx: &Context<'_>,
-    fs_type: &str,
-    source: &[u8],
-    target: Path,
-    flags: u64,
-    data: &[u8],
-) -> Result<()> {
-    new_mount(ctx, fs_type.as_bytes(), source, target, flags, data)
-}
-
 fn new_mount(
     ctx: &Context<'_>,
     fs_type: &[u8],
@@ -122,7 +123,7 @@ fn new_mount(
 ) -> Result<()> {
     let fs = file_system(fs_type).ok_or(Errno::ENODEV)?;
     let request = MountRequest { source, flags: flags & SUPER_FLAGS, data, ctx };
-    let sb = fs.mount(&request)?;
+    let sb = make(fs, &request)?;
     mount_super(ctx, &sb, source, target, flags)
 }
 
@@ -183,6 +184,7 @@ pub fn bind(ctx: &Context<'_>, from: &Path, target: Path, recursive: bool) -> Re
         return Err(Errno::EINVAL);
     }
     check_kinds(&from.dentry, &target.dentry)?;
+    tree.check_revealing(from, recursive)?;
     let depth = if recursive { Depth::Bindable } else { Depth::One };
     let copy = tree.copy_tree(from.mount.id, &from.dentry, depth, Copy::Peer)?;
     let result = tree.graft(target.mount.id, &target.dentry, copy);
@@ -201,7 +203,7 @@ pub fn move_mount(ctx: &Context<'_>, from: &Path, target: Path) -> Result<()> {
     if !tree.is_detached_root(&from.mount) {
         let node = tree.in_ns(&from.mount, ctx.mounts)?;
         let parent = node.parent.ok_or(Errno::EINVAL)?;
-        if tree.node(parent)?.group != 0 {
+        if node.locked || tree.node(parent)?.group != 0 {
             return Err(Errno::EINVAL);
         }
     }
@@ -274,7 +276,7 @@ fn set_propagation(tree: &mut Tree, id: u64, kind: u64) -> Result<()> {
 /// `MS_REMOUNT`: changes the flags of the mount and, without `MS_BIND`, the file system's.
 pub fn remount(ctx: &Context<'_>, target: &Path, flags: u64, data: &[u8]) -> Result<()> {
     let tree = tree::lock();
-    tree.in_ns(&target.mount, ctx.mounts)?;
+    let locked = tree.in_ns(&target.mount, ctx.mounts)?.locked_flags;
     if !target.is_mount_root() {
         return Err(Errno::EINVAL);
     }
@@ -283,7 +285,11 @@ pub fn remount(ctx: &Context<'_>, target: &Path, flags: u64, data: &[u8]) -> Res
         // The atime mode is kept unless one is given.
         new = (new & !ATIME_FLAGS) | (target.mount.flags() & ATIME_FLAGS);
     }
+    if (new ^ target.mount.flags()) & locked != 0 {
+        return Err(Errno::EPERM);
+    }
     if flags & MS_BIND == 0 {
+        target.mount.sb.may_change(ctx.creds)?;
         remount_super(&tree, &target.mount.sb, flags, data)?;
     }
     target.mount.set_flags(new)?;
@@ -333,7 +339,9 @@ pub fn umount(ctx: &Context<'_>, target: Path, flags: u32) -> Result<()> {
     }
     let Path { mount, dentry } = target;
     drop(dentry);
-    tree::lock().in_ns(&mount, ctx.mounts)?;
+    if tree::lock().in_ns(&mount, ctx.mounts)?.locked {
+        return Err(Errno::EINVAL);
+    }
     if flags & MNT_FORCE != 0 {
         ctx.creds.require(Cap::SYS_ADMIN)?;
         mount.sb.ops().umount_begin(&mount.sb);
@@ -354,6 +362,7 @@ pub fn umount(ctx: &Context<'_>, target: Path, flags: u32) -> Result<()> {
     }
     if Arc::ptr_eq(&mount, &ctx.root.mount) && flags & MNT_DETACH == 0 {
         // Unmounting the root makes it read-only.
+        mount.sb.may_change(ctx.creds)?;
         let tree = tree::lock();
         if mount.sb.is_read_only() {
             return Ok(());
@@ -471,6 +480,8 @@ pub fn pivot_root(ctx: &Context<'_>, new: &Path, put_old: &Path) -> Result<(Path
     let root_at = root_node.parent.zip(root_node.mountpoint.clone());
     let valid = root.is_mount_root()
         && new.is_mount_root()
+        && !new_node.locked
+        && !root_node.locked
         && new_node.parent.is_some()
         && is_reachable(&put_old, new)
         && is_reachable(new, &root);
@@ -499,6 +510,9 @@ pub fn clone_namespace(
     let copy = tree.copy_tree_into(root.id, &root.root, Depth::All, how, &mut pairs)?;
     for id in tree.subtree(copy) {
         tree.node_mut(id)?.ns = new.id;
+    }
+    if how == Copy::Slave {
+        tree.lock_below(copy)?;
     }
     tree.spaces.insert(new.id, Arc::downgrade(&new));
     new.set_root(tree.node(copy)?.mount.clone());

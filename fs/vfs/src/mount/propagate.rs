@@ -37,8 +37,11 @@ impl Tree {
     fn copy_one(&mut self, id: u64, root: Arc<Dentry>, how: Copy) -> Result<u64> {
         let node = self.node(id)?;
         let (group, master) = (node.group, node.master);
+        let (locked, locked_flags) = (node.locked, node.locked_flags);
         let mount = Mount::new(&node.mount.sb, root, &node.mount.source, node.mount.flags());
         self.add(&mount, 0);
+        let node = self.node_mut(mount.id)?;
+        (node.locked, node.locked_flags) = (locked, locked_flags);
         match how {
             Copy::Peer => {
                 self.set_group(mount.id, group);
@@ -77,6 +80,8 @@ impl Tree {
         pairs: &mut Vec<(u64, u64)>,
     ) -> Result<u64> {
         let copy = self.copy_one(id, root.clone(), how)?;
+        // A copy's own parent is of the copier's choice.
+        self.node_mut(copy)?.locked = false;
         pairs.push((id, copy));
         if depth == Depth::One {
             return Ok(copy);
@@ -137,6 +142,9 @@ impl Tree {
             let mut copies = Vec::new();
             self.spread(group, parent, dentry, source, &mut copies)?;
             for (at, copy) in copies {
+                if !self.have_same_owner(at, parent) {
+                    self.lock_below(copy)?;
+                }
                 self.attach(at, dentry, copy)?;
             }
         }

@@ -26,6 +26,10 @@ pub(super) struct Node {
     /// The peer group it receives from; 0 if it is no slave.
     pub(super) master: u64,
     pub(super) unbindable: bool,
+    /// Came from a more privileged namespace together with its parent, from which it cannot be taken.
+    pub(super) locked: bool,
+    /// The `MS_*` flags that a more privileged namespace gave it, which cannot be changed.
+    pub(super) locked_flags: u64,
 }
 
 /// Who is in a peer group, and who receives from it.
@@ -84,6 +88,8 @@ impl Tree {
             group: 0,
             master: 0,
             unbindable: false,
+            locked: false,
+            locked_flags: 0,
         };
         self.nodes.insert(mount.id, node);
     }

@@ -9,6 +9,7 @@ mod mountfd;
 mod mounts;
 mod names;
 mod openat2;
+mod userns;
 
 use std::ffi::CString;
 
@@ -105,6 +106,7 @@ fn main() {
         "flags" => attributes::flags(),
         "mounts" => mounts::run(),
         "mountfd" => mountfd::run(),
+        "userns" => userns::run(),
         other => {
             eprintln!("fsapi: no test {other}");
             std::process::exit(2);
