@@ -5,9 +5,18 @@ use crate::host::time as imp;
 #[cfg(target_os = "none")]
 use crate::x86::timer as imp;
 
+/// What an interrupt came in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The program.
+    User,
+    /// The kernel, for a program or itself.
+    Kernel,
+}
+
 /// Registers the function called, in interrupt context, when a processor's timer expires. It may
 /// be called early or without reason: it looks at the clock itself.
-pub fn set_handler(handler: fn()) {
+pub fn set_handler(handler: fn(Mode)) {
     imp::set_handler(handler);
 }
 

@@ -118,14 +118,14 @@ pub(crate) fn set_slice_end(end: Option<u64>) {
     }
 }
 
-/// The hardware timer fired.
+/// The hardware timer fired while the processor was in that mode.
 #[cfg(target_os = "none")]
-pub(crate) fn interrupt() {
+pub(crate) fn interrupt(mode: arch::timer::Mode) {
     let queue = queue(arch::cpu::id());
     queue.lock().armed = NEVER;
     let now = arch::time::now_ns();
     expire(queue, now);
-    run::tick(now);
+    run::tick(now, mode);
     queue.lock().program();
 }
 

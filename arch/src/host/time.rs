@@ -1,5 +1,6 @@
 //! Clocks and the timer of the simulator.
 
+use crate::timer::Mode;
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,7 +32,7 @@ pub(crate) fn refine() {}
 pub(crate) fn write_persistent_clock(_seconds: u64) {}
 
 struct Timers {
-    handler: Option<fn()>,
+    handler: Option<fn(Mode)>,
     /// Processor → deadline.
     armed: BTreeMap<u32, u64>,
 }
@@ -39,7 +40,7 @@ struct Timers {
 static TIMERS: Mutex<Timers> = Mutex::new(Timers { handler: None, armed: BTreeMap::new() });
 static CHANGED: Condvar = Condvar::new();
 
-pub(crate) fn set_handler(handler: fn()) {
+pub(crate) fn set_handler(handler: fn(Mode)) {
     TIMERS.lock().unwrap_or_else(PoisonError::into_inner).handler = Some(handler);
     static RUNNER: OnceLock<()> = OnceLock::new();
     RUNNER.get_or_init(|| drop(std::thread::spawn(run)));
@@ -80,7 +81,7 @@ fn run() {
         machine::host::set_cpu(crate::cpu::CpuId::from_index(cpu as usize));
         machine::host::in_interrupt(|| {
             if let Some(handler) = handler {
-                handler();
+                handler(Mode::Kernel);
             }
         });
         timers = TIMERS.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,12 +1,13 @@
 //! The local APIC's timer: one shot, by TSC deadline where the processor has it.
 
 use crate::lock::Once;
+use crate::timer::Mode;
 use crate::x86::apic::{self, lvt};
 use crate::x86::clock;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use machine::x86::regs;
 
-static HANDLER: Once<fn()> = Once::new();
+static HANDLER: Once<fn(Mode)> = Once::new();
 static HAS_DEADLINE: AtomicBool = AtomicBool::new(false);
 /// Timer ticks in a nanosecond, times 2^32.
 static TICKS_PER_NS: AtomicU64 = AtomicU64::new(0);
@@ -60,7 +61,7 @@ pub(crate) fn rescale(old_hz: u64, new_hz: u64) {
     TICKS_PER_NS.store(scaled as u64, Ordering::Relaxed);
 }
 
-pub(crate) fn set_handler(handler: fn()) {
+pub(crate) fn set_handler(handler: fn(Mode)) {
     HANDLER.call_once(|| handler);
 }
 
@@ -91,8 +92,8 @@ pub(crate) fn cancel() {
 }
 
 /// The timer's interrupt.
-pub(crate) fn expired() {
+pub(crate) fn expired(mode: Mode) {
     if let Some(handler) = HANDLER.get() {
-        handler();
+        handler(mode);
     }
 }

@@ -4,6 +4,7 @@
 use crate::addr::VirtAddr;
 use crate::preempt;
 use crate::thread::{self, flags};
+use crate::timer::Mode;
 use crate::trap::{self, FaultCode, FaultOutcome, TrapFrame, vector};
 use core::sync::atomic::{AtomicBool, Ordering};
 use machine::x86::{descriptors, extable, regs};
@@ -42,13 +43,18 @@ fn leave(frame: &mut TrapFrame) {
 /// A hardware interrupt.
 pub(crate) fn interrupt(frame: &mut TrapFrame, number: u64) {
     preempt::irq_enter();
-    descriptors::on_irq_stack(dispatch, number);
+    let mode = if frame.is_user() { FROM_USER } else { 0 };
+    descriptors::on_irq_stack(dispatch, u64::from(number as u8) | mode);
     preempt::irq_exit();
     leave(frame);
 }
 
-extern "C" fn dispatch(number: u64) {
-    super::vectors::dispatch(number as u8);
+/// Beside the number of an interrupt: it came in between the program.
+const FROM_USER: u64 = 1 << 8;
+
+extern "C" fn dispatch(interrupt: u64) {
+    let mode = if interrupt & FROM_USER != 0 { Mode::User } else { Mode::Kernel };
+    super::vectors::dispatch(interrupt as u8, mode);
 }
 
 /// An exception on the thread's stack.

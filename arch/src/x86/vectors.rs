@@ -7,6 +7,7 @@
 use crate::cpu::{CpuId, MAX_CPUS};
 use crate::irq::{Handler, IrqError, MsiVector, Trigger};
 use crate::lock::{IrqLock, LockClass};
+use crate::timer::Mode;
 use crate::x86::apic::{self, vector};
 use crate::x86::{ioapic, timer};
 use alloc::collections::BTreeMap;
@@ -58,13 +59,13 @@ static REGISTRY: IrqLock<Registry> = IrqLock::new(
     },
 );
 
-/// Serves an interrupt. Interrupts are off.
+/// Serves an interrupt that came in between what `mode` says. Interrupts are off.
 #[inline]
-pub(crate) fn dispatch(number: u8) {
+pub(crate) fn dispatch(number: u8, mode: Mode) {
     match number {
         vector::TIMER => {
             apic::end_of_interrupt();
-            timer::expired();
+            timer::expired(mode);
         }
         vector::RESCHEDULE => {
             apic::end_of_interrupt();

@@ -14,7 +14,7 @@ pub(crate) use moving::{change_params, set_affinity, with_entity};
 use moving::{choose_cpu, own_queue, steal};
 
 use crate::hooks;
-use crate::policy::{Enqueue, Entity, Prev, RunQueue, Tunables};
+use crate::policy::{Enqueue, Entity, Prev, RunQueue, Sampler, Tunables};
 use crate::thread::{Place, Thread, state};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -22,9 +22,11 @@ use alloc::vec::Vec;
 use arch::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use arch::lock::{IrqLock, IrqLockGuard, LockClass};
 use arch::thread::{ArchThread, KernelStackRange, flags};
+use arch::timer::Mode;
 use core::mem::{forget, offset_of};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use schedpolicy::Split;
 
 static QUEUE_CLASS: LockClass = LockClass::new("sched.run_queue", 740);
 static DEAD_CLASS: LockClass = LockClass::new("sched.dead", 746);
@@ -38,6 +40,7 @@ struct Cpu {
     current: *const Thread,
     /// A thread that left because it may not run here any more.
     migrating: *const Thread,
+    sampler: Sampler,
 }
 
 // SAFETY: the pointers are to threads kept alive by their own reference while they run.
@@ -52,6 +55,7 @@ arch::percpu! {
         idle: core::ptr::null(),
         current: core::ptr::null(),
         migrating: core::ptr::null(),
+        sampler: Sampler::new(),
     });
 }
 arch::percpu! {
@@ -203,7 +207,7 @@ fn switch_away(is_preempted: bool) {
     }
     let next: *const Thread = chosen.map_or(cpu.idle, of_entity);
     // SAFETY: the chosen thread, or idle, is alive while the queue is locked.
-    hooks::sched_slice_end(slice_end(&cpu, unsafe { &*next }));
+    hooks::sched_slice_end(slice_end(&mut cpu, unsafe { &*next }));
     if ptr::eq(next, prev) {
         return;
     }
@@ -304,7 +308,7 @@ fn enqueue_locked(mut cpu: Queue, thread: &Thread, target: CpuId, why: Enqueue) 
             arch::preempt::set_need_resched();
         // SAFETY: the current thread of a processor is alive.
         } else if let Some(current) = unsafe { cpu.current.as_ref() } {
-            hooks::sched_slice_end(slice_end(&cpu, current));
+            hooks::sched_slice_end(slice_end(&mut cpu, current));
         }
     } else if preempts || cpu.queue.nr_waiting() == 1 {
         // With the first that waits the other processor has to start watching its slice.
@@ -399,9 +403,14 @@ pub(crate) fn resched(thread: &Thread) {
 /// The longest that a watched thread runs between two looks at its timers.
 const WATCH_NS: u64 = 4_000_000;
 
-/// When the timer has to fire for the thread that runs.
-fn slice_end(cpu: &Cpu, running: &Thread) -> Option<u64> {
-    let end = cpu.queue.slice_end_ns();
+/// When the timer has to fire for the thread that runs. A sample stays armed while the processor
+/// idles: threads that come and go quickly would set the timer anew each time.
+fn slice_end(cpu: &mut Cpu, running: &Thread) -> Option<u64> {
+    if running.is_user() && cpu.sampler.next_ns().is_none() {
+        cpu.sampler.start(arch::time::now_ns());
+    }
+    let ends = [cpu.queue.slice_end_ns(), cpu.sampler.next_ns()];
+    let end = ends.into_iter().flatten().min();
     if !running.is_watched() {
         return end;
     }
@@ -409,12 +418,20 @@ fn slice_end(cpu: &Cpu, running: &Thread) -> Option<u64> {
     Some(end.map_or(look, |end| end.min(look)))
 }
 
-/// The timer fired: has the running thread had its share? Interrupts are off.
-pub fn tick(now: u64) {
+/// The timer fired while the processor was in that mode: has the running thread had its share?
+/// Interrupts are off.
+pub fn tick(now: u64, mode: Mode) {
     let mut cpu = CPU.this().lock();
     cpu.queue.update(now);
     // SAFETY: the current thread of a processor is alive.
     let current = unsafe { cpu.current.as_ref() };
+    if cpu.sampler.take(now) {
+        match mode {
+            _ if !current.is_some_and(Thread::is_user) => cpu.sampler.stop(),
+            Mode::User => cpu.queue.sample_current(Split::count_user),
+            Mode::Kernel => cpu.queue.sample_current(Split::count_system),
+        }
+    }
     if let Some(current) = current.filter(|current| current.is_watched()) {
         current.arch().set_flag(flags::NOTIFY_RESUME);
     }
@@ -422,7 +439,7 @@ pub fn tick(now: u64) {
         arch::preempt::set_need_resched();
         hooks::sched_slice_end(None);
     } else {
-        hooks::sched_slice_end(current.and_then(|current| slice_end(&cpu, current)));
+        hooks::sched_slice_end(current.and_then(|current| slice_end(&mut cpu, current)));
     }
 }
 

@@ -126,7 +126,7 @@ pub(crate) fn set_affinity(thread: &Thread, allowed: CpuSet) {
 }
 
 /// There are no slices.
-pub fn tick(_: u64) {}
+pub fn tick(_: u64, _: arch::timer::Mode) {}
 
 /// Threads running or ready.
 pub fn nr_running() -> u32 {

@@ -98,8 +98,6 @@ pub struct Thread {
     is_watched: AtomicBool,
     space: IrqLock<Option<Arc<dyn Space>>>,
     pub(crate) is_killed: AtomicBool,
-    pub(crate) user_ns: AtomicU64,
-    pub(crate) system_ns: AtomicU64,
     pub(crate) voluntary: AtomicU64,
     pub(crate) involuntary: AtomicU64,
     pub(crate) entry: IrqLock<Option<Box<dyn FnOnce() + Send>>>,
@@ -141,8 +139,6 @@ impl Thread {
             is_watched: AtomicBool::new(false),
             space: IrqLock::new(&SPACE_CLASS, None),
             is_killed: AtomicBool::new(false),
-            user_ns: AtomicU64::new(0),
-            system_ns: AtomicU64::new(0),
             voluntary: AtomicU64::new(0),
             involuntary: AtomicU64::new(0),
             entry: IrqLock::new(&NAME_CLASS, None),
@@ -366,18 +362,12 @@ impl Thread {
     /// Processor time and switches.
     pub fn cpu_times(&self) -> CpuTimes {
         crate::run::with_entity(self, |entity, ran| {
-            // What the entity ran is divided as the ticks found it.
-            let user = self.user_ns.load(Ordering::Relaxed);
-            let system = self.system_ns.load(Ordering::Relaxed);
             let total = entity.run_ns + ran;
-            let user_ns = if user + system == 0 {
-                if self.is_user() { total } else { 0 }
-            } else {
-                (u128::from(total) * u128::from(user) / u128::from(user + system)) as u64
-            };
+            let (user_ns, system_ns) =
+                if self.is_user() { entity.split.divide(total) } else { (0, total) };
             CpuTimes {
                 user_ns,
-                system_ns: total - user_ns,
+                system_ns,
                 wait_ns: entity.wait_ns,
                 voluntary_switches: self.voluntary.load(Ordering::Relaxed),
                 involuntary_switches: self.involuntary.load(Ordering::Relaxed),

@@ -1,6 +1,6 @@
 //! What the policy knows of one thread.
 
-use crate::weight;
+use crate::{Split, weight};
 
 /// A scheduling policy, numbered as in `sched(7)`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +93,8 @@ pub struct Account {
     pub picks: u64,
     /// It asked to let others go first.
     pub yielded: bool,
+    /// How `run_ns` is divided into user and system time.
+    pub split: Split,
 }
 
 impl Account {
@@ -112,6 +114,7 @@ impl Account {
             wait_ns: 0,
             picks: 0,
             yielded: false,
+            split: Split::new(),
         }
     }
 

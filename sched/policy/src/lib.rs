@@ -5,10 +5,12 @@
 mod account;
 #[cfg(test)]
 mod simulation;
+mod split;
 mod timeline;
 mod tunables;
 pub mod weight;
 
 pub use account::{Account, Params, Place, Policy};
+pub use split::{SAMPLE_NS, Sampler, Split};
 pub use timeline::{Class, Enqueue, Queueing, Timeline};
 pub use tunables::Tunables;

@@ -5,13 +5,13 @@ mod entity;
 mod rt;
 
 pub use entity::Entity;
-pub use schedpolicy::{Enqueue, Params, Policy, Tunables};
+pub use schedpolicy::{Enqueue, Params, Policy, Sampler, Tunables};
 
 use core::ptr::NonNull;
 use entity::ByVruntime;
 use pairing::Heap;
 use rt::{End, RtQueue};
-use schedpolicy::{Class, Queueing, Timeline};
+use schedpolicy::{Class, Queueing, Split, Timeline};
 
 /// What becomes of the running entity when the processor is to choose again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,6 +157,14 @@ impl RunQueue {
         if let Some(current) = self.current {
             // SAFETY: the current entity is on this queue, hence valid and ours.
             self.line.set_params(unsafe { &mut (*current.as_ptr()).account }, params);
+        }
+    }
+
+    /// Notes in which mode the running entity was seen.
+    pub fn sample_current(&mut self, count: fn(&mut Split)) {
+        if let Some(current) = self.current {
+            // SAFETY: the current entity is on this queue, hence valid and ours.
+            count(unsafe { &mut (*current.as_ptr()).account.split });
         }
     }
 
