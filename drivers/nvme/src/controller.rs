@@ -59,6 +59,8 @@ pub(crate) struct Identity {
     pub(crate) model: String,
     /// The most bytes of a transfer.
     pub(crate) max_transfer: u64,
+    /// How long a shutdown takes (RTD3 entry latency, §5.15.2.2); 0 if it does not say.
+    pub(crate) shutdown_us: u32,
     pub(crate) namespaces: u32,
     pub(crate) has_dataset_management: bool,
     pub(crate) has_write_zeroes: bool,
@@ -344,6 +346,7 @@ impl Controller {
             serial: text(4, 20),
             model: text(24, 40),
             max_transfer,
+            shutdown_us: data.read(88),
             namespaces: data.read(516),
             has_dataset_management: optional & 4 != 0,
             has_write_zeroes: optional & 8 != 0,

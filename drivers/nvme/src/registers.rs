@@ -25,9 +25,9 @@ const CSTS_FATAL: u32 = 2;
 /// Shutdown status: the field, and its value when all is done.
 const CSTS_SHUTDOWN: u32 = 3 << 2;
 const CSTS_SHUTDOWN_DONE: u32 = 2 << 2;
-/// How long a shutdown may take. A controller that wants more says so in its identification, and
-/// none is known that does.
+/// How long a shutdown is waited for at least, and at most, whatever the controller says.
 const SHUTDOWN_NS: u64 = 5_000_000_000;
+const LONGEST_SHUTDOWN_NS: u64 = 60_000_000_000;
 
 /// The registers of a controller.
 pub(crate) struct Registers {
@@ -113,10 +113,11 @@ impl Registers {
     }
 
     /// Announces that the power goes, and waits until the controller is ready for that (§7.6.2).
-    pub(crate) fn shut_down(&self) -> Result<()> {
+    /// `latency_us` is how long it says that this takes.
+    pub(crate) fn shut_down(&self, latency_us: u32) -> Result<()> {
         let cc = self.mmio.read32(CC);
         self.mmio.write32(CC, cc & !CC_SHUTDOWN | CC_SHUTDOWN_NORMAL);
-        self.wait(CSTS_SHUTDOWN, CSTS_SHUTDOWN_DONE, SHUTDOWN_NS)
+        self.wait(CSTS_SHUTDOWN, CSTS_SHUTDOWN_DONE, shutdown_patience_ns(latency_us))
     }
 
     /// Starts the controller with these admin queues of `entries` entries each.
@@ -134,5 +135,22 @@ impl Registers {
     /// Masks or unmasks the single interrupt of controllers without MSI-X.
     pub(crate) fn mask_interrupts(&self, is_masked: bool) {
         self.mmio.write32(if is_masked { INTMS } else { INTMC }, !0);
+    }
+}
+
+/// How long a shutdown is waited for.
+fn shutdown_patience_ns(latency_us: u32) -> u64 {
+    (u64::from(latency_us) * 1000).clamp(SHUTDOWN_NS, LONGEST_SHUTDOWN_NS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_controller_gets_its_time() {
+        assert_eq!(shutdown_patience_ns(0), SHUTDOWN_NS);
+        assert_eq!(shutdown_patience_ns(8_000_000), 8_000_000_000);
+        assert_eq!(shutdown_patience_ns(u32::MAX), LONGEST_SHUTDOWN_NS);
     }
 }

@@ -84,7 +84,7 @@ impl Controller {
             crate::controller::pause();
         }
         if self.stop(State::Off)
-            && let Err(error) = self.registers.shut_down()
+            && let Err(error) = self.registers.shut_down(self.identity.shutdown_us)
         {
             log::warn!("nvme nvme{}: no end of the shutdown: {error:?}", self.number);
         }
