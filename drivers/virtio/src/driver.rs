@@ -4,10 +4,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
-use arch::PhysAddr;
 use arch::lock::{LockClass, SpinLock};
 
-use crate::transport::{MmioTransport, PciTransport, Transport, device};
+use crate::transport::{PciTransport, Transport, device};
 use crate::{blk, rng};
 
 static SERVED: LockClass = LockClass::new("virtio.served", 548);
@@ -70,12 +69,4 @@ fn stop(is_meant: impl Fn(&str) -> bool) {
 pub fn init() {
     static DRIVER: Virtio = Virtio;
     pci::register_driver(&DRIVER);
-}
-
-/// Takes a memory-mapped device into service: its registers at `base`, its interrupt `gsi`.
-///
-/// # Errors
-/// `ENODEV` when there is none, or nobody serves it.
-pub fn probe_mmio(base: u64, len: usize, gsi: u32) -> Result<()> {
-    probe(Arc::new(MmioTransport::new(PhysAddr(base), len, gsi)?))
 }

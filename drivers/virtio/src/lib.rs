@@ -11,4 +11,4 @@ mod queue;
 mod rng;
 mod transport;
 
-pub use driver::{init, probe_mmio};
+pub use driver::init;

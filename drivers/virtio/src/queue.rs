@@ -51,18 +51,12 @@ pub(crate) struct Finished {
 pub(crate) struct Doorbell {
     pub(crate) registers: Mmio,
     pub(crate) offset: usize,
-    /// Whether it takes 32 bits (memory-mapped transport) or 16 (PCI).
-    pub(crate) is_wide: bool,
 }
 
 impl Doorbell {
     #[inline]
     fn ring(&self, queue: u16) {
-        if self.is_wide {
-            self.registers.write32(self.offset, u32::from(queue));
-        } else {
-            self.registers.write16(self.offset, queue);
-        }
+        self.registers.write16(self.offset, queue);
     }
 }
 

@@ -27,6 +27,8 @@ const BATCH: usize = 64;
 struct State {
     queue: Queue,
     is_asked: bool,
+    /// The machine goes off: the device is not asked again.
+    is_off: bool,
     /// Bytes delivered for a reader, and how many of them are left.
     ready: [u8; BATCH],
     left: usize,
@@ -60,8 +62,14 @@ pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<Arc<dyn Served>> {
     transport.set_handlers(Arc::new(|| ()), alloc::vec![(None, handler)])?;
     let queue = device.queue(0, 8)?;
     device.finish();
-    let state =
-        State { queue, is_asked: false, ready: [0; BATCH], left: 0, is_reader_waiting: false };
+    let state = State {
+        queue,
+        is_asked: false,
+        is_off: false,
+        ready: [0; BATCH],
+        left: 0,
+        is_reader_waiting: false,
+    };
     let rng = Arc::new(Rng {
         device,
         state: IrqLock::new(&RING, state),
@@ -82,15 +90,14 @@ impl Served for Rng {
         &*self.device.transport
     }
 
-    /// Pretends that it has been asked, for ever.
     fn quiesce(&self) {
-        self.state.lock().is_asked = true;
+        self.state.lock().is_off = true;
     }
 }
 
 impl Rng {
     fn ask(&self, state: &mut State) {
-        if state.is_asked {
+        if state.is_asked || state.is_off {
             return;
         }
         state.is_asked = true;

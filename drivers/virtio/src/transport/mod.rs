@@ -1,7 +1,5 @@
-//! How a virtio device is reached: PCI or memory-mapped registers; and how it is brought up
-//! (Virtio 1.2 §3.1).
+//! How a virtio device is reached, and how it is brought up (Virtio 1.2 §3.1).
 
-mod mmio;
 mod pci;
 
 use alloc::sync::Arc;
@@ -13,7 +11,6 @@ use arch::irq::Handler;
 
 use crate::queue::{Addresses, Doorbell, Queue};
 
-pub(crate) use mmio::MmioTransport;
 pub(crate) use pci::{PciTransport, device_of};
 
 /// Bits of the device status.

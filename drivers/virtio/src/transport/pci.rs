@@ -218,7 +218,7 @@ impl Transport for PciTransport {
         if offset.checked_add(2).is_none_or(|end| end > self.notify.len()) {
             return Err(Errno::EINVAL);
         }
-        Ok(Doorbell { registers: self.notify.clone(), offset, is_wide: false })
+        Ok(Doorbell { registers: self.notify.clone(), offset })
     }
 
     fn config8(&self, offset: usize) -> u8 {
