@@ -9,6 +9,7 @@ use arch::uio::Source;
 use hw::sim::{Model, add_ports};
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Default)]
 struct Chip {
@@ -127,6 +128,29 @@ fn sends_the_last_bytes_without_interrupts() {
     port.drain();
     assert_eq!(uart.0.lock().unwrap().sent.len(), 3000);
     drop(file);
+}
+
+#[test]
+fn does_not_wait_for_what_is_written_meanwhile() {
+    let (uart, port, _tty) = port(0x1080);
+    assert_eq!(crate::Driver::write(&*port, &[b'a'; 3000]), 3000);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                crate::Driver::write(&*port, &[b'b'; 256]);
+            }
+        });
+        while port.buffered() < 4000 {
+            std::thread::yield_now();
+        }
+        let start = std::time::Instant::now();
+        port.drain();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(start.elapsed() < std::time::Duration::from_secs(10));
+    });
+    let chip = uart.0.lock().unwrap();
+    assert_eq!(chip.sent.iter().filter(|byte| **byte == b'a').count(), 3000);
 }
 
 #[test]
