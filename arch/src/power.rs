@@ -65,6 +65,12 @@ fn enter_acpi_mode() {
     log::warn!("acpi: the firmware does not hand over");
 }
 
+/// Whether the firmware says how the machine is switched off.
+pub fn can_power_off() -> bool {
+    let power = &acpi::platform().power;
+    power.s5.is_some() && (power.sleep_control.is_some() || power.control_a.is_some())
+}
+
 /// Switches the machine off. Comes back only when the machine cannot.
 pub fn power_off() {
     let power = &acpi::platform().power;

@@ -3,20 +3,17 @@
 use platform::power::Notice;
 use process::power::Action;
 
-/// Comes back only from a `PowerOff` that the machine cannot do.
+/// Does not come back. A machine that cannot be switched off is halted: man 2 reboot,
+/// `LINUX_REBOOT_CMD_POWER_OFF`, "the system is stopped, and all power is removed […], if possible".
 pub(crate) fn act(action: Action) {
+    if action == Action::PowerOff {
+        platform::power::power_off();
+    }
+    prepare(Notice::Orderly);
+    stop_others();
     match action {
-        Action::PowerOff => platform::power::power_off(),
-        Action::Restart => {
-            prepare(Notice::Orderly);
-            stop_others();
-            arch::power::reset()
-        }
-        Action::Halt => {
-            prepare(Notice::Orderly);
-            stop_others();
-            arch::power::halt()
-        }
+        Action::Restart => arch::power::reset(),
+        Action::Halt | Action::PowerOff => arch::power::halt(),
     }
 }
 

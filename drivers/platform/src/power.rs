@@ -32,10 +32,14 @@ pub fn prepare(notice: Notice) {
     }
 }
 
-/// Switches the machine off, in a thread. Comes back only when the machine cannot.
+/// Switches the machine off, in a thread. Comes back only when the machine cannot: at once, with
+/// all devices at work, where that is known before.
 pub fn power_off() {
-    prepare(Notice::Orderly);
-    machine::power_off();
+    if machine::can_power_off() {
+        prepare(Notice::Orderly);
+        machine::power_off();
+    }
+    log::error!("the machine cannot be switched off");
 }
 
 /// Resets the machine at once, in any context.
@@ -71,5 +75,21 @@ pub fn init() {
     match request_gsi(gsi, Trigger::LevelLow, handler) {
         Ok(_) => log::info!("ACPI: power button"),
         Err(error) => log::warn!("ACPI: no interrupt for the power button: {error:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn devices_stay_at_work_where_there_is_no_way_off() {
+        static IS_PREPARED: AtomicBool = AtomicBool::new(false);
+        set_preparation(|_| IS_PREPARED.store(true, Ordering::Relaxed));
+        power_off();
+        assert!(!IS_PREPARED.load(Ordering::Relaxed));
+        prepare(Notice::Orderly);
+        assert!(IS_PREPARED.load(Ordering::Relaxed));
     }
 }

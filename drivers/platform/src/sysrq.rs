@@ -127,7 +127,10 @@ pub fn init() {
         b'b',
         action("reboot(b)", "Resetting", boot, When::AtOnce, |_| power::reset_at_once()),
     );
-    register(b'o', action("poweroff(o)", "Power Off", boot, When::InThread, |_| power_off()));
+    register(
+        b'o',
+        action("poweroff(o)", "Power Off", boot, When::InThread, |_| power::power_off()),
+    );
     register(
         b's',
         action("sync(s)", "Emergency Sync", mask::SYNC, When::InThread, |_| {
@@ -147,9 +150,4 @@ pub fn init() {
         });
         register(key, level);
     }
-}
-
-fn power_off() {
-    power::power_off();
-    log::error!("the machine cannot be switched off");
 }
