@@ -102,8 +102,8 @@ impl<'a> UserCursor<'a> {
 
 /// Takes data that goes somewhere else than a buffer: into a pipe, a socket, nowhere.
 pub trait Collector {
-    /// Takes some or all of the bytes; how many.
-    fn collect(&mut self, bytes: &[u8]) -> Result<usize, Fault>;
+    /// Takes some or all of what there is; how many bytes.
+    fn collect(&mut self, from: &mut Source<'_>) -> Result<usize, Fault>;
 }
 
 enum SinkTo<'a> {
@@ -190,7 +190,7 @@ impl<'a> Sink<'a> {
                 *at += len;
                 len
             }
-            SinkTo::Collector(collector) => collector.collect(bytes)?.min(len),
+            SinkTo::Collector(collector) => collector.collect(&mut Source::kernel(bytes))?.min(len),
             SinkTo::Discard => len,
         };
         self.note(put);
@@ -216,24 +216,7 @@ impl<'a> Sink<'a> {
                 *at += len;
                 len
             }
-            SinkTo::Collector(collector) => {
-                static ZEROS: [u8; 4096] = [0; 4096];
-                let mut done = 0;
-                while done < len {
-                    let step = (len - done).min(ZEROS.len());
-                    match collector.collect(ZEROS.get(..step).unwrap_or(&[])) {
-                        Ok(taken) => {
-                            done += taken;
-                            if taken < step {
-                                break;
-                            }
-                        }
-                        Err(fault) if done == 0 => return Err(fault),
-                        Err(_) => break,
-                    }
-                }
-                done
-            }
+            SinkTo::Collector(collector) => collector.collect(&mut Source::zeros(len))?.min(len),
             SinkTo::Discard => len,
         };
         self.note(put);
@@ -243,7 +226,24 @@ impl<'a> Sink<'a> {
     /// Puts bytes that may change meanwhile.
     #[inline]
     pub fn put_shared(&mut self, from: SharedBytes<'_>) -> Result<usize, Fault> {
-        self.put(from.to_copy())
+        let len = from.len().min(self.remaining);
+        let from = from.part(0, len);
+        let put = match &mut self.to {
+            SinkTo::User(cursor) => {
+                cursor.walk(len, |addr, offset, len| from.part(offset, len).copy_to_user(addr))?
+            }
+            SinkTo::Kernel { buffer, at } => {
+                if let Some(room) = buffer.get_mut(*at..*at + len) {
+                    from.copy_to(room);
+                }
+                *at += len;
+                len
+            }
+            SinkTo::Collector(collector) => collector.collect(&mut Source::shared(from))?.min(len),
+            SinkTo::Discard => len,
+        };
+        self.note(put);
+        Ok(put)
     }
 
     fn note(&mut self, bytes: usize) {
@@ -298,6 +298,7 @@ impl<'a> Sink<'a> {
 enum SourceFrom<'a> {
     User(UserCursor<'a>),
     Kernel { buffer: &'a [u8], at: usize },
+    Shared { bytes: SharedBytes<'a>, at: usize },
     Zeros,
 }
 
@@ -322,6 +323,10 @@ impl<'a> Source<'a> {
     /// A kernel buffer.
     pub fn kernel(buffer: &'a [u8]) -> Source<'a> {
         Source { from: SourceFrom::Kernel { buffer, at: 0 }, remaining: buffer.len(), done: 0 }
+    }
+    /// Bytes that may change meanwhile.
+    pub fn shared(bytes: SharedBytes<'a>) -> Source<'a> {
+        Source { from: SourceFrom::Shared { bytes, at: 0 }, remaining: bytes.len(), done: 0 }
     }
     /// Zeros.
     pub fn zeros(len: usize) -> Source<'static> {
@@ -384,6 +389,11 @@ impl<'a> Source<'a> {
                 *at += len;
                 len
             }
+            SourceFrom::Shared { bytes, at } => {
+                to.copy_from_shared(bytes.part(*at, len));
+                *at += len;
+                len
+            }
             SourceFrom::Zeros => {
                 to.part(0, len).clear();
                 len
@@ -403,7 +413,7 @@ impl<'a> Source<'a> {
         let bytes = bytes.min(self.remaining);
         match &mut self.from {
             SourceFrom::User(cursor) => cursor.advance(bytes),
-            SourceFrom::Kernel { at, .. } => *at += bytes,
+            SourceFrom::Kernel { at, .. } | SourceFrom::Shared { at, .. } => *at += bytes,
             SourceFrom::Zeros => {}
         }
         self.note(bytes);
@@ -414,7 +424,7 @@ impl<'a> Source<'a> {
         let bytes = bytes.min(self.done);
         match &mut self.from {
             SourceFrom::User(cursor) => cursor.revert(bytes),
-            SourceFrom::Kernel { at, .. } => *at -= bytes,
+            SourceFrom::Kernel { at, .. } | SourceFrom::Shared { at, .. } => *at -= bytes,
             SourceFrom::Zeros => {}
         }
         self.remaining += bytes;
@@ -492,5 +502,48 @@ mod tests {
         assert_eq!(sink.put_zeros(1), Ok(1));
         assert_eq!(sink.put(b"12345"), Ok(3));
         assert_eq!(&kernel, b"\x00123");
+    }
+
+    /// Takes at most four bytes at a time.
+    struct Four(Vec<u8>);
+
+    impl Collector for Four {
+        fn collect(&mut self, from: &mut Source<'_>) -> Result<usize, Fault> {
+            let mut bytes = [9; 4];
+            let taken = from.take(&mut bytes)?;
+            self.0.extend(&bytes[..taken]);
+            Ok(taken)
+        }
+    }
+
+    #[test]
+    fn shared_bytes_go_everywhere() {
+        let mut shared = *b"abcdef";
+        let shared = SharedBytes::of(&mut shared);
+        let user = UserBuffer::new(4096);
+        assert_eq!(Sink::user(user.addr() + 4092u64, 100).put_shared(shared), Ok(4));
+        let mut back = [0; 4];
+        assert_eq!(Source::user(user.addr() + 4092u64, 4).take(&mut back), Ok(4));
+        assert_eq!(&back, b"abcd");
+
+        let mut kernel = [0; 5];
+        let mut sink = Sink::kernel(&mut kernel);
+        assert_eq!(sink.put_shared(shared.part(4, 2)), Ok(2));
+        assert_eq!(sink.put_shared(shared), Ok(3));
+        assert_eq!(&kernel, b"efabc");
+
+        let mut four = Four(Vec::new());
+        let mut sink = Sink::collector(&mut four, 100);
+        assert_eq!(sink.put_shared(shared.part(1, 5)), Ok(4));
+        assert_eq!(sink.put_zeros(2), Ok(2));
+        assert_eq!(sink.put(b"xyz"), Ok(3));
+        assert_eq!(sink.done(), 9);
+        assert_eq!(four.0, b"bcde\0\0xyz");
+
+        let mut source = Source::shared(shared);
+        let mut bytes = [0; 4];
+        assert_eq!(source.take(&mut bytes), Ok(4));
+        source.revert(1);
+        assert_eq!((source.take(&mut bytes), &bytes), (Ok(3), b"defd"));
     }
 }

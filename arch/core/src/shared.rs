@@ -91,12 +91,18 @@ impl<'a> SharedBytes<'a> {
         self.at::<AtomicU32>(offset).map(|place| unsafe { &*place })
     }
 
-    /// The bytes for copying them elsewhere.
+    /// Copies as many as both have to a buffer.
     #[inline]
-    pub fn to_copy(&self) -> &'a [u8] {
-        // SAFETY: readable for `'a` by the contract of `new`, or a buffer. Another processor may
-        // change them meanwhile (a mapped file page); they are only copied.
-        unsafe { core::slice::from_raw_parts(self.start, self.len) }
+    pub fn copy_to(&self, to: &mut [u8]) {
+        // SAFETY: readable by the contract of `new`. `copy`: as in `copy_from`.
+        unsafe { to.as_mut_ptr().copy_from(self.start, to.len().min(self.len)) };
+    }
+
+    /// Copies them to user memory; how many before the first that cannot be written.
+    #[inline]
+    pub fn copy_to_user(&self, to: VirtAddr) -> usize {
+        // SAFETY: `len` readable bytes by the contract of `new`.
+        unsafe { user::copy_to_user_raw(to, self.start, self.len) }
     }
 
     /// Fills them from user memory; how many before the first that cannot be read.
@@ -111,6 +117,13 @@ impl<'a> SharedBytes<'a> {
     pub fn copy_from(&self, from: &[u8]) {
         // SAFETY: writable by the contract of `new`. `copy`: the two may be the same memory.
         unsafe { self.start.copy_from(from.as_ptr(), from.len().min(self.len)) };
+    }
+
+    /// Copies as many as both have.
+    #[inline]
+    pub fn copy_from_shared(&self, from: SharedBytes<'_>) {
+        // SAFETY: readable and writable by the contract of `new`. `copy`: as above.
+        unsafe { self.start.copy_from(from.start, from.len.min(self.len)) };
     }
 
     /// Makes all of them zero.

@@ -55,11 +55,21 @@ pub fn copy_from_user_partial(to: &mut [u8], from: VirtAddr) -> usize {
 /// Copies as much as can be accessed, asking for missing pages; the bytes done.
 #[inline]
 pub fn copy_to_user_partial(to: VirtAddr, from: &[u8]) -> usize {
-    if !range_ok(to, from.len()) {
+    // SAFETY: a live buffer of that length.
+    unsafe { copy_to_user_raw(to, from.as_ptr(), from.len()) }
+}
+
+/// Copies from memory given by pointer; the bytes done.
+///
+/// # Safety
+/// `from..from+len` is valid for reads.
+#[inline]
+pub(crate) unsafe fn copy_to_user_raw(to: VirtAddr, from: *const u8, len: usize) -> usize {
+    if !range_ok(to, len) {
         return 0;
     }
-    // SAFETY: the source is a live buffer of that length, the destination is in the user half.
-    unsafe { imp::copy_out(to.0, from.as_ptr(), from.len()) }
+    // SAFETY: the caller vouches for the source; the destination is in the user half.
+    unsafe { imp::copy_out(to.0, from, len) }
 }
 
 /// Copies into memory given by pointer; the bytes done.

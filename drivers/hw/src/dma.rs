@@ -88,7 +88,7 @@ impl DmaBuffer {
     pub fn copy_out(&self, offset: usize, out: &mut [u8]) {
         let part = self.frames.bytes().part(offset, out.len());
         if part.len() == out.len() {
-            out.copy_from_slice(part.to_copy());
+            part.copy_to(out);
         }
     }
 

@@ -28,8 +28,8 @@ struct ToFile<'a> {
 }
 
 impl Collector for ToFile<'_> {
-    fn collect(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
-        match rw::write(self.ctx, self.file, self.at, &mut Source::kernel(bytes), 0) {
+    fn collect(&mut self, from: &mut Source<'_>) -> Result<usize, Fault> {
+        match rw::write(self.ctx, self.file, self.at, from, 0) {
             Ok(count) => {
                 if let At::Offset(pos) = &mut self.at {
                     *pos += count as u64;
