@@ -66,11 +66,7 @@ global_asm!(
 99: .byte 0x0f, 0x1f, 0x00
 .endm
 
-/* After orig_rax and rdi. */
-.macro PUSH_REST
-    push rdx
-    push rcx
-    push rax
+.macro PUSH_R8_TO_R15
     push r8
     push r9
     push r10
@@ -81,6 +77,14 @@ global_asm!(
     push r13
     push r14
     push r15
+.endm
+
+/* After orig_rax and rdi. */
+.macro PUSH_REST
+    push rdx
+    push rcx
+    push rax
+    PUSH_R8_TO_R15
 .endm
 
 .macro POP_ALL
@@ -120,16 +124,7 @@ syscall_entry:
     push rdx
     push rcx
     push -38
-    push r8
-    push r9
-    push r10
-    push r11
-    push rbx
-    push rbp
-    push r12
-    push r13
-    push r14
-    push r15
+    PUSH_R8_TO_R15
     mov rdi, rsp
     sub rsp, 8
     sti
