@@ -17,10 +17,16 @@ pub struct PhysRange {
     pub end: PhysAddr,
 }
 
+/// One past the highest address that the architecture has room for: SDM vol. 3A 4.1.4.
+pub const PHYS_END: u64 = 1 << 52;
+
 impl PhysRange {
-    /// The range of `len` bytes at `start`; saturates at the top of the address space.
+    /// The range of `len` bytes at `start`; cut at the end of physical addresses, so that rounding
+    /// its edges to pages cannot wrap.
     pub const fn new(start: u64, len: u64) -> PhysRange {
-        PhysRange { start: PhysAddr(start), end: PhysAddr(start.saturating_add(len)) }
+        let end = start.saturating_add(len);
+        let end = if end < PHYS_END { end } else { PHYS_END };
+        PhysRange { start: PhysAddr(start), end: PhysAddr(end) }
     }
     /// The length in bytes.
     pub const fn len(&self) -> u64 {
@@ -173,6 +179,15 @@ impl BootInfo {
         }
     }
 
+    /// Forgets a RAM disk that is not in memory as the map has it; whether that was so.
+    pub fn drop_bad_initrd(&mut self) -> bool {
+        let is_bad = self.initrd.is_some_and(|range| !self.memory.is_memory(range));
+        if is_bad {
+            self.initrd = None;
+        }
+        is_bad
+    }
+
     /// Takes a range out of what [`usable`](Self::usable) yields.
     pub fn reserve(&mut self, range: PhysRange) {
         if range.is_empty() {
@@ -253,6 +268,42 @@ mod tests {
         info.reserve(PhysRange::new(0x2000, 0x1000));
         let got: Vec<_> = info.usable().map(|r| (r.start.0, r.end.0)).collect();
         assert_eq!(got, [(0, 0x1000), (0x9000, 0x10_0000)]);
+    }
+
+    #[test]
+    fn a_mad_ram_disk_hides_memory_and_nothing_else() {
+        let mut info = BootInfo::new();
+        info.memory.add(0, 0x1000_0000, MemoryKind::Usable);
+        info.memory.add(u64::MAX - 0xfff, 0x1000, MemoryKind::Usable);
+        info.memory.normalise();
+        let kernel = PhysRange::new(0x100_0000, 0x20_0000);
+        info.reserve(kernel);
+        let mad = PhysRange::new(0x800_0000, u64::MAX);
+        info.reserve(mad);
+        let got: Vec<_> = info.usable().map(|r| (r.start.0, r.end.0)).collect();
+        assert_eq!(got, [(0, 0x100_0000), (0x120_0000, 0x800_0000)]);
+        info.initrd = Some(mad);
+        assert!(info.drop_bad_initrd());
+        assert_eq!(info.initrd, None);
+    }
+
+    #[test]
+    fn a_ram_disk_must_lie_in_memory() {
+        let mut info = BootInfo::new();
+        info.memory.add(0x10_0000, 0x10_0000, MemoryKind::Usable);
+        info.memory.add(0x20_0000, 0x10_0000, MemoryKind::AcpiReclaimable);
+        info.memory.add(0x40_0000, 0x10_0000, MemoryKind::Usable);
+        info.memory.normalise();
+        let is_bad = |info: &mut BootInfo, start, len| {
+            info.initrd = Some(PhysRange::new(start, len));
+            info.drop_bad_initrd()
+        };
+        assert!(!is_bad(&mut info, 0x10_0000, 0x20_0000));
+        assert!(!is_bad(&mut info, 0x4f_f000, 0x1000));
+        assert!(is_bad(&mut info, 0x2f_f000, 0x2000));
+        assert!(is_bad(&mut info, 0xf_f000, 0x2000));
+        assert!(is_bad(&mut info, 0x1000_0000, 0x1000));
+        assert!(is_bad(&mut info, 1 << 60, 0x1000));
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod size;
 pub mod tables;
 pub mod zeropage;
 
-pub use info::{BootInfo, COMMAND_LINE_MAX, Framebuffer, PhysRange, Protocol};
+pub use info::{BootInfo, COMMAND_LINE_MAX, Framebuffer, PHYS_END, PhysRange, Protocol};
 pub use memory::{MemoryKind, MemoryMap, MemoryRegion};
 pub use size::parse_size;
 

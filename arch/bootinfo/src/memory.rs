@@ -3,12 +3,14 @@
 //! Firmware maps overlap, come unsorted and carry empty entries. [`MemoryMap::normalise`] turns
 //! them into ascending disjoint regions; where two kinds claim a byte, the more restrictive wins.
 
-use super::info::PhysRange;
+use super::info::{PHYS_END, PhysRange};
 use archtypes::addr::PhysAddr;
 use arrayvec::ArrayVec;
 
-/// The most regions kept. Beyond it, the smallest information is lost first: usable memory.
+/// The most regions kept. What comes later is lost, which [`MemoryMap::lost`] counts.
 pub(super) const MAX_REGIONS: usize = 256;
+/// Memory from here on is not used: the direct map has no room for it.
+const MEMORY_END: u64 = 1 << 46;
 
 /// What a region of physical memory is, with the numbers of E820.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -86,21 +88,38 @@ pub struct MemoryRegion {
 #[derive(Clone, Default)]
 pub struct MemoryMap {
     regions: ArrayVec<MemoryRegion, MAX_REGIONS>,
+    lost: usize,
 }
 
 impl MemoryMap {
     /// The empty map.
     pub const fn new() -> MemoryMap {
-        MemoryMap { regions: ArrayVec::new_const() }
+        MemoryMap { regions: ArrayVec::new_const(), lost: 0 }
     }
 
-    /// Adds a region as the firmware gives it.
+    /// Adds a region as the firmware gives it, as far as it can be used. One that goes on where
+    /// the last ended, and is of its kind, makes that longer. A region for which there is no room
+    /// is lost.
     pub fn add(&mut self, start: u64, len: u64, kind: MemoryKind) {
-        let end = start.saturating_add(len);
-        if end > start && !self.regions.is_full() {
-            let region = MemoryRegion { start: PhysAddr(start), end: PhysAddr(end), kind };
-            self.regions.push(region);
+        let limit = if kind.is_memory() { MEMORY_END } else { PHYS_END };
+        let end = start.saturating_add(len).min(limit);
+        if end <= start {
+            return;
         }
+        let region = MemoryRegion { start: PhysAddr(start), end: PhysAddr(end), kind };
+        if let Some(last) = self.regions.last_mut()
+            && last.end == region.start
+            && last.kind == kind
+        {
+            last.end = region.end;
+        } else if self.regions.try_push(region).is_err() {
+            self.lost += 1;
+        }
+    }
+
+    /// How many regions there was no room for.
+    pub fn lost(&self) -> usize {
+        self.lost
     }
 
     /// Sorts the regions, resolves overlaps in favour of the more restrictive kind and joins
@@ -128,7 +147,7 @@ impl MemoryMap {
                 Some(last) if last.end == start && last.kind == kind => last.end = end,
                 _ => {
                     if self.regions.try_push(MemoryRegion { start, end, kind }).is_err() {
-                        break;
+                        self.lost += 1;
                     }
                 }
             }
@@ -156,6 +175,17 @@ impl MemoryMap {
             .iter()
             .filter(|region| region.kind == MemoryKind::Usable)
             .map(|region| PhysRange { start: region.start, end: region.end })
+    }
+
+    /// Whether all of a range is memory, of one kind or several, once the map is normalised.
+    pub fn is_memory(&self, range: PhysRange) -> bool {
+        let mut reached = range.start;
+        for region in self.regions.iter().filter(|region| region.kind.is_memory()) {
+            if region.start <= reached && reached < region.end {
+                reached = region.end;
+            }
+        }
+        !range.is_empty() && reached >= range.end
     }
 
     /// Bytes of usable memory.
@@ -197,7 +227,14 @@ mod tests {
     fn empty_and_wrapping_entries_do_no_harm() {
         use MemoryKind::{Reserved, Usable};
         let got = map(&[(5, 0, Usable), (u64::MAX - 10, 100, Reserved)]);
-        assert_eq!(got, [(u64::MAX - 10, u64::MAX, Reserved)]);
+        assert_eq!(got, []);
+    }
+
+    #[test]
+    fn regions_end_where_addresses_do() {
+        use MemoryKind::{Reserved, Usable};
+        let got = map(&[(0x1000, u64::MAX, Usable), (PHYS_END - 10, 100, Reserved)]);
+        assert_eq!(got, [(0x1000, MEMORY_END, Usable), (PHYS_END - 10, PHYS_END, Reserved)]);
     }
 
     #[test]
@@ -219,6 +256,18 @@ mod tests {
             map.add(index * 0x2000, 0x1000, MemoryKind::Usable);
         }
         map.normalise();
-        assert_eq!(map.regions().len(), MAX_REGIONS);
+        assert_eq!((map.regions().len(), map.lost()), (MAX_REGIONS, 400 - MAX_REGIONS));
+    }
+
+    #[test]
+    fn neighbours_of_a_kind_take_one_place() {
+        let mut map = MemoryMap::new();
+        for index in 0..400 {
+            map.add(index * 0x1000, 0x1000, MemoryKind::Usable);
+        }
+        map.add(400 * 0x1000, 0x1000, MemoryKind::Reserved);
+        map.normalise();
+        assert_eq!((map.regions().len(), map.lost()), (2, 0));
+        assert_eq!(map.usable_bytes(), 400 * 0x1000);
     }
 }

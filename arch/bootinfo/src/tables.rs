@@ -1,6 +1,6 @@
-//! The first real page tables: the kernel at its slid address with W^X, the direct map of all
-//! memory with the largest pages the processor has, and the first 4 GiB one to one (left out again
-//! by whoever replaces these tables; processors that start up pass through it).
+//! The kernel's page tables: the kernel at its slid address with W^X, the direct map of all
+//! memory with the largest pages the processor has, and the first 4 GiB one to one, which are taken
+//! out once the kernel runs at its final address.
 //!
 //! Built while memory is mapped one to one, from frames taken behind the kernel.
 
@@ -43,7 +43,7 @@ struct EarlyFrames<'a, M> {
 }
 
 impl<'a, M: TableMemory> EarlyFrames<'a, M> {
-    /// Frames from the kernel's end on, else from 1 MiB.
+    /// Frames from the kernel's end on.
     fn new(info: &'a BootInfo, memory: M) -> Self {
         let first = info.kernel.end.page_up().0;
         EarlyFrames { info, memory, first, next: first }
@@ -183,6 +183,18 @@ pub fn build(
             top = region_end;
         }
     }
+    // The RAM disk stays where it is when `mem=` has cut its memory off.
+    if let Some(initrd) = info.initrd {
+        let start = initrd.start.0 & !(SIZE_2M - 1);
+        for page in (start..initrd.end.0).step_by(SIZE_2M as usize) {
+            let end = page + SIZE_2M;
+            let mut memory = info.memory.regions().iter().filter(|region| region.kind.is_memory());
+            if !memory.any(|region| region.start.0 < end && page < region.end.0) {
+                builder.map(direct_map + page, page, SIZE_2M, flags)?;
+                top = top.max(end);
+            }
+        }
+    }
     builder.map(0, 0, REACH, PRESENT | WRITABLE)?;
     let result = builder.finish();
     info.direct_map_end = PhysAddr(top);
@@ -227,6 +239,29 @@ mod tests {
             table = entry & ADDRESS;
         }
         None
+    }
+
+    #[test]
+    fn a_ram_disk_beyond_the_limit_is_mapped() {
+        let mut info = BootInfo::new();
+        info.memory.add(0x10_0000, 0x3ff0_0000, MemoryKind::Usable);
+        info.memory.add(0x4000_0000, 0x1000, MemoryKind::AcpiReclaimable);
+        info.memory.normalise();
+        info.kernel = PhysRange::new(0x100_0000, 0x60_1000);
+        info.kernel_virt = VirtAddr(0xffff_ffff_8020_0000);
+        info.direct_map = VirtAddr(0xffff_88c0_0000_0000);
+        info.initrd = Some(PhysRange::new(0x3fc0_1000, 0x3f_f000));
+        assert!(!info.drop_bad_initrd());
+        info.memory.limit(PhysAddr(0x2000_0000));
+        let (kernel, direct) = (info.kernel, info.direct_map.0);
+        info.reserve(kernel);
+        let frames = Frames::default();
+        let parts = ImageParts { text: 0x20_0000, rodata: 0x30_0000 };
+        let (root, _) = build(&mut info, &frames, true, parts).expect("memory");
+        for at in [0x3fc0_1000, 0x3fff_ffff, 0x4000_0000, 0x1fff_ffff] {
+            assert_eq!(translate(&frames, root, direct + at).expect("mapped").0, at);
+        }
+        assert!(translate(&frames, root, direct + 0x2000_0000).is_none());
     }
 
     #[test]
