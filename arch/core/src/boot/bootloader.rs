@@ -8,19 +8,14 @@
 //!
 //! This protocol has no command line; there is the one built into the image.
 
-use super::handover;
 use super::head::PROTOCOL_BOOTLOADER;
+use super::{die, handover, running, say};
 use crate::addr::PhysAddr;
-use crate::hooks::machine_early_print as early_print;
 use bootinfo::{BootInfo, Framebuffer, MemoryKind, PhysRange, Protocol};
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::info::{FrameBuffer, MemoryRegionKind, PixelFormat};
-use core::arch::asm;
 use uefi_raw::table::boot::MemoryType;
 
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const PRESENT: u64 = 1;
-const LARGE: u64 = 0x80;
 const PAGE: u64 = 4096;
 
 static CONFIG: BootloaderConfig = {
@@ -35,16 +30,6 @@ static CONFIG: BootloaderConfig = {
 
 bootloader_api::entry_point!(start, config = &CONFIG);
 
-fn die(reason: &str) -> ! {
-    early_print("boot: ");
-    early_print(reason);
-    early_print("\n");
-    loop {
-        // SAFETY: halting with interrupts off.
-        unsafe { asm!("cli; hlt") };
-    }
-}
-
 /// Entered by the loader, in its address space.
 fn start(boot: &'static mut bootloader_api::BootInfo) -> ! {
     let Some(window) = boot.physical_memory_offset.into_option() else {
@@ -55,20 +40,13 @@ fn start(boot: &'static mut bootloader_api::BootInfo) -> ! {
         die("no memory for the kernel");
     };
     let copy = window.wrapping_add(base) as *mut u8;
-    let root = window.wrapping_add(root_of_tables()) as *const u64;
+    let root = window.wrapping_add(running::root()) as *const u64;
     // SAFETY: the loader says that the memory is usable, and maps all of it at the window; this code
     // and the information are in the upper half, as the configuration asks.
     unsafe {
         handover::copy(base, copy, Some(root));
         handover::enter_from_above(base, PROTOCOL_BOOTLOADER, &raw const *boot as u64)
     }
-}
-
-fn root_of_tables() -> u64 {
-    let root: u64;
-    // SAFETY: reads a register.
-    unsafe { asm!("mov {}, cr3", out(reg) root, options(nomem, nostack, preserves_flags)) };
-    root & ADDRESS
 }
 
 /// Fills `info` from the loader's information at virtual `address`.
@@ -95,7 +73,7 @@ pub(super) unsafe fn read(info: &mut BootInfo, address: u64) {
         // SAFETY: the loader's tables are in force, and the window maps physical memory.
         match unsafe { block(window, ramdisk, boot.ramdisk_len) } {
             Some(range) => info.initrd = Some(range),
-            None => early_print("boot: the RAM disk is not one block of memory\n"),
+            None => say("the RAM disk is not one block of memory"),
         }
     }
     if let Some(framebuffer) = boot.framebuffer.as_ref() {
@@ -141,21 +119,8 @@ unsafe fn block(window: u64, address: u64, len: u64) -> Option<PhysRange> {
 /// # Safety
 /// `window` must map the tables' memory.
 unsafe fn translate(window: u64, address: u64) -> Option<u64> {
-    let mut table = root_of_tables();
-    for shift in [39, 30, 21, 12] {
-        let index = address >> shift & 0x1ff;
-        // SAFETY: a slot of a table in force, seen through the window.
-        let entry = unsafe { (window.wrapping_add(table + 8 * index) as *const u64).read() };
-        if entry & PRESENT == 0 {
-            return None;
-        }
-        if shift == 12 || (shift < 39 && entry & LARGE != 0) {
-            let mask = (1u64 << shift) - 1;
-            return Some(entry & ADDRESS & !mask | address & mask);
-        }
-        table = entry & ADDRESS;
-    }
-    None
+    // SAFETY: slots of tables in force, seen through the window.
+    running::walk(address, |slot| unsafe { (window.wrapping_add(slot) as *const u64).read() })
 }
 
 /// # Safety

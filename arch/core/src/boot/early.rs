@@ -5,9 +5,8 @@
 //! image's data may be used. [`BootInfo`] therefore holds no pointers.
 
 use super::head::{PROTOCOL_BOOTLOADER, PROTOCOL_LINUX, PROTOCOL_PVH};
-use super::{bootloader, builtin};
+use super::{bootloader, builtin, die, running, say};
 use crate::addr::{PhysAddr, VirtAddr};
-use crate::hooks::machine_early_print;
 use bootinfo::placement::{self, LINK_BASE};
 use bootinfo::tables::{self, ImageParts, TableMemory};
 use bootinfo::{BootInfo, COMMAND_LINE_MAX, LoaderMemory, PhysRange, pvh, zeropage};
@@ -48,12 +47,19 @@ pub fn info() -> &'static BootInfo {
     unsafe { &*INFO.0.get() }
 }
 
+/// Whether any of it is memory that the kernel uses: where it is itself, and all that was free.
+pub(crate) fn is_kernel_memory(start: PhysAddr, len: usize) -> bool {
+    let (info, range) = (info(), PhysRange::new(start.0, len as u64));
+    let fixed = [Some(info.kernel), Some(info.tables), info.initrd];
+    info.usable().chain(fixed.into_iter().flatten()).any(|used| used.overlaps(&range))
+}
+
 /// The initial RAM disk, where the loader put it.
 pub fn initrd() -> Option<&'static [u8]> {
     let range = info().initrd?;
     let len = usize::try_from(range.len()).ok()?;
-    // SAFETY: `early_main` reserved the range, so it is in no `FreeMemory`; it is in the direct map,
-    // and nothing writes there.
+    // SAFETY: `early_main` keeps only one that is in memory, and reserves it, so that it is in no
+    // `FreeMemory` and nothing writes there; `tables::build` maps it.
     Some(unsafe { core::slice::from_raw_parts(crate::phys::to_virt(range.start), len) })
 }
 
@@ -68,17 +74,6 @@ pub fn boot_page_table() -> PhysAddr {
 pub fn boot_stack() -> crate::thread::KernelStackRange {
     let bottom = VirtAddr(STACK.0.get() as u64);
     crate::thread::KernelStackRange { bottom, top: bottom + STACK_BYTES }
-}
-
-/// A stop before anything works: says why on the serial port.
-fn die(reason: &str) -> ! {
-    machine_early_print("boot: ");
-    machine_early_print(reason);
-    machine_early_print("\n");
-    loop {
-        // SAFETY: halting with interrupts off.
-        unsafe { asm!("cli; hlt") };
-    }
 }
 
 /// The first 4 GiB as the head mapped them.
@@ -109,6 +104,9 @@ impl TableMemory for OneToOne {
 
 /// Entered from the head. `base` is where the image is, one-to-one mapped.
 pub(super) unsafe extern "C" fn early_main(protocol: u32, argument: u64, base: u64) -> ! {
+    if running::has_five_levels() {
+        die("page tables of five levels are in use");
+    }
     // SAFETY: only the boot processor runs, and this is the one reference while it fills the info.
     let info = unsafe { &mut *INFO.0.get() };
     let image_len = (&raw const __image_end as u64).wrapping_sub(base);
@@ -126,6 +124,12 @@ pub(super) unsafe extern "C" fn early_main(protocol: u32, argument: u64, base: u
     info.memory.normalise();
     if info.memory.usable_bytes() == 0 {
         die("the loader passed no memory map");
+    }
+    if info.memory.lost() > 0 {
+        say("the memory map is too long, its end is not used");
+    }
+    if info.drop_bad_initrd() {
+        say("the RAM disk is not in memory, it is not used");
     }
     info.kernel = PhysRange::new(base, image_len);
     let kernel = info.kernel;

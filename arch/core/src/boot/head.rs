@@ -259,7 +259,7 @@ boot_pdpt:
     .skip 4 * 4096
 .globl boot_stack
 boot_stack:
-    .skip 4 * 4096
+    .skip 8 * 4096
 boot_stack_top:
 .set o_boot_gdt, boot_gdt - __head
 .set o_boot_gdtr_base, boot_gdtr_base - __head
