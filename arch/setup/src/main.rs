@@ -46,7 +46,7 @@ optional_header:
     .long 0, 0                          /* sizes of image, headers */
     .long 0
     .word 10                            /* an EFI application */
-    .word 0x100                         /* needs no memory that is both writable and executable */
+    .word 0                             /* no NX_COMPAT: its copy runs in memory it has written */
     .quad 0, 0, 0, 0
     .long 0
     .long 6

@@ -54,12 +54,13 @@ impl Firmware {
         if status == Status::SUCCESS { Ok(at as *mut u8) } else { Err(status) }
     }
 
-    /// The memory at this address.
-    pub(super) fn allocate_at(&self, mut at: u64, len: usize) -> Result<(), Status> {
+    /// The memory at this address, for code: the copy of the image starts on the firmware's page
+    /// tables, which may forbid to run what was taken for data.
+    pub(super) fn allocate_code_at(&self, mut at: u64, len: usize) -> Result<(), Status> {
         let (kind, pages) = (AllocateType::ADDRESS, len.div_ceil(PAGE));
         // SAFETY: as above.
         let status = unsafe {
-            (self.services().allocate_pages)(kind, MemoryType::LOADER_DATA, pages, &mut at)
+            (self.services().allocate_pages)(kind, MemoryType::LOADER_CODE, pages, &mut at)
         };
         if status == Status::SUCCESS { Ok(()) } else { Err(status) }
     }
@@ -83,8 +84,11 @@ impl Firmware {
                 &mut map.version,
             )
         };
-        let is_good = status == Status::SUCCESS && map.step >= Map::LEAST_STEP;
-        if is_good { Ok(map) } else { Err(status) }
+        match status {
+            Status::SUCCESS if map.step >= Map::LEAST_STEP => Ok(map),
+            Status::SUCCESS => Err(Status::UNSUPPORTED),
+            status => Err(status),
+        }
     }
 
     /// Ends the boot services; the memory map as it is then.

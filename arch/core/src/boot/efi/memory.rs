@@ -30,7 +30,10 @@ impl Map {
     /// Memory that nobody uses, `(start, end)`.
     pub(super) fn free(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.descriptors().filter(|region| region.ty == MemoryType::CONVENTIONAL).map(|region| {
-            (region.phys_start, region.phys_start.saturating_add(region.page_count * PAGE))
+            (
+                region.phys_start,
+                region.phys_start.saturating_add(region.page_count.saturating_mul(PAGE)),
+            )
         })
     }
 
@@ -47,7 +50,7 @@ impl Map {
                     current = Some(next);
                     return Some((start, len, kind));
                 }
-                len += next.1;
+                len = len.saturating_add(next.1);
             }
             current = None;
             Some((start, len, kind))

@@ -18,7 +18,7 @@ mod text;
 mod zero_page;
 
 use super::head::PROTOCOL_LINUX;
-use super::{builtin, handover};
+use super::{builtin, handover, running};
 use crate::hooks::machine_early_print as early_print;
 use bootinfo::COMMAND_LINE_MAX;
 use core::ffi::c_void;
@@ -59,6 +59,9 @@ type Failure = (&'static str, Status);
 
 fn boot(firmware: &Firmware, params: u64) -> Result<core::convert::Infallible, Failure> {
     let failed = |what| move |status| (what, status);
+    if running::has_five_levels() {
+        return Err(("the firmware runs on page tables of five levels", Status::UNSUPPORTED));
+    }
     let base = place(firmware)?;
     let work = zero_page::PAGES * PAGE + MAP_LEN;
     let work = firmware.allocate(work, LOW).map_err(failed("no memory for the zero page"))?;
@@ -104,7 +107,7 @@ fn place(firmware: &Firmware) -> Result<u64, Failure> {
     firmware.free(map, MAP_LEN);
     let base = base.ok_or(("no memory for the kernel", Status::OUT_OF_RESOURCES))?;
     firmware
-        .allocate_at(base, handover::image_len() as usize)
+        .allocate_code_at(base, handover::image_len() as usize)
         .map_err(|status| ("the memory for the kernel is taken", status))?;
     Ok(base)
 }

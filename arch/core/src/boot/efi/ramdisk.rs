@@ -82,7 +82,11 @@ fn named(firmware: &Firmware, lines: &[&str]) -> Result<Option<(u64, usize)>, Fa
     let mut total = 0usize;
     for path in paths() {
         let (_, len) = open(path).map_err(no_file)?;
-        total = total.next_multiple_of(ALIGN).saturating_add(len);
+        let start = total.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
+        total = start.saturating_add(len);
+    }
+    if total == 0 {
+        return Ok(None);
     }
     let at = firmware.allocate(total, u64::MAX).map_err(|s| ("no memory for the RAM disk", s))?;
     // SAFETY: just allocated; what lies between the files must be zero.
@@ -91,11 +95,10 @@ fn named(firmware: &Firmware, lines: &[&str]) -> Result<Option<(u64, usize)>, Fa
     for path in paths() {
         let (file, len) = open(path).map_err(no_file)?;
         let start = done.next_multiple_of(ALIGN);
-        if start + len > total {
-            return Err(no_file(Status::MEDIA_CHANGED));
-        }
+        let end = start.checked_add(len).filter(|end| *end <= total);
+        let end = end.ok_or(no_file(Status::MEDIA_CHANGED))?;
         file.read(at.wrapping_add(start), len).map_err(no_file)?;
-        done = start + len;
+        done = end;
     }
     Ok(Some((at as u64, total)))
 }

@@ -16,7 +16,7 @@ pub(super) struct Screen {
     pub(super) blue: (u8, u8),
 }
 
-/// The first screen with a framebuffer.
+/// The first screen; `None` if it has no framebuffer.
 pub(super) fn find(firmware: &Firmware) -> Option<Screen> {
     let output = firmware.first::<GraphicsOutputProtocol>(&GraphicsOutputProtocol::GUID)?;
     // SAFETY: the firmware's protocol and the mode it points to.
