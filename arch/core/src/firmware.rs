@@ -12,10 +12,8 @@ pub struct Mapper;
 
 /// A kernel address of `len` bytes of physical memory.
 fn map(address: PhysAddr, len: usize) -> Option<NonNull<u8>> {
-    let direct = crate::phys::to_virt(address);
-    let (first, last) = (direct as u64, direct as u64 + len.max(1) as u64 - 1);
-    if crate::boot::is_mapped(first) && crate::boot::is_mapped(last) {
-        return NonNull::new(direct);
+    if crate::boot::is_in_direct_map(address, len) {
+        return NonNull::new(crate::phys::to_virt(address));
     }
     NonNull::new(paging::kernel::ioremap(address, len, PteFlags::empty()).ok()?)
 }
@@ -31,7 +29,10 @@ impl AcpiHandler for Mapper {
         address: usize,
         size: usize,
     ) -> PhysicalMapping<Self, T> {
-        let start = map(PhysAddr(address as u64), size).unwrap_or(NonNull::from(&EMPTY.0).cast());
+        let (start, size) = match map(PhysAddr(address as u64), size) {
+            Some(start) => (start, size),
+            None => (NonNull::from(&EMPTY.0).cast(), size.min(EMPTY.0.len())),
+        };
         // SAFETY: the mapping is at least `size` bytes and stays; zeroes are no valid table.
         unsafe { PhysicalMapping::new(address, start.cast(), size, size, *self) }
     }
@@ -66,10 +67,15 @@ pub fn bytes<T>(mapping: &PhysicalMapping<Mapper, T>) -> &[u8] {
     unsafe { core::slice::from_raw_parts(start, mapping.region_length()) }
 }
 
-/// The bytes of a table at an address that another table names.
+/// The bytes of a table at an address that another table names; none where the kernel's own memory
+/// is.
 pub fn bytes_at(address: PhysAddr, len: usize) -> Option<&'static [u8]> {
+    if crate::boot::is_kernel_memory(address, len) {
+        return None;
+    }
     let start = map(address, len)?;
-    // SAFETY: the mapping covers the table and stays; the firmware's tables do not change.
+    // SAFETY: the mapping covers the table and stays; it is no memory that the kernel uses, and the
+    // firmware's tables do not change.
     Some(unsafe { core::slice::from_raw_parts(start.as_ptr(), len) })
 }
 

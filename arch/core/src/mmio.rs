@@ -18,8 +18,11 @@ unsafe impl Sync for Registers {}
 impl Registers {
     /// Maps `len` bytes of registers of a device, which are no RAM: of the machine's own that the
     /// firmware's tables name, or of one whose range its driver claimed. Devices reach memory only
-    /// through addresses that drivers take from buffers they hold.
+    /// through addresses that drivers take from buffers they hold. The kernel's memory is refused.
     pub fn map(phys: PhysAddr, len: usize) -> Result<Registers, MapError> {
+        if crate::boot::is_kernel_memory(phys, len) {
+            return Err(MapError::Occupied);
+        }
         let base = paging::kernel::ioremap(phys, len, PteFlags::UNCACHED)?;
         Ok(Registers { base, len })
     }

@@ -14,6 +14,7 @@ use super::{Level, MapError, NoMemory, Pte, PteFlags, entries, table_frames};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::lock::{IrqLock, LockClass};
 use alloc::collections::BTreeMap;
+use bootinfo::PHYS_END;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Where the area for kernel mappings starts.
@@ -179,6 +180,9 @@ fn take_cleared(at: VirtAddr, len: usize, gone: &mut impl FnMut(PhysAddr)) {
 /// address of `phys`. It stays mapped until [`iounmap`].
 pub fn ioremap(phys: PhysAddr, len: usize, flags: PteFlags) -> Result<*mut u8, MapError> {
     let inside = phys.page_offset();
+    if phys.checked_add(len as u64).is_none_or(|end| end.0 > PHYS_END) {
+        return Err(MapError::NoMemory);
+    }
     let len = (len + inside).next_multiple_of(PAGE_SIZE);
     let at = reserve(len + PAGE_SIZE).ok_or(MapError::NoMemory)?;
     let first = phys.page_down();

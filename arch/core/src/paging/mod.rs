@@ -89,7 +89,7 @@ pub struct PageTable {
 /// Why a mapping could not be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
-    /// No frame for a table.
+    /// No frame for a table, or no addresses for what is to be mapped.
     NoMemory,
     /// Something is mapped there.
     Occupied,
