@@ -71,6 +71,12 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
             }
         }
     }
+    let name = String::from("bzImage, RAM disk beyond mem=");
+    if let Some((_, archive)) = archives.first().filter(|_| is_wanted(&name)) {
+        let mut command = machine();
+        command.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(archive);
+        count(name, log_of(command.arg("-append").arg(format!("{WORDS} mem=256M"))));
+    }
     for (linux, initrd) in COMMANDS {
         let name = format!("GRUB 2 under BIOS, {linux}");
         if let Some((_, archive)) = archives.first().filter(|_| is_wanted(&name)) {
