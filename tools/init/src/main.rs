@@ -85,6 +85,8 @@ fn become_session(terminal: &str, program: &str, arguments: &[String]) -> ! {
     }
     let error = Command::new(program).args(arguments).exec();
     eprintln!("init: {program}: {error}");
+    // The end of the session hangs the line up, which discards what is still on its way.
+    let _ = rustix::termios::tcdrain(std::io::stderr());
     std::process::exit(STATUS_NOT_FOUND)
 }
 
