@@ -327,6 +327,7 @@ pub fn splice(
             }
             file_to_pipe(ctx, from, from_at, to, len, blocked(to))
         }
+        (false, false) if !from.can_read() || !to.can_write() => Err(Errno::EBADF),
         (false, false) => Err(Errno::EINVAL),
     }
 }
