@@ -147,10 +147,16 @@ fn register_set(own: &Task, target: &Task, request: u32, kind: u64, iovec: VirtA
             (words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>(), 8)
         }
         regset::PRFPREG => {
-            (tracer::with_registers(own, target, |regs| Ok(regs.legacy().to_vec()))?, 8)
+            (tracer::with_registers(own, target, |regs| Ok(regs.legacy()))?.to_vec(), 8)
         }
         regset::X86_XSTATE if arch::thread::fpu::signal_features() != 0 => {
-            (tracer::with_registers(own, target, |regs| Ok(regs.xstate.clone()))?, 8)
+            // Room is made before: the registers lie behind a spin lock.
+            let mut room = alloc::vec![0; arch::thread::fpu::signal_area_len()];
+            tracer::with_registers(own, target, |regs| {
+                room.iter_mut().zip(&regs.xstate).for_each(|(to, from)| *to = *from);
+                Ok(())
+            })?;
+            (room, 8)
         }
         _ => return Err(Errno::EINVAL),
     };

@@ -2,11 +2,11 @@
 //! describes the process. `linux/elf.h`, `sys/procfs.h`.
 
 use super::Registers;
+use crate::ptrace::registers::user_words;
 use crate::task::Task;
 use abi::signal::{SigInfo, Signal};
 use alloc::vec::Vec;
 use arch::addr::PAGE_SIZE;
-use arch::trap::TrapFrame;
 use vm::MapInfo;
 use zerocopy::IntoBytes;
 
@@ -27,40 +27,6 @@ fn put(out: &mut Vec<u8>, kind: u32, contents: &[u8]) {
     out.extend_from_slice(NAME);
     out.extend_from_slice(contents);
     out.resize(out.len().next_multiple_of(4), 0);
-}
-
-/// `struct user_regs_struct`: the frame and the segments.
-fn registers(regs: &Registers) -> [u64; 27] {
-    let f: &TrapFrame = &regs.frame;
-    [
-        f.r15,
-        f.r14,
-        f.r13,
-        f.r12,
-        f.rbp,
-        f.rbx,
-        f.r11,
-        f.r10,
-        f.r9,
-        f.r8,
-        f.rax,
-        f.rcx,
-        f.rdx,
-        f.rsi,
-        f.rdi,
-        f.orig_rax,
-        f.rip,
-        f.cs,
-        f.rflags,
-        f.rsp,
-        f.ss,
-        regs.fs_base,
-        regs.gs_base,
-        0,
-        0,
-        0,
-        0,
-    ]
 }
 
 fn time(ns: u64) -> [u64; 2] {
@@ -92,7 +58,7 @@ fn prstatus(task: &Task, regs: &Registers, signal: Signal, is_first: bool) -> Ve
     for ns in [own.0, own.1, children.utime_ns, children.stime_ns] {
         time(ns).iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
     }
-    for word in registers(regs) {
+    for word in user_words(&regs.frame, regs.fs_base, regs.gs_base) {
         out.extend_from_slice(&word.to_le_bytes());
     }
     out.extend_from_slice(&1u32.to_le_bytes());

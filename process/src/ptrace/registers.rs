@@ -33,6 +33,15 @@ const XSTATE_BV: usize = 512;
 const SOFTWARE_XCR0: usize = 464;
 const MXCSR: usize = 24;
 
+/// `struct user_regs_struct`; the data segments are always 0.
+pub(crate) fn user_words(frame: &TrapFrame, fs_base: u64, gs_base: u64) -> [u64; WORDS] {
+    let f = frame;
+    [
+        f.r15, f.r14, f.r13, f.r12, f.rbp, f.rbx, f.r11, f.r10, f.r9, f.r8, f.rax, f.rcx, f.rdx,
+        f.rsi, f.rdi, f.orig_rax, f.rip, f.cs, f.rflags, f.rsp, f.ss, fs_base, gs_base, 0, 0, 0, 0,
+    ]
+}
+
 fn selector_is_user(selector: u64) -> bool {
     selector & !0xffff == 0 && selector & 3 == 3
 }
@@ -88,36 +97,7 @@ impl Registers {
 
     /// `struct user_regs_struct`.
     pub fn words(&self) -> [u64; WORDS] {
-        let f = &self.frame;
-        [
-            f.r15,
-            f.r14,
-            f.r13,
-            f.r12,
-            f.rbp,
-            f.rbx,
-            f.r11,
-            f.r10,
-            f.r9,
-            f.r8,
-            f.rax,
-            f.rcx,
-            f.rdx,
-            f.rsi,
-            f.rdi,
-            f.orig_rax,
-            f.rip,
-            f.cs,
-            f.rflags,
-            f.rsp,
-            f.ss,
-            self.fs_base,
-            self.gs_base,
-            0,
-            0,
-            0,
-            0,
-        ]
+        user_words(&self.frame, self.fs_base, self.gs_base)
     }
 
     /// Sets word `index` of `struct user_regs_struct`; `EIO` for a value that it cannot have.

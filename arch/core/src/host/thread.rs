@@ -45,11 +45,3 @@ pub(crate) fn restore_from_user(_from: VirtAddr, _len: usize, _features: u64) ->
 pub(crate) fn restore_from_signal(_area: &[u8], _features: u64) -> bool {
     true
 }
-
-/// Zeros.
-pub fn legacy_image(_thread: &ArchThread) -> [u8; 512] {
-    [0; 512]
-}
-
-/// Sets nothing.
-pub fn set_legacy_image(_thread: &ArchThread, _image: &[u8; 512]) {}

@@ -59,16 +59,6 @@ pub fn reset_current() {
     imp::reset_current();
 }
 
-/// The x87 and SSE part of a stopped thread's registers, as `PTRACE_GETFPREGS` has it.
-pub fn legacy_image(thread: &super::ArchThread) -> [u8; 512] {
-    imp::legacy_image(thread)
-}
-
-/// Sets the x87 and SSE part of a stopped thread's registers.
-pub fn set_legacy_image(thread: &super::ArchThread, image: &[u8; 512]) {
-    imp::set_legacy_image(thread, image);
-}
-
 /// The saved extended registers; a kernel thread has none.
 pub struct FpuState {
     area: Option<alloc::boxed::Box<[Chunk]>>,

@@ -319,38 +319,3 @@ fn set_image(image: &mut [u8]) {
         header[..8].copy_from_slice(&features.to_le_bytes());
     }
 }
-
-/// The x87 and SSE part of a stopped thread's registers, as `PTRACE_GETFPREGS` has it.
-pub(crate) fn legacy_image(thread: &ArchThread) -> [u8; LEGACY] {
-    let mut image = [0u8; LEGACY];
-    // SAFETY: the thread is stopped: its area holds its registers and nobody changes it.
-    if let Some(area) = unsafe { (*thread.fpu()).area() } {
-        for (to, from) in image.as_chunks_mut::<64>().0.iter_mut().zip(area.iter()) {
-            *to = from.0;
-        }
-    }
-    image
-}
-
-/// Sets the x87 and SSE part of a stopped thread's registers.
-pub(crate) fn set_legacy_image(thread: &ArchThread, image: &[u8; LEGACY]) {
-    // SAFETY: the thread is stopped: nobody else touches its area.
-    unsafe {
-        let state = &mut *thread.fpu();
-        state.last_cpu = u32::MAX;
-        let Some(area) = state.area() else { return };
-        for (to, from) in area.iter_mut().zip(image.as_chunks::<64>().0) {
-            to.0 = *from;
-        }
-        let bytes = core::slice::from_raw_parts_mut(area.as_mut_ptr().cast::<u8>(), area_size());
-        let used = bytes.get(LEGACY).copied().unwrap_or(0) | 3;
-        if let Some(header) = bytes.get_mut(LEGACY) {
-            *header = used;
-        }
-        let mask = MXCSR_MASK.load(Ordering::Relaxed);
-        let mxcsr = bytes.get(24..28).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
-        if let Some(word) = bytes.get_mut(24..28) {
-            word.copy_from_slice(&(mxcsr & mask).to_le_bytes());
-        }
-    }
-}
