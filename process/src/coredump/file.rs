@@ -174,6 +174,12 @@ pub(super) fn write(
 /// What one page table maps, in bytes.
 const TABLE: u64 = 2 << 20;
 
+/// How much to copy at once at `at`, of `rest` bytes: pieces end at multiples of their size, so that
+/// one begins where a page table does, wherever the area starts.
+fn piece_len(at: u64, rest: u64) -> u64 {
+    rest.min(CHUNK as u64 - at % CHUNK as u64)
+}
+
 fn put_memory(
     writer: &mut Writer<'_>,
     mm: &AddressSpace,
@@ -184,13 +190,13 @@ fn put_memory(
     for (area, size) in areas.iter().zip(sizes) {
         let mut done = 0;
         while done < *size {
-            let len = (*size - done).min(CHUNK as u64);
+            let at = area.start + done;
+            let len = piece_len(at, *size - done);
             let part = buffer.get_mut(..len as usize).ok_or(Errno::EINVAL)?;
             part.fill(0);
             if crate::signal::fatal_pending(writer.task) {
                 return Err(Errno::EINTR);
             }
-            let at = area.start + done;
             // What was only reserved may be vast: it is passed over by the table.
             let is_reserve = area.file.ino == 0 && *size - done >= TABLE;
             if is_reserve && at.is_multiple_of(TABLE) && mm.page_info(at, at + TABLE).rss == 0 {
@@ -221,6 +227,16 @@ fn put_memory(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_meet_page_tables() {
+        let mut at = TABLE - CHUNK as u64 - 0x3000;
+        assert_eq!(piece_len(at, 0x1000), 0x1000);
+        while at < TABLE {
+            at += piece_len(at, u64::MAX);
+        }
+        assert_eq!(at, TABLE);
+    }
 
     #[test]
     fn header_is_an_elf_core() {
