@@ -121,6 +121,8 @@ pub struct Task {
     pub(crate) sem_undo: SpinLock<Option<Arc<ipc::sem::UndoList>>>,
     /// The thread takes part in a group stop and has reported it.
     pub(crate) is_stopped: AtomicBool,
+    /// The serial number of the group stop that counts on this thread to stand still.
+    pub(crate) owed_stop: AtomicU64,
     pub(crate) faults_minor: AtomicU64,
     pub(crate) faults_major: AtomicU64,
     /// Bytes and calls of reads and writes (`/proc/PID/io`).
@@ -198,6 +200,7 @@ impl Task {
             exit_code: AtomicI32::new(0),
             sem_undo: SpinLock::new(&PRIVATE_CLASS, None),
             is_stopped: AtomicBool::new(false),
+            owed_stop: AtomicU64::new(0),
             faults_minor: AtomicU64::new(0),
             faults_major: AtomicU64::new(0),
             io: IoCounters::default(),

@@ -28,6 +28,7 @@ pub use self::send::{
 use crate::task::{Life, Task};
 use abi::signal::{SigSet, Signal};
 use arch::thread::flags;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Signal state that the threads of a process share.
 pub struct GroupSignals {
@@ -52,8 +53,10 @@ pub struct GroupSignals {
 pub struct StopState {
     /// What stopped it.
     pub signal: Signal,
-    /// Threads that have still to stop.
+    /// Threads that have still to stop: each knows that it owes this stop.
     pub waiting_for: usize,
+    /// The parent has been told.
+    pub is_told: bool,
     /// Tells this stop from others of the process.
     pub serial: u64,
 }
@@ -65,6 +68,26 @@ pub enum Event {
     Stopped(Signal),
     /// Continued.
     Continued,
+}
+
+impl StopState {
+    /// A thread that this stop may have counted on stands still or ends; `owed` is what the thread
+    /// knows of that. Whether it was waited for.
+    pub(crate) fn settle(&mut self, owed: &AtomicU64) -> bool {
+        // Relaxed: changed under the lock of the signals only.
+        let was_owed = owed.swap(0, Ordering::Relaxed) == self.serial;
+        if was_owed {
+            self.waiting_for = self.waiting_for.saturating_sub(1);
+        }
+        was_owed
+    }
+
+    /// Whether everybody stands still and the parent has not been told so; now it is to be.
+    pub(crate) fn tell_if_complete(&mut self) -> bool {
+        let tells = self.waiting_for == 0 && !self.is_told;
+        self.is_told |= tells;
+        tells
+    }
 }
 
 impl Default for GroupSignals {
@@ -178,4 +201,33 @@ pub fn replace_action(
     }
     drop((dropped, from_threads));
     Ok(old)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_counts_once_towards_a_stop() {
+        let mut stop =
+            StopState { signal: Signal::SIGSTOP, waiting_for: 2, is_told: false, serial: 7 };
+        let (first, second, newborn) = (AtomicU64::new(7), AtomicU64::new(7), AtomicU64::new(0));
+        assert!(stop.settle(&first));
+        // It comes back, having been left by its tracer; another was born meanwhile.
+        assert!(!stop.settle(&first));
+        assert!(!stop.settle(&newborn));
+        assert!(!stop.tell_if_complete());
+        assert!(stop.settle(&second));
+        assert!(stop.tell_if_complete());
+        assert!(!stop.settle(&second));
+        assert!(!stop.tell_if_complete(), "the parent is told once");
+    }
+
+    #[test]
+    fn what_is_owed_to_an_earlier_stop_does_not_count() {
+        let mut stop =
+            StopState { signal: Signal::SIGSTOP, waiting_for: 1, is_told: false, serial: 8 };
+        assert!(!stop.settle(&AtomicU64::new(7)));
+        assert_eq!(stop.waiting_for, 1);
+    }
 }

@@ -46,19 +46,20 @@ pub(crate) fn begin(task: &Task, signals: &mut GroupSignals, signal: Signal) {
     if signals.stop.is_some() || signals.is_exiting() {
         return;
     }
+    static SERIAL: AtomicU64 = AtomicU64::new(1);
+    // Relaxed: only uniqueness matters.
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let mut count = 0;
     task.group.for_each_task(|other| {
         if super::takes_signals(other) && !other.is_stopped() {
             count += 1;
+            other.owed_stop.store(serial, Ordering::Relaxed);
             if !core::ptr::eq(&**other, task) {
                 send::wake(other, false);
             }
         }
     });
-    static SERIAL: AtomicU64 = AtomicU64::new(1);
-    // Relaxed: only uniqueness matters.
-    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    signals.stop = Some(StopState { signal, waiting_for: count, serial });
+    signals.stop = Some(StopState { signal, waiting_for: count, is_told: false, serial });
 }
 
 /// Stands still until the process is continued or killed. The last thread to arrive tells the
@@ -73,8 +74,8 @@ pub(crate) fn participate(task: &Task, user: &mut TrapFrame) {
         let mut signals = group.signals.lock();
         let Some(stop) = signals.stop.as_mut() else { return };
         task.is_stopped.store(true, Ordering::Relaxed);
-        stop.waiting_for = stop.waiting_for.saturating_sub(1);
-        let (complete, signal) = (stop.waiting_for == 0 && !is_parents, stop.signal);
+        stop.settle(&task.owed_stop);
+        let (complete, signal) = (!is_parents && stop.tell_if_complete(), stop.signal);
         let serial = stop.serial;
         if complete {
             signals.event = Some(Event::Stopped(signal));
@@ -105,15 +106,15 @@ pub(crate) fn thread_left(task: &Task) {
     let complete = {
         let mut signals = task.group.signals.lock();
         match signals.stop.as_mut() {
-            Some(stop) if !task.is_stopped() && stop.waiting_for > 0 => {
-                stop.waiting_for -= 1;
-                let (done, signal) = (stop.waiting_for == 0, stop.signal);
+            Some(stop) => {
+                let was_owed = stop.settle(&task.owed_stop);
+                let (done, signal) = (was_owed && stop.tell_if_complete(), stop.signal);
                 if done {
                     signals.event = Some(Event::Stopped(signal));
                 }
                 done.then_some(signal)
             }
-            _ => None,
+            None => None,
         }
     };
     if let Some(signal) = complete {
