@@ -22,7 +22,7 @@ pub fn exit_group(task: &Task, code: i32) -> ! {
             None => {
                 signals.exit_code = Some(code);
                 if !task.group.is_single_threaded() {
-                    signal::send::kill_threads(&task.group, &mut signals);
+                    signal::send::kill_others(task, &mut signals);
                 }
                 code
             }
@@ -419,13 +419,7 @@ pub(crate) fn become_alone(task: &Task) -> abi::Result<()> {
             return Ok(());
         }
         signals.exec_by = Some(key);
-        signals.stop = None;
-        group.for_each_task(|other| {
-            if !core::ptr::eq(&**other, task) && signal::takes_signals(other) {
-                other.push_pending(Signal::SIGKILL, None);
-                signal::send::wake(other, true);
-            }
-        });
+        signal::send::kill_others(task, &mut signals);
     }
     group.resume.wake_all();
     // The old leader stays as a zombie thread; everybody else disappears.

@@ -156,15 +156,8 @@ fn halt_others(task: &Task) -> Halted {
         }
         *group.dump.lock() = Some(Vec::new());
         signals.exec_by = Some(task.thread_key.load(Ordering::Relaxed));
-        signals.stop = None;
-        group.for_each_task(|other| {
-            if !core::ptr::eq(&**other, task) && signal::takes_signals(other) {
-                other.push_pending(Signal::SIGKILL, None);
-                signal::send::wake(other, true);
-            }
-        });
+        signal::send::kill_others(task, &mut signals);
     }
-    group.resume.wake_all();
     group.resume.wait(|| {
         let is_killed = group.signals.lock().is_exiting();
         (group.is_single_threaded() || is_killed).then_some(())

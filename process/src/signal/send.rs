@@ -306,13 +306,27 @@ fn is_fatal(task: &Task, signals: &GroupSignals, signal: Signal) -> bool {
 /// Gives every thread a SIGKILL of its own; the caller has set the exit code.
 pub(crate) fn kill_threads(group: &ThreadGroup, signals: &mut GroupSignals) {
     signals.stop = None;
-    group.for_each_task(|task| {
-        if takes_signals(task) {
-            task.push_pending(Signal::SIGKILL, None);
-            wake(task, true);
+    group.for_each_task(|task| kill_thread(task));
+    group.resume.wake_all();
+}
+
+/// Gives every thread of its process but `task` a SIGKILL of its own: it ends by itself, or goes on
+/// alone.
+pub(crate) fn kill_others(task: &Task, signals: &mut GroupSignals) {
+    signals.stop = None;
+    task.group.for_each_task(|other| {
+        if !core::ptr::eq(&**other, task) {
+            kill_thread(other);
         }
     });
-    group.resume.wake_all();
+    task.group.resume.wake_all();
+}
+
+fn kill_thread(task: &Task) {
+    if takes_signals(task) {
+        task.push_pending(Signal::SIGKILL, None);
+        wake(task, true);
+    }
 }
 
 /// Marks the thread and ends its sleep.
