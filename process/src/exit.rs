@@ -141,6 +141,8 @@ struct After {
     wake: Vec<Arc<ThreadGroup>>,
     reap: Vec<Arc<ThreadGroup>>,
     hangup: Vec<Arc<crate::pid::Pid>>,
+    /// Threads that were traced, to be dropped without the lock.
+    freed: Vec<Arc<Task>>,
 }
 
 impl After {
@@ -158,6 +160,7 @@ impl After {
         for group in self.reap {
             release(&group);
         }
+        drop(self.freed);
     }
 }
 
@@ -265,7 +268,8 @@ fn end_process(group: &Arc<ThreadGroup>, leader: &Task, after: &mut After) {
     {
         after.hangup.push(pgrp);
     }
-    if let Some((tracer, info)) = crate::ptrace::process_ended(group, leader, &parent) {
+    let watcher = crate::ptrace::process_ended(group, leader, &parent, &mut after.freed);
+    if let Some((tracer, info)) = watcher {
         after.notify.push((tracer.clone(), info));
         after.wake.push(tracer);
         return;
@@ -421,7 +425,6 @@ pub(crate) fn become_alone(task: &Task) -> abi::Result<()> {
         signals.exec_by = Some(key);
         signal::send::kill_others(task, &mut signals);
     }
-    group.resume.wake_all();
     // The old leader stays as a zombie thread; everybody else disappears.
     let is_leader = task.is_leader();
     let wanted = if is_leader { 1 } else { 2 };
@@ -444,9 +447,11 @@ pub(crate) fn become_alone(task: &Task) -> abi::Result<()> {
 /// Makes the running task the leader: it takes over the process's number and its own is freed.
 fn take_over(task: &Task) {
     let group = &task.group;
-    let removed = {
+    let (removed, untraced) = {
         let _tree = tree();
         let Some(old) = group.leader() else { return };
+        // Its tracer sees it vanish: ptrace(2), "execve(2) under ptrace".
+        let untraced = crate::ptrace::leader_replaced(&old);
         let own = task.pid();
         let process = group.pid().clone();
         if let Some(this) = task.arc() {
@@ -457,7 +462,10 @@ fn take_over(task: &Task) {
         own.detach_task();
         old.set_life(Life::Dead);
         old.replace_pid(own);
-        group.remove_thread(&old)
+        (group.remove_thread(&old), untraced)
     };
+    if let Some(tracer) = untraced {
+        tracer.child_wait.wake_all();
+    }
     drop(removed);
 }

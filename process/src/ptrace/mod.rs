@@ -28,7 +28,9 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sched::WaitQueue;
 
 pub use registers::Registers;
-pub(crate) use relation::{ThreadExit, adopt_child, process_ended, thread_ended, tracer_ended};
+pub(crate) use relation::{
+    ThreadExit, adopt_child, leader_replaced, process_ended, thread_ended, tracer_ended,
+};
 pub use relation::{attach, detach, seize, trace_me, tracer_of};
 pub use stop::{Entry, step_trap, syscall_enter, syscall_exit};
 pub(crate) use stop::{

@@ -11,6 +11,7 @@ use crate::wait::Report;
 use abi::ptrace::option;
 use abi::signal::{SigInfo, Signal, si};
 use abi::{Errno, Result};
+use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::thread::flags;
@@ -170,12 +171,19 @@ pub(crate) fn tracer_ended(task: &Task) -> Left {
     let mine = |weak: &Weak<Task>| core::ptr::eq(weak.as_ptr(), task);
     let traced: Vec<Arc<Task>> = {
         let mut family = task.group.family.lock();
-        if family.traced.is_empty() && family.traced_zombies.is_empty() {
+        if family.traced.is_empty()
+            && family.traced_zombies.is_empty()
+            && family.traced_exits.is_empty()
+        {
             return left;
         }
-        family.traced_exits.retain(|exit| !mine(&exit.tracer));
+        let (own, others) =
+            core::mem::take(&mut family.traced_exits).into_iter().partition(|e| mine(&e.tracer));
+        (left.exits, family.traced_exits) = (own, others);
         let gone: Vec<u64> = family
             .traced_zombies
+    /// Ended threads that nobody waits for any more, to be dropped without locks too.
+    exits: VecDeque<ThreadExit>,
             .iter()
             .filter(|(_, (_, tracer))| mine(tracer))
             .map(|(birth, _)| *birth)
@@ -228,19 +236,28 @@ pub(crate) fn thread_ended(task: &Task) -> Option<(Arc<ThreadGroup>, SigInfo, Op
 }
 
 /// A process whose leader is traced has ended. If the tracer is not the parent, the tracer can wait
-/// for it first: returns whom to tell what. The tree is locked.
+/// for it first: returns whom to tell what. The tree is locked; `freed` is to be dropped without it.
 pub(crate) fn process_ended(
     group: &Arc<ThreadGroup>,
     leader: &Task,
     parent: &Arc<ThreadGroup>,
+    freed: &mut Vec<Arc<Task>>,
 ) -> Option<(Arc<ThreadGroup>, SigInfo)> {
     let tracer = tracer(leader)?;
-    let gone = unlink(leader, 0);
-    drop(gone);
+    freed.extend(unlink(leader, 0));
     if Arc::ptr_eq(&tracer.group, parent) {
         return None;
     }
     let watcher = tracer.group.clone();
+/// Another thread becomes the leader in the place of `old`, in `execve(2)`: it is traced no longer
+/// and nobody waits for it. The tree is locked. Returns the tracer, who is to look again.
+pub(crate) fn leader_replaced(old: &Task) -> Option<Arc<ThreadGroup>> {
+    let tracer = tracer(old)?;
+    // The caller has the thread: this is not the last reference.
+    unlink(old, 0);
+    Some(tracer.group.clone())
+}
+
     group.kin.lock().is_held = true;
     watcher.family.lock().traced_zombies.insert(group.birth, (group.clone(), tracer.weak()));
     let (code, value) = exit::decode_status(exit::exit_status(group, leader));
