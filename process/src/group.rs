@@ -61,6 +61,8 @@ pub(crate) struct Family {
     pub(crate) changed: BTreeMap<u64, Arc<ThreadGroup>>,
     /// Threads that a thread of this process traces, by the number of their thread.
     pub(crate) traced: BTreeMap<u64, Arc<Task>>,
+    /// Those of them that may have stopped since they were last waited for.
+    pub(crate) traced_news: crate::ptrace::News,
     /// Traced threads that have ended and were not waited for.
     pub(crate) traced_exits: VecDeque<crate::ptrace::ThreadExit>,
     /// Other parents' children whose leader was traced from here: they have ended and are this

@@ -170,22 +170,19 @@ fn look_at_traced(task: &Task, request: &Request) -> Traced {
         Target::Process(wanted) => Arc::ptr_eq(pid, wanted),
         Target::Group(wanted) => Arc::ptr_eq(&pgrp(), wanted),
     };
+    let is_wanted = |tracee: &Task| {
+        fits(&tracee.pid(), &|| tracee.group.pgrp())
+            && (request.options & WNOTHREAD == 0
+                || crate::ptrace::tracer_of(tracee).is_some_and(|t| core::ptr::eq(&*t, task)))
+    };
     let mut family = task.group.family.lock();
-    let mut any = false;
-    for tracee in family.traced.values() {
-        if !fits(&tracee.pid(), &|| tracee.group.pgrp()) {
-            continue;
-        }
-        if request.options & WNOTHREAD != 0
-            && !crate::ptrace::tracer_of(tracee).is_some_and(|t| core::ptr::eq(&*t, task))
-        {
-            continue;
-        }
-        any = true;
-        if let Some(code) = tracee.tracing.take_report(take) {
-            return Traced::Found(Found::Stopped(tracee.clone(), code));
-        }
+    if let Some((tracee, code)) = family.find_stop(is_wanted, take) {
+        return Traced::Found(Found::Stopped(tracee, code));
     }
+    let mut any = match &request.target {
+        Target::Process(pid) => pid.task().is_some_and(|it| family.traces(&it) && is_wanted(&it)),
+        _ => family.traced.values().any(|tracee| is_wanted(tracee)),
+    };
     let exit = family
         .traced_exits
         .iter()

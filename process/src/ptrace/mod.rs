@@ -6,13 +6,14 @@
 //! takes it over when it goes on ([`registers`]). So a request needs no more than the lock of the
 //! state to find out that the thread stands still, and SIGKILL can end a stop at any time.
 //!
-//! The tracer's process keeps what it traces in its family, where `wait(2)` finds stops
-//! ([`relation`]). A traced thread of another family that ends is first the tracer's to wait for,
+//! The tracer's process keeps what it traces in its family ([`relation`]), where `wait(2)` finds
+//! stops ([`news`]). A traced thread of another family that ends is first the tracer's to wait for,
 //! then its parent's.
 //!
 //! Locks: the tree (600) and families (605) for who traces whom; then a process's signals (620);
 //! the state (628) last of all but a thread's own signals (630).
 
+mod news;
 pub mod registers;
 mod relation;
 pub mod request;
@@ -27,6 +28,7 @@ use arch::lock::{IrqLock, LockClass, SpinLock};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sched::WaitQueue;
 
+pub(crate) use news::News;
 pub use registers::Registers;
 pub(crate) use relation::{
     ThreadExit, adopt_child, leader_replaced, process_ended, thread_ended, tracer_ended,

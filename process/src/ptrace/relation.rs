@@ -25,7 +25,8 @@ pub(crate) struct ThreadExit {
     pub(crate) report: Report,
 }
 
-fn key(task: &Task) -> u64 {
+/// Under which a tracer keeps the thread.
+pub(super) fn key(task: &Task) -> u64 {
     task.thread().map_or(0, |thread| thread.id)
 }
 
@@ -68,7 +69,9 @@ fn unlink(target: &Task, signal: i32) -> Option<Arc<Task>> {
     target.set_flag(flags::SIGPENDING);
     tracing.resume.wake_all();
     let group = owner?.upgrade()?.group.clone();
-    group.family.lock().traced.remove(&key(target))
+    let mut family = group.family.lock();
+    family.traced_news.remove(key(target));
+    family.traced.remove(&key(target))
 }
 
 fn check(caller: &Task, target: &Task) -> Result<()> {
