@@ -139,6 +139,8 @@ pub struct ThreadGroup {
     /// Timers of the process.
     pub timers: crate::timers::Timers,
     pub(crate) exe: crate::cell::ArcCell<vfs::file::File>,
+    /// Held while the program and its credentials change.
+    pub(crate) program_lock: crate::exec::ProgramLock,
     pub(crate) args: SpinLock<MemoryLayout>,
     pub(crate) coredump_filter: AtomicU32,
     /// While core is dumped: what the other threads left.
@@ -221,6 +223,7 @@ impl ThreadGroup {
             is_unkillable: AtomicBool::new(false),
             timers: crate::timers::Timers::new(),
             exe: crate::cell::ArcCell::new(None),
+            program_lock: crate::exec::ProgramLock::new(),
             args: SpinLock::new(&crate::task::PRIVATE_CLASS, MemoryLayout::default()),
             coredump_filter: AtomicU32::new(0x33),
             dump: SpinLock::new(&crate::task::PRIVATE_CLASS, None),

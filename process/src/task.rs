@@ -530,6 +530,16 @@ pub fn may_inspect(caller: &Task, target: &Task) -> abi::Result<()> {
     }
 }
 
+/// Takes hold of something inside `target` for `caller`: `EPERM` without the right.
+///
+/// First it is taken, then the right is asked for: `execve(2)` changes the credentials before
+/// anything of the new program can be reached, so what is got hold of with the right to look at the
+/// old program is never part of the new one.
+pub fn inspect<R>(caller: &Task, target: &Task, take: impl FnOnce() -> R) -> abi::Result<R> {
+    let taken = take();
+    may_inspect(caller, target).map(|()| taken)
+}
+
 /// A number that is equal for two tasks exactly when they share the resource `kind` of `kcmp(2)`.
 pub fn resource_id(task: &Task, kind: i32, index: i32) -> abi::Result<usize> {
     fn id<T: ?Sized>(arc: Option<Arc<T>>) -> usize {

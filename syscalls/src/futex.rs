@@ -109,8 +109,7 @@ fn sys_get_robust_list(cx: &mut Cx<'_>, pid: i32, head: VirtAddr, len: VirtAddr)
         cx.task.robust_list()
     } else {
         let target = cx.task.group.pid_ns().task(pid).ok_or(Errno::ESRCH)?;
-        process::task::may_inspect(cx.task, &target)?;
-        target.robust_list()
+        process::task::inspect(cx.task, &target, || target.robust_list())?
     };
     user::write_val(len, &(ROBUST_HEAD_LEN as u64))?;
     user::write_val(head, &list.0)?;

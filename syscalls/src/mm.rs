@@ -332,8 +332,7 @@ fn transfer(
     }
     let remote = segments(remote, nremote)?;
     let target = cx.task.group.pid_ns().task(pid).ok_or(Errno::ESRCH)?;
-    process::task::may_inspect(cx.task, &target)?;
-    let mm = target.mm().ok_or(Errno::ESRCH)?;
+    let mm = process::task::inspect(cx.task, &target, || target.mm())?.ok_or(Errno::ESRCH)?;
     let mut here = local.into_iter();
     let mut current = (VirtAddr(0), 0usize);
     let mut buffer = [0u8; PAGE_SIZE];

@@ -352,9 +352,10 @@ fn sys_pidfd_getfd(cx: &mut Cx<'_>, pidfd: i32, fd: i32, flags: u32) -> Result<u
     }
     let group = crate::pidfd::pid_of(cx.task, pidfd)?.group().ok_or(Errno::ESRCH)?;
     let target = group.leader().ok_or(Errno::ESRCH)?;
-    process::task::may_inspect(cx.task, &target)?;
-    let theirs = target.files().ok_or(Errno::ESRCH)?;
-    crate::fsctx::install(cx, theirs.get_any(fd)?, vfs::CloseOnExec::Yes)
+    let file = process::task::inspect(cx.task, &target, || {
+        target.files().ok_or(Errno::ESRCH)?.get_any(fd)
+    })??;
+    crate::fsctx::install(cx, file, vfs::CloseOnExec::Yes)
 }
 
 /// `pidfd_open(2)`.

@@ -1,6 +1,6 @@
 //! Links to what a task holds: its directories, its program, its open files, its namespaces.
 
-use crate::pid::{check_inspect, parse_number};
+use crate::pid::{inspect, parse_number};
 use abi::{Errno, Result};
 use alloc::format;
 use alloc::sync::{Arc, Weak};
@@ -20,11 +20,11 @@ pub(crate) enum Where {
 
 /// Where a link of the task leads.
 pub(crate) fn resolve(task: &Task, place: Where) -> Result<Path> {
-    check_inspect(task)?;
     if matches!(place, Where::Exe) {
-        return Ok(task.group.exe().ok_or(Errno::ENOENT)?.path.clone());
+        let exe = inspect(task, || task.group.exe())?;
+        return Ok(exe.ok_or(Errno::ENOENT)?.path.clone());
     }
-    let paths = task.fs().and_then(|fs| fs.paths()).ok_or(Errno::ENOENT)?;
+    let paths = inspect(task, || task.fs().and_then(|fs| fs.paths()))?.ok_or(Errno::ENOENT)?;
     Ok(match place {
         Where::Cwd => paths.cwd.clone(),
         _ => paths.root.clone(),
@@ -55,10 +55,9 @@ impl Fds {
 impl Directory for Fds {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
         let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
-        check_inspect(&task)?;
-        let Some(fd) = parse_number(name) else { return Ok(None) };
-        let Some(files) = task.files() else { return Ok(None) };
-        let Ok(file) = files.get_any(fd) else { return Ok(None) };
+        let fd = parse_number(name);
+        let file = inspect(&task, || task.files()?.get_any(fd?).ok())?;
+        let (Some(fd), Some(file)) = (fd, file) else { return Ok(None) };
         let creds = task.creds();
         let (mode, body) = if self.info {
             let text = FdInfo { task: self.task.clone(), fd };
@@ -79,8 +78,7 @@ impl Directory for Fds {
 
     fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {
         let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
-        check_inspect(&task)?;
-        let Some(files) = task.files() else { return Ok(()) };
+        let Some(files) = inspect(&task, || task.files())? else { return Ok(()) };
         let kind = if self.info { 8 } else { 10 };
         let mut from = u32::try_from(cursor).unwrap_or(u32::MAX);
         while let Some((fd, _)) = files.next(from) {
@@ -99,8 +97,7 @@ impl Directory for Fds {
 
 fn open_file(task: &Weak<Task>, fd: i32) -> Result<Arc<File>> {
     let task = task.upgrade().ok_or(Errno::ENOENT)?;
-    check_inspect(&task)?;
-    task.files().ok_or(Errno::ENOENT)?.get_any(fd).map_err(|_| Errno::ENOENT)
+    inspect(&task, || task.files()?.get_any(fd).ok())?.ok_or(Errno::ENOENT)
 }
 
 struct FdLink {
@@ -173,8 +170,7 @@ struct NsLink {
 impl NsLink {
     fn namespace(&self) -> Result<Namespace> {
         let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
-        check_inspect(&task)?;
-        let ns = task.ns();
+        let ns = inspect(&task, || task.ns())?;
         Ok(match NAMES.get(self.index).copied().ok_or(Errno::ENOENT)? {
             "cgroup" => Namespace::Cgroup(ns.cgroup.clone()),
             "ipc" => Namespace::Ipc(ns.ipc.clone()),

@@ -1,6 +1,6 @@
 //! The areas of a program: `maps`, `smaps`, `smaps_rollup`.
 
-use crate::pid::{View, check_inspect};
+use crate::pid::{View, inspect};
 use abi::Result;
 use alloc::vec::Vec;
 use vm::{MapInfo as Area, PageInfo, flag};
@@ -33,9 +33,8 @@ fn put_area(area: &Area, out: &mut Vec<u8>) {
 }
 
 fn areas(view: &View) -> Result<Vec<Area>> {
-    check_inspect(&view.task)?;
     let mut all = Vec::new();
-    if let Some(mm) = view.task.mm() {
+    if let Some(mm) = inspect(&view.task, || view.task.mm())? {
         mm.for_each_vma(|area| all.push(area.clone()));
     }
     Ok(all)

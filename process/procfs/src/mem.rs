@@ -3,7 +3,7 @@
 //! An open file refers to the memory the process had at that moment, without keeping it: when the
 //! process ends or runs another program, the file is at its end.
 
-use crate::pid::{View, check_inspect};
+use crate::pid::{View, inspect};
 use abi::{Errno, Result};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -22,8 +22,8 @@ const CHUNK: usize = 16 * PAGE_SIZE;
 struct Memory(Weak<AddressSpace>);
 
 fn space(view: &View) -> Result<Weak<AddressSpace>> {
-    check_inspect(&view.task)?;
-    Ok(view.task.mm().map(|mm| Arc::downgrade(&mm)).unwrap_or_default())
+    let mm = inspect(&view.task, || view.task.mm())?;
+    Ok(mm.map(|mm| Arc::downgrade(&mm)).unwrap_or_default())
 }
 
 /// Opens `mem`.

@@ -313,10 +313,10 @@ impl Target for TaskLink {
     }
 }
 
-/// Checks that the caller may look inside the task.
-pub(crate) fn check_inspect(task: &Task) -> Result<()> {
+/// Takes hold of something inside the task, if the caller may look there.
+pub(crate) fn inspect<R>(task: &Task, take: impl FnOnce() -> R) -> Result<R> {
     match process::try_current() {
-        Some(caller) => process::task::may_inspect(caller, task).map_err(|_| Errno::EACCES),
-        None => Ok(()),
+        Some(caller) => process::task::inspect(caller, task, take).map_err(|_| Errno::EACCES),
+        None => Ok(take()),
     }
 }

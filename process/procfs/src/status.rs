@@ -1,6 +1,6 @@
 //! The text files of `/proc/PID`, proc(5).
 
-use crate::pid::{View, check_inspect};
+use crate::pid::{View, inspect};
 use abi::process::{RLIM_INFINITY, Resource};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
@@ -11,6 +11,7 @@ use process::Task;
 use process::task::Life;
 use process::usage::Usage;
 use sched::Policy;
+use vm::AddressSpace;
 
 const TICK_NS: u64 = 10_000_000;
 const PF_KTHREAD_NONE: u32 = 0x0040_0000;
@@ -57,7 +58,7 @@ fn parameters(task: &Task) -> (i64, i64, u32, u32) {
 pub(crate) fn stat(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let task = &view.task;
     let group = &task.group;
-    let may_look = check_inspect(task).is_ok();
+    let layout = inspect(task, || group.layout()).unwrap_or_default();
     let used = usage(view);
     let children = group.children_usage();
     let (mut tty_nr, mut tpgid) = (0, -1);
@@ -85,7 +86,6 @@ pub(crate) fn stat(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let stats = task.mm().map(|mm| mm.stats()).unwrap_or_default();
     let limit = group.limits.soft(Resource::Rss);
     put!(out, " {} {} {limit}", stats.total * 4096, stats.rss_pages());
-    let layout = if may_look { group.layout() } else { Default::default() };
     put!(out, " {} {} {} 0 0", layout.start_code, layout.end_code, layout.start_stack);
     let (ignored, caught) = task.dispositions();
     put!(out, " {} {}", task.pending().0 & 0x7fff_ffff, task.blocked().0 & 0x7fff_ffff);
@@ -197,10 +197,10 @@ pub(crate) fn status(view: &View, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// Reads a piece of the program's memory.
-fn read_memory(task: &Task, start: u64, end: u64, out: &mut Vec<u8>) -> Result<()> {
+/// Reads a piece of a program's memory.
+fn read_memory(mm: Option<&AddressSpace>, start: u64, end: u64, out: &mut Vec<u8>) -> Result<()> {
     const LIMIT: u64 = 1 << 20;
-    let Some(mm) = task.mm() else { return Ok(()) };
+    let Some(mm) = mm else { return Ok(()) };
     let len = usize::try_from(end.saturating_sub(start).min(LIMIT)).unwrap_or(0);
     let mut bytes = alloc::vec![0; len];
     let done = mm.read_remote(VirtAddr(start), &mut bytes).unwrap_or(0);
@@ -210,11 +210,11 @@ fn read_memory(task: &Task, start: u64, end: u64, out: &mut Vec<u8>) -> Result<(
 }
 
 pub(crate) fn cmdline(view: &View, out: &mut Vec<u8>) -> Result<()> {
-    let layout = view.task.group.layout();
-    read_memory(&view.task, layout.arg_start, layout.arg_end, out)?;
+    let (layout, mm) = (view.task.group.layout(), view.task.mm());
+    read_memory(mm.as_deref(), layout.arg_start, layout.arg_end, out)?;
     // A program that wrote over its arguments up to the end goes on in its environment.
     if out.last().is_some_and(|last| *last != 0) {
-        read_memory(&view.task, layout.env_start, layout.env_end, out)?;
+        read_memory(mm.as_deref(), layout.env_start, layout.env_end, out)?;
         if let Some(end) = out.iter().position(|b| *b == 0) {
             out.truncate(end + 1);
         }
@@ -223,14 +223,13 @@ pub(crate) fn cmdline(view: &View, out: &mut Vec<u8>) -> Result<()> {
 }
 
 pub(crate) fn environ(view: &View, out: &mut Vec<u8>) -> Result<()> {
-    check_inspect(&view.task)?;
-    let layout = view.task.group.layout();
-    read_memory(&view.task, layout.env_start, layout.env_end, out)
+    let task = &view.task;
+    let (layout, mm) = inspect(task, || (task.group.layout(), task.mm()))?;
+    read_memory(mm.as_deref(), layout.env_start, layout.env_end, out)
 }
 
 pub(crate) fn auxv(view: &View, out: &mut Vec<u8>) -> Result<()> {
-    check_inspect(&view.task)?;
-    for word in view.task.group.layout().auxv {
+    for word in inspect(&view.task, || view.task.group.layout())?.auxv {
         out.extend_from_slice(&word.to_ne_bytes());
     }
     Ok(())
@@ -273,7 +272,7 @@ pub(crate) fn cgroup(_: &View, _: &mut Vec<u8>) -> Result<()> {
 }
 
 pub(crate) fn io(view: &View, out: &mut Vec<u8>) -> Result<()> {
-    check_inspect(&view.task)?;
+    inspect(&view.task, || ())?;
     let tasks = if view.whole { view.task.group.tasks() } else { Vec::from([view.task.clone()]) };
     let mut sums = [0u64; 4];
     for task in tasks {
@@ -406,8 +405,8 @@ fn set_score_adj(view: &View, value: i32) -> Result<()> {
 }
 
 pub(crate) fn personality(view: &View, out: &mut Vec<u8>) -> Result<()> {
-    check_inspect(&view.task)?;
-    put!(out, "{:08x}\n", view.task.personality.load(Ordering::Relaxed));
+    let personality = inspect(&view.task, || view.task.personality.load(Ordering::Relaxed))?;
+    put!(out, "{personality:08x}\n");
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 pub mod args;
 pub mod elf;
 mod image;
+mod lock;
 pub mod script;
 mod stack;
 
@@ -24,9 +25,11 @@ use args::Strings;
 use core::sync::atomic::Ordering;
 use vfs::cred::{CapSet, Creds};
 use vfs::file::File;
+use vfs::types::Access;
 use vm::AddressSpace;
 
 pub use image::RANDOMIZE_VA_SPACE;
+pub(crate) use lock::ProgramLock;
 
 /// `READ_IMPLIES_EXEC` of `personality(2)`.
 pub const READ_IMPLIES_EXEC: u32 = 0x040_0000;
@@ -92,12 +95,17 @@ impl Opener for Task {
 /// Replaces the running program. On success the registers in `frame` are those of the new one.
 pub fn exec(task: &Task, frame: &mut TrapFrame, program: Program) -> Result<()> {
     let original = program.file.clone();
-    match load(task, program, &task.creds(), &task.group.limits) {
-        Ok(loaded) => {
-            drop(original);
-            let old_tid = crate::ptrace::tracer_of(task)
-                .map_or(0, |tracer| task.pid().number_in(tracer.group.pid_ns()));
-            install(task, frame, loaded)?;
+    // Before it is decided whether the file's privileges count, until they are in place.
+    let lock = task.group.program_lock.lock()?;
+    let old_tid = crate::ptrace::tracer_of(task)
+        .map_or(0, |tracer| task.pid().number_in(tracer.group.pid_ns()));
+    let outcome = load(task, program, &task.creds(), &task.group.limits).and_then(|loaded| {
+        drop(original);
+        install(task, frame, loaded)
+    });
+    match outcome {
+        Ok(()) => {
+            drop(lock);
             crate::ptrace::exec_stop(task, frame, old_tid);
             Ok(())
         }
@@ -289,8 +297,12 @@ fn decode_capabilities(value: &[u8]) -> Option<(CapSet, CapSet, bool)> {
     Some((CapSet(permitted & mask), CapSet(inheritable & mask), magic & 1 != 0))
 }
 
-/// Makes the running process the new program.
-fn install(task: &Task, frame: &mut TrapFrame, loaded: Loaded) -> Result<()> {
+/// Makes the running process the new program. Once it is alone there is no way back.
+fn install(
+    task: &Task,
+    frame: &mut TrapFrame,
+    loaded: Loaded,
+) -> core::result::Result<(), Failure> {
     crate::exit::become_alone(task)?;
     // Handlers and descriptors may be shared with other processes.
     if let Some(hand) = task.sighand() {
@@ -299,15 +311,20 @@ fn install(task: &Task, frame: &mut TrapFrame, loaded: Loaded) -> Result<()> {
         task.sighand.set(Some(own));
     }
     if let Some(files) = task.files() {
-        let own = if Arc::strong_count(&files) > 2 { Arc::new(files.duplicate()?) } else { files };
+        let own = if Arc::strong_count(&files) > 2 {
+            Arc::new(files.duplicate().map_err(Failure::Fatal)?)
+        } else {
+            files
+        };
         own.close_on_exec();
         task.files.set(Some(own));
     }
     let mm = loaded.mm.clone();
     crate::futex::thread_exit(task);
     crate::exit::release_memory(task);
-    crate::set_address_space(task, Some(mm));
     begin(task, frame, loaded);
+    // Last: nobody reaches the new program with the rights to look at the old one.
+    crate::set_address_space(task, Some(mm));
     Ok(())
 }
 
@@ -322,9 +339,21 @@ fn begin(task: &Task, frame: &mut TrapFrame, loaded: Loaded) {
 }
 
 /// Makes `task` the new program as far as the process layer is concerned; also for process 1, which
-/// does not run yet.
+/// does not run yet. The credentials come first: see [`crate::task::inspect`].
 pub(crate) fn adopt(task: &Task, frame: &mut TrapFrame, loaded: Loaded) {
     let group = &task.group;
+    let old = task.creds();
+    // Linux asks with the credentials of the caller, not with those the file gives.
+    let is_readable = vfs::perm::permission(loaded.file.inode(), Access::READ, &old).is_ok();
+    let is_setid = loaded.secure || old.euid != loaded.creds.euid || old.egid != loaded.creds.egid;
+    creds::commit(task, loaded.creds);
+    // prctl(2), PR_SET_DUMPABLE; what may be run but not read is protected in the same way.
+    let is_protected = is_setid || !is_readable;
+    let dumpable = if is_protected { crate::coredump::suid_dumpable() } else { 1 };
+    group.dumpable.store(dumpable, Ordering::Relaxed);
+    if is_setid {
+        task.parent_death_signal.store(0, Ordering::Relaxed);
+    }
     let name = loaded.filename.rsplit(|&b| b == b'/').next().unwrap_or_default();
     task.set_comm(name);
     group.timers.exec();
@@ -335,14 +364,6 @@ pub(crate) fn adopt(task: &Task, frame: &mut TrapFrame, loaded: Loaded) {
     group.has_execed.store(true, Ordering::Relaxed);
     group.exe.set(Some(loaded.file));
     group.update_layout(|layout| *layout = loaded.layout);
-    let old = task.creds();
-    let is_setid = loaded.secure || old.euid != loaded.creds.euid || old.egid != loaded.creds.egid;
-    creds::commit(task, loaded.creds);
-    let dumpable = if is_setid { crate::coredump::suid_dumpable() } else { 1 };
-    group.dumpable.store(dumpable, Ordering::Relaxed);
-    if is_setid {
-        task.parent_death_signal.store(0, Ordering::Relaxed);
-    }
     crate::trace_hook(task);
     *frame = TrapFrame::new_user(VirtAddr(loaded.entry), VirtAddr(loaded.sp));
 }

@@ -16,6 +16,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::thread::flags;
 use core::sync::atomic::Ordering;
+use vfs::cred::{Cap, Creds};
 
 /// A traced thread that has ended; its process has not, or it was not its last thread.
 pub(crate) struct ThreadExit {
@@ -74,20 +75,20 @@ fn unlink(target: &Task, signal: i32) -> Option<Arc<Task>> {
     family.traced.remove(&key(target))
 }
 
-fn check(caller: &Task, target: &Task) -> Result<()> {
+/// [`link`] if `caller` has the right, with no `execve(2)` of the target between the two.
+fn take_on(caller: &Task, target: &Arc<Task>, is_seized: bool, options: u32) -> Result<()> {
     if Arc::ptr_eq(&caller.group, &target.group) {
         return Err(Errno::EPERM);
     }
-    may_inspect(caller, target)
+    let _program = target.group.program_lock.lock()?;
+    may_inspect(caller, target)?;
+    let _tree = tree();
+    link(caller, target, is_seized, options)
 }
 
 /// `PTRACE_ATTACH`: `EPERM` without the right, or if it is traced already.
 pub fn attach(caller: &Task, target: &Arc<Task>) -> Result<()> {
-    check(caller, target)?;
-    {
-        let _tree = tree();
-        link(caller, target, false, 0)?;
-    }
+    take_on(caller, target, false, 0)?;
     signal::send_to_task(target, SigInfo::new(Signal::SIGSTOP, si::KERNEL));
     // Where it stands in a stop of its process, it is to stop for the tracer instead.
     target.group.resume.wake_all();
@@ -100,18 +101,24 @@ pub fn seize(caller: &Task, target: &Arc<Task>, options: u64) -> Result<()> {
     if options & !option::MASK != 0 {
         return Err(Errno::EIO);
     }
-    check(caller, target)?;
-    {
-        let _tree = tree();
-        link(caller, target, true, options)?;
-    }
+    take_on(caller, target, true, options)?;
     target.group.resume.wake_all();
     Ok(())
 }
 
-/// `PTRACE_TRACEME`: the thread that made this process traces the caller.
+/// Whether `tracer` may be asked to trace `child`: it must be able to do what the child can, or
+/// have `CAP_SYS_PTRACE` where the child lives.
+fn may_be_tracer(tracer: &Creds, child: &Creds) -> bool {
+    let covers =
+        Arc::ptr_eq(&tracer.user_ns, &child.user_ns) && child.permitted.is_subset(tracer.permitted);
+    covers || tracer.ns_capable(&child.user_ns, Cap::SYS_PTRACE)
+}
+
+/// `PTRACE_TRACEME`: the thread that made this process traces the caller. `EPERM` if it is traced
+/// already, or for a tracer that could not do as much as the caller can.
 pub fn trace_me(task: &Task) -> Result<()> {
     let this = task.arc().ok_or(Errno::ESRCH)?;
+    let _program = task.group.program_lock.lock()?;
     let _tree = tree();
     let (thread, parent) = {
         let kin = task.group.kin.lock();
@@ -119,7 +126,11 @@ pub fn trace_me(task: &Task) -> Result<()> {
     };
     let alive = |task: &Arc<Task>| task.life() == Life::Alive;
     let tracer = thread.filter(alive).or_else(|| parent.and_then(|group| group.any_task()));
-    link(&*tracer.ok_or(Errno::EPERM)?, &this, false, 0)
+    let tracer = tracer.ok_or(Errno::EPERM)?;
+    if !may_be_tracer(&tracer.creds(), &task.creds()) {
+        return Err(Errno::EPERM);
+    }
+    link(&tracer, &this, false, 0)
 }
 
 /// `PTRACE_DETACH`: the caller has checked that it is stopped.
@@ -166,6 +177,8 @@ pub(crate) struct Left {
     /// Traced threads, to be dropped without locks; those to be killed.
     pub(crate) freed: Vec<Arc<Task>>,
     pub(crate) killed: Vec<Arc<Task>>,
+    /// Ended threads that nobody waits for any more, to be dropped without locks too.
+    exits: VecDeque<ThreadExit>,
 }
 
 /// The thread ends: what it traced goes on, or dies if it said so. The tree is locked.
@@ -185,8 +198,6 @@ pub(crate) fn tracer_ended(task: &Task) -> Left {
         (left.exits, family.traced_exits) = (own, others);
         let gone: Vec<u64> = family
             .traced_zombies
-    /// Ended threads that nobody waits for any more, to be dropped without locks too.
-    exits: VecDeque<ThreadExit>,
             .iter()
             .filter(|(_, (_, tracer))| mine(tracer))
             .map(|(birth, _)| *birth)
@@ -238,6 +249,15 @@ pub(crate) fn thread_ended(task: &Task) -> Option<(Arc<ThreadGroup>, SigInfo, Op
     Some((group.clone(), child_info(task, &group, code, value), gone))
 }
 
+/// Another thread becomes the leader in the place of `old`, in `execve(2)`: it is traced no longer
+/// and nobody waits for it. The tree is locked. Returns the tracer, who is to look again.
+pub(crate) fn leader_replaced(old: &Task) -> Option<Arc<ThreadGroup>> {
+    let tracer = tracer(old)?;
+    // The caller has the thread: this is not the last reference.
+    unlink(old, 0);
+    Some(tracer.group.clone())
+}
+
 /// A process whose leader is traced has ended. If the tracer is not the parent, the tracer can wait
 /// for it first: returns whom to tell what. The tree is locked; `freed` is to be dropped without it.
 pub(crate) fn process_ended(
@@ -252,15 +272,6 @@ pub(crate) fn process_ended(
         return None;
     }
     let watcher = tracer.group.clone();
-/// Another thread becomes the leader in the place of `old`, in `execve(2)`: it is traced no longer
-/// and nobody waits for it. The tree is locked. Returns the tracer, who is to look again.
-pub(crate) fn leader_replaced(old: &Task) -> Option<Arc<ThreadGroup>> {
-    let tracer = tracer(old)?;
-    // The caller has the thread: this is not the last reference.
-    unlink(old, 0);
-    Some(tracer.group.clone())
-}
-
     group.kin.lock().is_held = true;
     watcher.family.lock().traced_zombies.insert(group.birth, (group.clone(), tracer.weak()));
     let (code, value) = exit::decode_status(exit::exit_status(group, leader));
@@ -276,4 +287,24 @@ pub(super) fn interrupt(target: &Task) {
         send::wake(target, false);
     }
     target.tracing.poke_listener();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::creds::{initial_user_ns, setresuid};
+    use vfs::cred::CapSet;
+
+    #[test]
+    fn tracer_can_do_what_its_child_can() {
+        let root = Creds::root(initial_user_ns().clone());
+        let user = setresuid(&root, [1000; 3]).expect("root may");
+        assert!(may_be_tracer(&user, &user));
+        assert!(may_be_tracer(&root, &user));
+        assert!(!may_be_tracer(&user, &root));
+        let mut tracer = user;
+        (tracer.permitted, tracer.effective) =
+            (CapSet::EMPTY.with(Cap::SYS_PTRACE), CapSet::EMPTY.with(Cap::SYS_PTRACE));
+        assert!(may_be_tracer(&tracer, &root));
+    }
 }

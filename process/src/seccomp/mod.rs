@@ -181,6 +181,9 @@ fn install(task: &Task, filters: Arc<Filters>) {
     task.set_flag(flags::SECCOMP);
 }
 
+        // A thread that is about to run a set-user-id program must not come by a filter which it
+        // could not have if it were told before.
+        let _program = task.group.program_lock.lock()?;
 /// A child inherits mode and filters.
 pub(crate) fn inherit(parent: &Task, child: &Task) {
     let mode = parent.seccomp_mode.load(Ordering::Relaxed);
