@@ -51,8 +51,8 @@ pub mod option {
     pub const TRACEEXIT: u32 = 0x40;
     pub const TRACESECCOMP: u32 = 0x80;
     pub const EXITKILL: u32 = 1 << 20;
-    pub const SUSPEND_SECCOMP: u32 = 1 << 21;
-    pub const MASK: u32 = 0xff | EXITKILL | SUSPEND_SECCOMP;
+    /// Those that are known; `PTRACE_O_SUSPEND_SECCOMP` is not.
+    pub const MASK: u32 = 0xff | EXITKILL;
 }
 
 /// `PTRACE_EVENT_*`.

@@ -36,8 +36,8 @@ pub(crate) use relation::{
 pub use relation::{attach, detach, seize, trace_me, tracer_of};
 pub use stop::{Entry, step_trap, syscall_enter, syscall_exit};
 pub(crate) use stop::{
-    exec_stop, exit_stop, fork_event, fork_stop, group_stop, is_at_group_stop, signal_stop,
-    take_trap, vfork_done_stop,
+    exec_stop, exit_stop, fork_event, fork_stop, group_stop, is_at_group_stop, seccomp_stop,
+    signal_stop, take_trap, vfork_done_stop,
 };
 
 static STATE_CLASS: LockClass = LockClass::new("process.ptrace", 628);
@@ -53,6 +53,8 @@ pub enum Kind {
     SyscallExit,
     /// An event, `PTRACE_EVENT_*`.
     Event,
+    /// The event that a filter asked for: a system call is about to run.
+    Seccomp,
     /// Its process is stopped.
     Group,
 }

@@ -1,14 +1,19 @@
 //! The tracer's side: requests about a stopped thread.
 
-use super::{Kind, Registers, Resume, State, is_at_group_stop, relation};
+use super::{Kind, Registers, Resume, State, Stop, is_at_group_stop, relation};
 use crate::signal;
 use crate::task::Task;
 use abi::ptrace::{option, syscall_info};
 use abi::signal::{SigInfo, SigSet, Signal, si};
 use abi::{Errno, Result};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::VirtAddr;
 use arch::thread::flags;
+use arch::trap::TrapFrame;
+use core::sync::atomic::Ordering;
+use vfs::cred::Cap;
+use vm::AddressSpace;
 
 /// Looks at the state of a thread that `caller` traces and that stands still; `ESRCH` otherwise.
 fn stopped<R>(caller: &Task, target: &Task, act: impl FnOnce(&mut State) -> R) -> Result<R> {
@@ -137,42 +142,59 @@ pub fn set_mask(caller: &Task, target: &Task, mask: SigSet) -> Result<()> {
 /// `PTRACE_GET_SYSCALL_INFO`: `struct ptrace_syscall_info` as far as it has a meaning.
 pub fn syscall_info(caller: &Task, target: &Task) -> Result<Vec<u8>> {
     // As stops at system calls look like any SIGTRAP otherwise.
-    let kind = stopped(caller, target, |state| {
-        state.stop.filter(|_| state.options & option::TRACESYSGOOD != 0).map(|stop| stop.kind)
+    let (kind, message) = stopped(caller, target, |state| {
+        let is_told_apart =
+            |stop: &Stop| state.options & option::TRACESYSGOOD != 0 || stop.kind == Kind::Seccomp;
+        (state.stop.filter(is_told_apart).map(|stop| stop.kind), state.message)
     })?;
-    with_registers(caller, target, |registers| {
-        let frame = &registers.frame;
-        let op = match kind {
-            Some(Kind::SyscallEnter(..)) => syscall_info::ENTRY,
-            Some(Kind::SyscallExit) => syscall_info::EXIT,
-            _ => syscall_info::NONE,
-        };
-        let mut out = alloc::vec![op, 0, 0, 0];
-        out.extend_from_slice(&abi::ptrace::ARCH_X86_64.to_le_bytes());
-        out.extend_from_slice(&frame.rip.to_le_bytes());
-        out.extend_from_slice(&frame.rsp.to_le_bytes());
-        match kind {
-            Some(Kind::SyscallEnter(..)) => {
-                out.extend_from_slice(&frame.orig_rax.to_le_bytes());
-                frame.args().iter().for_each(|arg| out.extend_from_slice(&arg.to_le_bytes()));
+    let frame = with_registers(caller, target, |registers| Ok(registers.frame))?;
+    Ok(describe_call(kind, message, &frame))
+}
+
+/// `struct ptrace_syscall_info` for a stop of this kind.
+fn describe_call(kind: Option<Kind>, message: u64, frame: &TrapFrame) -> Vec<u8> {
+    let op = match kind {
+        Some(Kind::SyscallEnter(..)) => syscall_info::ENTRY,
+        Some(Kind::SyscallExit) => syscall_info::EXIT,
+        Some(Kind::Seccomp) => syscall_info::SECCOMP,
+        _ => syscall_info::NONE,
+    };
+    let mut out = alloc::vec![op, 0, 0, 0];
+    out.extend_from_slice(&abi::ptrace::ARCH_X86_64.to_le_bytes());
+    out.extend_from_slice(&frame.rip.to_le_bytes());
+    out.extend_from_slice(&frame.rsp.to_le_bytes());
+    match kind {
+        Some(Kind::SyscallEnter(..) | Kind::Seccomp) => {
+            out.extend_from_slice(&frame.orig_rax.to_le_bytes());
+            frame.args().iter().for_each(|arg| out.extend_from_slice(&arg.to_le_bytes()));
+            if kind == Some(Kind::Seccomp) {
+                out.extend_from_slice(&(message as u32).to_le_bytes());
             }
-            Some(Kind::SyscallExit) => {
-                out.extend_from_slice(&frame.rax.to_le_bytes());
-                let is_error = (-4095..0).contains(&(frame.rax as i64));
-                out.push(u8::from(is_error));
-            }
-            _ => {}
         }
-        Ok(out)
-    })
+        Some(Kind::SyscallExit) => {
+            out.extend_from_slice(&frame.rax.to_le_bytes());
+            let is_error = (-4095..0).contains(&(frame.rax as i64));
+            out.push(u8::from(is_error));
+        }
+        _ => {}
+    }
+    out
+}
+
+/// The memory of a stopped thread. What its program hides is hidden from its tracer as well, unless
+/// that has `CAP_SYS_PTRACE`: `EIO`.
+fn memory(caller: &Task, target: &Task) -> Result<Arc<AddressSpace>> {
+    check_stopped(caller, target)?;
+    // Relaxed: the thread stands still.
+    let is_open = target.group.dumpable.load(Ordering::Relaxed) == 1
+        || caller.creds().ns_capable(&target.creds().user_ns, Cap::SYS_PTRACE);
+    target.mm().filter(|_| is_open).ok_or(Errno::EIO)
 }
 
 /// A word of memory; `EIO` if it is not there.
 pub fn peek(caller: &Task, target: &Task, at: u64) -> Result<u64> {
-    check_stopped(caller, target)?;
     let mut word = [0u8; 8];
-    let mm = target.mm().ok_or(Errno::EIO)?;
-    match mm.read_remote(VirtAddr(at), &mut word) {
+    match memory(caller, target)?.read_remote(VirtAddr(at), &mut word) {
         Ok(8) => Ok(u64::from_le_bytes(word)),
         _ => Err(Errno::EIO),
     }
@@ -180,9 +202,7 @@ pub fn peek(caller: &Task, target: &Task, at: u64) -> Result<u64> {
 
 /// Changes a word of memory, whatever its protection; `EIO` if it is not there.
 pub fn poke(caller: &Task, target: &Task, at: u64, word: u64) -> Result<()> {
-    check_stopped(caller, target)?;
-    let mm = target.mm().ok_or(Errno::EIO)?;
-    match mm.write_forced(VirtAddr(at), &word.to_le_bytes()) {
+    match memory(caller, target)?.write_forced(VirtAddr(at), &word.to_le_bytes()) {
         Ok(8) => Ok(()),
         _ => Err(Errno::EIO),
     }

@@ -273,6 +273,23 @@ pub fn syscall_exit(task: &Task, frame: &mut TrapFrame) {
     }
 }
 
+/// A filter leaves the system call to the tracer, with this number for it (seccomp(2),
+/// `SECCOMP_RET_TRACE`). `None` if no tracer wants to know.
+pub(crate) fn seccomp_stop(task: &Task, frame: &mut TrapFrame, data: u32) -> Option<Entry> {
+    if !task.tracing.wants(option::TRACESECCOMP) {
+        return None;
+    }
+    frame.rax = Errno::ENOSYS.as_return_value();
+    let what = Stop { kind: Kind::Seccomp, ..event_of(task, event::SECCOMP, SIGTRAP) };
+    // A signal given at such a stop is dropped, as ptrace(2) says.
+    let outcome = stop(task, frame, what, Some(data.into()));
+    if signal::fatal_pending(task) {
+        return Some(Entry::Skip);
+    }
+    // Nobody has seen it if the tracer left before.
+    outcome.map(|_| if frame.is_syscall() { Entry::Run } else { Entry::Skip })
+}
+
 /// A single step ended with a system call.
 pub fn step_trap(task: &Task, frame: &TrapFrame) {
     signal::force(task, SigInfo::fault(Signal::SIGTRAP, si::TRAP_BRKPT, frame.rip));

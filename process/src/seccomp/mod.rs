@@ -6,6 +6,7 @@
 
 pub mod bpf;
 
+use crate::ptrace::Entry;
 use crate::task::Task;
 use abi::signal::{SigInfo, Signal};
 use abi::{Errno, Result};
@@ -89,7 +90,7 @@ pub enum Verdict {
 }
 
 /// Decides about the call in `frame`.
-pub fn check(task: &Task, frame: &TrapFrame) -> Verdict {
+pub fn check(task: &Task, frame: &mut TrapFrame) -> Verdict {
     match task.seccomp_mode.load(Ordering::Relaxed) {
         MODE_STRICT => match frame.orig_rax {
             // read, write, exit, rt_sigreturn
@@ -101,26 +102,44 @@ pub fn check(task: &Task, frame: &TrapFrame) -> Verdict {
     }
 }
 
-fn filter(task: &Task, frame: &TrapFrame) -> Verdict {
-    let Some(filters) = task.seccomp.get() else { return Verdict::Allow };
+fn filter(task: &Task, frame: &mut TrapFrame) -> Verdict {
+    let Some(answer) = ask(task, frame) else { return Verdict::Allow };
+    if answer & ret::ACTION != ret::TRACE {
+        return judge(task, frame, answer);
+    }
+    match crate::ptrace::seccomp_stop(task, frame, answer & ret::DATA) {
+        None => Verdict::Skip(Errno::ENOSYS.as_return_value()),
+        Some(Entry::Skip) => Verdict::Skip(frame.rax),
+        // The tracer may have made it another call, which it must not run past the filters; what
+        // they leave to the tracer it has seen.
+        Some(Entry::Run) => match ask(task, frame) {
+            Some(again) if again & ret::ACTION != ret::TRACE => judge(task, frame, again),
+            _ => Verdict::Allow,
+        },
+    }
+}
+
+/// The filters' answer, if there are any.
+fn ask(task: &Task, frame: &TrapFrame) -> Option<u32> {
     let data = Data {
         nr: frame.orig_rax as u32,
         arch: AUDIT_ARCH_X86_64,
         ip: frame.rip,
         args: frame.args(),
     };
-    let answer = filters.run(&data);
-    drop(filters);
+    Some(task.seccomp.get()?.run(&data))
+}
+
+/// Does what the filters' answer says, other than to ask a tracer.
+fn judge(task: &Task, frame: &TrapFrame, answer: u32) -> Verdict {
     let errno = (answer & ret::DATA).min(4095);
     match answer & ret::ACTION {
         ret::ALLOW | ret::LOG => Verdict::Allow,
         ret::ERRNO => Verdict::Skip((-i64::from(errno)) as u64),
-        // Nobody traces: as if there were no tracer.
-        ret::TRACE => Verdict::Skip(Errno::ENOSYS.as_return_value()),
         ret::TRAP => {
             crate::signal::force(
                 task,
-                SigInfo::seccomp(frame.rip, data.nr as i32, AUDIT_ARCH_X86_64, errno as i32),
+                SigInfo::seccomp(frame.rip, frame.orig_rax as i32, AUDIT_ARCH_X86_64, errno as i32),
             );
             Verdict::Skip(frame.orig_rax)
         }
@@ -162,6 +181,9 @@ pub fn add_filter(task: &Task, program: Program, set_flags: u32) -> Result<()> {
     }
     let filters = Arc::new(Filters { program, previous, total });
     if set_flags & FLAG_TSYNC != 0 {
+        // A thread that is about to run a set-user-id program must not come by a filter which it
+        // could not have if it were told before.
+        let _program = task.group.program_lock.lock()?;
         for other in task.group.tasks() {
             if !core::ptr::eq(&*other, task) {
                 install(&other, filters.clone());
@@ -181,9 +203,6 @@ fn install(task: &Task, filters: Arc<Filters>) {
     task.set_flag(flags::SECCOMP);
 }
 
-        // A thread that is about to run a set-user-id program must not come by a filter which it
-        // could not have if it were told before.
-        let _program = task.group.program_lock.lock()?;
 /// A child inherits mode and filters.
 pub(crate) fn inherit(parent: &Task, child: &Task) {
     let mode = parent.seccomp_mode.load(Ordering::Relaxed);
