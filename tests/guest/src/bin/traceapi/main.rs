@@ -1,6 +1,8 @@
 //! `ptrace(2)`: a child that is traced, and what its tracer sees. Every line printed is the same on
 //! Linux: results, errno numbers, wait statuses; never an address or a process number.
 
+mod others;
+
 use std::ffi::c_void;
 
 fn errno() -> i32 {
@@ -77,6 +79,10 @@ fn raise(signal: i32) {
 fn call(number: i64, argument: usize) {
     // SAFETY: calls without pointers only.
     unsafe { libc::syscall(number, argument) };
+}
+
+fn nap() {
+    std::thread::sleep(std::time::Duration::from_millis(200));
 }
 
 fn errors() {
@@ -464,6 +470,8 @@ fn attach() {
         // SAFETY: one byte of room.
         unsafe { libc::read(ends[0], (&raw mut byte).cast::<c_void>(), 1) };
     });
+    // Until it reads.
+    nap();
     say("attach", ptrace(16, pid, 0, 0));
     wait("stopped", pid);
     info(pid);
@@ -525,6 +533,12 @@ fn main() {
         Some("events") => events(),
         Some("group-stop") => group_stop(),
         Some("attach") => attach(),
+        Some("threads") => others::threads(),
+        Some("two-watchers") => others::two_watchers(),
+        Some("seccomp") => others::seccomp(),
+        Some("hidden") => others::hidden(),
+        // SAFETY: no pointers.
+        Some("dumpable") => say("dumpable", unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }.into()),
         other => {
             eprintln!("traceapi: no test {other:?}");
             std::process::exit(2);
