@@ -178,13 +178,14 @@ impl AddressSpace {
         let entry = match self.table.entry(va(at)) {
             Ok(entry) => entry,
             Err(MapError::Shared) => {
+                // Another thread may give the shared table up.
+                let _tables = self.tables.lock();
                 if !write
                     && let Some(entry) = self.table.lookup(va(at))
                     && entry.load().is_present()
                 {
                     return Ok(FaultKind::Minor);
                 }
-                let _tables = self.tables.lock();
                 self.try_unshare(at)?;
                 return Err(FaultError::Retry);
             }

@@ -4,8 +4,9 @@ use crate::space::va;
 use crate::{AddressSpace, FaultAccess, Vma, flag};
 use abi::{Errno, Result};
 use arch::addr::{PAGE_SIZE, VirtAddr};
-use arch::paging::PteFlags;
-use frames::{PageRef, page};
+use arch::paging::{Pte, PteFlags};
+use frames::{Page, PageRef, kind, page};
+use mapped::Slot;
 
 /// A copy of a page of the vDSO; what device memory reads as depends on the device, so it does not.
 fn device_copy(vma: &Vma, at: u64) -> Result<PageRef> {
@@ -20,41 +21,49 @@ fn device_copy(vma: &Vma, at: u64) -> Result<PageRef> {
 }
 
 impl AddressSpace {
-    /// The page at an address, faulted in; and whether it may be changed through this handle.
-    fn remote_page(&self, at: u64, access: FaultAccess) -> Result<PageRef> {
+    /// The page at an address, faulted in; for an access that writes, such that what is written to it
+    /// is written to this address space.
+    pub(crate) fn remote_page(&self, at: u64, access: FaultAccess) -> Result<PageRef> {
         for _ in 0..64 {
             let areas = self.areas.read();
             let vma = areas.find(at).filter(|vma| !vma.has(flag::VVAR)).ok_or(Errno::EFAULT)?;
-            // Under the areas' lock nobody but the page cache takes the page away.
-            let _tables = self.tables.lock();
-            if let Some((phys, flags)) = self.table.query(va(at)) {
-                let shared_table = self.table.is_shared(va(at));
-                let fits = match access {
-                    FaultAccess::Read => true,
-                    // The process's own, whether or not it may write there itself.
-                    FaultAccess::Force if vma.is_private() => {
-                        let frame = page(phys.pfn());
-                        let special = flags.contains(PteFlags::SOFT0);
-                        !special
-                            && !shared_table
-                            && frame.kind() == frames::kind::ANON
-                            && frame.references() == 1
-                    }
-                    _ => flags.contains(PteFlags::WRITE) && !shared_table,
-                };
-                let special = flags.contains(PteFlags::SOFT0);
-                if fits && special && vma.file.is_some() {
+            // The page cache takes pages away under this lock, and unsharing gives tables up.
+            let tables = self.tables.lock();
+            if let Some(entry) = self.table.lookup(va(at))
+                && let seen = entry.load()
+                && self.is_mapped_for(vma, at, seen, access)
+            {
+                let is_special = seen.flags().contains(PteFlags::SOFT0);
+                if is_special && vma.file.is_some() {
                     return device_copy(vma, at);
                 }
-                if fits && (!special || access == FaultAccess::Read) {
-                    return Ok(PageRef::new(page(phys.pfn())));
+                // A fault takes no lock to put a copy in place, which may free the page.
+                match PageRef::try_new(page(seen.address().pfn())) {
+                    Some(page) if entry.load() == seen => return Ok(page),
+                    _ => continue,
                 }
             }
-            drop(_tables);
+            drop(tables);
             drop(areas);
             self.handle_fault(VirtAddr(at), access, 0)?;
         }
         Err(Errno::EFAULT)
+    }
+
+    /// Whether what an entry maps can be used for an access as it is. Holding `tables`.
+    fn is_mapped_for(&self, vma: &Vma, at: u64, seen: Pte, access: FaultAccess) -> bool {
+        let is_own_table = || !self.table.is_shared(va(at));
+        match access {
+            FaultAccess::Read => seen.is_present(),
+            // The process's own, whether or not it may write there itself.
+            FaultAccess::Force if vma.is_private() => {
+                let is_own = |frame: &Page| {
+                    frame.kind() == kind::ANON && (seen.is_writable() || frame.references() == 1)
+                };
+                Slot::page_of(seen).is_some_and(is_own) && is_own_table()
+            }
+            _ => Slot::page_of(seen).is_some() && seen.is_writable() && is_own_table(),
+        }
     }
 
     /// Copies out; how many bytes before the first that cannot be read.

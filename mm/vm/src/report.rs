@@ -5,7 +5,7 @@ use crate::vma::Vma;
 use crate::{AddressSpace, Description, flag};
 use alloc::string::String;
 use alloc::vec::Vec;
-use arch::addr::PAGE_SIZE;
+use arch::addr::{HUGE_SIZE, PAGE_SIZE, PhysAddr};
 use arch::paging::PteFlags;
 use frames::{kind, page};
 
@@ -43,6 +43,23 @@ pub struct PageInfo {
     pub pss: u64,
 }
 
+impl PageInfo {
+    /// Counts what an entry maps.
+    fn add(&mut self, phys: PhysAddr, flags: PteFlags) {
+        if flags.contains(PteFlags::SOFT0) {
+            return;
+        }
+        let frame = page(phys.pfn());
+        let users = u64::from(frame.map_count().max(1));
+        self.rss += 1;
+        self.private += u64::from(users == 1);
+        self.anon += u64::from(frame.kind() == kind::ANON);
+        self.dirty += u64::from(flags.contains(PteFlags::DIRTY));
+        self.referenced += u64::from(flags.contains(PteFlags::ACCESSED));
+        self.pss += PAGE_SIZE as u64 / users;
+    }
+}
+
 impl AddressSpace {
     /// The areas from an address on, at most `limit`.
     pub fn maps(&self, from: u64, limit: usize) -> Vec<MapInfo> {
@@ -61,7 +78,14 @@ impl AddressSpace {
     /// The frame, flags of a page; `None` when nothing is mapped.
     pub fn page_at(&self, at: u64) -> Option<(u64, PteFlags)> {
         let _areas = self.areas.read();
+        let _tables = self.tables.lock();
         self.table.query(va(at)).map(|(phys, flags)| (phys.pfn().0, flags))
+    }
+
+    /// Whether something is mapped at an address. Holding `areas`.
+    fn is_mapped(&self, at: u64) -> bool {
+        let _tables = self.tables.lock();
+        self.table.query(va(at)).is_some()
     }
 
     /// Counts the mapped pages of a range.
@@ -69,24 +93,16 @@ impl AddressSpace {
         let mut sum = PageInfo::default();
         let _areas = self.areas.read();
         let mut at = start;
-        while at < end {
-            if self.table.lookup(va(at)).is_none() {
-                at = (at & !0x1f_ffff) + 0x20_0000;
-                continue;
+        while let Some(used) = self.table.next_used(va(at), va(end)) {
+            let from = used.0.max(start);
+            at = ((from & !(HUGE_SIZE as u64 - 1)) + HUGE_SIZE as u64).min(end);
+            // A table at a time: one that is shared must not be given up under our eyes.
+            let _tables = self.tables.lock();
+            for page in (from..at).step_by(PAGE_SIZE) {
+                if let Some((phys, flags)) = self.table.query(va(page)) {
+                    sum.add(phys, flags);
+                }
             }
-            if let Some((phys, flags)) = self.table.query(va(at))
-                && !flags.contains(PteFlags::SOFT0)
-            {
-                let frame = page(phys.pfn());
-                let users = u64::from(frame.map_count().max(1));
-                sum.rss += 1;
-                sum.private += u64::from(users == 1);
-                sum.anon += u64::from(frame.kind() == kind::ANON);
-                sum.dirty += u64::from(flags.contains(PteFlags::DIRTY));
-                sum.referenced += u64::from(flags.contains(PteFlags::ACCESSED));
-                sum.pss += PAGE_SIZE as u64 / users;
-            }
-            at += PAGE_SIZE as u64;
         }
         sum
     }
@@ -110,7 +126,7 @@ impl AddressSpace {
             let mut at = vma.start.max(start);
             while at < vma.end.min(end) {
                 let cached = vma.file.as_ref().and_then(|file| file.mapping.as_ref());
-                let resident = self.table.query(va(at)).is_some()
+                let resident = self.is_mapped(at)
                     || cached.is_some_and(|mapping| mapping.is_resident(vma.index_of(at)));
                 bytes.push(u8::from(resident));
                 at += PAGE_SIZE as u64;

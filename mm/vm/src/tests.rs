@@ -1,6 +1,7 @@
 use crate::{AddressSpace, FaultAccess, FaultError, Limits, MapRequest};
 use abi::Errno;
 use arch::VirtAddr;
+use arch::paging::PteFlags;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -216,4 +217,53 @@ fn odd_ranges_answer_as_linux_does() {
     assert_eq!(mm.msync(1 << 63, 0, 0), Ok(()));
     assert_eq!(mm.msync(at + 1, 0, 0), Err(Errno::EINVAL));
     assert_eq!(mm.mremap(1 << 50, 4096, 1 << 60, 0, 0, &Limits::NONE), Err(Errno::EFAULT));
+}
+
+#[test]
+fn a_debugger_opens_no_closed_page() {
+    let (_guard, mm) = setup();
+    let at = anon(&mm, 0, 4096, 0, 2).expect("map");
+    assert_eq!(mm.write_forced(VirtAddr(at), &[7]), Ok(1));
+    let (_, flags) = mm.page_at(at).expect("mapped");
+    assert!(!flags.contains(PteFlags::PRESENT) && flags.contains(PteFlags::HIDDEN), "{flags:?}");
+    let denied = mm.handle_fault(VirtAddr(at), FaultAccess::Read, 0);
+    assert_eq!(denied, Err(FaultError::Segv { code: 2 }));
+    mm.mprotect(at, 4096, 1, &Limits::NONE).expect("opened");
+    assert!(mm.page_at(at).is_some_and(|(_, flags)| flags.contains(PteFlags::PRESENT)));
+    assert_eq!(read(&mm, at), Some(7));
+}
+
+#[test]
+fn a_debugger_writes_what_others_look_at() {
+    let (_guard, mm) = setup();
+    let at = anon(&mm, 0, 8192, 3, 2).expect("map");
+    mm.write_remote(VirtAddr(at), &[1]).expect("write");
+    let looked_at = mm.remote_page(at, FaultAccess::Read).expect("page");
+    assert_eq!(mm.write_forced(VirtAddr(at), &[2]), Ok(1));
+    let mut seen = [0];
+    looked_at.copy_out(0, &mut seen);
+    assert_eq!((seen, read(&mm, at)), ([2], Some(2)));
+    // Without the right to write it takes a page of its own.
+    mm.mprotect(at, 4096, 1, &Limits::NONE).expect("closed");
+    assert_eq!(mm.write_forced(VirtAddr(at), &[3]), Ok(1));
+    looked_at.copy_out(0, &mut seen);
+    assert_eq!((seen, read(&mm, at)), ([2], Some(3)));
+}
+
+#[test]
+fn sparse_areas_are_counted_by_what_they_map() {
+    let (_guard, mm) = setup();
+    let len = 1 << 46;
+    let at = anon(&mm, 0, len, 3, 2 | 0x4000).expect("map");
+    for page in [0, 1, 511, 512, 1 << 20, (len >> 12) - 1] {
+        mm.write_remote(VirtAddr(at + page * 4096), &[1]).expect("write");
+    }
+    let child = mm.fork().expect("fork");
+    for mm in [&mm, &child] {
+        let info = mm.page_info(at, at + len);
+        assert_eq!((info.rss, info.anon, info.private), (6, 6, 6));
+        assert_eq!(mm.page_info(at + 4096, at + 513 * 4096).rss, 3);
+        assert_eq!(mm.page_info(at + 4096, at + 511 * 4096).rss, 1);
+        assert_eq!(mm.page_info(at + 2 * 4096, at + 511 * 4096).rss, 0);
+    }
 }

@@ -113,10 +113,12 @@ impl Vma {
     pub(crate) fn index_of(&self, at: u64) -> u64 {
         (at - self.start + self.offset) >> 12
     }
-    /// The rights of a mapped page, without the right to write.
+    /// The rights of a mapped page, without the right to write. In an area without rights, where only
+    /// a debugger puts pages, it is hidden.
     #[inline]
     pub(crate) fn read_flags(&self) -> PteFlags {
-        let base = PteFlags::PRESENT | PteFlags::USER | PteFlags::ACCESSED;
+        let there = if self.prot == 0 { PteFlags::HIDDEN } else { PteFlags::PRESENT };
+        let base = there | PteFlags::USER | PteFlags::ACCESSED;
         if self.prot & prot::EXEC != 0 { base } else { base | PteFlags::NO_EXECUTE }
     }
     /// Whether `next` continues this area.
