@@ -10,8 +10,8 @@ use crate::vma::{Areas, Changing, Vma, flag, prot};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use arch::addr::{PAGE_SIZE, USER_END};
-use arch::paging::PteFlags;
+use arch::addr::{HUGE_SIZE, PAGE_SIZE, USER_END};
+use arch::paging::{MapError, PteFlags};
 use mapped::{Found, Taken};
 use pagecache::Mapping;
 
@@ -179,10 +179,6 @@ impl AddressSpace {
         }
         let vma = areas.find(old).ok_or(Errno::EFAULT)?;
         if old_len == 0 {
-            // A second mapping of shared memory.
-            if vma.is_private() {
-                return Err(Errno::EINVAL);
-            }
             return self.move_area(&mut areas, old, 0, new_len, None, true);
         }
         if stays {
@@ -232,7 +228,12 @@ impl AddressSpace {
     ) -> Result<u64> {
         let found = areas.find(old).filter(|vma| old + old_len <= vma.end);
         let vma = found.ok_or(Errno::EFAULT)?.clone();
-        if areas.map.len() >= max_areas() {
+        // Of no length it is a second mapping, which private memory cannot have.
+        if old_len == 0 && vma.is_private() {
+            return Err(Errno::EINVAL);
+        }
+        // One more, and two splits of the old one: whatever can fail does so before a page moves.
+        if areas.map.len() + 2 >= max_areas() {
             return Err(Errno::ENOMEM);
         }
         self.promise(areas.total_pages, &vma, new_len)?;
@@ -243,11 +244,16 @@ impl AddressSpace {
                 return Err(error);
             }
         };
+        if let Err(error) = self.make_tables(old, at, old_len) {
+            self.zap_between(areas, at, at + new_len);
+            self.unpromise(&vma, new_len);
+            return Err(error);
+        }
         let offset = if vma.file.is_some() { vma.offset + (old - vma.start) } else { at };
         let new = Vma { start: at, end: at + new_len, offset, observer: None, ..vma };
         self.add_area(areas, new);
         if old_len > 0 {
-            self.move_pages(old, at, old_len)?;
+            self.move_pages(old, at, old_len);
             if !stays {
                 self.remove_range(areas, old, old + old_len)?;
             }
@@ -255,16 +261,25 @@ impl AddressSpace {
         Ok(at)
     }
 
-    /// Puts what was taken out of an entry into another that is empty.
-    fn put_entry(&self, at: u64, taken: Taken) -> core::result::Result<(), (Taken, Errno)> {
-        match self.table.entry(va(at)) {
-            Ok(entry) => entry.put(taken).map_err(|back| (back, Errno::EFAULT)),
-            Err(error) => Err((taken, crate::FaultError::from(error).into())),
+    /// Makes the tables at `to` for what those at `from` map.
+    fn make_tables(&self, from: u64, to: u64, len: u64) -> Result<()> {
+        let (mut at, end) = (from, from + len);
+        while let Some(used) = self.table.next_used(va(at), va(end)) {
+            let first = used.0.max(from);
+            at = ((first & !(HUGE_SIZE as u64 - 1)) + HUGE_SIZE as u64).min(end);
+            // The pages of a table go into one or two.
+            for page in [first, at - PAGE] {
+                match self.table.entry(va(page - from + to)) {
+                    Ok(_) | Err(MapError::Shared) => {}
+                    Err(error) => return Err(crate::FaultError::from(error).into()),
+                }
+            }
         }
+        Ok(())
     }
 
-    /// Moves the entries of a range; areas are held exclusively.
-    fn move_pages(&self, from: u64, to: u64, len: u64) -> Result<()> {
+    /// Moves the entries of a range to where the tables are made; areas are held exclusively.
+    fn move_pages(&self, from: u64, to: u64, len: u64) {
         let _tables = self.tables.lock();
         self.unshare_range(from, from + len);
         self.unshare_range(to, to + len);
@@ -274,21 +289,15 @@ impl AddressSpace {
                 found.push((at.0, entry.take()));
             }
         });
-        let mut result = Ok(());
-        for (at, mut taken) in found {
-            if result.is_ok() {
-                match self.put_entry(at - from + to, taken) {
-                    Ok(()) => continue,
-                    Err((back, error)) => (taken, result) = (back, Err(error)),
-                }
-            }
-            // The table of the old place is still there.
-            if let Err((lost, _)) = self.put_entry(at, taken) {
-                drop(self.count_out(lost));
-            }
+        for (at, taken) in found {
+            let left = match self.table.lookup(va(at - from + to)) {
+                Some(entry) => entry.put(taken).err(),
+                None => Some(taken),
+            };
+            debug_assert!(left.is_none(), "no place for {at:#x} at {to:#x}");
+            drop(left.and_then(|taken| self.count_out(taken)));
         }
         self.table.context().flush_range(va(from), va(from + len));
-        result
     }
 
     /// `madvise(2)`.

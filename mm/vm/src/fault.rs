@@ -1,7 +1,6 @@
 //! Page faults.
 
 use crate::AddressSpace;
-use crate::commit::commit;
 use crate::layout::STACK_GAP;
 use crate::space::{PageSort, va};
 use crate::vma::{FileMap, Vma, flag, prot};
@@ -150,7 +149,7 @@ impl AddressSpace {
         if end - page > limit || page < below.saturating_add(STACK_GAP) {
             return Err(MAPERR);
         }
-        commit((start - page) >> 12, areas.total_pages).map_err(|_| MAPERR)?;
+        self.promise(areas.total_pages, vma, start - page).map_err(|_| MAPERR)?;
         let Some(mut vma) = areas.remove(start) else { return Err(MAPERR) };
         vma.offset = vma.offset.saturating_sub(start - page);
         vma.start = page;

@@ -75,7 +75,10 @@ impl AddressSpace {
             MAP_PRIVATE => false,
             _ => return Err(Errno::EINVAL),
         };
-        if !request.offset.is_multiple_of(PAGE_SIZE as u64) {
+        // What grows down is the program's own memory.
+        let may_grow = !shared && request.source.is_none();
+        let is_odd = request.flags & MAP_GROWSDOWN != 0 && !may_grow;
+        if is_odd || !request.offset.is_multiple_of(PAGE_SIZE as u64) {
             return Err(Errno::EINVAL);
         }
         if request.source.is_some()
@@ -284,9 +287,15 @@ impl AddressSpace {
             if locked {
                 self.populate(old, new);
             }
-        } else if new < old && self.remove_range(&mut Changing::new(&self.areas), new, old).is_err()
-        {
-            return brk.end;
+        } else if new < old {
+            let mut areas = Changing::new(&self.areas);
+            if self.remove_range(&mut areas, new, old).is_err() {
+                return brk.end;
+            }
+            brk.end = wanted;
+            // What was removed ends after both locks.
+            drop(brk);
+            return wanted;
         }
         brk.end = wanted;
         wanted

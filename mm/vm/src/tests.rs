@@ -1,10 +1,12 @@
-use crate::{AddressSpace, FaultAccess, FaultError, Limits, MapRequest};
+use crate::{AddressSpace, FaultAccess, FaultError, Limits, MapRequest, MapSource};
 use abi::Errno;
 use arch::VirtAddr;
 use arch::paging::PteFlags;
+use pagecache::Mapping;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const BASE: u64 = 0x7fff_f000_0000;
@@ -266,4 +268,54 @@ fn sparse_areas_are_counted_by_what_they_map() {
         assert_eq!(mm.page_info(at + 4096, at + 511 * 4096).rss, 1);
         assert_eq!(mm.page_info(at + 2 * 4096, at + 511 * 4096).rss, 0);
     }
+}
+
+/// A file whose end wants to know where the heap is.
+struct Last(Weak<AddressSpace>, Arc<AtomicBool>);
+
+impl MapSource for Last {
+    fn mapping(&self) -> Option<Arc<Mapping>> {
+        None
+    }
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let is_free = self.0.upgrade().is_some_and(|mm| mm.brk.try_lock().is_some());
+        self.1.store(is_free, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_file_in_the_heap_ends_without_its_locks() {
+    let (_guard, mm) = setup();
+    mm.set_brk_start(0x1000_0000);
+    assert_eq!(mm.brk(0x1000_4000, &Limits::NONE), 0x1000_4000);
+    let was_free = Arc::new(AtomicBool::new(false));
+    let source: Arc<dyn MapSource> = Arc::new(Last(Arc::downgrade(&mm), was_free.clone()));
+    let (addr, source) = (0x1000_2000, Some(source));
+    mm.mmap(&MapRequest { addr, len: 4096, prot: 1, flags: 0x12, source, offset: 0 }).expect("map");
+    assert_eq!(mm.brk(0x1000_0000, &Limits::NONE), 0x1000_0000);
+    assert!(was_free.load(Ordering::Relaxed));
+}
+
+#[test]
+fn moves_between_tables_lose_nothing() {
+    let (_guard, mm) = setup();
+    let at = anon(&mm, 0x10_0000_0000, 1024 << 12, 3, 0x12).expect("map");
+    let pages = [0, 5, 511, 512, 1000, 1023];
+    for page in pages {
+        mm.write_remote(VirtAddr(at + page * 4096), &[page as u8]).expect("write");
+    }
+    let _child = mm.fork().expect("fork");
+    let to = 0x20_0000_3000;
+    assert_eq!(mm.mremap(at, 1024 << 12, 1024 << 12, 3, to, &Limits::NONE), Ok(to));
+    for page in pages {
+        assert_eq!(read(&mm, to + page * 4096), Some(page as u8));
+    }
+    assert_eq!((mm.stats().anon, read(&mm, at)), (6, None));
+    // A second mapping of private memory there is not, but what was in its way is gone.
+    let there = anon(&mm, 0x30_0000_0000, 4096, 3, 0x12).expect("map");
+    assert_eq!(mm.mremap(to, 0, 4096, 3, there, &Limits::NONE), Err(Errno::EINVAL));
+    assert_eq!(read(&mm, there), None);
 }

@@ -243,7 +243,7 @@ impl AddressSpace {
     }
 
     /// Zaps a range, and the tables that no neighbour uses.
-    fn zap_between(&self, areas: &Areas, start: u64, end: u64) {
+    pub(crate) fn zap_between(&self, areas: &Areas, start: u64, end: u64) {
         let below = areas.map.range(..start).next_back().map_or(0, |(_, vma)| vma.end);
         let above = areas.map.range(end..).next().map_or(USER_END, |(_, vma)| vma.start);
         let huge = HUGE_SIZE as u64;

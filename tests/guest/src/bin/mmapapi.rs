@@ -232,6 +232,9 @@ fn remap() {
     mmap(at(60), 4 * PAGE, RW, libc::MAP_SHARED | libc::MAP_ANONYMOUS | 0x10, -1, 0);
     poke(60, 9);
     println!("duplicate: {} {}", mremap(60, 0, 4, 3, 70), peek(70));
+    println!("duplicate, fixed: {} {:?}", mremap(70, 0, 1, 3, 40), areas());
+    println!("old 0 private, fixed: {} {:?}", mremap(8, 0, 1, 3, 60), areas());
+    println!("unmapped, fixed: {} {:?}", mremap(200, 1, 1, 3, 70), areas());
     println!("unmap: {}", munmap(0, 1000));
 }
 
@@ -470,4 +473,22 @@ fn stack() {
     fixed(1500, 1);
     println!("gap: {} {}", fate(|| poke(1757, 1)), fate(|| poke(1756, 1)));
     println!("near map: {}", place(mmap(at(1900), PAGE, RW, ANON, -1, 0)));
+    grows_down_of_others();
+}
+
+/// `MAP_GROWSDOWN` of what is no stack: shared memory, and files.
+fn grows_down_of_others() {
+    let grows = libc::MAP_GROWSDOWN | 0x10;
+    let shared = libc::MAP_SHARED | libc::MAP_ANONYMOUS | grows;
+    println!("shared grows: {}", place(mmap(at(4000), PAGE, RW, shared, -1, 0)));
+    // SAFETY: a C string.
+    let fd = unsafe { libc::open(c"/bin/true".as_ptr(), libc::O_RDONLY) };
+    for kind in [libc::MAP_PRIVATE, libc::MAP_SHARED] {
+        println!("file grows: {}", place(mmap(at(4000), PAGE, 1, kind | grows, fd, 0)));
+    }
+    fixed(4000, 1);
+    println!("file over: {}", place(mmap(at(4000), PAGE, 1, libc::MAP_PRIVATE | grows, fd, 0)));
+    println!("{:?}", areas());
+    // SAFETY: opened above.
+    unsafe { libc::close(fd) };
 }
