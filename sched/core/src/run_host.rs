@@ -111,14 +111,14 @@ pub fn yield_now() {
 
 pub(crate) fn leave_space() {}
 
-pub(crate) fn with_entity<R>(thread: &Thread, f: impl FnOnce(&mut Entity, u64) -> R) -> R {
+pub(crate) fn with_entity<R>(thread: &Thread, f: impl FnOnce(&mut Entity) -> R) -> R {
     let _turn = thread.wake_lock.lock();
     // SAFETY: on the host the wake lock guards the entity.
-    f(unsafe { &mut *thread.entity.get() }, 0)
+    f(unsafe { &mut *thread.entity.get() })
 }
 
 pub(crate) fn change_params(thread: &Thread, params: Params) {
-    with_entity(thread, |entity, _| entity.set_params(params));
+    with_entity(thread, |entity| entity.set_params(params));
 }
 
 pub(crate) fn set_affinity(thread: &Thread, allowed: CpuSet) {

@@ -187,12 +187,9 @@ impl Thread {
         unsafe { *thread.private.get() = Some(private) };
         thread.is_user.store(true, Ordering::Relaxed);
         if let Some(parent) = crate::run::try_current() {
-            // SAFETY: the new thread is on no queue, and the parameters of the running thread are
-            // changed by itself or under the queue's lock, which a copy of plain numbers survives.
-            unsafe {
-                let params = (*parent.entity.get()).account.params;
-                (*thread.entity.get()).account.set_params(params);
-            }
+            let params = parent.params();
+            // SAFETY: nobody else knows the thread yet.
+            unsafe { (*thread.entity.get()).account.set_params(params) };
             let inherited = parent.affinity();
             *thread.affinity.lock() = inherited;
         }
@@ -361,8 +358,8 @@ impl Thread {
 
     /// Processor time and switches.
     pub fn cpu_times(&self) -> CpuTimes {
-        crate::run::with_entity(self, |entity, ran| {
-            let total = entity.run_ns + ran;
+        crate::run::with_entity(self, |entity| {
+            let total = entity.run_ns;
             let (user_ns, system_ns) =
                 if self.is_user() { entity.split.divide(total) } else { (0, total) };
             CpuTimes {
@@ -377,12 +374,12 @@ impl Thread {
 
     /// How long it has run, in user and kernel mode together.
     pub fn run_ns(&self) -> u64 {
-        crate::run::with_entity(self, |entity, ran| entity.run_ns + ran)
+        crate::run::with_entity(self, |entity| entity.run_ns)
     }
 
     /// Policy and priorities.
     pub fn params(&self) -> Params {
-        crate::run::with_entity(self, |entity, _| entity.params)
+        crate::run::with_entity(self, |entity| entity.params)
     }
 
     /// Changes policy and priorities.

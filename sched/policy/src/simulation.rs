@@ -112,6 +112,12 @@ impl Machine {
         }
     }
 
+    fn set_running_params(&mut self, params: Params) {
+        self.update();
+        let running = self.running.and_then(|index| self.accounts.get_mut(index));
+        self.line.set_params(running.expect("one runs"), params);
+    }
+
     fn share(&self, index: usize) -> f64 {
         let total: u64 = self.accounts.iter().map(|account| account.run_ns).sum();
         self.accounts[index].run_ns as f64 / total as f64
@@ -172,4 +178,24 @@ fn a_newcomer_waits_its_turn() {
     let soldier = machine.add(realtime(Policy::Fifo, 1));
     let (running, soldier) = (&machine.accounts[0], &machine.accounts[soldier]);
     assert!(machine.line.preempts(running, soldier));
+}
+
+#[test]
+fn who_was_real_time_does_not_catch_up() {
+    let mut machine = Machine::new(&[fair(0), fair(0)]);
+    machine.run(1_000_000_000);
+    let soldier = machine.running.expect("one runs");
+    machine.set_running_params(realtime(Policy::Fifo, 10));
+    // The other gets a twentieth of it, and has run far longer in virtual time than the soldier.
+    machine.run(20_000_000_000);
+    while machine.running != Some(soldier) {
+        machine.run(1_000_000);
+    }
+    machine.set_running_params(fair(0));
+    let before: Vec<u64> = machine.accounts.iter().map(|account| account.run_ns).collect();
+    machine.run(1_000_000_000);
+    for (account, before) in machine.accounts.iter().zip(before) {
+        let share = (account.run_ns - before) as f64 / 1e9;
+        assert!((share - 0.5).abs() < 0.05, "{share}");
+    }
 }

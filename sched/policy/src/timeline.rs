@@ -289,12 +289,19 @@ impl Timeline {
         item.picks += 1;
     }
 
-    /// Changes the parameters of the running thread.
+    /// Changes the parameters of the running thread. Between the classes it keeps its distance to the
+    /// others: virtual time goes on while it is of real time.
     pub fn set_params(&mut self, item: &mut Account, params: Params) {
-        if !item.is_realtime() {
+        let was_realtime = item.is_realtime();
+        if !was_realtime {
             self.load -= u64::from(item.weight);
         }
         item.set_params(params);
+        match (was_realtime, item.is_realtime()) {
+            (false, true) => item.lag = item.vruntime.wrapping_sub(self.min_vruntime) as i64,
+            (true, false) => self.place(item, Enqueue::Move),
+            _ => {}
+        }
         if !item.is_realtime() {
             self.load += u64::from(item.weight);
         }

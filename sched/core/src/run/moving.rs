@@ -130,13 +130,13 @@ unsafe fn take(cpu: &mut Queue, entity: NonNull<Entity>, target: CpuId) -> &'sta
 }
 
 /// Calls `f` with the thread's entity, brought up to date; its queue is locked.
-pub(crate) fn with_entity<R>(thread: &Thread, f: impl FnOnce(&mut Entity, u64) -> R) -> R {
+pub(crate) fn with_entity<R>(thread: &Thread, f: impl FnOnce(&mut Entity) -> R) -> R {
     let mut cpu = own_queue(thread);
     if ptr::eq(cpu.current, thread) {
         cpu.queue.update(arch::time::now_ns());
     }
     // SAFETY: the lock of its queue is held.
-    f(unsafe { &mut *thread.entity.get() }, 0)
+    f(unsafe { &mut *thread.entity.get() })
 }
 
 /// Changes policy and priorities.
