@@ -249,7 +249,8 @@ pub fn adopt(
         panic!("frames: no room for {bytes} bytes of metadata");
     };
     let table = (home, home + frames);
-    set_table(arch::phys::to_virt(Pfn(home).phys()).cast());
+    let entries = top.next_multiple_of(CHUNK) as usize;
+    set_table(arch::phys::to_virt(Pfn(home).phys()).cast(), entries);
 
     // Whole chunks wait until they are carved.
     for edge in ranges().flat_map(|(start, end)| [start, end]).chain([table.0, table.1]) {

@@ -1,7 +1,7 @@
 //! The metadata of one frame.
 
 use arch::addr::{PAGE_SHIFT, Pfn, PhysAddr};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Bits of [`Page::flags`].
 pub mod flag {
@@ -40,7 +40,7 @@ pub mod flag {
     /// Not the first frame of its folio; `head` is.
     pub(crate) const TAIL: u32 = 1 << 28;
     /// Free, in a buddy list.
-    pub const BUDDY: u32 = 1 << 29;
+    pub(crate) const BUDDY: u32 = 1 << 29;
     /// Never allocated or freed: firmware, the kernel image, the zero page.
     pub const RESERVED: u32 = 1 << 30;
 }
@@ -94,29 +94,46 @@ const _: () = assert!(size_of::<Page>() == 64);
 
 /// Entry 0 of the table; shifted so that `TABLE + pfn * 64` is the entry.
 static TABLE: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
+/// How many entries there are.
+static ENTRIES: AtomicUsize = AtomicUsize::new(0);
 
-pub(crate) fn set_table(first: *mut Page) {
-    TABLE.store(first, Ordering::Release);
+pub(crate) fn set_table(first: *mut Page, entries: usize) {
+    TABLE.store(first, Ordering::Relaxed);
+    // Release: who sees the number, in `at`, sees the table.
+    ENTRIES.store(entries, Ordering::Release);
 }
 
 pub(crate) fn table() -> *mut Page {
     TABLE.load(Ordering::Relaxed)
 }
 
-/// The metadata of any frame of a chunk that has some usable memory.
 #[inline(always)]
-pub fn entry(pfn: Pfn) -> &'static Page {
-    // SAFETY: the table covers it and lives for ever; every bit pattern is a valid entry.
+fn at(pfn: Pfn) -> &'static Page {
+    // Acquire: see `set_table`.
+    let entries = ENTRIES.load(Ordering::Acquire);
+    assert!(pfn.as_usize() < entries, "no metadata of this frame");
+    // SAFETY: the table has this entry and lives for ever; every bit pattern is a valid entry, and
+    // entries are atomics.
     unsafe { &*table().wrapping_add(pfn.as_usize()) }
 }
 
-/// The metadata of a frame of RAM that was handed out by this crate. For a frame that may be
-/// anything ask `page_if_ram`.
+/// The metadata of any frame of a chunk that has some usable memory.
+///
+/// # Panics
+/// When the table, which ends with the last chunk of memory, has no such entry.
+#[inline(always)]
+pub fn entry(pfn: Pfn) -> &'static Page {
+    at(pfn)
+}
+
+/// The metadata of a frame of RAM that was handed out by this crate, and so was initialised when its
+/// block was carved. For a frame that may be anything ask `page_if_ram`.
+///
+/// # Panics
+/// As for [`entry`].
 #[inline(always)]
 pub fn page(pfn: Pfn) -> &'static Page {
-    // SAFETY: `init` made the table and it lives for ever; the frame was handed out, so its entry
-    // was initialised when its block was carved. Entries are atomics.
-    unsafe { &*table().wrapping_add(pfn.as_usize()) }
+    at(pfn)
 }
 
 impl Page {

@@ -1,7 +1,7 @@
 //! Taking and giving frames: the fast path over the per-CPU stacks, the slow path over zones,
 //! reclaim and the OOM hook.
 
-use crate::percpu::{LISTS, Lists, pop_oldest};
+use crate::percpu::{LISTS, pop_oldest};
 use crate::stats::Counter;
 use crate::{OutOfMemory, init, pressure};
 use framemeta::{FrameBlock, FreeFrames, MAX_ORDER, PageRef};
@@ -53,19 +53,15 @@ fn take_one(flags: Flags) -> Result<FreeFrames, OutOfMemory> {
         }
         return Ok(frame);
     }
-    let zero = flags.contains(Flags::ZERO);
     let taken = LISTS.with(|lists| {
         lists.allocated += 1;
-        if zero && let Some(frame) = lists.zeroed.pop() {
-            return Some((frame, true));
-        }
-        lists.free.pop().map(|frame| (frame, false))
+        lists.free.pop()
     });
-    let (mut frame, zeroed) = match taken {
-        Some(taken) => taken,
+    let mut frame = match taken {
+        Some(frame) => frame,
         None => refill(flags)?,
     };
-    if zero && !zeroed {
+    if flags.contains(Flags::ZERO) {
         frame.clear();
     } else {
         frame.check_poison();
@@ -75,19 +71,15 @@ fn take_one(flags: Flags) -> Result<FreeFrames, OutOfMemory> {
 
 /// Takes a batch from the zones: one frame for the caller, the others on the stack.
 #[cold]
-fn refill(flags: Flags) -> Result<(FreeFrames, bool), OutOfMemory> {
+fn refill(flags: Flags) -> Result<FreeFrames, OutOfMemory> {
     let mut attempt = 0;
     loop {
         if pressure::may_take(flags, 1) {
             let mut batch = init::take_batch().into_iter();
             if let Some(own) = batch.next() {
                 keep(batch);
-                return Ok((own, false));
+                return Ok(own);
             }
-        }
-        // Frames that were zeroed ahead are better than nothing.
-        if let Some(frame) = LISTS.with(|lists| lists.zeroed.pop()) {
-            return Ok((frame, true));
         }
         pressure::relieve(flags, 0, &mut attempt)?;
     }
@@ -148,32 +140,4 @@ fn overflow(frame: FreeFrames) {
     let batch = LISTS.with(|lists| pop_oldest(&mut lists.free));
     init::give_batch(batch);
     keep(core::iter::once(frame));
-}
-
-/// Zeroes one free frame for later; for the idle loop. Whether there may be more to do.
-pub fn zero_in_idle() -> bool {
-    let Some(mut frame) = LISTS.with(|lists| {
-        if lists.zeroed.is_full() || lists.free.len() <= Lists::BATCH / 4 {
-            None
-        } else {
-            lists.free.pop()
-        }
-    }) else {
-        return refill_for_idle();
-    };
-    frame.clear();
-    if let Err(full) = LISTS.with(|lists| lists.zeroed.try_push(frame)) {
-        init::give(full.element());
-    }
-    true
-}
-
-fn refill_for_idle() -> bool {
-    if LISTS.with(|lists| lists.zeroed.is_full()) || !pressure::is_comfortable() {
-        return false;
-    }
-    let batch = init::take_batch();
-    let is_empty = batch.is_empty();
-    keep(batch.into_iter());
-    !is_empty
 }

@@ -10,7 +10,7 @@ mod stats;
 mod tables;
 mod zone;
 
-pub use alloc::{Flags, alloc, alloc_page, zero_in_idle};
+pub use alloc::{Flags, alloc, alloc_page};
 pub use framemeta::{FrameBlock, MAX_ORDER, Page, PageRef, flag, kind, page};
 #[cfg(not(target_os = "none"))]
 pub use init::init_host;

@@ -16,9 +16,8 @@ pub(crate) fn pop_oldest<const N: usize>(stack: &mut ArrayVec<FreeFrames, N>) ->
 
 /// What a processor keeps.
 pub(crate) struct Lists {
-    /// Single frames, as are the zeroed ones.
+    /// Single frames.
     pub(crate) free: ArrayVec<FreeFrames, 256>,
-    pub(crate) zeroed: ArrayVec<FreeFrames, 128>,
     pub(crate) allocated: u64,
     pub(crate) freed: u64,
 }
@@ -31,7 +30,6 @@ impl Lists {
 arch::percpu! {
     pub(crate) static LISTS: PerCpu<PerCpuCell<Lists>> = PerCpuCell::new(Lists {
         free: ArrayVec::new_const(),
-        zeroed: ArrayVec::new_const(),
         allocated: 0,
         freed: 0,
     });
@@ -41,10 +39,7 @@ arch::percpu! {
 /// processor goes away.
 pub fn drain_local() {
     loop {
-        let batch = LISTS.with(|lists| {
-            let batch = pop_oldest(&mut lists.free);
-            if batch.is_empty() { pop_oldest(&mut lists.zeroed) } else { batch }
-        });
+        let batch = LISTS.with(|lists| pop_oldest(&mut lists.free));
         if batch.is_empty() {
             return;
         }

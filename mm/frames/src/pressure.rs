@@ -65,7 +65,8 @@ pub fn register_reclaim(reclaim: &'static dyn Reclaim) {
 }
 
 /// Registers what wakes the background reclaim: called from any context, must not sleep. It is
-/// called once each time memory falls below the low watermark; [`is_comfortable`] resets that.
+/// called once each time memory falls below the low watermark; who gets memory above it, and
+/// the end of a round of [`reclaim_in_background`], reset that.
 pub fn set_background_hook(hook: fn()) {
     BACKGROUND.call_once(|| hook);
 }

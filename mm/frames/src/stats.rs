@@ -94,9 +94,8 @@ pub struct NodeStats {
 fn per_cpu() -> (u64, u64, u64) {
     let mut sums = (0, 0, 0);
     for cpu in arch::cpu::online().iter() {
-        let (free, allocated, freed) = LISTS.on(cpu).peek(|lists| {
-            ((lists.free.len() + lists.zeroed.len()) as u64, lists.allocated, lists.freed)
-        });
+        let (free, allocated, freed) =
+            LISTS.on(cpu).peek(|lists| (lists.free.len() as u64, lists.allocated, lists.freed));
         sums = (sums.0 + free, sums.1 + allocated, sums.2 + freed);
     }
     sums
