@@ -9,6 +9,7 @@ mod errseq;
 mod io;
 mod mapping;
 mod observe;
+mod owners;
 mod page;
 mod pages;
 mod read;

@@ -5,11 +5,11 @@
 //! without keeping the mapping itself (whose end may have to wait for devices) alive.
 
 use crate::observe::Observers;
+use crate::owners;
 use crate::reclaim;
 use crate::stats::{self, Counter};
 use crate::tree::{InsertError, Node, Tree, TreeWriter};
-use alloc::collections::BTreeMap;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::lock::{IrqLock, LockClass};
 use arrayvec::ArrayVec;
@@ -19,16 +19,6 @@ use sched::rcu;
 use slots::Held;
 
 static TREE: LockClass = LockClass::new("pagecache.tree", 480);
-static OWNERS_CLASS: LockClass = LockClass::new("pagecache.owners", 485);
-
-const SHARDS: usize = 16;
-/// Those with pages that reclaim may take, by number.
-static OWNERS: [IrqLock<BTreeMap<u64, Weak<Pages>>>; SHARDS] =
-    [const { IrqLock::new(&OWNERS_CLASS, BTreeMap::new()) }; SHARDS];
-
-fn owners(number: u64) -> &'static IrqLock<BTreeMap<u64, Weak<Pages>>> {
-    &OWNERS[number as usize % SHARDS]
-}
 
 /// The cached pages of a file and who maps them.
 pub(crate) struct Pages {
@@ -65,14 +55,21 @@ impl Pages {
 
     /// The pages that a number found in `Page::owner` stands for; `None` when they are going away.
     pub(crate) fn of_owner(number: u64) -> Option<Arc<Pages>> {
-        owners(number).lock().get(&number)?.upgrade()
+        owners::find(number)
     }
 
-    fn register(self: &Arc<Self>) {
-        if self.is_reclaimable && !self.is_registered.load(Ordering::Relaxed) {
-            owners(self.number).lock().insert(self.number, Arc::downgrade(self));
-            // Relaxed: a second insertion at the same time does the same.
-            self.is_registered.store(true, Ordering::Relaxed);
+    #[cfg(test)]
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn register(self: &Arc<Self>) {
+        // Relaxed, twice: only one of those who find it unset puts the pages in.
+        if self.is_reclaimable
+            && !self.is_registered.load(Ordering::Relaxed)
+            && !self.is_registered.swap(true, Ordering::Relaxed)
+        {
+            owners::insert(self.number, Arc::downgrade(self));
         }
     }
 
@@ -143,7 +140,11 @@ impl Pages {
 
     /// All cached pages in `first..=last`, in whatever state.
     pub(crate) fn pages_in(&self, first: u64, last: u64, limit: usize) -> Vec<(u64, PageRef)> {
-        let mut pages = Vec::new();
+        if self.len() == 0 {
+            return Vec::new();
+        }
+        // Before the guard: under it no allocation can wait for memory.
+        let mut pages = Vec::with_capacity(limit);
         let guard = rcu::read_lock();
         let mut index = first;
         while pages.len() < limit
@@ -234,7 +235,7 @@ impl Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         if *self.is_registered.get_mut() {
-            owners(self.number).lock().remove(&self.number);
+            owners::remove(self.number);
         }
     }
 }
