@@ -57,6 +57,7 @@ fn start(info: &'static BootInfo) -> ! {
     sched::init_load();
     pagecache::init();
     vfs::dcache::register_shrinker();
+    heap::register_shrinker();
     process::oom::init();
     sched::spawn_kernel("kernel_init", move || crate::root::start(info, &line));
     sched::idle()

@@ -3,6 +3,7 @@
 
 mod global;
 mod large;
+mod pressure;
 mod slab;
 mod stack;
 mod stats;
@@ -11,6 +12,7 @@ mod stats;
 mod tests;
 
 pub use global::Heap;
+pub use pressure::register_shrinker;
 pub use slab::shrink;
 pub use stack::{KernelStack, STACK_SIZE};
 pub use stats::{ClassStats, Stats, for_each_class, stats};

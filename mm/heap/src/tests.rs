@@ -48,3 +48,20 @@ fn stacks_are_reused() {
     drop(stack);
     assert_eq!(KernelStack::new().expect("memory").bottom(), bottom);
 }
+
+#[test]
+fn what_is_kept_is_given_back_once() {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    frames::init_host(128 << 20);
+    let layout = Layout::from_size_align(2048, 16).expect("layout");
+    // SAFETY: the size is not zero, and each is freed once with its layout.
+    unsafe {
+        let objects: Vec<_> = (0..200).map(|_| Heap.alloc(layout)).collect();
+        objects.into_iter().for_each(|object| Heap.dealloc(object, layout));
+    }
+    let before = frames::stats().free;
+    let freed = crate::pressure::reclaim();
+    assert!(freed >= 8, "{freed}");
+    assert_eq!(frames::stats().free, before + freed as u64);
+    assert_eq!(crate::pressure::reclaim(), 0);
+}
