@@ -219,7 +219,8 @@ fn sys_mincore(cx: &mut Cx<'_>, addr: u64, len: u64, out: VirtAddr) -> Result<us
         let pages = mm.mincore(at, end.min(at.saturating_add(STEP)))?;
         user::copy_to_user(to, &pages)?;
         to = to.wrapping_add(pages.len() as u64);
-        at = at.saturating_add(STEP);
+        // As far as was told: an area may end before.
+        at += pages.len() as u64 * PAGE_SIZE as u64;
     }
     Ok(0)
 }

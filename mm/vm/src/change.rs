@@ -170,6 +170,10 @@ impl AddressSpace {
             if to < MIN_ADDRESS {
                 return Err(Errno::EPERM);
             }
+            // What is in the way stays when there is nothing to put there.
+            if areas.find(old).is_none() {
+                return Err(Errno::EFAULT);
+            }
             self.remove_range(&mut areas, to, end)?;
             if old_len > new_len {
                 self.remove_range(&mut areas, old + new_len, old + old_len)?;
