@@ -106,7 +106,7 @@ impl Child {
     pub fn start(self, parent: &Task, frame: &mut TrapFrame) -> i32 {
         let pid = self.task.pid();
         if let Some(thread) = self.task.thread() {
-            thread.start();
+            thread.start_user(self.task.clone());
         }
         let vfork = self.vfork;
         drop(self.task);
@@ -203,8 +203,7 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
     if request.stack != 0 {
         child_frame.rsp = request.stack;
     }
-    let thread =
-        Thread::new_user(&parent.comm(), &child_frame, FpuStart::CopyCurrent, task.clone())?;
+    let thread = Thread::new_user(&parent.comm(), &child_frame, FpuStart::CopyCurrent)?;
     let own_fs_base = parent.thread().map_or(0, |t| t.arch().fs_base());
     let own_gs_base = parent.thread().map_or(0, |t| t.arch().gs_base());
     thread.arch().set_fs_base(if has(clone::SETTLS) { request.tls } else { own_fs_base });

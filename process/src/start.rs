@@ -113,7 +113,7 @@ fn start(
     loaded: exec::Loaded,
 ) -> Result<()> {
     let frame = TrapFrame::new_user(VirtAddr(loaded.entry), VirtAddr(loaded.sp));
-    let thread = Thread::new_user(b"init", &frame, FpuStart::Initial, task.clone())?;
+    let thread = Thread::new_user(b"init", &frame, FpuStart::Initial)?;
     task.set_thread(thread.clone());
     task.mm.set(Some(loaded.mm.clone()));
     crate::bind_address_space(task, &loaded.mm);
@@ -130,7 +130,7 @@ fn start(
         pid.attach_session(group);
     }
     INIT.call_once(|| group.clone());
-    thread.start();
+    thread.start_user(task.clone());
     Ok(())
 }
 

@@ -94,6 +94,7 @@ pub struct Thread {
     pub(crate) affinity: IrqLock<CpuSet>,
     /// Set before the thread runs, taken by the reaper when it never will again.
     private: UnsafeCell<Option<Arc<dyn Any + Send + Sync>>>,
+    has_private: AtomicBool,
     is_user: AtomicBool,
     is_watched: AtomicBool,
     space: IrqLock<Option<Arc<dyn Space>>>,
@@ -135,6 +136,7 @@ impl Thread {
             name: IrqLock::new(&NAME_CLASS, [0; 16]),
             affinity: IrqLock::new(&NAME_CLASS, arch::cpu::possible()),
             private: UnsafeCell::new(None),
+            has_private: AtomicBool::new(false),
             is_user: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
             space: IrqLock::new(&SPACE_CLASS, None),
@@ -172,19 +174,15 @@ impl Thread {
         Ok(thread)
     }
 
-    /// A thread that will return to user mode with `frame`; `private` is what
-    /// [`Thread::private`] gives back. It runs after [`Thread::start`].
+    /// A thread that will return to user mode with `frame`. It runs after [`Thread::start_user`].
     pub fn new_user(
         name: &[u8],
         frame: &TrapFrame,
         fpu: FpuStart,
-        private: Arc<dyn Any + Send + Sync>,
     ) -> Result<Arc<Thread>, abi::Errno> {
         let stack = KernelStack::new()?;
         let arch = ArchThread::new_user(stack.range(), frame, fpu);
         let thread = Thread::build(arch, name, Some(stack), false);
-        // SAFETY: nobody else knows the thread yet.
-        unsafe { *thread.private.get() = Some(private) };
         thread.is_user.store(true, Ordering::Relaxed);
         if let Some(parent) = crate::run::try_current() {
             let params = parent.params();
@@ -201,6 +199,19 @@ impl Thread {
         crate::run::start(self);
     }
 
+    /// Lets a new thread of [`new_user`](Self::new_user) run; `private` is what
+    /// [`private`](Self::private) gives back to it. Only now: `private` may hold the thread in turn,
+    /// and one that never runs has no end that would part them.
+    pub fn start_user(&self, private: Arc<dyn Any + Send + Sync>) {
+        if self.has_private.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        // SAFETY: this is the only time that it is written before the thread has ended, and who asks
+        // for it is the running thread, which this one is not yet.
+        unsafe { *self.private.get() = Some(private) };
+        self.start();
+    }
+
     /// A counted reference.
     pub fn arc(&self) -> Option<Arc<Thread>> {
         self.this.upgrade()
@@ -212,11 +223,11 @@ impl Thread {
         &self.arch
     }
 
-    /// What the creator attached.
+    /// What the creator attached. For the running thread itself.
     #[inline]
     pub fn private(&self) -> Option<&(dyn Any + Send + Sync)> {
-        // SAFETY: written before the thread was shared; taken by `forget_private` only, when the
-        // thread has ended and only its creator's objects know it.
+        // SAFETY: written by `start_user` before the thread ran, and running threads ask; taken by
+        // `forget_private` only, when the thread has ended and only its creator's objects know it.
         unsafe { (*self.private.get()).as_deref() }
     }
 
