@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::options::Options;
+
 /// One test: a name and a script for bash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Case {
@@ -12,8 +14,15 @@ pub(crate) struct Case {
     pub(crate) script: String,
 }
 
+/// The cases that the command line selects.
+pub(crate) fn select(options: &Options) -> Result<Vec<Case>, String> {
+    let mut selected = load(&options.cases_dir, &options.only)?;
+    selected.retain(|case| !options.skip.iter().any(|word| case.name.contains(word)));
+    Ok(selected)
+}
+
 /// Reads every case file below `dir`, in order of name, keeping what `only` selects.
-pub(crate) fn load(dir: &Path, only: &[String]) -> Result<Vec<Case>, String> {
+fn load(dir: &Path, only: &[String]) -> Result<Vec<Case>, String> {
     let mut files: Vec<_> = fs::read_dir(dir)
         .map_err(|e| format!("{}: {e}", dir.display()))?
         .filter_map(|entry| entry.ok().map(|e| e.path()))

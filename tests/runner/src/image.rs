@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cases::Case;
 
@@ -74,11 +75,15 @@ pub(crate) fn build(
             include_str!("../../oracle/trace.sh")
         }
     };
+    write(&oracle.join("machine.sh"), include_str!("../../oracle/machine.sh"))?;
     let init = oracle.join("init.sh");
     write(&init, script)?;
     command("chmod", &["755".as_ref(), init.as_os_str()])?;
 
-    let path = work_dir.join(format!("{stem}-{}.img", std::process::id()));
+    // Another image may be in use: a second try is made while the first image waits for its next run.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = work_dir.join(format!("{stem}-{}-{number}.img", std::process::id()));
     let _ = fs::remove_file(&path);
     command(
         "mke2fs",

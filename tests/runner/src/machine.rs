@@ -11,8 +11,9 @@ use crate::image::{self, Image};
 use crate::options::Options;
 use crate::report::Report;
 
-/// A run is given up when its report has not grown for this long.
-const STALL: Duration = Duration::from_secs(150);
+/// A run is given up when its report has not grown for this long: longer than any case may take, on
+/// the debug build too.
+const STALL: Duration = Duration::from_secs(240);
 
 /// Whose kernel runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +98,22 @@ pub(crate) struct Raw {
     pub(crate) console: String,
     /// What went wrong.
     pub(crate) trouble: Vec<String>,
+}
+
+impl Raw {
+    /// Whether the guest reported to the end.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.report.lines().any(|line| line.trim_end() == "@@DONE")
+    }
+
+    /// An error unless the run had no trouble and the guest reported to the end.
+    pub(crate) fn sound(&self) -> Result<(), String> {
+        match self.trouble.first() {
+            Some(trouble) => Err(trouble.clone()),
+            None if self.is_complete() => Ok(()),
+            None => Err("the guest stopped early".into()),
+        }
+    }
 }
 
 /// Boots `kernel` on a copy of `base`.

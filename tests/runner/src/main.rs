@@ -14,14 +14,14 @@ mod guest;
 mod image;
 mod machine;
 mod options;
+mod oracle;
 mod report;
 mod trace;
 
 use std::process::ExitCode;
 
-use machine::{Disk, Kernel, Shape};
+use machine::Kernel;
 use options::{Command, Options};
-use report::Report;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -43,94 +43,32 @@ fn main() -> ExitCode {
 
 /// Carries out the command; returns how many cases failed.
 fn run(options: &Options) -> Result<usize, String> {
-    if options.command == Command::Bench {
-        return bench::run(options).map(|()| 0);
+    match options.command {
+        Command::Bench => bench::run(options),
+        Command::Trace => trace::run(options),
+        Command::Linux => one_side(Kernel::Linux, options),
+        Command::Ours => one_side(Kernel::Ours, options),
+        Command::Oracle => {
+            let selected = cases::select(options)?;
+            oracle::run(options, &guest::build(&options.work_dir)?, &selected)
+        }
     }
-    if options.command == Command::Trace {
-        return trace::run(options);
-    }
-    let mut selected = cases::load(&options.cases_dir, &options.only)?;
-    selected.retain(|case| !options.skip.iter().any(|word| case.name.contains(word)));
+}
+
+/// Runs the cases on one kernel and prints its report. Failures are what went wrong outside the
+/// cases, and cases that did not come to their end.
+fn one_side(kernel: Kernel, options: &Options) -> Result<usize, String> {
+    let selected = cases::select(options)?;
     let programs = guest::build(&options.work_dir)?;
     let content = image::Content::Cases(&selected, &programs);
     let base = image::build(&options.rootfs, content, &options.work_dir)?;
-    match options.command {
-        Command::Bench | Command::Trace => Ok(0),
-        Command::Linux => one_side(Kernel::Linux, options, &base),
-        Command::Ours => one_side(Kernel::Ours, options, &base),
-        Command::Oracle => both_sides(options, &base, &selected),
-    }
-}
-
-fn one_side(kernel: Kernel, options: &Options, base: &image::Image) -> Result<usize, String> {
-    let report = machine::run(kernel, &options.machines[0], options, base)?;
+    let mut report = machine::run(kernel, &options.machines[0], options, &base)?;
     for outcome in &report.outcomes {
         println!("=== {} -> {}\n{}", outcome.name, outcome.status, outcome.output);
+        if !outcome.has_ended() {
+            report.trouble.push(format!("{} did not end: {}", outcome.name, outcome.status));
+        }
     }
     report.trouble.iter().for_each(|t| println!("!!! {t}"));
     Ok(report.trouble.len())
-}
-
-/// Compares on every machine shape; what differs is run a second time on both kernels, by itself,
-/// and counts when it differs again: a busy machine breaks the timing of either side.
-fn both_sides(
-    options: &Options,
-    base: &image::Image,
-    selected: &[cases::Case],
-) -> Result<usize, String> {
-    let (mut passed, mut failed) = (0, 0);
-    for (shape, first) in options.machines.iter().zip(verdicts(options, base, selected)?) {
-        let mut verdict = first;
-        let again: Vec<cases::Case> = verdict.differences.iter().map(|d| d.case.clone()).collect();
-        if !again.is_empty() {
-            let names: Vec<&str> = again.iter().map(|case| case.name.as_str()).collect();
-            println!("{shape}: once more: {}", names.join(" "));
-            let programs = guest::build(&options.work_dir)?;
-            let content = image::Content::Cases(&again, &programs);
-            let base = image::build(&options.rootfs, content, &options.work_dir)?;
-            let only = Options { machines: vec![*shape], ..options.clone() };
-            let second = verdicts(&only, &base, &again)?.pop().ok_or("no second run")?;
-            verdict.equal += second.equal;
-            verdict.differences = second.differences;
-            verdict.trouble.extend(second.trouble);
-        }
-        let differences = verdict.differences.len() + verdict.trouble.len();
-        println!("{shape}: {} equal, {differences} different", verdict.equal);
-        verdict.trouble.iter().for_each(|trouble| println!("  {trouble}"));
-        verdict.differences.iter().for_each(|difference| println!("{}", difference.text));
-        passed += verdict.equal;
-        failed += differences;
-    }
-    println!("{passed} passed, {failed} failed");
-    Ok(failed)
-}
-
-/// Runs every machine shape on both kernels, two QEMUs at a time. Linux gets an NVMe disk always, since
-/// Debian's kernel has that driver built in; shapes that differ in the disk only share its run.
-fn verdicts(
-    options: &Options,
-    base: &image::Image,
-    selected: &[cases::Case],
-) -> Result<Vec<compare::Verdict>, String> {
-    let mut linux: Option<(Shape, Report)> = None;
-    let mut verdicts = Vec::new();
-    for shape in &options.machines {
-        let reference = Shape { disk: Disk::Nvme, ..*shape };
-        let known = linux.take().filter(|(of, _)| *of == reference);
-        let (theirs, ours) = std::thread::scope(|scope| {
-            let theirs = scope.spawn(|| match known {
-                Some((_, report)) => Ok(report),
-                None => machine::run(Kernel::Linux, &reference, options, base),
-            });
-            let ours = machine::run(Kernel::Ours, shape, options, base);
-            (theirs.join(), ours)
-        });
-        let theirs = theirs.map_err(|_| "the Linux run panicked".to_string())??;
-        if let Some(trouble) = theirs.trouble.first() {
-            return Err(format!("the reference run on Linux failed: {trouble}"));
-        }
-        verdicts.push(compare::compare(&theirs, &ours?, selected));
-        linux = Some((reference, theirs));
-    }
-    Ok(verdicts)
 }

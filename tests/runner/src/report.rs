@@ -1,11 +1,22 @@
 //! The guest's report: what every case printed and how it ended.
 
+/// The status of a case that the machine did not come to the end of.
+const UNFINISHED: &str = "unfinished";
+
 /// One case's result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) name: String,
     pub(crate) status: String,
     pub(crate) output: String,
+}
+
+impl Outcome {
+    /// Whether the case came to its own end: neither `timeout` nor the end of the machine cut it off.
+    pub(crate) fn has_ended(&self) -> bool {
+        // man 1 timeout: 124 when the time was up, 137 when the command had to be killed then.
+        !["124", "137", UNFINISHED].contains(&self.status.as_str())
+    }
 }
 
 /// A whole run.
@@ -28,7 +39,7 @@ impl Report {
             if let Some(name) = line.strip_prefix("@@BEGIN ") {
                 let name = name.split_once('-').map_or(name, |(_, rest)| rest).to_string();
                 report.outcomes.extend(current.take());
-                let status = "unfinished".to_string();
+                let status = UNFINISHED.to_string();
                 current = Some(Outcome { name, status, output: String::new() });
             } else if let Some(end) = line.strip_prefix("@@END ") {
                 if let Some(mut outcome) = current.take() {
@@ -78,6 +89,7 @@ mod tests {
         assert_eq!(report.outcomes[0].status, "3");
         assert_eq!(report.outcomes[1].status, "unfinished");
         assert!(!report.is_complete);
+        assert!(report.outcomes[0].has_ended() && !report.outcomes[1].has_ended());
     }
 
     #[test]

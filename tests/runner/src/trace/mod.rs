@@ -28,7 +28,7 @@ pub(crate) struct Trace {
     pub(crate) calls: Vec<Call>,
 }
 
-/// Runs both sides and compares; how many processes differ.
+/// Runs both sides and compares; how much differs: processes, what was printed, runs with trouble.
 pub(crate) fn run(options: &Options) -> Result<usize, String> {
     let command = options.cmd.as_deref().ok_or("trace wants --cmd 'COMMAND'")?;
     let strace = collect_strace(&options.work_dir)?;
@@ -39,8 +39,12 @@ pub(crate) fn run(options: &Options) -> Result<usize, String> {
     // The whole trace goes through the log to the console.
     traced.append = format!("{} tkernel.strace={TRACEE}+ ignore_loglevel", options.append);
     let ours = machine::run_raw(Kernel::Ours, shape, Clock::Wall, &traced, &base)?;
-    for trouble in linux.trouble.iter().chain(&ours.trouble) {
-        println!("!!! {trouble}");
+    let mut bad = 0;
+    for (name, side) in [("Linux", &linux), ("ours", &ours)] {
+        if let Err(why) = side.sound() {
+            println!("!!! {name}: {why}");
+            bad += 1;
+        }
     }
     let (expected, found) = (parse::strace(&linux.report), parse::kernel_log(&ours.console));
     if expected.is_empty() {
@@ -49,12 +53,12 @@ pub(crate) fn run(options: &Options) -> Result<usize, String> {
     if found.is_empty() {
         return Err("nothing was traced on our kernel".into());
     }
-    show_output(&linux.report, &ours.report);
-    Ok(compare(&expected, &found))
+    bad += usize::from(!has_equal_output(&linux.report, &ours.report));
+    Ok(bad + compare(&expected, &found))
 }
 
-/// Prints where what the command printed differs.
-fn show_output(linux: &str, ours: &str) {
+/// Whether the command printed the same and ended alike; shows what differs.
+fn has_equal_output(linux: &str, ours: &str) -> bool {
     let output = |report: &str| {
         report.split_once("@@OUTPUT").map(|(_, rest)| rest.replace('\r', "")).unwrap_or_default()
     };
@@ -64,6 +68,7 @@ fn show_output(linux: &str, ours: &str) {
     } else {
         println!("--- status and output on Linux\n{linux}\n+++ on ours\n{ours}");
     }
+    linux == ours
 }
 
 /// Compares process by process, in the order in which they were made.
@@ -141,6 +146,8 @@ mod tests {
         let bad =
             good.replace("/etc/passwd\", O_RDONLY) = 3", "/etc/passwd\", O_RDONLY) = -1 ENOENT");
         assert_eq!(compare(&expected, &parse::kernel_log(&bad)), 1);
+        assert!(has_equal_output("@@OUTPUT 0\nx\n", "@@OUTPUT 0\r\nx\r\n"));
+        assert!(!has_equal_output("@@OUTPUT 0\nx\n", "@@OUTPUT 1\nx\n"));
         let short = good.lines().take(3).collect::<Vec<_>>().join("\n");
         assert_eq!(compare(&expected, &parse::kernel_log(&short)), 1);
     }
