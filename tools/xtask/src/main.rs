@@ -33,6 +33,7 @@ mod rootfs;
 mod screen;
 mod shell;
 mod symbols;
+mod tally;
 mod test;
 mod test_boot;
 mod test_loaders;

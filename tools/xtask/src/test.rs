@@ -4,6 +4,7 @@
 //! and QEMU tests, where a check or a build that fails counts as one failure.
 
 use crate::build::{TARGET, cargo, use_core_source_if_needed};
+use crate::tally::Tally;
 use crate::{Result, paths, shell, test_boot, test_locks, test_shell};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,23 +18,6 @@ const PATIENCE_PER_CRATE: &str = "300";
 const PATIENCE_PER_BUILD: &str = "900";
 /// Lines of a failed test program's output that are shown.
 const SHOWN_LINES: usize = 200;
-
-/// How many tests passed and failed.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(crate) struct Tally {
-    pub(crate) passed: u64,
-    pub(crate) failed: u64,
-}
-
-impl Tally {
-    const FAILURE: Tally = Tally { passed: 0, failed: 1 };
-
-    /// Adds what another step counted.
-    pub(crate) fn add(&mut self, other: Tally) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-    }
-}
 
 type Step = fn() -> Result<Tally>;
 

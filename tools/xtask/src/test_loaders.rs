@@ -3,19 +3,19 @@
 //! The initial RAM disk holds crate `init` and nothing else: it finds no shell, says so, and turns
 //! the machine off. That takes the loader, the command line, the archive, a program and power-off.
 
-use crate::build::{Profile, build};
-use crate::test::Tally;
+use crate::build::{Kernel, Profile, build};
+use crate::tally::{Tally, check, is_wanted};
 use crate::{Result, guest, paths, shell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Seconds of wall time a machine gets.
+/// Seconds of wall time a machine gets; emulating 64 CPUs on two takes a while.
 const PATIENCE: &str = "120";
 /// What process 1 says.
-pub(crate) const MARKER: &str = "init: /bin/sh: No such file";
+const MARKER: &str = "init: /bin/sh: No such file";
 /// What the kernel says when power-off did not work and init tries the reset.
-pub(crate) const RESTART: &str = "Restarting system";
+const RESTART: &str = "Restarting system";
 pub(crate) const WORDS: &str = "console=ttyS0,115200 panic=-1 marked=yes";
 
 /// How the archive is compressed: the name, and the filter.
@@ -28,8 +28,40 @@ const FILTERS: &[(&str, &str)] = &[
 /// GRUB's commands: through the 32-bit entry, and through the 16-bit setup code.
 const COMMANDS: &[(&str, &str)] = &[("linux", "initrd"), ("linux16", "initrd16")];
 
+/// What starts the kernel.
+enum Loader {
+    /// QEMU, which loads the bzImage, and the archive of this index.
+    BzImage(usize),
+    /// QEMU, which loads the bzImage and the first archive above where `mem=` ends memory.
+    BeyondMem,
+    /// QEMU, which loads the ELF file, and the archive of this index.
+    Pvh(usize),
+    /// GRUB from a CD, by these of its commands.
+    Grub(&'static str, &'static str),
+}
+
+/// All cases by name.
+fn list() -> Vec<(String, Loader)> {
+    let mut list = Vec::new();
+    for (index, (filter, _)) in FILTERS.iter().enumerate() {
+        list.push((format!("bzImage, RAM disk {filter}"), Loader::BzImage(index)));
+        list.push((format!("PVH, RAM disk {filter}"), Loader::Pvh(index)));
+    }
+    list.push(("bzImage, RAM disk beyond mem=".into(), Loader::BeyondMem));
+    for (linux, initrd) in COMMANDS {
+        list.push((format!("GRUB 2 under BIOS, {linux}"), Loader::Grub(linux, initrd)));
+    }
+    list
+}
+
 /// Runs all cases whose name contains one of `filters` (or all).
 pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let mut wanted = list();
+    wanted.retain(|(name, _)| is_wanted(name, filters));
+    if wanted.is_empty() {
+        return Ok(tally);
+    }
     shell::ensure_programs(&[
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("cpio", "cpio"),
@@ -43,49 +75,44 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
     let kernel = build(Profile::Release)?;
     let directory = paths::output().join("loaders");
     let archives = archives(&directory)?;
-    let mut tally = Tally::default();
-    let mut count = |name: String, outcome: Result<String>| {
-        let (is_fine, log) = match outcome {
-            Ok(log) => {
-                let is_bad = log.contains("Kernel panic") || log.contains(RESTART);
-                (log.contains(MARKER) && !is_bad, log)
-            }
-            Err(failure) => (false, failure.to_string()),
-        };
-        if is_fine {
-            tally.passed += 1;
-            println!("ok      {name}");
-        } else {
-            tally.failed += 1;
-            println!("FAILED  {name}: not {MARKER:?} and power-off in\n{log}");
-        }
-    };
-    let is_wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f));
-    for (filter, archive) in &archives {
-        for (protocol, file) in [("bzImage", &kernel.vmlinuz), ("PVH", &kernel.vmlinux)] {
-            let name = format!("{protocol}, RAM disk {filter}");
-            if is_wanted(&name) {
-                let mut command = machine();
-                command.arg("-kernel").arg(file).arg("-initrd").arg(archive);
-                count(name, log_of(command.args(["-append", WORDS])));
-            }
-        }
-    }
-    let name = String::from("bzImage, RAM disk beyond mem=");
-    if let Some((_, archive)) = archives.first().filter(|_| is_wanted(&name)) {
-        let mut command = machine();
-        command.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(archive);
-        count(name, log_of(command.arg("-append").arg(format!("{WORDS} mem=256M"))));
-    }
-    for (linux, initrd) in COMMANDS {
-        let name = format!("GRUB 2 under BIOS, {linux}");
-        if let Some((_, archive)) = archives.first().filter(|_| is_wanted(&name)) {
-            let commands = (*linux, *initrd);
-            let image = rescue_image(&directory, &kernel.vmlinuz, archive, commands, "i386-pc");
-            count(name, image.and_then(|image| log_of(machine().arg("-cdrom").arg(image))));
-        }
+    for (name, loader) in wanted {
+        tally.count(&name, run(&loader, &kernel, &archives, &directory));
     }
     Ok(tally)
+}
+
+fn run(loader: &Loader, kernel: &Kernel, archives: &[(&str, PathBuf)], directory: &Path) -> Result {
+    let archive = |index: usize| archives.get(index).map(|(_, path)| path).ok_or("no RAM disk");
+    let mut command = machine();
+    match loader {
+        Loader::BzImage(index) => {
+            command.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(archive(*index)?);
+            command.args(["-append", WORDS]);
+        }
+        Loader::BeyondMem => {
+            command.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(archive(0)?);
+            command.arg("-append").arg(format!("{WORDS} mem=256M"));
+        }
+        Loader::Pvh(index) => {
+            command.arg("-kernel").arg(&kernel.vmlinux).arg("-initrd").arg(archive(*index)?);
+            command.args(["-append", WORDS]);
+        }
+        Loader::Grub(linux, initrd) => {
+            let words = (*linux, *initrd);
+            let image = rescue_image(directory, &kernel.vmlinuz, archive(0)?, words, "i386-pc")?;
+            command.arg("-cdrom").arg(image);
+        }
+    }
+    check_init(&log_of(&mut command)?, &[])
+}
+
+/// Process 1 must have spoken, and its power-off have worked.
+pub(crate) fn check_init(log: &str, expected: &[&str]) -> Result {
+    check(log, &[expected, &[MARKER]].concat(), None)?;
+    if log.contains(RESTART) {
+        return Err(format!("power-off failed and the reset came in\n{log}").into());
+    }
+    Ok(())
 }
 
 /// The RAM disk in every compression.
@@ -129,6 +156,7 @@ pub(crate) fn rescue_image(
     Ok(image)
 }
 
+/// A machine of 512 MiB with its console on the standard output, and bounded in time.
 pub(crate) fn machine() -> Command {
     let mut command = Command::new("timeout");
     command.args([PATIENCE, "qemu-system-x86_64", "-M", "q35", "-nodefaults", "-display", "none"]);
@@ -136,6 +164,7 @@ pub(crate) fn machine() -> Command {
     command
 }
 
+/// What the machine prints; an error if it does not end by itself and well.
 pub(crate) fn log_of(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output()?;
     let log = String::from_utf8_lossy(&output.stdout).into_owned()

@@ -5,7 +5,7 @@
 //! wait in the guest.
 
 use crate::build::{Profile, build};
-use crate::test::Tally;
+use crate::tally::{Tally, check, is_wanted};
 use crate::{Result, guest, paths, shell};
 use rustix::pipe::{fcntl_setpipe_size, pipe};
 use std::fs::{self, File};
@@ -28,14 +28,16 @@ struct Case {
     end: &'static str,
     expected: &'static [&'static str],
     is_orderly: bool,
+    /// The panic that it is, if it is one.
+    panic: Option<&'static str>,
 }
 
 const CASES: &[Case] = &[
-    Case { end: "poweroff", expected: &["Power down"], is_orderly: true },
-    Case { end: "restart", expected: &["Restarting system"], is_orderly: true },
-    Case { end: "sysrq-o", expected: &["Power Off"], is_orderly: true },
-    Case { end: "sysrq-b", expected: &["Resetting"], is_orderly: false },
-    Case { end: "exit", expected: &["Attempted to kill init!"], is_orderly: false },
+    Case { end: "poweroff", expected: &["Power down"], is_orderly: true, panic: None },
+    Case { end: "restart", expected: &["Restarting system"], is_orderly: true, panic: None },
+    Case { end: "sysrq-o", expected: &["Power Off"], is_orderly: true, panic: None },
+    Case { end: "sysrq-b", expected: &["Resetting"], is_orderly: false, panic: None },
+    Case { end: "exit", expected: &[], is_orderly: false, panic: Some("Attempted to kill init!") },
 ];
 
 /// What QEMU traces when a disk is told.
@@ -43,26 +45,17 @@ const TRACED: [&str; 2] = ["pci_nvme_mmio_shutdown_set", "virtio_set_status"];
 
 /// Runs all cases whose name contains one of `filters` (or all).
 pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let name_of = |case: &Case| format!("the machine's end: {}", case.end);
+    if !CASES.iter().any(|case| is_wanted(&name_of(case), filters)) {
+        return Ok(tally);
+    }
     shell::ensure_programs(&[("qemu-system-x86_64", "qemu-system-x86"), ("cpio", "cpio")])?;
     let kernel = build(Profile::Release)?;
     let directory = paths::output().join("power");
     let archive = archive(&directory)?;
-    let mut tally = Tally::default();
-    for case in CASES {
-        let name = format!("the machine's end: {}", case.end);
-        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter)) {
-            continue;
-        }
-        match run(case, &kernel.vmlinuz, &archive, &directory) {
-            Ok(()) => {
-                tally.passed += 1;
-                println!("ok      {name}");
-            }
-            Err(failure) => {
-                tally.failed += 1;
-                println!("FAILED  {name}: {failure}");
-            }
-        }
+    for case in CASES.iter().filter(|case| is_wanted(&name_of(case), filters)) {
+        tally.count(&name_of(case), run(case, &kernel.vmlinuz, &archive, &directory));
     }
     Ok(tally)
 }
@@ -112,9 +105,7 @@ fn run(case: &Case, kernel: &Path, archive: &Path, directory: &Path) -> Result {
     if !status.success() {
         return Err(format!("the machine did not end ({status})\n{log}").into());
     }
-    if let Some(missing) = case.expected.iter().chain([&LAST]).find(|text| !log.contains(**text)) {
-        return Err(format!("no {missing:?} in\n{log}").into());
-    }
+    check(&log, &[case.expected, &[LAST]].concat(), case.panic)?;
     let traced = fs::read_to_string(&trace).unwrap_or_default();
     let reset = traced.lines().rev().find(|line| line.contains("virtio_set_status"));
     let is_reset = reset.is_some_and(|line| line.trim_end().ends_with("val 0"));

@@ -4,7 +4,7 @@
 //! Process 1 is `tests/guest`'s `bootwords`, which prints what it was given.
 
 use crate::build::{Profile, build};
-use crate::test::Tally;
+use crate::tally::{Tally, check, is_wanted};
 use crate::test_loaders::{log_of, machine};
 use crate::{Result, guest, paths, shell};
 use std::fs::{self, File};
@@ -108,8 +108,8 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
     ])?;
     let mut tally = Tally::default();
     let name_of = |case: &Case| format!("root: {}", case.name);
-    let is_wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f));
-    let wanted: Vec<&Case> = CASES.iter().filter(|case| is_wanted(&name_of(case))).collect();
+    let is_asked = |case: &&Case| is_wanted(&name_of(case), filters);
+    let wanted: Vec<&Case> = CASES.iter().filter(is_asked).collect();
     if wanted.is_empty() {
         return Ok(tally);
     }
@@ -118,19 +118,9 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
     let disks =
         [(Table::Gpt, disk(&directory, Table::Gpt)?), (Table::Mbr, disk(&directory, Table::Mbr)?)];
     for case in wanted {
-        let name = name_of(case);
         let disk = disks.iter().find(|(table, _)| *table == case.table).map(|(_, path)| path);
-        match disk.map(|disk| run(case, &kernel.vmlinuz, disk)) {
-            Some(Ok(())) => {
-                tally.passed += 1;
-                println!("ok      {name}");
-            }
-            outcome => {
-                tally.failed += 1;
-                let failure = outcome.and_then(|outcome| outcome.err());
-                println!("FAILED  {name}: {}", failure.map_or(String::new(), |f| f.to_string()));
-            }
-        }
+        let disk = disk.ok_or("no disk with this table")?;
+        tally.count(&name_of(case), run(case, &kernel.vmlinuz, disk));
     }
     Ok(tally)
 }
@@ -140,11 +130,7 @@ fn run(case: &Case, kernel: &Path, disk: &Path) -> Result {
     let drive = format!("if=none,id=root,format=raw,snapshot=on,file={}", disk.display());
     command.args(["-drive", &drive, "-device", case.device]).arg("-kernel").arg(kernel);
     command.args(["-append", &format!("console=ttyS0,115200 panic=-1 {}", case.words)]);
-    let log = log_of(&mut command)?.replace('\r', "");
-    match case.expected.iter().find(|text| !log.contains(**text)) {
-        None => Ok(()),
-        Some(missing) => Err(format!("missing {missing:?} in\n{log}").into()),
-    }
+    check(&log_of(&mut command)?.replace('\r', ""), case.expected, None)
 }
 
 /// A disk with the file system: the second partition of a GPT, the first of an MBR.

@@ -2,7 +2,7 @@
 //! at. Each step tells what it pressed and shows the screen if that did not come which should.
 
 use crate::screen::Screen;
-use crate::test::Tally;
+use crate::tally::Tally;
 use crate::{Result, options::Options};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -41,18 +41,12 @@ pub(crate) fn cases() -> Result<Tally> {
     let mut session = Session::start()?;
     let mut tally = Tally::default();
     for (name, step) in STEPS {
-        match step(&mut session) {
-            Ok(()) => {
-                println!("ok      shell: {name}");
-                tally.passed += 1;
-            }
-            Err(failure) => {
-                println!("FAILED  shell: {name}: {failure}\n{}", session.picture());
-                tally.failed += 1;
-                if session.recover().is_err() {
-                    break;
-                }
-            }
+        let outcome = step(&mut session)
+            .map_err(|failure| format!("{failure}\n{}", session.picture()).into());
+        let has_failed = outcome.is_err();
+        tally.count(&format!("shell: {name}"), outcome);
+        if has_failed && session.recover().is_err() {
+            break;
         }
     }
     let _ = session.child.kill();

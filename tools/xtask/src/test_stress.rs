@@ -6,6 +6,7 @@
 //! checker, memory that does not come back, and a file system that `e2fsck` finds fault with.
 
 use crate::options::{Disk, Options};
+use crate::tally::complaint;
 use crate::{Result, image, paths, qemu, rootfs, shell};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -14,8 +15,10 @@ const SCRIPT: &str = include_str!("stress.sh");
 const PACKAGES: &[&str] = &["stress-ng", "procps", "util-linux", "python3-minimal"];
 /// Rounds in the script, which share the time.
 const ROUNDS: u64 = 7;
-/// What the kernel says of its own mistakes.
-const COMPLAINTS: [&str; 4] = ["lock check:", "panicked at", "Kernel panic", "BUG"];
+/// Seconds beyond its own time that a round may take, by the script's patience with it, and that the
+/// boot and the check of memory take together.
+const ROUND_SLACK: u64 = 180;
+const BOOT_SLACK: u64 = 600;
 
 /// Runs it; the status is 1 if something failed.
 pub(crate) fn run() -> Result<u8> {
@@ -24,11 +27,14 @@ pub(crate) fn run() -> Result<u8> {
         Ok(text) => text.parse::<u64>().map_err(|error| format!("MINUTES={text}: {error}"))?,
         Err(_) => 1,
     };
-    let options = options((minutes * 60).div_ceil(ROUNDS))?;
+    let round_seconds = (minutes * 60).div_ceil(ROUNDS);
+    let options = options(round_seconds)?;
     let kernel = qemu::kernel_file(&options)?;
     let image = qemu::prepared_image(&options)?;
     let control = paths::output().join(format!("control.{}", std::process::id()));
-    let mut command = qemu::machine(&options, &kernel, &image, &control);
+    let machine = qemu::machine(&options, &kernel, &image, &control);
+    let patience = ROUNDS * (2 * round_seconds + ROUND_SLACK) + BOOT_SLACK;
+    let mut command = bounded(&machine, patience);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let console = child.stdout.take().ok_or("no console")?;
     let reader = std::thread::spawn(move || {
@@ -36,14 +42,14 @@ pub(crate) fn run() -> Result<u8> {
         for line in BufReader::new(console).split(b'\n').map_while(std::result::Result::ok) {
             let line = String::from_utf8_lossy(&line);
             println!("{}", line.trim_end());
-            complaints += usize::from(COMPLAINTS.iter().any(|sign| line.contains(sign)));
+            complaints += usize::from(complaint(&line).is_some());
         }
         complaints
     });
     let status = qemu::attend(child, &control);
     let _ = std::fs::remove_file(&control);
     let complaints = reader.join().map_err(|_| "the console's reader failed")?;
-    let status = status?;
+    let status = status.map_err(|why| format!("{why} (given {patience} s)"))?;
     let checked = Command::new("e2fsck").arg("-fn").arg(&image).output()?;
     let is_clean = checked.status.success();
     if !is_clean {
@@ -57,6 +63,14 @@ pub(crate) fn run() -> Result<u8> {
         if is_clean { "clean" } else { "damaged" }
     );
     Ok(u8::from(!is_fine))
+}
+
+/// The command, killed after so many seconds: a guest that hangs must not hang its test.
+fn bounded(command: &Command, seconds: u64) -> Command {
+    let mut bounded = Command::new("timeout");
+    bounded.args(["-k", "10", &seconds.to_string()]).arg(command.get_program());
+    bounded.args(command.get_args());
+    bounded
 }
 
 fn options(round_seconds: u64) -> Result<Options> {
@@ -75,4 +89,19 @@ fn options(round_seconds: u64) -> Result<Options> {
     // Damage that an earlier run left would count again.
     image::discard(&options)?;
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_end_is_killed() -> Result {
+        let mut sleep = Command::new("sleep");
+        sleep.arg("60");
+        assert_eq!(bounded(&sleep, 1).status()?.code(), Some(124));
+        let mut quick = Command::new("sh");
+        assert_eq!(bounded(quick.args(["-c", "exit 3"]), 60).status()?.code(), Some(3));
+        Ok(())
+    }
 }

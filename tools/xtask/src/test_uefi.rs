@@ -2,8 +2,8 @@
 //! and a RAM disk, through GRUB, and from an image of the `bootloader` crate.
 
 use crate::build::{Kernel, Profile, build};
-use crate::test::Tally;
-use crate::test_loaders::{MARKER, RESTART, WORDS, archives, log_of, machine, rescue_image};
+use crate::tally::{Tally, is_wanted};
+use crate::test_loaders::{WORDS, archives, check_init, log_of, machine, rescue_image};
 use crate::{Result, build, bzimage, paths, shell, uefi};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,9 +33,8 @@ const CASES: &[Case] = &[
 
 /// Runs all cases whose name contains one of `filters` (or all).
 pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
-    let is_wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f));
     let mut tally = Tally::default();
-    if !CASES.iter().any(|(name, ..)| is_wanted(name)) {
+    if !CASES.iter().any(|(name, ..)| is_wanted(name, filters)) {
         return Ok(tally);
     }
     shell::ensure_programs(&[
@@ -51,17 +50,8 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
     let archives = archives(&directory)?;
     let (_, archive) = archives.first().ok_or("no RAM disk")?;
     let site = Site { kernel: &kernel, archive, directory: &directory };
-    for (name, entry, prepare) in CASES.iter().filter(|(name, ..)| is_wanted(name)) {
-        match run(&site, entry, *prepare) {
-            Ok(()) => {
-                tally.passed += 1;
-                println!("ok      {name}");
-            }
-            Err(failure) => {
-                tally.failed += 1;
-                println!("FAILED  {name}: {failure}");
-            }
-        }
+    for (name, entry, prepare) in CASES.iter().filter(|(name, ..)| is_wanted(name, filters)) {
+        tally.count(name, run(&site, entry, *prepare));
     }
     Ok(tally)
 }
@@ -75,14 +65,7 @@ fn run(site: &Site<'_>, entry: &str, prepare: fn(&Site<'_>, &mut Command) -> Res
     command.args(["-drive", &flash(1, "snapshot=on", VARIABLES)]);
     command.args(["-vga", "std", "-smp", "2"]);
     prepare(site, &mut command)?;
-    let log = log_of(&mut command)?;
-    let expected = [entry, MARKER, "framebuffer"];
-    let missing = expected.iter().find(|text| !log.contains(**text));
-    let complaint = ["Kernel panic", RESTART].into_iter().find(|text| log.contains(text));
-    if missing.is_none() && complaint.is_none() {
-        return Ok(());
-    }
-    Err(format!("missing {missing:?}, found {complaint:?} in\n{log}").into())
+    check_init(&log_of(&mut command)?, &[entry, "framebuffer"])
 }
 
 fn direct(site: &Site<'_>, command: &mut Command) -> Result {
