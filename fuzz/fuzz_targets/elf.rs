@@ -1,4 +1,6 @@
 #![no_main]
 //! See `parsers::elf`.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| parsers::elf(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = parsers::elf(data);
+});

@@ -14,27 +14,32 @@ const NAMES: [&[u8]; 6] = [b"dir", b"big", b"sub", b"link", b"lost+found", b"nam
 /// How much of a file is read.
 const READ_LEN: usize = 64 << 10;
 
-/// Mounts an image and does what a program might do to a few of its files.
-pub fn ext4(bytes: Vec<u8>) {
+/// Mounts an image and does what a program might do to a few of its files; whether all of that worked.
+pub fn ext4(bytes: Vec<u8>) -> bool {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     frames::init_host(512 << 20);
     let sectors = bytes.len() as u64 / 512;
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let drive = MemoryDrive::new(bytes, Limits::default());
-    let Ok(disk) = Disk::add(&format!("damaged{number}"), drive, sectors) else { return };
+    let Ok(disk) = Disk::add(&format!("damaged{number}"), drive, sectors) else { return false };
+    let mut is_sound = false;
     if let Ok(sb) = ::ext4::mount(disk.whole(), 0) {
         if let Some(root) = sb.root().ok().and_then(|root| root.inode()) {
-            visit(&root, 0);
-            change(&root);
+            let found = visit(&root, 0);
+            is_sound = change(&root) && found == NAMES.len();
         }
         sb.ops().put_super(&sb);
     }
     disk.remove();
+    is_sound
 }
 
-fn visit(dir: &Arc<Inode>, depth: usize) {
+/// Reads what is there; how many of the names were found.
+fn visit(dir: &Arc<Inode>, depth: usize) -> usize {
+    let mut found = 0;
     for name in NAMES {
         let Ok(Some(child)) = dir.ops().lookup(dir, name) else { continue };
+        found += 1;
         if let Some(mapping) = child.mapping() {
             let mut buffer = vec![0; READ_LEN];
             for at in [0, child.size().saturating_sub(READ_LEN as u64), 1 << 40] {
@@ -42,12 +47,14 @@ fn visit(dir: &Arc<Inode>, depth: usize) {
             }
         }
         if depth < 3 {
-            visit(&child, depth + 1);
+            found += visit(&child, depth + 1);
         }
     }
+    found
 }
 
-fn change(root: &Arc<Inode>) {
+/// Makes a directory and a file with contents; whether both could be had.
+fn change(root: &Arc<Inode>) -> bool {
     let new = |kind| NewInode {
         kind,
         mode: 0o644,
@@ -57,11 +64,13 @@ fn change(root: &Arc<Inode>) {
         target: b"",
         now: Time::new(1, 0),
     };
-    let _ = root.ops().create(root, b"new-dir", &new(FileKind::Directory));
-    if let Ok(file) = root.ops().create(root, b"new-file", &new(FileKind::Regular))
-        && let Some(mapping) = file.mapping()
-    {
-        let _ = mapping.write(5000, &mut Source::kernel(&[7; 9000]));
-        file.ops().dirty(&file);
-    }
+    let has_dir = root.ops().create(root, b"new-dir", &new(FileKind::Directory)).is_ok();
+    let file = root.ops().create(root, b"new-file", &new(FileKind::Regular));
+    let Some((file, mapping)) = file.as_ref().ok().and_then(|file| Some((file, file.mapping()?)))
+    else {
+        return false;
+    };
+    let is_written = mapping.write(5000, &mut Source::kernel(&[7; 9000])).is_ok();
+    file.ops().dirty(file);
+    has_dir && is_written
 }

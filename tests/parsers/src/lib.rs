@@ -1,4 +1,5 @@
-//! Every parser of bytes from outside as a function that takes bytes and must return.
+//! Every parser of bytes from outside as a function that takes bytes and must return: whether it
+//! accepts them, where it may refuse.
 //!
 //! The targets of `fuzz/` call these, and so does `tests/damage.rs`, which runs with the host tests:
 //! random bytes, and sound inputs with bytes changed, cut and swapped. ACPI tables are read inside
@@ -20,33 +21,37 @@ const PAGE: u64 = 4096;
 const USER_END: u64 = 1 << 47;
 
 /// An ELF file: header, program headers and the plan of each segment.
-pub fn elf(bytes: &[u8]) {
-    let Ok(header) = elf::Header::parse(bytes) else { return };
+pub fn elf(bytes: &[u8]) -> bool {
+    let Ok(header) = elf::Header::parse(bytes) else { return false };
     let at = usize::try_from(header.phoff).unwrap_or(usize::MAX);
     let end = at.saturating_add(header.phdr_bytes());
     let segments = elf::parse_segments(bytes.get(at..end).unwrap_or_default());
-    let _ = elf::load_span(&segments, PAGE);
+    let mut is_sound = elf::load_span(&segments, PAGE).is_some();
     let _ = elf::max_alignment(&segments);
     let _ = elf::phdr_address(&header, &segments);
     for segment in &segments {
-        if let Ok(plan) = elf::plan(segment, PAGE, USER_END) {
+        let plan = elf::plan(segment, PAGE, USER_END);
+        is_sound &= plan.is_ok();
+        if let Ok(plan) = plan {
             assert!(plan.start <= plan.zero_to && plan.zero_to <= USER_END);
             assert_eq!(plan.start % PAGE, 0);
         }
     }
+    is_sound
 }
 
 /// A seccomp program in the form of `struct sock_filter`, run on a call made of the first bytes.
-pub fn seccomp(bytes: &[u8]) {
+pub fn seccomp(bytes: &[u8]) -> bool {
     let code = bytes.chunks_exact(8).filter_map(|i| bpf::Instruction::read_from_bytes(i).ok());
-    let Ok(program) = bpf::Program::new(code.collect()) else { return };
+    let Ok(program) = bpf::Program::new(code.collect()) else { return false };
     let word = |at: usize| bytes.get(at).copied().unwrap_or(0);
     let args = core::array::from_fn(|n| u64::from(word(n)) << (n * 9));
     let data = bpf::Data { nr: word(0).into(), arch: 0xc000_003e, ip: u64::MAX, args };
     let _ = program.run(&data);
+    true
 }
 
-/// A command line.
+/// A command line; none is refused.
 pub fn command_line(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let line = klog::parse_command_line(&text);
@@ -55,8 +60,10 @@ pub fn command_line(bytes: &[u8]) {
     let _ = line.value("console");
 }
 
-/// The partition table of a disk with these bytes at its start and at its end.
-pub fn partitions(bytes: &[u8]) {
+/// The partition table of a disk of these bytes, and of a disk that goes on without an end to read;
+/// how many partitions the former has.
+pub fn partitions(bytes: &[u8]) -> usize {
+    let mut found_inside = 0;
     let sectors = (bytes.len() as u64 / 512).max(1);
     for (capacity, block) in [(sectors, 512), (sectors, 4096), (u64::MAX / 1024, 512)] {
         let read = |offset: u64, buffer: &mut [u8]| {
@@ -66,11 +73,16 @@ pub fn partitions(bytes: &[u8]) {
             buffer.copy_from_slice(have);
             Ok(())
         };
-        for found in block::partition::scan(capacity, block, &read).unwrap_or_default() {
+        let all = block::partition::scan(capacity, block, &read).unwrap_or_default();
+        if (capacity, block) == (sectors, 512) {
+            found_inside = all.len();
+        }
+        for found in all {
             let end = found.start.checked_add(found.sectors);
             assert!(end.is_some_and(|end| end <= capacity), "{found:?} ends after {capacity}");
         }
     }
+    found_inside
 }
 
 /// An initial RAM disk, unpacked into an empty tmpfs.
