@@ -76,7 +76,8 @@ macro_rules! instruction {
     };
 }
 
-pub(crate) fn run() {
+/// Runs one part, `instructions`, `addresses` or `frames`, or all of them.
+pub(crate) fn run(part: Option<&str>) {
     // SAFETY: a fresh mapping at a free place.
     unsafe {
         libc::mmap(
@@ -88,9 +89,13 @@ pub(crate) fn run() {
             0,
         );
     }
-    instructions();
-    addresses();
-    frames();
+    let parts: [(&str, fn()); 3] =
+        [("instructions", instructions), ("addresses", addresses), ("frames", frames)];
+    for (name, run) in parts {
+        if part.is_none_or(|part| part == name) {
+            run();
+        }
+    }
 }
 
 fn instructions() {

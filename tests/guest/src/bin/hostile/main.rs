@@ -16,33 +16,26 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         Some("wild-pointers") => wild_pointers(),
-        Some("many-files") => many_files(number(&words, 100_000)),
-        Some("many-threads") => many_threads(number(&words, 10_000)),
-        Some("sparse-mapping") => sparse_mapping(number(&words, 200)),
+        Some("many-files") => many_files(number(&words, 1, 100_000)),
+        Some("many-threads") => many_threads(number(&words, 1, 10_000)),
+        Some("sparse-mapping") => sparse_mapping(number(&words, 1, 200)),
         Some("broken-elf") => {
             let programs = words.get(3..).unwrap_or_default();
-            elf::run(number(&words, 500), number(&words[1..], 7) as u64, programs);
+            elf::run(number(&words, 1, 500), number(&words, 2, 7) as u64, programs);
         }
-        Some("cpu") => cpu::run(),
-        Some("slab") => {
-            slab::run(number(&words, 4000) as u64, number(&words[1..], 0) as u32);
-        }
+        Some("cpu") => cpu::run(words.get(1).map(String::as_str)),
+        Some("slab") => slab::run(number(&words, 1, 4000) as u64, number(&words, 2, 0) as u32),
         Some("storm") => {
-            let [seconds, workers] = [number(&words, 10), number(&words[1..], 8)];
-            storm::run(
-                seconds,
-                workers,
-                number(&words[2..], 1) as u64,
-                number(&words[3..], 0) as u32,
-            );
+            let [seconds, workers] = [number(&words, 1, 10), number(&words, 2, 8)];
+            storm::run(seconds, workers, number(&words, 3, 1) as u64, number(&words, 4, 0) as u32);
         }
         Some("memory-eater") => memory_eater(),
         Some("table") => {
-            let user = (number(&words[3..], 0) != 0).then(|| number(&words[3..], 0) as u32);
-            let (first, last) = (number(&words, 0) as i64, number(&words[1..], 451) as i64);
-            table::run(first, last, number(&words[2..], 1) as u64, user);
+            let user = Some(number(&words, 4, 0) as u32).filter(|user| *user != 0);
+            let (first, last) = (number(&words, 1, 0) as i64, number(&words, 2, 451) as i64);
+            table::run(first, last, number(&words, 3, 1) as u64, user);
         }
-        Some("fork-bomb") => fork_bomb(number(&words, 100)),
+        Some("fork-bomb") => fork_bomb(number(&words, 1, 100)),
         other => {
             eprintln!("hostile: unknown scenario {other:?}");
             std::process::exit(2);
@@ -50,8 +43,9 @@ fn main() {
     }
 }
 
-fn number(words: &[String], default: usize) -> usize {
-    words.get(1).and_then(|w| w.parse().ok()).unwrap_or(default)
+/// The word at `index` as a number; what is missing or none is the default.
+fn number(words: &[String], index: usize, default: usize) -> usize {
+    words.get(index).and_then(|w| w.parse().ok()).unwrap_or(default)
 }
 
 /// A small generator (xorshift64*), seeded: a run can be repeated.
