@@ -6,7 +6,7 @@ use crate::source::files;
 pub(crate) struct Tests {
     /// Name of the case, its lines.
     cases: Vec<(String, String)>,
-    /// Name of the program, its source.
+    /// Name of the program, its source: those that a test runs.
     programs: Vec<(String, String)>,
 }
 
@@ -20,8 +20,18 @@ impl Tests {
                 cases.push((format!("`{family}.{}`", name.trim()), body.to_owned()));
             }
         }
+        let boots = files("tools/xtask/src", "rs");
+        let is_run = |path: &str| {
+            program_of(path).is_some_and(|program| {
+                let in_case = format!("/oracle/bin/{program}");
+                let in_boot = format!("guest::program(\"{program}\")");
+                cases.iter().any(|(_, text)| has_word(text, &in_case))
+                    || boots.iter().any(|(_, text)| text.contains(&in_boot))
+            })
+        };
         let programs = files("tests/guest", "rs")
             .into_iter()
+            .filter(|(path, _)| is_run(path))
             .map(|(path, text)| {
                 (format!("`{}`", path.trim_start_matches("tests/guest/src/")), text)
             })
@@ -72,6 +82,12 @@ impl Tests {
     }
 }
 
+/// The program that a source file is part of.
+fn program_of(path: &str) -> Option<&str> {
+    let inside = path.strip_prefix("tests/guest/src/bin/")?;
+    inside.split(['/', '.']).next()
+}
+
 /// `/proc/sys/kernel/pid_max` is `kernel.pid_max` to `sysctl`.
 fn has_sysctl(text: &str, path: &str) -> bool {
     path.strip_prefix("/proc/sys/")
@@ -92,6 +108,21 @@ fn has_word(text: &str, word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_are_folders_or_files() {
+        assert_eq!(program_of("tests/guest/src/bin/hostile/cpu.rs"), Some("hostile"));
+        assert_eq!(program_of("tests/guest/src/bin/lastwords.rs"), Some("lastwords"));
+        assert_eq!(program_of("tests/guest/src/lib.rs"), None);
+    }
+
+    #[test]
+    fn only_programs_that_a_test_runs_count() {
+        let tests = Tests::find();
+        let has = |name: &str| tests.programs.iter().any(|(program, _)| program.contains(name));
+        // The first is run by a case, the second boots; the third is `make bench`.
+        assert!(has("bin/hostile/") && has("bin/lastwords") && !has("bin/microbench"));
+    }
 
     #[test]
     fn words_end_where_names_end() {
