@@ -3,11 +3,13 @@
 
 mod block;
 mod free;
+mod huge;
 mod page;
 mod pageref;
 
 pub use block::FrameBlock;
 pub use free::{CHUNK, FreeFrames, FreshRange, MAX_ORDER, adopt};
+pub use huge::{HugePage, Mapped};
 pub use page::{Page, entry, flag, kind, page};
 pub use pageref::PageRef;
 

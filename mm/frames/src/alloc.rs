@@ -4,7 +4,7 @@
 use crate::percpu::{LISTS, pop_oldest};
 use crate::stats::Counter;
 use crate::{OutOfMemory, init, pressure};
-use framemeta::{FrameBlock, FreeFrames, MAX_ORDER, PageRef};
+use framemeta::{FrameBlock, FreeFrames, HugePage, MAX_ORDER, PageRef, kind};
 
 bitflags::bitflags! {
     /// What a caller needs and may do.
@@ -42,6 +42,18 @@ pub fn alloc(order: u8, flags: Flags) -> Result<FrameBlock, OutOfMemory> {
         block.clear();
     }
     Ok(block.into_block())
+}
+
+/// 2 MiB of zeroed anonymous memory, mapped once, if they are to be had without making others wait or
+/// reclaiming anything: single pages do as well.
+pub fn alloc_huge() -> Option<HugePage> {
+    if !pressure::may_take(Flags::NO_RECLAIM, HugePage::PAGES) {
+        return None;
+    }
+    let mut frames = init::take(HugePage::ORDER, false)?;
+    Counter::Allocated.add(HugePage::PAGES);
+    frames.clear();
+    HugePage::new(frames, kind::ANON).map_err(give).ok()
 }
 
 #[inline]

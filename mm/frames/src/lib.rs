@@ -10,8 +10,8 @@ mod stats;
 mod tables;
 mod zone;
 
-pub use alloc::{Flags, alloc, alloc_page};
-pub use framemeta::{FrameBlock, MAX_ORDER, Page, PageRef, flag, kind, page};
+pub use alloc::{Flags, alloc, alloc_huge, alloc_page};
+pub use framemeta::{FrameBlock, HugePage, MAX_ORDER, Mapped, Page, PageRef, flag, kind, page};
 #[cfg(not(target_os = "none"))]
 pub use init::init_host;
 pub use init::{contains_ram, init, page_if_ram, set_cpu_node, total_pages};

@@ -2,7 +2,7 @@
 
 use arch::addr::{PAGE_SIZE, PhysAddr};
 use arch::paging::{EntryRef, Level, Pte, PteFlags};
-use frames::{Page, PageRef, page};
+use frames::{HugePage, Mapped, Page, PageRef, page};
 
 /// The page that an entry owns a reference of.
 #[inline]
@@ -21,14 +21,28 @@ impl Taken {
         Taken(pte)
     }
 
-    /// The page, unless the entry was empty or owned none.
+    /// What the entry mapped, unless it was empty or owned nothing.
     #[inline]
-    pub fn into_page(self) -> Option<PageRef> {
+    pub fn into_mapped(self) -> Option<Mapped> {
         let page = owned_page(self.0)?;
+        if self.0.is_huge() {
+            // SAFETY: as below; entries that map 2 MiB are made from a `HugePage` in
+            // `Tables::install_huge` only.
+            return Some(Mapped::Huge(unsafe { HugePage::from_raw(page) }));
+        }
         // SAFETY: the entry held this reference (entries that map a page without `SOFT0` are made
         // from a `PageRef` in this module only, or copied with a reference of their own in
         // `Tables::unshare`), and `self`, which took the entry's place, is gone now.
-        Some(unsafe { PageRef::from_raw(page) })
+        Some(Mapped::Page(unsafe { PageRef::from_raw(page) }))
+    }
+
+    /// The page, unless the entry was empty or owned none; of an entry for 4 KiB.
+    #[inline]
+    pub fn into_page(self) -> Option<PageRef> {
+        match self.into_mapped()? {
+            Mapped::Page(page) => Some(page),
+            Mapped::Huge(_) => None,
+        }
     }
 }
 
@@ -141,8 +155,9 @@ impl<'a> Slot<'a> {
     }
 }
 
-/// The same frame with other rights; whether the entry owns it stays as it was.
+/// The same memory with other rights; how much it is and whether the entry owns it stay as they were.
 #[inline]
 fn with_rights(pte: Pte, flags: PteFlags) -> Pte {
-    pte.with_flags((flags - PteFlags::SOFT0) | (pte.flags() & PteFlags::SOFT0))
+    const KEPT: PteFlags = PteFlags::SOFT0.union(PteFlags::HUGE);
+    pte.with_flags((flags - KEPT) | (pte.flags() & KEPT))
 }

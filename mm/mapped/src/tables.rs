@@ -7,7 +7,7 @@ use arch::paging::{Level, MapError, NoMemory, PageTable, Pte, PteFlags, Visit, g
 use arch::tlb::{Context, Gather};
 use core::pin::Pin;
 use core::sync::atomic::{AtomicU64, Ordering};
-use frames::{Page, PageRef, kind, page};
+use frames::{HugePage, Mapped, Page, kind, page};
 
 /// User page tables and what translation caches know them by.
 pub struct Tables {
@@ -52,6 +52,13 @@ impl Tables {
         self.table.entry(at, Level::Page).map(Slot::new)
     }
 
+    /// The entry for an address if its last-level table exists; `None` where that, or 2 MiB at once,
+    /// may be put.
+    #[inline]
+    pub fn existing(&self, at: VirtAddr) -> Result<Option<Slot<'_>>, MapError> {
+        Ok(self.table.existing(at)?.map(Slot::new))
+    }
+
     /// The entry for an address, if its tables exist.
     #[inline]
     pub fn lookup(&self, at: VirtAddr) -> Option<Slot<'_>> {
@@ -61,6 +68,48 @@ impl Tables {
     /// The physical address and flags of what is mapped at an address.
     pub fn query(&self, at: VirtAddr) -> Option<(PhysAddr, PteFlags)> {
         self.table.query(at).map(|(at, flags, _)| (at, flags))
+    }
+
+    /// The entry that maps 2 MiB around an address, and the page of the address as it was seen there.
+    pub fn huge(&self, at: VirtAddr) -> Option<(Slot<'_>, Pte, &'static Page)> {
+        let entry = self.table.lookup(at).filter(|entry| entry.level == Level::Huge)?;
+        let seen = entry.load();
+        let inside = at.0 & (HUGE_SIZE - 1) as u64;
+        (seen.is_present() && seen.is_huge())
+            .then(|| (Slot::new(entry), seen, page((seen.address() + inside).pfn())))
+    }
+
+    /// Maps 2 MiB at once where not even a table is. Else they come back.
+    pub fn install_huge(
+        &self,
+        at: VirtAddr,
+        pages: HugePage,
+        flags: PteFlags,
+    ) -> Result<(), HugePage> {
+        let Ok(entry) = self.table.entry(at, Level::Huge) else { return Err(pages) };
+        let new = Pte::leaf(pages.first().phys(), flags - PteFlags::SOFT0, Level::Huge);
+        if entry.compare_exchange(Pte::NONE, new).is_err() {
+            return Err(pages);
+        }
+        // The entry has the references now.
+        pages.into_raw();
+        Ok(())
+    }
+
+    /// Maps page by page what is mapped as 2 MiB at an address, if it is. Who may change entries there
+    /// under a lock is kept out by the caller.
+    pub fn split(&self, at: VirtAddr) -> Result<(), NoMemory> {
+        let start = at.align_down(HUGE_SIZE as u64);
+        while self.huge(start).is_some() {
+            match self.table.split(start) {
+                Err(MapError::NoMemory) => return Err(NoMemory),
+                // The processor set a bit meanwhile.
+                Err(_) => {}
+                // The same frames and rights, but no processor may see both ways at once.
+                Ok(()) => self.context.flush_page(start),
+            }
+        }
+        Ok(())
     }
 
     /// Visits what is not empty in `[start, end)`, in order.
@@ -133,7 +182,7 @@ impl Tables {
         &self,
         start: VirtAddr,
         end: VirtAddr,
-        gather: &mut Gather<'_, PageRef>,
+        gather: &mut Gather<'_, Mapped>,
         is_ending: bool,
         mut lost: impl FnMut(&Page),
     ) {
@@ -147,7 +196,7 @@ impl Tables {
 fn release(
     at: VirtAddr,
     table: PhysAddr,
-    gather: &mut Gather<'_, PageRef>,
+    gather: &mut Gather<'_, Mapped>,
     is_ending: bool,
     lost: &mut impl FnMut(&Page),
 ) {
@@ -184,7 +233,7 @@ fn release(
                 lost(&page);
             }
             page.remove_mapping();
-            gather.defer(page);
+            gather.defer(page.into());
         }
     }
     gather.table(at, table);

@@ -139,6 +139,14 @@ impl PageTable {
         unsafe { walk::make(self.root, at, level, PteFlags::TABLE) }
     }
 
+    /// The last level's entry for an address if its table is there; `None` where that, or a large page,
+    /// may be put. `Occupied` when a large page is there, `Shared` when the table is.
+    #[inline]
+    pub fn existing(&self, at: VirtAddr) -> Result<Option<EntryRef<'_>>, MapError> {
+        // SAFETY: as in `lookup`.
+        unsafe { walk::existing(self.root, at) }
+    }
+
     /// Maps a page; the address is aligned to its size.
     pub fn map(
         &self,

@@ -219,6 +219,32 @@ unsafe fn descend<'a>(slot: &AtomicU64, flags: PteFlags) -> Result<&'a Entries, 
     Ok(unsafe { entries(pte.address()) })
 }
 
+/// The last table's entry for an address, if that table is there and not shared: `Shared`, `Occupied`
+/// by a large page, or nothing.
+///
+/// # Safety
+/// As for [`lookup`].
+#[inline]
+pub(super) unsafe fn existing<'a>(
+    root: PhysAddr,
+    at: VirtAddr,
+) -> Result<Option<EntryRef<'a>>, MapError> {
+    // SAFETY: the caller vouches for the tree.
+    unsafe {
+        let Some(pdpt) = child(entries(root), at, 39) else { return Ok(None) };
+        let Some(directory) = child(pdpt, at, 30) else { return Ok(None) };
+        let pte = Pte(directory[index(at, 21)].load(Ordering::Acquire));
+        if is_shared(pte) {
+            return Err(MapError::Shared);
+        }
+        if is_table(pte) {
+            let table: &'a Entries = entries(pte.address());
+            return Ok(Some(EntryRef { slot: &table[index(at, 12)], level: Level::Page }));
+        }
+        if pte.is_none() { Ok(None) } else { Err(MapError::Occupied) }
+    }
+}
+
 /// The leaf entry for an address at a level, tables made as needed.
 ///
 /// # Safety
