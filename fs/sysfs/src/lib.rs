@@ -6,6 +6,7 @@ extern crate alloc;
 
 mod disks;
 mod functions;
+mod memory;
 mod nodes;
 mod system;
 mod tree;

@@ -1,6 +1,6 @@
 //! Paths to nodes.
 
-use crate::{disks, functions, nodes, system};
+use crate::{disks, functions, memory, nodes, system};
 use abi::Result;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -178,6 +178,7 @@ fn build(tree: &mut Builder) {
         tree.dir(path);
     }
     system::add(tree);
+    memory::add(tree);
     functions::add(tree);
     disks::add(tree);
     nodes::add(tree);

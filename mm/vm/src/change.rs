@@ -286,6 +286,7 @@ impl AddressSpace {
     fn move_pages(&self, from: u64, to: u64, len: u64) {
         let _tables = self.tables.lock();
         self.unshare_range(from, from + len);
+        self.split_range(from, from + len);
         self.unshare_range(to, to + len);
         let mut found: Vec<(u64, Taken)> = Vec::new();
         self.table.walk(va(from), va(from + len), |at, visit| {

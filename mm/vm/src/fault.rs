@@ -99,12 +99,6 @@ fn zero_page() -> Option<PhysAddr> {
     *ZERO.call_once(|| frames::alloc_page(Flags::ZERO).ok().map(|page| page.into_raw().phys()))
 }
 
-/// How a written page of the process's own is mapped, beside the flags for reading.
-#[inline]
-fn own_flags(vma: &Vma) -> PteFlags {
-    if vma.prot & prot::WRITE != 0 { PteFlags::WRITE | PteFlags::DIRTY } else { PteFlags::DIRTY }
-}
-
 impl AddressSpace {
     /// Makes an access possible. `stack_limit` is `RLIMIT_STACK` in bytes.
     pub fn handle_fault(
@@ -174,8 +168,14 @@ impl AddressSpace {
         let write = matches!(access, FaultAccess::Write | FaultAccess::Force);
         // Relaxed: statistics.
         FAULTS[0].fetch_add(1, Ordering::Relaxed);
-        let entry = match self.table.entry(va(at)) {
-            Ok(entry) => entry,
+        let entry = match self.table.existing(va(at)) {
+            Ok(Some(entry)) => entry,
+            Ok(None) if write && self.map_huge(vma, at) => return Ok(FaultKind::Minor),
+            Ok(None) => self.table.entry(va(at))?,
+            Err(MapError::Occupied) => {
+                self.touch_huge(vma, at, write);
+                return Ok(FaultKind::Minor);
+            }
             Err(MapError::Shared) => {
                 // Another thread may give the shared table up.
                 let _tables = self.tables.lock();
@@ -188,7 +188,7 @@ impl AddressSpace {
                 self.try_unshare(at)?;
                 return Err(FaultError::Retry);
             }
-            Err(error) => return Err(error.into()),
+            Err(error @ MapError::NoMemory) => return Err(error.into()),
         };
         let pte = entry.load();
         if pte.is_present() {
@@ -220,7 +220,7 @@ impl AddressSpace {
             return Ok(FaultKind::Minor);
         }
         let page = frames::alloc_page(Flags::ZERO)?;
-        self.install_anon(entry, Pte::NONE, page, flags | own_flags(vma));
+        self.install_anon(entry, Pte::NONE, page, flags | vma.own_flags());
         Ok(FaultKind::Minor)
     }
 
@@ -264,7 +264,7 @@ impl AddressSpace {
             && frame.kind() == kind::ANON
             && frame.references() == 1
         {
-            entry.set_rights(pte, flags | own_flags(vma));
+            entry.set_rights(pte, flags | vma.own_flags());
             self.table.context().flush_page_here(va(at));
             return Ok(FaultKind::Minor);
         }
@@ -278,7 +278,7 @@ impl AddressSpace {
             }
             new
         };
-        let Some(replaced) = self.install_anon(entry, pte, new, flags | own_flags(vma)) else {
+        let Some(replaced) = self.install_anon(entry, pte, new, flags | vma.own_flags()) else {
             return Err(FaultError::Retry);
         };
         self.table.context().flush_page(va(at));
@@ -350,7 +350,7 @@ impl AddressSpace {
             let own = frames::alloc_page(Flags::empty())?;
             own.copy_page(&page);
             let installed =
-                self.install_anon(entry, Pte::NONE, own, vma.read_flags() | own_flags(vma));
+                self.install_anon(entry, Pte::NONE, own, vma.read_flags() | vma.own_flags());
             return if installed.is_some() { Ok(kind) } else { Err(FaultError::Retry) };
         }
         let mut flags = vma.read_flags();

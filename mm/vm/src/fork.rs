@@ -74,6 +74,8 @@ impl AddressSpace {
             let mut at = (vma.start & !(HUGE_SIZE as u64 - 1)).max(next);
             while let Some(used) = self.table.next_used(va(at), va(vma.end)) {
                 at = used.0 & !(HUGE_SIZE as u64 - 1);
+                // The child's stores would be to pages of 2 MiB that are not its alone.
+                self.split_huge(at)?;
                 self.table.share(&child.table, va(at)).map_err(|_| Errno::ENOMEM)?;
                 at += HUGE_SIZE as u64;
             }

@@ -8,6 +8,7 @@ mod change;
 pub mod commit;
 mod fault;
 mod fork;
+mod huge;
 mod layout;
 mod limits;
 mod map;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use commit::{committed, reserve, unreserve};
 pub use fault::{FaultAccess, FaultError, FaultKind};
+pub use huge::HugePages;
 pub use limits::Limits;
 pub use map::MapRequest;
 pub use report::{MapInfo, PageInfo};

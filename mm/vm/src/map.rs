@@ -4,12 +4,13 @@ use crate::commit::{commit, heeds_no_reserve, max_areas, uncommit};
 use crate::layout::MIN_ADDRESS;
 use crate::limits::Limits;
 use crate::source::MapSource;
+use crate::space::va;
 use crate::unmap::check_range;
 use crate::vma::{Areas, Changing, FileMap, Vma, flag, prot};
 use crate::{AddressSpace, FaultAccess, MAP_NEVER_WRITE};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
-use arch::addr::{PAGE_SIZE, USER_END, VirtAddr};
+use arch::addr::{HUGE_SIZE, PAGE_SIZE, USER_END, VirtAddr};
 use core::sync::atomic::Ordering;
 use pagecache::{Mapping, ReadAhead};
 
@@ -29,6 +30,7 @@ pub struct MapRequest {
     pub offset: u64,
 }
 
+const HUGE: u64 = HUGE_SIZE as u64;
 const MAP_SHARED: u32 = 1;
 const MAP_PRIVATE: u32 = 2;
 const MAP_SHARED_VALIDATE: u32 = 3;
@@ -39,6 +41,7 @@ const MAP_LOCKED: u32 = 0x2000;
 const MAP_NORESERVE: u32 = 0x4000;
 const MAP_POPULATE: u32 = 0x8000;
 const MAP_NONBLOCK: u32 = 0x1_0000;
+const MAP_STACK: u32 = 0x2_0000;
 const MAP_HUGETLB: u32 = 0x4_0000;
 const MAP_FIXED_NOREPLACE: u32 = 0x10_0000;
 const MAP_32BIT: u32 = 0x40;
@@ -95,6 +98,7 @@ impl AddressSpace {
             (MAP_GROWSDOWN, flag::GROWS_DOWN),
             (MAP_LOCKED, flag::LOCKED),
             (MAP_NORESERVE, flag::NO_RESERVE),
+            (MAP_STACK, flag::THREAD_STACK),
             (MAP_NEVER_WRITE, flag::NEVER_WRITE),
         ] {
             if request.flags & asked != 0 {
@@ -217,6 +221,13 @@ impl AddressSpace {
         if request.flags & MAP_32BIT != 0 {
             return areas.find_room_in(len, 1 << 31, 1 << 30).ok_or(Errno::ENOMEM);
         }
+        // Whole huge pages lie such that they can be mapped as such.
+        if request.source.is_none() && len.is_multiple_of(HUGE) {
+            let room = areas.find_room(len + HUGE - PAGE_SIZE as u64, self.mmap_base, MIN_ADDRESS);
+            if let Some(at) = room {
+                return Ok(at.next_multiple_of(HUGE));
+            }
+        }
         if let Some(at) = areas.find_room(len, self.mmap_base, MIN_ADDRESS) {
             return Ok(at);
         }
@@ -247,7 +258,10 @@ impl AddressSpace {
                 if self.handle_fault(VirtAddr(at), access, 0).is_err() {
                     return;
                 }
-                at += PAGE_SIZE as u64;
+                at = match self.table.huge(va(at)) {
+                    Some(_) => (at | (HUGE - 1)) + 1,
+                    None => at + PAGE_SIZE as u64,
+                };
             }
         }
     }

@@ -7,7 +7,7 @@ use alloc::sync::{Arc, Weak};
 use arch::addr::PAGE_SIZE;
 use arch::paging::PteFlags;
 use arch::tlb::Gather;
-use frames::{PageRef, kind};
+use frames::{Mapped, kind};
 use mapped::{Found, Slot};
 use pagecache::MapObserver;
 
@@ -127,7 +127,7 @@ impl MapObserver for Watch {
 impl AddressSpace {
     /// Unmaps the pages of files in a range whose tables are its own. Holding `tables`.
     fn unmap_file_pages(&self, start: u64, end: u64) {
-        let mut gather: Gather<'_, PageRef> = Gather::new(self.table.context().get_ref());
+        let mut gather: Gather<'_, Mapped> = Gather::new(self.table.context().get_ref());
         self.table.walk(va(start), va(end), |at, visit| {
             let Found::Entry(entry) = visit else { return };
             // A fault may put a copy of the process's own here at any moment.

@@ -29,6 +29,16 @@ impl AddressSpace {
             let vma = areas.find(at).filter(|vma| !vma.has(flag::VVAR)).ok_or(Errno::EFAULT)?;
             // The page cache takes pages away under this lock, and unsharing gives tables up.
             let tables = self.tables.lock();
+            if let Some((entry, seen, page)) = self.table.huge(va(at))
+                && (access == FaultAccess::Read
+                    || access == FaultAccess::Force
+                    || seen.is_writable())
+            {
+                match PageRef::try_new(page) {
+                    Some(page) if entry.load() == seen => return Ok(page),
+                    _ => continue,
+                }
+            }
             if let Some(entry) = self.table.lookup(va(at))
                 && let seen = entry.load()
                 && self.is_mapped_for(vma, at, seen, access)

@@ -1,5 +1,6 @@
 //! What `/proc/PID/maps`, `smaps` and `pagemap` show.
 
+use crate::huge::are_allowed;
 use crate::space::va;
 use crate::vma::Vma;
 use crate::{AddressSpace, Description, flag};
@@ -24,6 +25,16 @@ pub struct MapInfo {
     pub offset: u64,
     /// The file, or a name in brackets.
     pub file: Description,
+    /// Whether no file is behind it.
+    pub is_anonymous: bool,
+}
+
+impl MapInfo {
+    /// Whether the area may have huge pages.
+    pub fn may_be_huge(&self) -> bool {
+        let first = self.start.next_multiple_of(HUGE_SIZE as u64);
+        self.is_anonymous && first + HUGE_SIZE as u64 <= self.end && are_allowed(self.flags)
+    }
 }
 
 /// Mapped memory of a range, in pages.
@@ -41,6 +52,8 @@ pub struct PageInfo {
     pub referenced: u64,
     /// Share of the pages, in 1/4096 pages.
     pub pss: u64,
+    /// In huge pages.
+    pub huge: u64,
 }
 
 impl PageInfo {
@@ -98,6 +111,9 @@ impl AddressSpace {
             at = ((from & !(HUGE_SIZE as u64 - 1)) + HUGE_SIZE as u64).min(end);
             // A table at a time: one that is shared must not be given up under our eyes.
             let _tables = self.tables.lock();
+            if self.table.huge(va(from)).is_some() {
+                sum.huge += (at - from) >> 12;
+            }
             for page in (from..at).step_by(PAGE_SIZE) {
                 if let Some((phys, flags)) = self.table.query(va(page)) {
                     sum.add(phys, flags);
@@ -149,5 +165,13 @@ fn info(vma: &Vma, brk_start: u64, brk_end: u64) -> MapInfo {
         None => Description::default(),
     };
     let offset = if vma.file.is_some() { vma.offset } else { 0 };
-    MapInfo { start: vma.start, end: vma.end, prot: vma.prot, flags: vma.flags, offset, file }
+    MapInfo {
+        start: vma.start,
+        end: vma.end,
+        prot: vma.prot,
+        flags: vma.flags,
+        offset,
+        file,
+        is_anonymous: vma.is_anonymous(),
+    }
 }

@@ -2,6 +2,7 @@ use crate::{AddressSpace, FaultAccess, FaultError, Limits, MapRequest, MapSource
 use abi::Errno;
 use arch::VirtAddr;
 use arch::paging::PteFlags;
+use frames::Counter;
 use pagecache::Mapping;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -10,6 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const BASE: u64 = 0x7fff_f000_0000;
+const HUGE: u64 = 2 << 20;
+/// `MADV_NOHUGEPAGE`.
+const NO_HUGE_PAGES: i32 = 15;
 
 fn setup() -> (MutexGuard<'static, ()>, Arc<AddressSpace>) {
     let guard = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
@@ -113,9 +117,10 @@ fn steps() -> impl Strategy<Value = Step> {
     let len = 1u64..600;
     prop_oneof![
         3 => (page.clone(), len.clone(), 0u32..4).prop_map(|(a, l, p)| Step::Map(a, l, p)),
+        2 => (page.clone(), 600u64..1600).prop_map(|(a, l)| Step::Map(a, l, 3)),
         2 => (page.clone(), len.clone()).prop_map(|(a, l)| Step::Unmap(a, l)),
         2 => (page.clone(), len.clone(), 0u32..4).prop_map(|(a, l, p)| Step::Protect(a, l, p)),
-        1 => (page.clone(), 1u64..40, 1u64..40, page.clone())
+        1 => (page.clone(), 1u64..600, 1u64..600, page.clone())
             .prop_map(|(a, o, n, t)| Step::Move(a, o, n, t)),
         6 => (page.clone(), any::<u8>()).prop_map(|(a, v)| Step::Write(a, v)),
         1 => (page, len).prop_map(|(a, l)| Step::DontNeed(a, l)),
@@ -131,6 +136,7 @@ proptest! {
         const START: u64 = 0x1_0000_0000 - 0x10_0000;
         let at = |page: u64| START + page * 4096;
         let (_guard, mut mm) = setup();
+        let before = frames::stats().free;
         let mut old = Vec::new();
         let mut model: BTreeMap<u64, (u32, u8)> = BTreeMap::new();
         for step in steps {
@@ -195,6 +201,12 @@ proptest! {
         }
         let mapped: u64 = mm.maps(0, usize::MAX).iter().map(|m| (m.end - m.start) / 4096).sum();
         prop_assert_eq!(mapped, model.len() as u64);
+        let range = (0, at(1 << 20));
+        let (info, stats) = (mm.page_info(range.0, range.1), mm.stats());
+        prop_assert_eq!((info.rss, info.anon), (stats.anon + stats.file + stats.shmem, stats.anon));
+        drop((mm, old));
+        prop_assert_eq!(Counter::AnonHuge.get(), 0);
+        prop_assert!(frames::stats().free + 8 >= before, "{} of {before}", frames::stats().free);
     }
 }
 
@@ -257,6 +269,7 @@ fn sparse_areas_are_counted_by_what_they_map() {
     let (_guard, mm) = setup();
     let len = 1 << 46;
     let at = anon(&mm, 0, len, 3, 2 | 0x4000).expect("map");
+    mm.madvise(at, len, NO_HUGE_PAGES).expect("small pages");
     for page in [0, 1, 511, 512, 1 << 20, (len >> 12) - 1] {
         mm.write_remote(VirtAddr(at + page * 4096), &[1]).expect("write");
     }
@@ -300,9 +313,67 @@ fn a_file_in_the_heap_ends_without_its_locks() {
 }
 
 #[test]
+fn huge_pages_come_whole_and_go_in_parts() {
+    let (_guard, mm) = setup();
+    let before = frames::stats().free;
+    let at = anon(&mm, 0, 4 * HUGE, 3, 2).expect("map");
+    assert_eq!(at % HUGE, 0);
+    let huge = |mm: &AddressSpace| mm.page_info(at, at + 4 * HUGE).huge;
+    // A load takes none, a store 2 MiB.
+    assert!(mm.handle_fault(VirtAddr(at + 3 * HUGE), FaultAccess::Read, 0).is_ok());
+    mm.write_remote(VirtAddr(at + HUGE + 5000), &[1; 10000]).expect("write");
+    mm.write_remote(VirtAddr(at + 3 * HUGE), &[3]).expect("write");
+    assert_eq!((huge(&mm), mm.stats().anon, Counter::AnonHuge.get()), (512, 513, 512));
+    assert_eq!((read(&mm, at + HUGE + 14999), read(&mm, at + HUGE + 15000)), (Some(1), Some(0)));
+    // Rights of all keep it, of a part do not.
+    mm.mprotect(at + HUGE, HUGE, 1, &Limits::NONE).expect("protect");
+    let denied = mm.handle_fault(VirtAddr(at + HUGE), FaultAccess::Write, 0);
+    assert_eq!((denied, huge(&mm)), (Err(FaultError::Segv { code: 2 }), 512));
+    mm.mprotect(at + HUGE, HUGE, 3, &Limits::NONE).expect("protect");
+    mm.write_remote(VirtAddr(at + HUGE), &[2]).expect("write");
+    assert_eq!((huge(&mm), mm.stats().anon), (512, 513));
+    mm.madvise(at + HUGE + 4096, 4096, 4).expect("dropped");
+    assert_eq!((huge(&mm), mm.stats().anon, read(&mm, at + HUGE + 5000)), (0, 512, Some(0)));
+    assert_eq!((read(&mm, at + HUGE), read(&mm, at + HUGE + 9000)), (Some(2), Some(1)));
+    // All of it gone, the next store has 2 MiB again once the table is.
+    mm.munmap(at, 4 * HUGE).expect("unmap");
+    assert_eq!((mm.stats().anon, Counter::AnonHuge.get()), (0, 0));
+    assert!(frames::stats().free + 16 >= before, "{} of {before}", frames::stats().free);
+}
+
+#[test]
+fn huge_pages_are_shared_in_parts() {
+    let (_guard, mm) = setup();
+    let before = frames::stats().free;
+    let at = anon(&mm, 0, 2 * HUGE, 3, 2).expect("map");
+    mm.write_remote(VirtAddr(at), &[1]).expect("write");
+    mm.write_remote(VirtAddr(at + HUGE), &[2]).expect("write");
+    // Somebody who looks at a page does not keep the others.
+    let looked_at = mm.remote_page(at + 4096, FaultAccess::Read).expect("page");
+    let child = mm.fork().expect("fork");
+    child.write_remote(VirtAddr(at + 4096), &[3]).expect("write");
+    mm.write_remote(VirtAddr(at + HUGE), &[4]).expect("write");
+    let both = |at| (read(&mm, at), read(&child, at));
+    assert_eq!(both(at), (Some(1), Some(1)));
+    assert_eq!(both(at + 4096), (Some(0), Some(3)));
+    assert_eq!(both(at + HUGE), (Some(4), Some(2)));
+    drop(child);
+    // The ends of areas are ends of huge pages.
+    mm.munmap(at, HUGE + 4096).expect("unmap");
+    assert_eq!((read(&mm, at), read(&mm, at + HUGE)), (None, None));
+    drop(mm);
+    let mut byte = [9];
+    looked_at.copy_out(0, &mut byte);
+    assert_eq!(byte, [0]);
+    drop(looked_at);
+    assert!(frames::stats().free + 16 >= before, "{} of {before}", frames::stats().free);
+}
+
+#[test]
 fn moves_between_tables_lose_nothing() {
     let (_guard, mm) = setup();
     let at = anon(&mm, 0x10_0000_0000, 1024 << 12, 3, 0x12).expect("map");
+    mm.madvise(at, 1024 << 12, NO_HUGE_PAGES).expect("small pages");
     let pages = [0, 5, 511, 512, 1000, 1023];
     for page in pages {
         mm.write_remote(VirtAddr(at + page * 4096), &[page as u8]).expect("write");

@@ -10,7 +10,7 @@ use arch::addr::{HUGE_SIZE, PAGE_SIZE, USER_END, VirtAddr};
 use arch::paging::is_user_range;
 use arch::tlb::Gather;
 use core::sync::atomic::Ordering;
-use frames::PageRef;
+use frames::Mapped;
 use mapped::{Found, Taken};
 
 /// Checks a range of `munmap(2)` and its like: whole pages of the user half.
@@ -51,16 +51,17 @@ fn table_regions(areas: &Areas) -> Vec<(u64, u64)> {
 }
 
 impl AddressSpace {
-    /// Gives this address space its own copy of the tables at the edges of a range.
+    /// Gives this address space its own copy of the tables at the edges of a range, of pages each.
     fn unshare_edges(&self, start: u64, end: u64) {
         for edge in [start, end] {
             if edge % HUGE_SIZE as u64 != 0 {
                 self.unshare_at(edge);
             }
         }
+        self.split_edges(start, end);
     }
 
-    /// Gives this address space its own copies of all tables of a range. Holding `tables`.
+    /// Gives this address space its own copies of all tables of a range, of pages at its edges. Holding `tables`.
     pub(crate) fn unshare_range(&self, start: u64, end: u64) {
         let mut shared: Vec<VirtAddr> = Vec::new();
         self.table.walk(va(start), va(end), |at, visit| {
@@ -69,12 +70,18 @@ impl AddressSpace {
             }
         });
         shared.iter().for_each(|at| self.unshare_at(at.0));
+        self.split_edges(start, end);
     }
 
-    /// As [`unshare_range`](Self::unshare_range) for the table of one address. Without memory for
-    /// the copy it waits for reclaim and the OOM killer; the last resort is trying again.
+    /// As [`unshare_range`](Self::unshare_range) for the table of one address.
     pub(crate) fn unshare_at(&self, at: u64) {
-        while self.try_unshare(at).is_err() {
+        self.insist(|| self.try_unshare(at));
+    }
+
+    /// Does what must not fail. Without memory for a table it waits for reclaim and the OOM killer; the
+    /// last resort is trying again.
+    pub(crate) fn insist(&self, make: impl Fn() -> Result<()>) {
+        while make().is_err() {
             log::warn!("vm: no memory for a page table");
             sched::yield_now();
         }
@@ -87,13 +94,16 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Counts out the page of an entry that was emptied and returns its reference.
+    /// Counts out what an entry mapped that was emptied and returns its references.
     #[inline]
-    pub(crate) fn count_out(&self, taken: Taken) -> Option<PageRef> {
-        let page = taken.into_page()?;
-        self.count(PageSort::of(&page), -1);
-        page.remove_mapping();
-        Some(page)
+    pub(crate) fn count_out(&self, taken: Taken) -> Option<Mapped> {
+        let gone = taken.into_mapped()?;
+        match &gone {
+            Mapped::Page(page) => self.count(PageSort::of(page), -1),
+            Mapped::Huge(_) => self.count_huge(-1),
+        }
+        gone.remove_mappings();
+        Some(gone)
     }
 
     /// Unmaps all pages of a range. Areas are held exclusively, or the range belongs to an area
@@ -134,7 +144,7 @@ impl AddressSpace {
     /// Takes out what the space does not share with others.
     fn zap_own(&self, start: u64, end: u64, whole_tables: bool) {
         self.note_peak();
-        let mut gather: Gather<'_, PageRef> = Gather::new(self.table.context().get_ref());
+        let mut gather: Gather<'_, Mapped> = Gather::new(self.table.context().get_ref());
         self.table.walk(va(start), va(end), |at, visit| {
             let Found::Entry(entry) = visit else { return };
             let taken = entry.take();
@@ -181,6 +191,7 @@ impl AddressSpace {
         if areas.map.len() >= max_areas() {
             return Err(Errno::ENOMEM);
         }
+        self.split_at_edge(at)?;
         let Some(whole) = areas.map.remove(&start) else { return Ok(()) };
         let mut low = Vma { end: at, ..whole.clone() };
         let mut high = Vma { start: at, offset: whole.offset + (at - start), ..whole.clone() };

@@ -54,6 +54,8 @@ pub mod flag {
     pub const VDSO: u32 = 1 << 14;
     /// The vDSO's data.
     pub const VVAR: u32 = 1 << 15;
+    /// `MAP_STACK`.
+    pub const THREAD_STACK: u32 = 1 << 16;
 }
 
 /// The file of an area; shared by the areas split from it.
@@ -120,6 +122,15 @@ impl Vma {
         let there = if self.prot == 0 { PteFlags::HIDDEN } else { PteFlags::PRESENT };
         let base = there | PteFlags::USER | PteFlags::ACCESSED;
         if self.prot & prot::EXEC != 0 { base } else { base | PteFlags::NO_EXECUTE }
+    }
+    /// How a written page of the process's own is mapped, beside the flags for reading.
+    #[inline]
+    pub(crate) fn own_flags(&self) -> PteFlags {
+        if self.prot & prot::WRITE != 0 {
+            PteFlags::WRITE | PteFlags::DIRTY
+        } else {
+            PteFlags::DIRTY
+        }
     }
     /// Whether `next` continues this area.
     fn joins(&self, next: &Vma) -> bool {

@@ -56,6 +56,7 @@ fn vsyscall() -> Area {
         start: process::trap::VSYSCALL_PAGE,
         end: process::trap::VSYSCALL_PAGE + 4096,
         prot: 4,
+        is_anonymous: false,
         flags: 0,
         offset: 0,
         file: vm::Description { path: "[vsyscall]".into(), ..vm::Description::default() },
@@ -75,7 +76,7 @@ fn put_sizes(out: &mut Vec<u8>, pages: &PageInfo) {
         ("Referenced", pages.referenced * 4),
         ("Anonymous", pages.anon * 4),
         ("LazyFree", 0),
-        ("AnonHugePages", 0),
+        ("AnonHugePages", pages.huge * 4),
         ("ShmemPmdMapped", 0),
         ("FilePmdMapped", 0),
         ("Shared_Hugetlb", 0),
@@ -101,7 +102,7 @@ pub(crate) fn smaps(view: &View, out: &mut Vec<u8>) -> Result<()> {
         put!(out, "Size:{:>19} kB\n", (area.end - area.start) / 1024);
         put!(out, "KernelPageSize:{:>9} kB\nMMUPageSize:{:>12} kB\n", 4, 4);
         put_sizes(out, &pages);
-        put!(out, "THPeligible:{:>13}\nVmFlags:", 0);
+        put!(out, "THPeligible:{:>13}\nVmFlags:", u8::from(area.may_be_huge()));
         let flags = [(1, "rd"), (2, "wr"), (4, "ex")];
         for (bit, name) in flags {
             if area.prot & bit != 0 {
@@ -138,6 +139,7 @@ pub(crate) fn smaps_rollup(view: &View, out: &mut Vec<u8>) -> Result<()> {
         sum.dirty += own.dirty;
         sum.referenced += own.referenced;
         sum.pss += own.pss;
+        sum.huge += own.huge;
     }
     put_sizes(out, &sum);
     Ok(())

@@ -84,6 +84,7 @@ pub(crate) fn meminfo(out: &mut Vec<u8>) -> Result<()> {
 /// `/proc/vmstat`.
 pub(crate) fn vmstat(out: &mut Vec<u8>) -> Result<()> {
     let stats = frames::stats();
+    let [huge_alloc, huge_fallback, huge_split] = vm::HugePages::events();
     let rows = [
         ("nr_free_pages", stats.free),
         ("nr_inactive_file", sum(Counter::InactiveFile)),
@@ -114,6 +115,9 @@ pub(crate) fn vmstat(out: &mut Vec<u8>) -> Result<()> {
         ("pgfault", vm::AddressSpace::fault_totals().0),
         ("pgmajfault", vm::AddressSpace::fault_totals().1),
         ("oom_kill", process::oom::kills()),
+        ("thp_fault_alloc", huge_alloc),
+        ("thp_fault_fallback", huge_fallback),
+        ("thp_split_pmd", huge_split),
     ];
     for (name, value) in rows {
         put!(out, "{name} {value}\n");
