@@ -11,7 +11,6 @@ use anon::{epoll, eventfd, timerfd};
 use arch::VirtAddr;
 use arch::user;
 use process::signal::wait::{begin_temporary, end_temporary};
-use sched::Deadline;
 use vfs::CloseOnExec;
 use vfs::cred::Cap;
 
@@ -64,7 +63,7 @@ fn wait(cx: &Cx<'_>, epfd: i32, events: VirtAddr, count: i32, timeout_ms: i32) -
     let count = usize::try_from(count).ok().filter(|n| *n != 0 && *n <= i32::MAX as usize / 12);
     let count = count.ok_or(Errno::EINVAL)?;
     let instance = file(cx, epfd)?;
-    let deadline = u64::try_from(timeout_ms).ok().map(|ms| Deadline::after_ns(ms * 1_000_000));
+    let deadline = crate::time::deadline_ms(timeout_ms);
     let mut at = events;
     let mut give = |events: u32, data: u64| {
         let event = EpollEvent { events, data: [data as u32, (data >> 32) as u32] };

@@ -6,7 +6,6 @@ use abi::process::Resource;
 use abi::signal::SigSet;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use arch::VirtAddr;
 use arch::user;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -180,7 +179,7 @@ fn poll_descriptors(
 }
 
 fn sys_poll(cx: &mut Cx<'_>, fds: VirtAddr, count: u32, timeout_ms: i32) -> Result<usize> {
-    let deadline = u64::try_from(timeout_ms).ok().map(|ms| Deadline::after_ns(ms * 1_000_000));
+    let deadline = crate::time::deadline_ms(timeout_ms);
     poll_again(cx.task, fds, count as usize, deadline, timeout_ms == 0)
 }
 
@@ -232,7 +231,7 @@ fn sys_ppoll(
     size: usize,
 ) -> Result<usize> {
     let limit = crate::time::read_timeout(timeout)?;
-    let deadline = limit.map(Deadline::after_ns);
+    let deadline = crate::time::deadline_ns(limit);
     let task = cx.task;
     let result = masked(task, mask, size, || {
         poll_descriptors(task, fds, count as usize, deadline, limit == Some(0))
@@ -251,71 +250,112 @@ fn write_left(at: VirtAddr, deadline: Option<Deadline>) -> Result<()> {
     Ok(())
 }
 
-const READ_EVENTS: u32 = POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR;
-const WRITE_EVENTS: u32 = POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR;
-const EXCEPT_EVENTS: u32 = POLLPRI;
+/// A set of descriptors; 1024 of them without an allocation.
+type Set = SmallVec<[u64; 16]>;
+
+/// The sets for reading, writing and exceptional conditions.
+#[derive(Default)]
+struct Sets([Set; 3]);
+
+impl Sets {
+    /// Sets of so many words, empty.
+    fn new(words: usize) -> Result<Sets> {
+        let mut sets = Sets::default();
+        for set in &mut sets.0 {
+            set.try_reserve(words).map_err(|_| Errno::ENOMEM)?;
+            set.resize(words, 0);
+        }
+        Ok(sets)
+    }
+
+    /// What the caller's sets say about the first `count` descriptors.
+    fn read(at: [VirtAddr; 3], count: usize) -> Result<Sets> {
+        let mut sets = Sets::new(count.div_ceil(64))?;
+        for (set, at) in sets.0.iter_mut().zip(at).filter(|(_, at)| !at.is_null()) {
+            user::copy_from_user(set.as_mut_bytes(), at)?;
+            if let (Some(last), 1..) = (set.last_mut(), count % 64) {
+                *last &= (1 << (count % 64)) - 1;
+            }
+        }
+        Ok(sets)
+    }
+
+    fn write(&self, at: [VirtAddr; 3]) -> Result<()> {
+        for (set, at) in self.0.iter().zip(at).filter(|(_, at)| !at.is_null()) {
+            user::copy_to_user(at, set.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The words of the three sets at an index.
+    fn word(&self, index: usize) -> [u64; 3] {
+        self.0.each_ref().map(|set| set.get(index).copied().unwrap_or(0))
+    }
+
+    /// Enters a descriptor, wanted for `wanted`, into the sets whose events it has; how many.
+    fn enter(&mut self, fd: usize, wanted: u32, found: u32) -> usize {
+        let mut count = 0;
+        for (set, events) in self.0.iter_mut().zip(EVENTS) {
+            if wanted & events == events
+                && found & events != 0
+                && let Some(word) = set.get_mut(fd / 64)
+            {
+                *word |= 1 << (fd % 64);
+                count += 1;
+            }
+        }
+        count
+    }
+}
+
+/// What descriptors of each set are waited for.
+const EVENTS: [u32; 3] = [
+    POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR,
+    POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR,
+    POLLPRI,
+];
 
 fn select(
     task: &Task,
     count: i32,
-    sets: [VirtAddr; 3],
+    at: [VirtAddr; 3],
     deadline: Option<Deadline>,
     now: bool,
 ) -> Result<usize> {
     let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
     let files = task.files().ok_or(Errno::EBADF)?;
-    let count = count.min(files.capacity() as usize).min(1 << 20);
+    let count = count.min(files.capacity() as usize);
     let words = count.div_ceil(64);
-    let mut wanted: [Vec<u64>; 3] = Default::default();
-    for (set, at) in wanted.iter_mut().zip(sets) {
-        set.resize(words, 0);
-        if at.is_null() {
-            continue;
-        }
-        for (i, word) in set.iter_mut().enumerate() {
-            *word = user::read_val(at.wrapping_add(i as u64 * 8))?;
-        }
-    }
-    let events = [READ_EVENTS, WRITE_EVENTS, EXCEPT_EVENTS];
-    let has = |set: &Vec<u64>, fd: usize| set.get(fd / 64).is_some_and(|w| w >> (fd % 64) & 1 != 0);
+    let (wanted, mut found) = (Sets::read(at, count)?, Sets::new(words)?);
     let mut registered = Registered::default();
     let mut entries = Entries::new();
-    let mut ready = 0;
-    for fd in 0..count {
-        let mask = wanted
-            .iter()
-            .zip(events)
-            .filter(|(set, _)| has(set, fd))
-            .fold(0, |mask, (_, events)| mask | events);
-        if mask != 0 {
-            let file = files.get(fd as i32)?;
-            let may_wait = !now && ready == 0;
-            let found = first_look(&file, mask, may_wait.then_some(&mut registered));
-            ready += usize::from(found != 0);
-            entries.push(Entry { file, place: fd, wanted: mask, found });
-        }
-    }
-    if ready == 0 && !now {
-        wait(&mut entries, &registered, deadline)?;
-    }
     let mut total = 0;
-    for ((set, at), events) in wanted.iter_mut().zip(sets).zip(events) {
-        let asked = core::mem::replace(set, alloc::vec![0; words]);
-        for entry in &entries {
-            let fd = entry.place;
-            if has(&asked, fd) && entry.found & events != 0 {
-                total += 1;
-                if let Some(word) = set.get_mut(fd / 64) {
-                    *word |= 1 << (fd % 64);
-                }
-            }
-        }
-        if !at.is_null() {
-            for (i, word) in set.iter().enumerate() {
-                user::write_val(at.wrapping_add(i as u64 * 8), word)?;
+    for index in 0..words {
+        let sets = wanted.word(index);
+        let mut left = sets.iter().fold(0, |all, set| all | set);
+        while left != 0 {
+            let bit = left.trailing_zeros();
+            left &= left - 1;
+            let place = index * 64 + bit as usize;
+            let asked = |(set, events): (u64, u32)| if set >> bit & 1 != 0 { events } else { 0 };
+            let mask = sets.into_iter().zip(EVENTS).map(asked).fold(0, |all, one| all | one);
+            let file = files.get(place as i32)?;
+            let may_wait = !now && total == 0;
+            let events = first_look(&file, mask, may_wait.then_some(&mut registered));
+            if events != 0 {
+                total += found.enter(place, mask, events);
+            } else if may_wait {
+                entries.push(Entry { file, place, wanted: mask, found: 0 });
             }
         }
     }
+    if total == 0 && !now {
+        wait(&mut entries, &registered, deadline)?;
+        for entry in &entries {
+            total += found.enter(entry.place, entry.wanted, entry.found);
+        }
+    }
+    found.write(at)?;
     Ok(total)
 }
 
@@ -336,7 +376,7 @@ fn sys_select(
         }
         Some((sec as u64).saturating_mul(1_000_000_000).saturating_add(usec as u64 * 1000))
     };
-    let deadline = limit.map(Deadline::after_ns);
+    let deadline = crate::time::deadline_ns(limit);
     let result = select(cx.task, count, [read, write, except], deadline, limit == Some(0));
     if let Some(deadline) = deadline {
         let left = deadline.monotonic_ns().saturating_sub(arch::time::now_ns());
@@ -361,7 +401,7 @@ fn sys_pselect6(
         (VirtAddr(set), size as usize)
     };
     let limit = crate::time::read_timeout(timeout)?;
-    let deadline = limit.map(Deadline::after_ns);
+    let deadline = crate::time::deadline_ns(limit);
     let task = cx.task;
     let result = masked(task, set, size, || {
         select(task, count, [read, write, except], deadline, limit == Some(0))

@@ -33,6 +33,17 @@ pub(crate) fn read_timeout(at: VirtAddr) -> Result<Option<u64>> {
     read_timespec(at).map(Some)
 }
 
+/// The end of a wait of so many nanoseconds. None for no limit, nor for no wait at all: who does not
+/// wait need not know the time.
+pub(crate) fn deadline_ns(limit: Option<u64>) -> Option<Deadline> {
+    limit.filter(|ns| *ns != 0).map(Deadline::after_ns)
+}
+
+/// As [`deadline_ns`] for milliseconds, negative for no limit.
+pub(crate) fn deadline_ms(limit: i32) -> Option<Deadline> {
+    deadline_ns(u64::try_from(limit).ok().map(|ms| ms * 1_000_000))
+}
+
 /// Reads a `struct timespec` in nanoseconds.
 pub(crate) fn read_timespec(at: VirtAddr) -> Result<u64> {
     let [sec, nsec]: [i64; 2] = user::read_val(at)?;
