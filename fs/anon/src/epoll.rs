@@ -16,6 +16,7 @@ use abi::poll::*;
 use abi::{Errno, Result};
 use arch::lock::{IrqLock, LockClass, SpinLock};
 use sched::{Deadline, Listener, Mutex, WaitError, WaitQueue};
+use smallvec::SmallVec;
 use vfs::{Context, File, FileOps, FileWatcher, PollTable};
 
 use crate::inode::anon_file;
@@ -103,15 +104,18 @@ impl Listener for Item {
 /// An epoll instance.
 pub struct Epoll {
     this: Weak<Epoll>,
-    items: Mutex<BTreeMap<(i32, usize), Arc<Item>>>,
+    items: Mutex<BTreeMap<Key, Arc<Item>>>,
     ready: IrqLock<VecDeque<Arc<Item>>>,
     waiters: WaitQueue,
     pollers: Arc<WaitQueue>,
 }
 
-/// The files key of an item: the descriptor and the open file.
-fn key(fd: i32, file: &File) -> (i32, usize) {
-    (fd, core::ptr::from_ref(file).addr())
+/// What an item is known by: the open file, so that those of one that is closed are found together,
+/// and the descriptor.
+type Key = (usize, i32);
+
+fn key(fd: i32, file: &File) -> Key {
+    (core::ptr::from_ref(file).addr(), fd)
 }
 
 /// `epoll_create1(2)`.
@@ -236,7 +240,7 @@ impl Epoll {
         Ok(())
     }
 
-    fn remove(&self, key: (i32, usize)) -> Option<()> {
+    fn remove(&self, key: Key) -> Option<()> {
         let item = self.items.lock().remove(&key)?;
         item.leave();
         Some(())
@@ -245,13 +249,17 @@ impl Epoll {
     /// Takes up to `max` events; `give(events, data)` stores one and may fail.
     fn collect(&self, max: usize, give: &mut dyn FnMut(u32, u64) -> Result<()>) -> Result<usize> {
         let mut count = 0;
-        let mut again: Vec<Arc<Item>> = Vec::new();
+        let mut again: SmallVec<[Arc<Item>; 8]> = SmallVec::new();
         let mut result = Ok(());
         // Each item that is on the list now is asked once.
-        let mut left = self.ready.lock().len();
-        while left > 0 && count < max {
-            left -= 1;
-            let Some(item) = self.ready.lock().pop_front() else { break };
+        let mut left = None;
+        while count < max {
+            let mut ready = self.ready.lock();
+            let left = left.get_or_insert(ready.len());
+            let Some(rest) = left.checked_sub(1) else { break };
+            *left = rest;
+            let Some(item) = ready.pop_front() else { break };
+            drop(ready);
             // Cleared before the file is asked: a change from now on queues it anew.
             item.queued.store(false, Ordering::SeqCst);
             let events = item.ready();
@@ -313,8 +321,8 @@ impl FileWatcher for Epoll {
         let address = core::ptr::from_ref(file).addr();
         let gone: Vec<Arc<Item>> = {
             let mut items = self.items.lock();
-            let keys: Vec<(i32, usize)> =
-                items.keys().filter(|key| key.1 == address).copied().collect();
+            let of_file = (address, i32::MIN)..=(address, i32::MAX);
+            let keys: Vec<Key> = items.range(of_file).map(|(key, _)| *key).collect();
             keys.iter().filter_map(|key| items.remove(key)).collect()
         };
         gone.iter().for_each(|item| item.leave());
