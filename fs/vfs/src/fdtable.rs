@@ -211,23 +211,20 @@ impl FdTable {
     /// Takes the lowest free number from `min` on; below `limit` (`RLIMIT_NOFILE`), else `EMFILE`.
     pub fn reserve(&self, min: u32, limit: u64, cloexec: CloseOnExec) -> Result<u32> {
         loop {
-            let fd = {
-                let state = self.state.lock();
-                state.used.lowest_gap(min)
-            };
+            let mut state = self.state.lock();
+            let fd = state.used.lowest_gap(min);
             if u64::from(fd) >= limit.min(u64::from(MAX_FD)) {
                 return Err(Errno::EMFILE);
             }
+            if self.slot(fd).is_some() {
+                state.make_room(fd)?;
+                state.used.set(fd);
+                state.set_cloexec(fd, cloexec);
+                return Ok(fd);
+            }
+            drop(state);
             // Allocation of a segment happens outside the lock.
             self.make_slot(fd)?;
-            let mut state = self.state.lock();
-            if state.used.has(fd) || state.used.lowest_gap(min) != fd {
-                continue;
-            }
-            state.make_room(fd)?;
-            state.used.set(fd);
-            state.set_cloexec(fd, cloexec);
-            return Ok(fd);
         }
     }
 
