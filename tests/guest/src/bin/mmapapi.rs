@@ -20,6 +20,7 @@ fn main() {
         Some("limits") => limits(),
         Some("files") => files(),
         Some("stack") => stack(),
+        Some("huge") => huge(),
         other => {
             eprintln!("mmapapi: unknown scenario {other:?}");
             std::process::exit(2);
@@ -491,4 +492,60 @@ fn grows_down_of_others() {
     println!("{:?}", areas());
     // SAFETY: opened above.
     unsafe { libc::close(fd) };
+}
+
+/// KiB that `smaps` says of a row, over the areas at `BASE`.
+fn sum_of(row: &str) -> usize {
+    let text = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    let (mut sum, mut is_ours) = (0, false);
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        if let Some((start, _)) = words.first().and_then(|first| first.split_once('-')) {
+            let start = usize::from_str_radix(start, 16).unwrap_or(0);
+            is_ours = (BASE..BASE + (1 << 30)).contains(&start);
+        } else if is_ours && words.first() == Some(&row) {
+            sum += words.get(1).and_then(|kib| kib.parse::<usize>().ok()).unwrap_or(0);
+        }
+    }
+    sum
+}
+
+/// Huge pages: what comes whole, what takes it apart, what is in it afterwards.
+fn huge() {
+    let tell = |what: &str| {
+        println!("{what}: {} of {} kB", sum_of("AnonHugePages:"), sum_of("Rss:"));
+    };
+    mmap(at(0), 2048 * PAGE, RW, ANON | libc::MAP_FIXED, -1, 0);
+    tell("untouched");
+    println!("advise: {} {}", madvise(0, 1024, 14), madvise(1024, 512, 15));
+    for page in [5, 600, 1030, 1031] {
+        poke(page, page as u8);
+    }
+    tell("touched");
+    println!("{} {} {} {}", peek(5), peek(6), peek(600), peek(1031));
+    mprotect(0, 512, libc::PROT_READ);
+    tell("protected whole");
+    mprotect(0, 512, RW);
+    poke(6, 66);
+    tell("opened and written");
+    mprotect(3, 5, libc::PROT_READ);
+    tell("protected in part");
+    println!("{} {} {}", peek(5), peek(6), peek(511));
+    println!("drop: {}", madvise(700, 10, 4));
+    tell("dropped in part");
+    println!("{} {}", peek(600), peek(705));
+    // SAFETY: of our own memory.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        poke(600, 1);
+        poke(601, 2);
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(peek(600) != 1 || peek(5) != 5)) };
+    }
+    let mut status = 0;
+    // SAFETY: a word of our own.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    println!("child: {status}, ours: {} {}", peek(600), peek(601));
+    munmap(0, 2048);
+    tell("gone");
 }
