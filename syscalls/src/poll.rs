@@ -250,62 +250,33 @@ fn write_left(at: VirtAddr, deadline: Option<Deadline>) -> Result<()> {
     Ok(())
 }
 
-/// A set of descriptors; 1024 of them without an allocation.
-type Set = SmallVec<[u64; 16]>;
+/// Words of three sets of 1024 descriptors and of three answers: no allocation for most calls.
+type Bits = SmallVec<[u64; 6 * 16]>;
 
-/// The sets for reading, writing and exceptional conditions.
-#[derive(Default)]
-struct Sets([Set; 3]);
-
-impl Sets {
-    /// Sets of so many words, empty.
-    fn new(words: usize) -> Result<Sets> {
-        let mut sets = Sets::default();
-        for set in &mut sets.0 {
-            set.try_reserve(words).map_err(|_| Errno::ENOMEM)?;
-            set.resize(words, 0);
+/// Reads the caller's sets, `words` words each, of the first `count` descriptors.
+fn read_sets(wanted: &mut [u64], words: usize, at: [VirtAddr; 3], count: usize) -> Result<()> {
+    for (set, at) in wanted.chunks_exact_mut(words).zip(at).filter(|(_, at)| !at.is_null()) {
+        user::copy_from_user(set.as_mut_bytes(), at)?;
+        if let (Some(last), 1..) = (set.last_mut(), count % 64) {
+            *last &= (1 << (count % 64)) - 1;
         }
-        Ok(sets)
     }
+    Ok(())
+}
 
-    /// What the caller's sets say about the first `count` descriptors.
-    fn read(at: [VirtAddr; 3], count: usize) -> Result<Sets> {
-        let mut sets = Sets::new(count.div_ceil(64))?;
-        for (set, at) in sets.0.iter_mut().zip(at).filter(|(_, at)| !at.is_null()) {
-            user::copy_from_user(set.as_mut_bytes(), at)?;
-            if let (Some(last), 1..) = (set.last_mut(), count % 64) {
-                *last &= (1 << (count % 64)) - 1;
-            }
+/// Enters a descriptor, wanted for `wanted`, into the sets whose events it has; how many.
+fn enter(sets: &mut [u64], words: usize, fd: usize, wanted: u32, found: u32) -> usize {
+    let mut count = 0;
+    for (set, events) in sets.chunks_exact_mut(words).zip(EVENTS) {
+        if wanted & events == events
+            && found & events != 0
+            && let Some(word) = set.get_mut(fd / 64)
+        {
+            *word |= 1 << (fd % 64);
+            count += 1;
         }
-        Ok(sets)
     }
-
-    fn write(&self, at: [VirtAddr; 3]) -> Result<()> {
-        for (set, at) in self.0.iter().zip(at).filter(|(_, at)| !at.is_null()) {
-            user::copy_to_user(at, set.as_bytes())?;
-        }
-        Ok(())
-    }
-
-    /// The words of the three sets at an index.
-    fn word(&self, index: usize) -> [u64; 3] {
-        self.0.each_ref().map(|set| set.get(index).copied().unwrap_or(0))
-    }
-
-    /// Enters a descriptor, wanted for `wanted`, into the sets whose events it has; how many.
-    fn enter(&mut self, fd: usize, wanted: u32, found: u32) -> usize {
-        let mut count = 0;
-        for (set, events) in self.0.iter_mut().zip(EVENTS) {
-            if wanted & events == events
-                && found & events != 0
-                && let Some(word) = set.get_mut(fd / 64)
-            {
-                *word |= 1 << (fd % 64);
-                count += 1;
-            }
-        }
-        count
-    }
+    count
 }
 
 /// What descriptors of each set are waited for.
@@ -325,14 +296,22 @@ fn select(
     let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
     let files = task.files().ok_or(Errno::EBADF)?;
     let count = count.min(files.capacity() as usize);
-    let words = count.div_ceil(64);
-    let (wanted, mut found) = (Sets::read(at, count)?, Sets::new(words)?);
+    // One at least: of none there is nothing to divide.
+    let words = count.div_ceil(64).max(1);
+    let mut bits = Bits::new();
+    bits.try_reserve(6 * words).map_err(|_| Errno::ENOMEM)?;
+    bits.resize(6 * words, 0);
+    let (wanted, found) = bits.split_at_mut(3 * words);
+    if count > 0 {
+        read_sets(wanted, words, at, count)?;
+    }
+    let word = |set: usize, index: usize| wanted.get(set * words + index).copied().unwrap_or(0);
     let mut registered = Registered::default();
     let mut entries = Entries::new();
     let mut total = 0;
     for index in 0..words {
-        let sets = wanted.word(index);
-        let mut left = sets.iter().fold(0, |all, set| all | set);
+        let sets = [word(0, index), word(1, index), word(2, index)];
+        let mut left = sets[0] | sets[1] | sets[2];
         while left != 0 {
             let bit = left.trailing_zeros();
             left &= left - 1;
@@ -343,7 +322,7 @@ fn select(
             let may_wait = !now && total == 0;
             let events = first_look(&file, mask, may_wait.then_some(&mut registered));
             if events != 0 {
-                total += found.enter(place, mask, events);
+                total += enter(found, words, place, mask, events);
             } else if may_wait {
                 entries.push(Entry { file, place, wanted: mask, found: 0 });
             }
@@ -352,10 +331,14 @@ fn select(
     if total == 0 && !now {
         wait(&mut entries, &registered, deadline)?;
         for entry in &entries {
-            total += found.enter(entry.place, entry.wanted, entry.found);
+            total += enter(found, words, entry.place, entry.wanted, entry.found);
         }
     }
-    found.write(at)?;
+    if count > 0 {
+        for (set, at) in found.chunks_exact(words).zip(at).filter(|(_, at)| !at.is_null()) {
+            user::copy_to_user(at, set.as_bytes())?;
+        }
+    }
     Ok(total)
 }
 
