@@ -44,10 +44,10 @@ pub fn alloc(order: u8, flags: Flags) -> Result<FrameBlock, OutOfMemory> {
     Ok(block.into_block())
 }
 
-/// 2 MiB of zeroed anonymous memory, mapped once, if they are to be had without making others wait or
-/// reclaiming anything: single pages do as well.
+/// 2 MiB of zeroed anonymous memory, mapped once, if there is plenty: single pages do as well, and
+/// nobody else is to run short.
 pub fn alloc_huge() -> Option<HugePage> {
-    if !pressure::may_take(Flags::NO_RECLAIM, HugePage::PAGES) {
+    if !pressure::is_comfortable(HugePage::PAGES) {
         return None;
     }
     let mut frames = init::take(HugePage::ORDER, false)?;

@@ -77,9 +77,9 @@ pub fn set_oom_hook(hook: fn(order: u8) -> bool) {
     OOM.call_once(|| hook);
 }
 
-/// Whether free memory is above the high watermark.
-pub(crate) fn is_comfortable() -> bool {
-    init::available() > watermarks().high
+/// Whether free memory is above the high watermark, `frames` less than now.
+pub(crate) fn is_comfortable(frames: u64) -> bool {
+    init::available().saturating_sub(frames) > watermarks().high
 }
 
 /// Whether free memory is above the low watermark: nobody needs to die.
@@ -226,7 +226,7 @@ pub fn reclaim_in_background() -> usize {
                 freed += reclaim.reclaim(missing.clamp(64, 1024));
             }
             total += freed;
-            if is_comfortable() || freed == 0 {
+            if is_comfortable(0) || freed == 0 {
                 BACKGROUND_ASKED.store(false, Ordering::Relaxed);
                 return total;
             }
