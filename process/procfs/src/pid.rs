@@ -65,6 +65,7 @@ const FILES: &[(&str, Kind)] = &[
     ("pagemap", Kind::Raw(0o400, mem::open_pagemap)),
     ("personality", Kind::File(0o400, status::personality)),
     ("root", Kind::Link(fds::Where::Root)),
+    ("sched", Kind::File(0o444, status::sched)),
     ("schedstat", Kind::File(0o444, status::schedstat)),
     ("sessionid", Kind::File(0o444, status::sessionid)),
     ("setgroups", Kind::Knob(0o644, idmap::setgroups, idmap::set_setgroups)),

@@ -433,6 +433,31 @@ pub(crate) fn schedstat(view: &View, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
+/// `sched`: those of Linux's rows whose names mean something here.
+pub(crate) fn sched(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    let task = &view.task;
+    let times = task.thread().map(|thread| thread.cpu_times()).unwrap_or_default();
+    let ran = times.user_ns + times.system_ns;
+    let (priority, _, _, policy) = parameters(task);
+    out.extend_from_slice(&name(task));
+    let number = task.pid().number_in(&view.ns);
+    put!(out, " ({number}, #threads: {})\n{:->67}\n", task.group.thread_count(), "");
+    let (ms, rest) = (ran / 1_000_000, ran % 1_000_000);
+    put!(out, "{:<45}:{ms:>14}.{rest:06}\n", "se.sum_exec_runtime");
+    let rows = [
+        ("nr_switches", times.voluntary_switches + times.involuntary_switches),
+        ("nr_voluntary_switches", times.voluntary_switches),
+        ("nr_involuntary_switches", times.involuntary_switches),
+        ("policy", u64::from(policy)),
+        // 100 is the first that is not for real time.
+        ("prio", (priority + 100).max(0) as u64),
+    ];
+    for (name, value) in rows {
+        put!(out, "{name:<45}:{value:>21}\n");
+    }
+    Ok(())
+}
+
 pub(crate) fn wchan(_: &View, out: &mut Vec<u8>) -> Result<()> {
     out.push(b'0');
     Ok(())

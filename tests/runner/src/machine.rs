@@ -201,6 +201,8 @@ fn qemu(
         .arg(format!("file:{}", report.display()))
         .args(["-drive", &format!("file={},if=none,id=d,format=raw", disk.display())])
         .args(["-device", device, "-device", "virtio-rng-pci"]);
+    // As for `make run`: a gdb stub, a trace of the processor.
+    command.args(std::env::var("QEMU_ARGS").unwrap_or_default().split_whitespace());
     Ok(command)
 }
 
