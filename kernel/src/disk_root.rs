@@ -43,7 +43,8 @@ pub(crate) fn mount(line: &CommandLine) -> Arc<MountNamespace> {
         }
     };
     let user_ns = process::creds::initial_user_ns().clone();
-    let mounts = MountNamespace::with_root(0xf000_0000, user_ns, &sb, b"/dev/root", flags);
+    let mounts =
+        MountNamespace::with_root(MountNamespace::INITIAL, user_ns, &sb, b"/dev/root", flags);
     let mounts = match mounts {
         Ok(mounts) => mounts,
         Err(error) => cannot_open(spec, Some(device.id()), error),

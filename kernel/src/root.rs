@@ -121,7 +121,7 @@ fn file_systems(info: &BootInfo) {
 fn rootfs() -> Result<Arc<MountNamespace>> {
     let user_ns = process::creds::initial_user_ns().clone();
     let sb = tmpfs::create("rootfs", tmpfs::Options::default(), (0, 0))?;
-    MountNamespace::with_root(0xf000_0000, user_ns, &sb, b"rootfs", 0)
+    MountNamespace::with_root(MountNamespace::INITIAL, user_ns, &sb, b"rootfs", 0)
 }
 
 /// What a root file system has before anything is unpacked into it.

@@ -24,6 +24,7 @@ use hashbrown::HashMap;
 use sched::WaitQueue;
 use smallvec::SmallVec;
 use spin::Once;
+use vfs::MountNamespace;
 use vfs::cred::UserNamespace;
 
 static TABLE_CLASS: LockClass = LockClass::new("process.pid_table", 610);
@@ -33,7 +34,7 @@ static LINKS_CLASS: LockClass = LockClass::new("process.pid_links", 640);
 pub const MAX_LEVEL: u32 = 32;
 
 /// Inode numbers of namespaces in `/proc/PID/ns`; the initial ones have Linux's fixed numbers.
-static NEXT_NS_ID: AtomicU64 = AtomicU64::new(0xf000_0000);
+static NEXT_NS_ID: AtomicU64 = AtomicU64::new(MountNamespace::INITIAL + 1);
 
 /// A number for a new namespace of any kind.
 pub fn next_namespace_id() -> u64 {

@@ -207,6 +207,10 @@ pub struct MountNamespace {
 }
 
 impl MountNamespace {
+    /// The number of the machine's own, the last of those that the namespaces of the machine have: new
+    /// ones of every kind come after it.
+    pub const INITIAL: u64 = 0xf000_0000;
+
     /// An empty namespace.
     pub(crate) fn new(id: u64, user_ns: Arc<UserNamespace>) -> Arc<MountNamespace> {
         Arc::new(MountNamespace {
