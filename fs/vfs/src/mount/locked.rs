@@ -38,17 +38,21 @@ impl Tree {
         }
     }
 
-    /// Refuses (`EINVAL`) a copy of one mount alone that would show what a locked mount covers.
+    /// Refuses a copy that would show what a locked mount covers: of one mount alone (`EINVAL`), or
+    /// with all below where unbindable ones are left out (`EPERM`).
     pub(super) fn check_revealing(&self, from: &Path, recursive: bool) -> Result<()> {
-        let covers = |id: &u64| {
-            self.nodes.get(id).is_some_and(|node| {
-                node.locked
-                    && node.mountpoint.as_ref().is_some_and(|point| point.is_within(&from.dentry))
-            })
+        let is_below = |id: &u64| {
+            let point = self.nodes.get(id).and_then(|node| node.mountpoint.as_ref());
+            point.is_some_and(|point| point.is_within(&from.dentry))
         };
-        if !recursive && self.node(from.mount.id)?.children.iter().any(covers) {
-            return Err(Errno::EINVAL);
+        let mut copied = self.node(from.mount.id)?.children.iter().filter(|id| is_below(id));
+        let is_locked = |id: &u64| self.nodes.get(id).is_some_and(|node| node.locked);
+        if !recursive {
+            return if copied.any(is_locked) { Err(Errno::EINVAL) } else { Ok(()) };
         }
-        Ok(())
+        let is_left_out =
+            |id: &u64| self.nodes.get(id).is_some_and(|node| node.locked && node.unbindable);
+        let reveals = copied.any(|id| self.subtree(*id).iter().any(is_left_out));
+        if reveals { Err(Errno::EPERM) } else { Ok(()) }
     }
 }

@@ -29,6 +29,10 @@ fn confined() {
     ok("bind with all below", mount(".", "b", "", libc::MS_BIND | libc::MS_REC, ""));
     ok("unmount below", unmount("b/own", 0));
     ok("detach it all", unmount("b", libc::MNT_DETACH));
+    ok("make it unbindable", mount("", "own", "", libc::MS_UNBINDABLE, ""));
+    ok("bind around it", mount(".", "b", "", libc::MS_BIND | libc::MS_REC, ""));
+    unmount("b", libc::MNT_DETACH);
+    ok("make it private", mount("", "own", "", libc::MS_PRIVATE, ""));
     ok("move what was there", mount("own", "b", "", libc::MS_MOVE, ""));
     let bind = libc::MS_BIND | libc::MS_REMOUNT;
     ok("allow programs", mount("", "own", "", bind, ""));
