@@ -99,6 +99,9 @@ pub(crate) struct Buffers {
 #[derive(Default)]
 struct Dirty {
     waiting: BTreeMap<u64, Arc<Buffer>>,
+    /// What the running write-out has yet to copy. A block that changes after its copy waits for the
+    /// next one: a device keeps no order between two writes of a block that are on their way.
+    leaving: BTreeMap<u64, Arc<Buffer>>,
     /// Blocks on their way.
     writing: BTreeSet<u64>,
 }
@@ -173,7 +176,10 @@ impl Buffers {
     /// The block becomes free: what was to be written to it no longer matters, and what is on its
     /// way has arrived when this returns, so that it cannot overtake the next owner's data.
     pub(crate) fn forget(&self, block: u64) {
-        self.dirty.lock().waiting.remove(&block);
+        let mut dirty = self.dirty.lock();
+        dirty.waiting.remove(&block);
+        dirty.leaving.remove(&block);
+        drop(dirty);
         self.shard(block).lock().remove(&block);
         self.written.wait(|| (!self.dirty.lock().writing.contains(&block)).then_some(()));
     }
@@ -182,7 +188,8 @@ impl Buffers {
         block * (self.block_size / SECTOR_SIZE) as u64
     }
 
-    /// Writes everything dirty and waits for the device to have it.
+    /// Writes what is dirty now and waits for the device to have it. One at a time: callers hold
+    /// `ext4.sync`.
     pub(crate) fn write_out(&self) -> Result<()> {
         struct Batch {
             left: AtomicUsize,
@@ -208,9 +215,20 @@ impl Buffers {
         // come back as it was, and one that could not be written is dirty still.
         let mut held: Vec<Arc<Buffer>> = Vec::new();
         let mut pending: Option<Bio> = None;
+        {
+            let mut dirty = self.dirty.lock();
+            debug_assert!(dirty.writing.is_empty(), "two write-outs at a time");
+            let waiting = core::mem::take(&mut dirty.waiting);
+            if dirty.leaving.is_empty() {
+                dirty.leaving = waiting;
+            } else {
+                // The last one ran out of memory.
+                dirty.leaving.extend(waiting);
+            }
+        }
         loop {
             let mut dirty = self.dirty.lock();
-            let Some((block, buffer)) = dirty.waiting.pop_first() else { break };
+            let Some((block, buffer)) = dirty.leaving.pop_first() else { break };
             dirty.writing.insert(block);
             drop(dirty);
             held.push(buffer.clone());
@@ -266,5 +284,66 @@ impl Buffers {
             }
         }
         Err(Errno::EIO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use block::memory::MemoryDrive;
+    use block::{Disk, Driver, Limits, Request};
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    /// Says when a write has arrived and waits to be told to go on.
+    struct Slow {
+        drive: Arc<MemoryDrive>,
+        arrived: Mutex<Sender<()>>,
+        proceed: Mutex<Receiver<()>>,
+    }
+
+    impl Driver for Slow {
+        fn limits(&self) -> Limits {
+            self.drive.limits()
+        }
+        fn submit(&self, queue: usize, request: Request) -> core::result::Result<(), Request> {
+            if request.op() == Op::Write {
+                self.arrived.lock().unwrap().send(()).unwrap();
+                self.proceed.lock().unwrap().recv().unwrap();
+            }
+            self.drive.submit(queue, request)
+        }
+    }
+
+    #[test]
+    fn a_block_that_changes_on_its_way_is_written_again_only_after_it() {
+        frames::init_host(512 << 20);
+        let drive = MemoryDrive::new(alloc::vec![0; 1 << 20], Limits::default());
+        let (arrived, writes) = channel();
+        let (go, proceed) = channel();
+        let slow = Slow {
+            drive: drive.clone(),
+            arrived: Mutex::new(arrived),
+            proceed: Mutex::new(proceed),
+        };
+        let disk = Disk::add("testslow", Arc::new(slow), 2048).unwrap();
+        let buffers = Buffers::new(disk.whole().clone(), 4096);
+        let buffer = buffers.fresh_with(7, |bytes| bytes.fill(1));
+        let at = 7 * 4096;
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| buffers.write_out());
+            writes.recv().unwrap();
+            buffers.modify(&buffer, |bytes| bytes.fill(2));
+            // One for each write there is to be, so that a wrong one shows and does not hang.
+            go.send(()).unwrap();
+            go.send(()).unwrap();
+            first.join().unwrap().unwrap();
+            assert_eq!(writes.try_iter().count(), 0);
+            assert_eq!(drive.contents()[at], 1);
+            buffers.write_out().unwrap();
+            assert_eq!(drive.contents()[at], 2);
+        });
+        assert_eq!(writes.try_iter().count(), 1);
+        disk.remove();
     }
 }

@@ -1,5 +1,6 @@
 # Runs in the guest: rounds of stressors, each of one family, the last of all families together.
-# Prints a line for each round; `stress: FAILED …` for what must not be. Needs ROUND_SECONDS.
+# Prints a line for each round; `stress: FAILED …` for what must not be. Needs ROUND_SECONDS;
+# with ROUND runs the one of that name alone.
 # The rounds measure themselves with bash's clock; what starts this may be another shell.
 [ -n "$BASH_VERSION" ] || exec bash "$0"
 failures=0
@@ -12,9 +13,16 @@ free_memory() {
     awk '/^MemFree:/ { print $2 }' /proc/meminfo
 }
 
+# What memory is used for besides the caches, in KiB, to see which round keeps what.
+memory_use() {
+    awk '/^(MemFree|Buffers|Cached|AnonPages|Shmem|Slab|KernelStack|PageTables):/ { sub(":", "", $1)
+        printf " %s %d", $1, $2 }' /proc/meminfo
+}
+
 round() {
     local name=$1 words= stressor status
     shift
+    [[ -z $ROUND || $ROUND = "$name" ]] || return 0
     for stressor in "$@"; do words="$words --$stressor 1"; done
     local start=$SECONDS
     # A stressor that does not end is given as long again, and two minutes: emulation is slow.
@@ -34,12 +42,15 @@ round() {
         pgrep stress-ng > /dev/null && failed "$name: cannot be killed"
     fi
     rm -rf /stress/* || failed "$name: files that cannot be removed"
+    free_memory > /dev/null
+    echo "stress: $name: kB$(memory_use)"
 }
 
 mkdir -p /stress
 # The first run brings in what stays: the program's pages, slabs.
 stress-ng --fork 1 --timeout 1 --temp-path /stress > /dev/null 2>&1
 before=$(free_memory)
+echo "stress: start: kB$(memory_use)"
 
 # Left out: cyclic wants SCHED_DEADLINE, resched counts without a lock in many processes.
 round process fork vfork vforkmany clone zombie daemon forkheavy wait kill sigfd procfs affinity \

@@ -2,8 +2,9 @@
 //! stressors, family by family and then together, on four processors and 1 GiB.
 //!
 //! `MINUTES` (1) is the time of all rounds together, `DEBUG=1` takes the kernel with the lock
-//! checker. It fails on a stressor that fails or does not end, a panic, a report of the lock
-//! checker, memory that does not come back, and a file system that `e2fsck` finds fault with.
+//! checker; `ROUND=files` runs that family alone. It fails on a stressor that fails or does not
+//! end, a panic, a report of the lock checker, memory that does not come back, and a file system
+//! that `e2fsck` finds fault with.
 
 use crate::options::{Disk, Options};
 use crate::tally::complaint;
@@ -85,7 +86,8 @@ fn options(round_seconds: u64) -> Result<Options> {
     if options.disk == Disk::Ram {
         return Err("DISK=ram: the file stressors want a disk".into());
     }
-    options.command = Some(format!("ROUND_SECONDS={round_seconds}\n{SCRIPT}"));
+    let round = std::env::var("ROUND").unwrap_or_default();
+    options.command = Some(format!("ROUND_SECONDS={round_seconds} ROUND={round}\n{SCRIPT}"));
     // Damage that an earlier run left would count again.
     image::discard(&options)?;
     Ok(options)
