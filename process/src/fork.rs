@@ -140,6 +140,7 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
             return Err(Errno::ERESTARTNOINTR);
         }
     }
+    sched::relieve_reaper();
     let mut creds = parent.creds();
     if has(clone::NEWUSER) {
         nsproxy::check_not_chrooted(parent)?;

@@ -7,8 +7,10 @@
 //!
 //! Locks: a thread's `wake_lock` (730) → a run queue (740) → the timers of a processor (750).
 
+mod dead;
 mod moving;
 
+pub use dead::{has_dead, reap, relieve_reaper};
 pub use moving::wake;
 pub(crate) use moving::{change_params, set_affinity, with_entity};
 use moving::{choose_cpu, own_queue, steal};
@@ -18,7 +20,6 @@ use crate::policy::{Enqueue, Entity, Prev, RunQueue, Sampler, Tunables};
 use crate::thread::{Place, Thread, state};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use arch::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use arch::lock::{IrqLock, IrqLockGuard, LockClass};
 use arch::thread::{ArchThread, KernelStackRange, flags};
@@ -29,7 +30,6 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use schedpolicy::Split;
 
 static QUEUE_CLASS: LockClass = LockClass::new("sched.run_queue", 740);
-static DEAD_CLASS: LockClass = LockClass::new("sched.dead", 746);
 
 /// What the administrator can tune.
 pub static TUNABLES: Tunables = Tunables::new();
@@ -265,24 +265,8 @@ unsafe fn finish(last: *const Thread) {
     if is_dead {
         // SAFETY: `start` gave this reference to the thread itself, which will never run again.
         let thread = unsafe { Arc::from_raw(ptr::from_ref(last)) };
-        DEAD.lock().push(thread);
-        hooks::sched_wake_reaper();
+        dead::bury(thread);
     }
-}
-
-static DEAD: IrqLock<Vec<Arc<Thread>>> = IrqLock::new(&DEAD_CLASS, Vec::new());
-
-/// Frees threads that have ended; runs in a thread, since what they own may sleep to go.
-pub fn reap() {
-    let dead = core::mem::take(&mut *DEAD.lock());
-    for thread in dead {
-        thread.forget_private();
-    }
-}
-
-/// Whether there are threads that have ended.
-pub fn has_dead() -> bool {
-    !DEAD.lock().is_empty()
 }
 
 /// Puts a thread on a processor's queue and makes that processor look if it matters. The caller

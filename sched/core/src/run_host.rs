@@ -78,6 +78,9 @@ pub(crate) fn start(_: &Thread) {}
 /// Frees nothing: the host does.
 pub fn reap() {}
 
+/// Frees nothing: the host does.
+pub fn relieve_reaper() {}
+
 /// Never.
 pub fn has_dead() -> bool {
     false

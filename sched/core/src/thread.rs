@@ -12,7 +12,7 @@ use core::any::Any;
 use core::cell::UnsafeCell;
 use core::pin::Pin;
 #[cfg(target_os = "none")]
-use core::sync::atomic::AtomicU8;
+use core::sync::atomic::{AtomicPtr, AtomicU8};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use heap::KernelStack;
 
@@ -95,6 +95,9 @@ pub struct Thread {
     /// Set before the thread runs, taken by the reaper when it never will again.
     private: UnsafeCell<Option<Arc<dyn Any + Send + Sync>>>,
     has_private: AtomicBool,
+    /// The next on the list of those that have ended.
+    #[cfg(target_os = "none")]
+    pub(crate) next_dead: AtomicPtr<Thread>,
     is_user: AtomicBool,
     is_watched: AtomicBool,
     space: IrqLock<Option<Arc<dyn Space>>>,
@@ -136,6 +139,8 @@ impl Thread {
             name: IrqLock::new(&NAME_CLASS, [0; 16]),
             affinity: IrqLock::new(&NAME_CLASS, arch::cpu::possible()),
             private: UnsafeCell::new(None),
+            #[cfg(target_os = "none")]
+            next_dead: AtomicPtr::new(core::ptr::null_mut()),
             has_private: AtomicBool::new(false),
             is_user: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
