@@ -2,64 +2,81 @@
 //! freed when every processor has switched or idled since.
 
 pub use threads::rcu_arc::{RcuArc, RcuRef, RcuSlot};
+pub use threads::rcu_later::Later;
 pub use threads::rcu_read::{ReadGuard, read_lock};
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
+use arch::cpu::CpuId;
 use arch::lock::{IrqLock, LockClass};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 static CLASS: LockClass = LockClass::new("sched.rcu", 780);
 
-type Callback = Box<dyn FnOnce() + Send>;
-
-/// What waits for a grace period: a chain of chunks, newest first, so that no large block of memory
-/// is ever needed where nobody can wait for one.
+/// What waits for a grace period on one processor: a chain of chunks, newest first, so that no large
+/// block of memory is ever needed where nobody can wait for one.
 struct Pending {
     newest: Option<Box<Chunk>>,
     count: usize,
 }
 
-const CHUNK: usize = 30;
+/// Two words each: a chunk has 2 KiB.
+const CHUNK: usize = 126;
 
 struct Chunk {
-    callbacks: Vec<Callback>,
+    later: Vec<Later>,
     older: Option<Box<Chunk>>,
 }
 
 impl Pending {
     /// Adds one; how many there are now.
-    fn push(&mut self, callback: Callback) -> usize {
+    fn push(&mut self, later: Later) -> usize {
         self.count += 1;
-        if let Some(chunk) = self.newest.as_mut().filter(|chunk| chunk.callbacks.len() < CHUNK) {
-            chunk.callbacks.push(callback);
+        if let Some(chunk) = self.newest.as_mut().filter(|chunk| chunk.later.len() < CHUNK) {
+            chunk.later.push(later);
             return self.count;
         }
-        let mut callbacks = Vec::with_capacity(CHUNK);
-        callbacks.push(callback);
+        let mut chunk = Vec::with_capacity(CHUNK);
+        chunk.push(later);
         let older = self.newest.take();
-        self.newest = Some(Box::new(Chunk { callbacks, older }));
+        self.newest = Some(Box::new(Chunk { later: chunk, older }));
         self.count
     }
 }
 
-static PENDING: IrqLock<Pending> = IrqLock::new(&CLASS, Pending { newest: None, count: 0 });
+arch::percpu! {
+    static PENDING: PerCpu<IrqLock<Pending>> =
+        IrqLock::new(&CLASS, Pending { newest: None, count: 0 });
+}
 
-/// How long the thread collects before it waits for a grace period: one for many callbacks, and
-/// not two thread switches for each.
+/// How long the thread collects before it waits for a grace period: one for many, and not two
+/// thread switches for each.
 pub(crate) const COLLECT_NS: u64 = 5_000_000;
-/// Callbacks that end the collecting early: they hold memory.
+/// So many on one processor end the collecting early: they hold memory.
 const MANY: usize = 512;
-/// Somebody waits for the callbacks: no collecting.
-static IS_AWAITED: AtomicBool = AtomicBool::new(false);
+/// There is something, and the thread has been told.
+static IS_TOLD: AtomicBool = AtomicBool::new(false);
+/// No collecting: somebody waits, or there are [`MANY`].
+static IS_URGENT: AtomicBool = AtomicBool::new(false);
+/// Rounds of the thread that have begun, and that have ended.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+static ENDED: AtomicU64 = AtomicU64::new(0);
+static ENDING: crate::WaitQueue = crate::WaitQueue::new();
 
-/// Calls `callback` in a thread after a grace period.
-pub fn call(callback: Callback) {
-    let count = PENDING.lock().push(callback);
-    if count == 1 || count == MANY {
+/// Lets go of something in a thread after a grace period.
+pub fn call(later: Later) {
+    let count = PENDING.this().lock().push(later);
+    if count == MANY {
+        hurry();
+    } else if count == 1 && !IS_TOLD.swap(true, Ordering::SeqCst) {
         crate::work::wake_rcu();
     }
+}
+
+fn hurry() {
+    IS_URGENT.store(true, Ordering::SeqCst);
+    IS_TOLD.store(true, Ordering::SeqCst);
+    crate::work::wake_rcu();
 }
 
 /// Waits for a grace period.
@@ -68,49 +85,56 @@ pub fn synchronize() {
     wait_for_readers();
 }
 
-/// Runs what is due; the RCU thread calls it when there is something.
+/// One round: lets go of what is there; the RCU thread alone calls it.
 pub(crate) fn process() {
-    let mut due = {
-        let mut pending = PENDING.lock();
-        pending.count = 0;
-        pending.newest.take()
-    };
-    if due.is_none() {
-        return;
+    // Told from now on: what comes while the lists are taken is for the next round.
+    IS_TOLD.store(false, Ordering::SeqCst);
+    IS_URGENT.store(false, Ordering::SeqCst);
+    BEGUN.fetch_add(1, Ordering::SeqCst);
+    let due: Vec<Box<Chunk>> = arch::cpu::possible().iter().filter_map(take).collect();
+    if !due.is_empty() {
+        wait_for_readers();
+        due.into_iter().for_each(|newest| {
+            // Turned round: the oldest first.
+            let (mut newer, mut oldest) = (Some(newest), None);
+            while let Some(mut chunk) = newer {
+                newer = chunk.older.take();
+                chunk.older = oldest;
+                oldest = Some(chunk);
+            }
+            while let Some(chunk) = oldest {
+                drop(chunk.later);
+                oldest = chunk.older;
+            }
+        });
     }
-    wait_for_readers();
-    // Turned round: the oldest first.
-    let mut oldest = None;
-    while let Some(mut chunk) = due {
-        due = chunk.older.take();
-        chunk.older = oldest;
-        oldest = Some(chunk);
-    }
-    while let Some(chunk) = oldest {
-        chunk.callbacks.into_iter().for_each(|callback| callback());
-        oldest = chunk.older;
-    }
+    ENDED.fetch_add(1, Ordering::SeqCst);
+    ENDING.wake_all();
 }
 
+fn take(cpu: CpuId) -> Option<Box<Chunk>> {
+    let mut pending = PENDING.on(cpu).lock();
+    pending.count = 0;
+    pending.newest.take()
+}
+
+/// Whether the thread has been told that there is something.
 pub(crate) fn has_pending() -> bool {
-    PENDING.lock().newest.is_some()
+    IS_TOLD.load(Ordering::SeqCst)
 }
 
 /// Whether collecting is to end early.
-pub(crate) fn has_many() -> bool {
-    IS_AWAITED.swap(false, Ordering::SeqCst) || PENDING.lock().count >= MANY
+pub(crate) fn is_urgent() -> bool {
+    IS_URGENT.load(Ordering::SeqCst)
 }
 
-/// Waits until every callback that was registered before has run.
+/// Waits until everything that was given to [`call`] before has gone.
 pub fn barrier() {
     arch::lock::check::might_sleep();
-    let done = Arc::new(crate::Completion::new());
-    let signal = done.clone();
-    // Callbacks run in the order they came.
-    call(Box::new(move || signal.complete()));
-    IS_AWAITED.store(true, Ordering::SeqCst);
-    crate::work::wake_rcu();
-    done.wait();
+    // The next round to begin takes it, if one under way has not.
+    let round = BEGUN.load(Ordering::SeqCst) + 1;
+    hurry();
+    ENDING.wait(|| (ENDED.load(Ordering::SeqCst) >= round).then_some(()));
 }
 
 #[cfg(target_os = "none")]

@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use arch::lock::{IrqLock, LockClass};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use threads::policy::Params;
 use threads::run;
 
 static CLASS: LockClass = LockClass::new("sched.work", 690);
@@ -36,20 +37,25 @@ pub fn init() {
         return;
     }
     add_worker();
-    run::spawn_kernel("rcu", || {
+    spawn_chore("rcu", || {
         loop {
             RCU_QUEUE.wait(|| crate::rcu::has_pending().then_some(()));
             let end = arch::time::now_ns().saturating_add(crate::rcu::COLLECT_NS);
-            RCU_QUEUE.wait_deadline(end, || crate::rcu::has_many().then_some(()));
+            RCU_QUEUE.wait_deadline(end, || crate::rcu::is_urgent().then_some(()));
             crate::rcu::process();
         }
     });
-    run::spawn_kernel("reaper", || {
+    spawn_chore("reaper", || {
         loop {
             REAPER_QUEUE.wait(|| run::has_dead().then_some(()));
             run::reap();
         }
     });
+}
+
+/// A thread that gives memory back: the more threads there are, the more often it must run.
+fn spawn_chore(name: &str, chore: impl FnOnce() + Send + 'static) {
+    run::spawn_kernel(name, chore).set_params(Params { nice: -20, ..Params::default() });
 }
 
 pub(crate) fn wake_rcu() {

@@ -61,7 +61,7 @@ fn barrier_waits_for_what_was_queued() {
     static RUN: AtomicUsize = AtomicUsize::new(0);
     for round in 1..=3 {
         for _ in 0..10 {
-            rcu::call(Box::new(|| _ = RUN.fetch_add(1, Ordering::SeqCst)));
+            rcu::call(rcu::Later::call(|| _ = RUN.fetch_add(1, Ordering::SeqCst)));
         }
         rcu::barrier();
         assert_eq!(RUN.load(Ordering::SeqCst), round * 10);

@@ -46,7 +46,7 @@ impl<N: Send + Sync + 'static> Drop for Retired<N> {
     fn drop(&mut self) {
         // SAFETY: taken once, here; `self` is not used after its drop.
         let node = unsafe { ManuallyDrop::take(&mut self.0) };
-        rcu::call(Box::new(move || drop(node)));
+        rcu::call(rcu::Later::drop_box(node));
     }
 }
 

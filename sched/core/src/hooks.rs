@@ -1,7 +1,7 @@
 //! What `sched`, the layer above, defines: resolved by the linker.
 
+use crate::rcu_later::Later;
 use crate::thread::Thread;
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use arch::cpu::CpuId;
 
@@ -21,8 +21,8 @@ unsafe extern "Rust" {
     pub(crate) safe fn sched_cancel(cpu: CpuId, key: AlarmKey);
     /// `CLOCK_REALTIME` in nanoseconds.
     pub(crate) safe fn sched_realtime_ns() -> u64;
-    /// Calls a function after a grace period.
-    pub(crate) safe fn sched_after_grace(callback: Box<dyn FnOnce() + Send>);
+    /// Drops it after a grace period.
+    pub(crate) safe fn sched_after_grace(later: Later);
 }
 
 /// Defines what this crate calls above itself. Once, by `sched`.
@@ -65,8 +65,8 @@ macro_rules! define_hooks {
                 $realtime_ns()
             }
             #[unsafe(no_mangle)]
-            fn sched_after_grace(callback: alloc::boxed::Box<dyn FnOnce() + Send>) {
-                $after_grace(callback);
+            fn sched_after_grace(later: $crate::rcu_later::Later) {
+                $after_grace(later);
             }
         };
     };

@@ -7,6 +7,7 @@ pub mod hooks;
 mod mutex;
 pub mod policy;
 pub mod rcu_arc;
+pub mod rcu_later;
 pub mod rcu_read;
 #[cfg(target_os = "none")]
 pub mod run;

@@ -7,7 +7,6 @@
 //! other end waits for): taking the pointer out returns the reference immediately and only keeps
 //! the *memory* until the grace period ends. Readers get an `Arc`, or nothing if they came late.
 
-use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
@@ -15,7 +14,8 @@ use core::ops::Deref;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::hooks::sched_after_grace as call;
+use crate::hooks::sched_after_grace;
+use crate::rcu_later::Later;
 use crate::rcu_read::{ReadGuard, read_lock};
 
 /// A borrowed `Arc` that is valid for `'g`.
@@ -119,8 +119,7 @@ impl<T: Send + Sync + 'static> RcuArc<T> {
         let old = self.raw.swap(into_raw(value), Ordering::AcqRel);
         if !old.is_null() {
             // SAFETY: the cell owned this reference and has given it up just now.
-            let old = unsafe { Arc::from_raw(old) };
-            call(Box::new(move || drop(old)));
+            sched_after_grace(Later::drop_arc(unsafe { Arc::from_raw(old) }));
         }
     }
 }
@@ -192,7 +191,7 @@ impl<T: Send + Sync + 'static> RcuSlot<T> {
         // SAFETY: the slot owned one strong and one weak reference to `old`, and both are given up
         // here: the strong one to the caller, the weak one after a grace period.
         let (strong, weak) = unsafe { (Arc::from_raw(old), Weak::from_raw(old)) };
-        call(Box::new(move || drop(weak)));
+        sched_after_grace(Later::drop_weak(weak));
         Some(strong)
     }
 

@@ -11,9 +11,9 @@ use arch::trap::TrapFrame;
 use core::any::Any;
 use core::cell::UnsafeCell;
 use core::pin::Pin;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(target_os = "none")]
 use core::sync::atomic::{AtomicPtr, AtomicU8};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use heap::KernelStack;
 
 // Interrupt handlers wake threads and switches happen with interrupts off, so all are `IrqLock`s.
