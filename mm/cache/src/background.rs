@@ -9,7 +9,7 @@ use arch::time::now_ns;
 use sched::WaitQueue;
 
 use crate::stats::{self, Counter};
-use crate::writeback;
+use crate::{reclaim, writeback};
 
 static WAKE: WaitQueue = WaitQueue::new();
 static IS_ASKED: AtomicBool = AtomicBool::new(false);
@@ -20,6 +20,8 @@ static ROUNDS: AtomicU64 = AtomicU64::new(0);
 static FREED: AtomicU64 = AtomicU64::new(0);
 /// How long an allocation waits for a round or for write-back before it looks again.
 const PAUSE_NS: u64 = 100_000_000;
+/// How long it waits for pages to be out of use.
+const AGEING_NS: u64 = 20_000_000;
 
 /// Starts the thread and has the frame allocator wake it.
 pub(crate) fn start() {
@@ -53,6 +55,10 @@ pub(crate) fn wait() -> bool {
         (ROUNDS.load(Ordering::Acquire) != round).then_some(())
     });
     if FREED.load(Ordering::Relaxed) != freed {
+        return true;
+    }
+    if reclaim::is_holding_back() {
+        sched::timer::sleep_ns(AGEING_NS);
         return true;
     }
     if stats::sum(Counter::Dirty) + stats::sum(Counter::Writeback) == 0 {

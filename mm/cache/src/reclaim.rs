@@ -5,8 +5,13 @@
 //! mapped), clean unused ones are freed, dirty ones wake the flushers. When the active list is
 //! longer than the inactive one its old end moves back. New pages wait in a per-CPU batch, so that
 //! the lists' lock is taken once in fifteen insertions.
+//!
+//! The last of the cache is what the running programs consist of. To take a page of it that was used
+//! just now only has it read again at once, and nobody gets on: while the cache is small, pages used
+//! within [`RECENT`] stay, and an allocation that finds nothing else waits until some are older, or
+//! until somebody has to die.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use arch::addr::Pfn;
 use arch::lock::{IrqLock, LockClass};
@@ -21,6 +26,25 @@ use crate::{page, writeback};
 static CLASS: LockClass = LockClass::new("pagecache.lru", 490);
 
 const BATCH: usize = 15;
+/// The unit of [`Page::used_at`]: 2^26 ns, 67 ms.
+const TICK_SHIFT: u32 = 26;
+/// Ticks after its last known use in which a page of a small cache is not taken: half a second.
+const RECENT: u8 = 8;
+/// The part of memory that is a small cache.
+const SMALL: u64 = 16;
+
+/// Pages were left alone because they are in use.
+static IS_HOLDING_BACK: AtomicBool = AtomicBool::new(false);
+
+/// The time in ticks; comes round every 17 s.
+fn tick() -> u8 {
+    (arch::time::now_ns() >> TICK_SHIFT) as u8
+}
+
+/// Whether the last [`shrink`] left pages alone that time alone makes free to go.
+pub(crate) fn is_holding_back() -> bool {
+    IS_HOLDING_BACK.load(Ordering::Relaxed)
+}
 
 /// A doubly linked list of frame numbers in `Page::prev` and `Page::next`; newest first. All links are guarded
 /// by the lock around [`Lists`].
@@ -113,6 +137,7 @@ arch::percpu! {
 
 /// A page entered the cache.
 pub(crate) fn add(page: PageRef) {
+    page.set_used_at(tick().wrapping_sub(RECENT));
     let full = PENDING.with(|pending| {
         let full = if pending.is_full() { core::mem::take(pending) } else { ArrayVec::new() };
         pending.push(page);
@@ -166,11 +191,15 @@ pub fn shrink(target: usize) -> usize {
     drain();
     let mut freed = 0;
     let mut dirty = 0;
+    let mut held = 0;
     let mut scanned = 0;
-    let limit = {
+    let len = {
         let lists = LISTS.lock();
-        2 * (lists.active.len + lists.inactive.len) + 64
+        lists.active.len + lists.inactive.len
     };
+    let limit = 2 * len + 64;
+    let holds_back = target != usize::MAX && (len as u64) < frames::total_pages() / SMALL;
+    let now = tick();
     while freed < target && scanned < limit {
         age();
         let batch = isolate();
@@ -178,16 +207,23 @@ pub fn shrink(target: usize) -> usize {
             break;
         }
         scanned += batch.len();
+        let mut kept: ArrayVec<(PageRef, Fate), 32> = ArrayVec::new();
         for page in batch {
-            match try_free(&page) {
-                Fate::Freed => freed += 1,
-                fate => {
-                    dirty += usize::from(fate == Fate::Dirty);
-                    put_back(&page, fate);
-                }
+            let fate = if holds_back && now.wrapping_sub(page.used_at()) < RECENT {
+                Fate::HeldBack
+            } else {
+                try_free(&page, now)
+            };
+            freed += usize::from(fate == Fate::Freed);
+            dirty += usize::from(fate == Fate::Dirty);
+            held += usize::from(fate == Fate::HeldBack);
+            if fate != Fate::Freed {
+                kept.push((page, fate));
             }
         }
+        put_back(&kept);
     }
+    IS_HOLDING_BACK.store(freed < target && held > 0, Ordering::Relaxed);
     stats::add(Counter::Scanned, scanned as i64);
     stats::add(Counter::Reclaimed, freed as i64);
     if freed < target && dirty > 0 {
@@ -236,19 +272,20 @@ enum Fate {
     Dirty,
     Used,
     UsedMapped,
+    HeldBack,
     Busy,
 }
 
-fn try_free(page: &PageRef) -> Fate {
+fn try_free(page: &PageRef, now: u8) -> Fate {
     if !page::try_lock(page) {
         return Fate::Busy;
     }
-    let fate = free_locked(page);
+    let fate = free_locked(page, now);
     page::unlock(page);
     fate
 }
 
-fn free_locked(page: &PageRef) -> Fate {
+fn free_locked(page: &PageRef, now: u8) -> Fate {
     let owner = page.owner.load(Ordering::Acquire);
     if owner == 0 {
         // It left the cache by itself.
@@ -263,6 +300,7 @@ fn free_locked(page: &PageRef) -> Fate {
     let mapped = page.map_count() != 0;
     let young = mapped && pages.observers.test_and_clear_young(index);
     if page.clear(flag::REFERENCED) & flag::REFERENCED != 0 || young {
+        page.set_used_at(now);
         return if mapped { Fate::UsedMapped } else { Fate::Used };
     }
     if mapped && !pages.observers.try_unmap(index) {
@@ -271,15 +309,20 @@ fn free_locked(page: &PageRef) -> Fate {
     if pages.remove_unused(index, page) { Fate::Freed } else { Fate::Busy }
 }
 
-fn put_back(page: &PageRef, fate: Fate) {
-    let mut lists = LISTS.lock();
-    if page.owner.load(Ordering::Acquire) == 0 || page.flags() & flag::LRU != 0 {
+fn put_back(pages: &[(PageRef, Fate)]) {
+    if pages.is_empty() {
         return;
     }
-    if fate == Fate::UsedMapped {
-        page.set(flag::ACTIVE);
+    let mut lists = LISTS.lock();
+    for (page, fate) in pages {
+        if page.owner.load(Ordering::Acquire) == 0 || page.flags() & flag::LRU != 0 {
+            continue;
+        }
+        if *fate == Fate::UsedMapped {
+            page.set(flag::ACTIVE);
+        }
+        lists.enter(page, number(page));
     }
-    lists.enter(page, number(page));
 }
 
 /// Drops every clean page nobody uses: `echo 1 > /proc/sys/vm/drop_caches`. How many.

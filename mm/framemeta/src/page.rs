@@ -73,7 +73,7 @@ pub struct Page {
     pub(crate) order: AtomicU8,
     kind: AtomicU8,
     class: AtomicU8,
-    generation: AtomicU8,
+    used_at: AtomicU8,
     /// List links by frame number: the buddy's while free, the owner's while allocated.
     pub next: AtomicU32,
     /// See `next`.
@@ -285,15 +285,15 @@ impl Page {
     pub fn set_class(&self, class: u8) {
         self.class.store(class, Ordering::Relaxed);
     }
-    /// The reclaim generation, the page cache's use.
+    /// When reclaim last found the page used, in ticks of its own.
     #[inline(always)]
-    pub fn generation(&self) -> u8 {
-        self.generation.load(Ordering::Relaxed)
+    pub fn used_at(&self) -> u8 {
+        self.used_at.load(Ordering::Relaxed)
     }
-    /// Sets the reclaim generation.
+    /// Notes when the page was used.
     #[inline(always)]
-    pub fn set_generation(&self, generation: u8) {
-        self.generation.store(generation, Ordering::Relaxed);
+    pub fn set_used_at(&self, tick: u8) {
+        self.used_at.store(tick, Ordering::Relaxed);
     }
     /// The first page of the folio this page is in.
     #[inline(always)]
