@@ -147,6 +147,11 @@ impl Tables {
         self.table.is_shared(at)
     }
 
+    /// How many address spaces use the table for an address.
+    pub fn sharers(&self, at: VirtAddr) -> u32 {
+        self.table.shared_table(at).map_or(1, |table| page(table.pfn()).references())
+    }
+
     /// Gives this address space a last-level table of its own at `at` in place of a shared one.
     /// Anonymous pages, which both have then, lose the right to write.
     pub fn unshare(&self, at: VirtAddr) -> Result<(), NoMemory> {

@@ -8,7 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use arch::addr::{HUGE_SIZE, PAGE_SIZE, PhysAddr};
 use arch::paging::PteFlags;
-use frames::{kind, page};
+use frames::{flag as page_flag, kind, page};
 
 /// One area, copied out.
 #[derive(Clone, Debug)]
@@ -46,8 +46,10 @@ pub struct PageInfo {
     pub private: u64,
     /// Of the process's own.
     pub anon: u64,
-    /// Written through this mapping.
-    pub dirty: u64,
+    /// Mapped by nobody else, and newer than what is stored.
+    pub private_dirty: u64,
+    /// Mapped by others too, and newer than what is stored.
+    pub shared_dirty: u64,
     /// Used since the bit was cleared.
     pub referenced: u64,
     /// Share of the pages, in 1/4096 pages.
@@ -57,17 +59,20 @@ pub struct PageInfo {
 }
 
 impl PageInfo {
-    /// Counts what an entry maps.
-    fn add(&mut self, phys: PhysAddr, flags: PteFlags) {
+    /// Counts what an entry maps, of a table that so many address spaces use.
+    fn add(&mut self, phys: PhysAddr, flags: PteFlags, sharers: u32) {
         if flags.contains(PteFlags::SOFT0) {
             return;
         }
         let frame = page(phys.pfn());
-        let users = u64::from(frame.map_count().max(1));
+        // A table counts its mappings once.
+        let users = u64::from(frame.map_count().max(1)) + u64::from(sharers - 1);
+        let is_dirty = flags.contains(PteFlags::DIRTY) || frame.flags() & page_flag::DIRTY != 0;
         self.rss += 1;
         self.private += u64::from(users == 1);
+        self.private_dirty += u64::from(is_dirty && users == 1);
+        self.shared_dirty += u64::from(is_dirty && users != 1);
         self.anon += u64::from(frame.kind() == kind::ANON);
-        self.dirty += u64::from(flags.contains(PteFlags::DIRTY));
         self.referenced += u64::from(flags.contains(PteFlags::ACCESSED));
         self.pss += PAGE_SIZE as u64 / users;
     }
@@ -114,9 +119,10 @@ impl AddressSpace {
             if self.table.huge(va(from)).is_some() {
                 sum.huge += (at - from) >> 12;
             }
+            let sharers = self.table.sharers(va(from)).max(1);
             for page in (from..at).step_by(PAGE_SIZE) {
                 if let Some((phys, flags)) = self.table.query(va(page)) {
-                    sum.add(phys, flags);
+                    sum.add(phys, flags, sharers);
                 }
             }
         }

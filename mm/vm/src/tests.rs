@@ -276,7 +276,8 @@ fn sparse_areas_are_counted_by_what_they_map() {
     let child = mm.fork().expect("fork");
     for mm in [&mm, &child] {
         let info = mm.page_info(at, at + len);
-        assert_eq!((info.rss, info.anon, info.private), (6, 6, 6));
+        assert_eq!((info.rss, info.anon, info.private), (6, 6, 0));
+        assert_eq!((info.shared_dirty, info.private_dirty, info.pss), (6, 0, 6 * 2048));
         assert_eq!(mm.page_info(at + 4096, at + 513 * 4096).rss, 3);
         assert_eq!(mm.page_info(at + 4096, at + 511 * 4096).rss, 1);
         assert_eq!(mm.page_info(at + 2 * 4096, at + 511 * 4096).rss, 0);

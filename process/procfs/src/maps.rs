@@ -35,7 +35,15 @@ fn put_area(area: &Area, out: &mut Vec<u8>) {
 fn areas(view: &View) -> Result<Vec<Area>> {
     let mut all = Vec::new();
     if let Some(mm) = inspect(&view.task, || view.task.mm())? {
-        mm.for_each_vma(|area| all.push(area.clone()));
+        let stack = view.task.group.layout().start_stack;
+        mm.for_each_vma(|area| {
+            let mut area = area.clone();
+            // Of the areas that grow only the one that `execve` made has the name.
+            if area.file.path == "[stack]" && !(area.start..=area.end).contains(&stack) {
+                area.file.path.clear();
+            }
+            all.push(area);
+        });
     }
     Ok(all)
 }
@@ -63,16 +71,27 @@ fn vsyscall() -> Area {
     }
 }
 
-fn put_sizes(out: &mut Vec<u8>, pages: &PageInfo) {
+/// A line `name:`, with the number up to column 24.
+fn put_row(out: &mut Vec<u8>, name: &str, number: u64, unit: &str) {
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(number);
+    out.extend_from_slice(name.as_bytes());
+    out.push(b':');
+    let blanks = 23usize.saturating_sub(name.len() + digits.len());
+    out.extend(core::iter::repeat_n(b' ', blanks));
+    out.extend_from_slice(digits.as_bytes());
+    out.extend_from_slice(unit.as_bytes());
+}
+
+fn put_sizes(out: &mut Vec<u8>, pages: &PageInfo, locked: u64) {
     let shared = pages.rss - pages.private;
-    let dirty = pages.dirty.min(pages.private);
     let rows = [
         ("Rss", pages.rss * 4),
         ("Pss", pages.pss / 1024),
-        ("Shared_Clean", shared * 4),
-        ("Shared_Dirty", 0),
-        ("Private_Clean", (pages.private - dirty) * 4),
-        ("Private_Dirty", dirty * 4),
+        ("Shared_Clean", (shared - pages.shared_dirty) * 4),
+        ("Shared_Dirty", pages.shared_dirty * 4),
+        ("Private_Clean", (pages.private - pages.private_dirty) * 4),
+        ("Private_Dirty", pages.private_dirty * 4),
         ("Referenced", pages.referenced * 4),
         ("Anonymous", pages.anon * 4),
         ("LazyFree", 0),
@@ -83,15 +102,54 @@ fn put_sizes(out: &mut Vec<u8>, pages: &PageInfo) {
         ("Private_Hugetlb", 0),
         ("Swap", 0),
         ("SwapPss", 0),
-        ("Locked", 0),
+        ("Locked", locked / 1024),
     ];
     for (name, kib) in rows {
-        put!(out, "{name}:{kib:>0$} kB\n", 23 - name.len());
+        put_row(out, name, kib, " kB\n");
     }
+}
+
+/// The two letters of each flag, in the order of proc(5).
+fn put_flags(out: &mut Vec<u8>, area: &Area) {
+    let has = |bit: u32| area.flags & bit != 0;
+    let (is_shared, never_writes) = (has(flag::SHARED), has(flag::NEVER_WRITE));
+    let letters = [
+        (area.prot & 1 != 0, " rd"),
+        (area.prot & 2 != 0, " wr"),
+        (area.prot & 4 != 0, " ex"),
+        (is_shared && !never_writes, " sh"),
+        (true, " mr"),
+        (!never_writes, " mw"),
+        (true, " me"),
+        (is_shared, " ms"),
+        (has(flag::GROWS_DOWN), " gd"),
+        (has(flag::LOCKED), " lo"),
+        (has(flag::SEQUENTIAL), " sr"),
+        (has(flag::RANDOM), " rr"),
+        (has(flag::DONT_FORK), " dc"),
+        (has(flag::VDSO | flag::VVAR), " de"),
+        (has(flag::ACCOUNTED), " ac"),
+        (has(flag::NO_RESERVE), " nr"),
+        (has(flag::WIPE_ON_FORK), " wf"),
+        (has(flag::DONT_DUMP), " dd"),
+        (has(flag::HUGE), " hg"),
+        (has(flag::NO_HUGE), " nh"),
+    ];
+    out.extend_from_slice(b"VmFlags:");
+    letters
+        .iter()
+        .filter(|(is_set, _)| *is_set)
+        .for_each(|(_, name)| out.extend_from_slice(name.as_bytes()));
+    out.extend_from_slice(b" \n");
 }
 
 fn sizes(view: &View, area: &Area) -> PageInfo {
     view.task.mm().map(|mm| mm.page_info(area.start, area.end)).unwrap_or_default()
+}
+
+/// What of the area's share cannot leave memory, in 1/4096 pages.
+fn locked(area: &Area, pages: &PageInfo) -> u64 {
+    if area.flags & flag::LOCKED != 0 { pages.pss } else { 0 }
 }
 
 pub(crate) fn smaps(view: &View, out: &mut Vec<u8>) -> Result<()> {
@@ -99,24 +157,12 @@ pub(crate) fn smaps(view: &View, out: &mut Vec<u8>) -> Result<()> {
     for area in areas(view)?.into_iter().chain(vsyscall) {
         put_area(&area, out);
         let pages = sizes(view, &area);
-        put!(out, "Size:{:>19} kB\n", (area.end - area.start) / 1024);
-        put!(out, "KernelPageSize:{:>9} kB\nMMUPageSize:{:>12} kB\n", 4, 4);
-        put_sizes(out, &pages);
-        put!(out, "THPeligible:{:>13}\nVmFlags:", u8::from(area.may_be_huge()));
-        let flags = [(1, "rd"), (2, "wr"), (4, "ex")];
-        for (bit, name) in flags {
-            if area.prot & bit != 0 {
-                put!(out, " {name}");
-            }
-        }
-        if area.flags & flag::SHARED != 0 {
-            put!(out, " sh");
-        }
-        put!(out, " mr mw me");
-        if area.flags & flag::GROWS_DOWN != 0 {
-            put!(out, " gd");
-        }
-        put!(out, " \n");
+        put_row(out, "Size", (area.end - area.start) / 1024, " kB\n");
+        put_row(out, "KernelPageSize", 4, " kB\n");
+        put_row(out, "MMUPageSize", 4, " kB\n");
+        put_sizes(out, &pages, locked(&area, &pages));
+        put_row(out, "THPeligible", u64::from(area.may_be_huge()), "\n");
+        put_flags(out, &area);
     }
     Ok(())
 }
@@ -130,17 +176,19 @@ pub(crate) fn smaps_rollup(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let width = 73usize.saturating_sub(out.len() - before);
     out.resize(out.len() + width, b' ');
     put!(out, "[rollup]\n");
-    let mut sum = PageInfo::default();
+    let (mut sum, mut locked_pss) = (PageInfo::default(), 0);
     for area in &all {
         let own = sizes(view, area);
+        locked_pss += locked(area, &own);
         sum.rss += own.rss;
         sum.private += own.private;
         sum.anon += own.anon;
-        sum.dirty += own.dirty;
+        sum.private_dirty += own.private_dirty;
+        sum.shared_dirty += own.shared_dirty;
         sum.referenced += own.referenced;
         sum.pss += own.pss;
         sum.huge += own.huge;
     }
-    put_sizes(out, &sum);
+    put_sizes(out, &sum, locked_pss);
     Ok(())
 }

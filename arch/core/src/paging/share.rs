@@ -40,9 +40,15 @@ impl PageTable {
 
     /// Whether the table for an address is shared.
     pub fn is_shared(&self, at: VirtAddr) -> bool {
+        self.shared_table(at).is_some()
+    }
+
+    /// The table for an address, if it is shared.
+    pub fn shared_table(&self, at: VirtAddr) -> Option<PhysAddr> {
         // SAFETY: the tree lives.
-        unsafe { walk::directory_slot(self.root, at) }
-            .is_ok_and(|slot| walk::is_shared(Pte(slot.load(Ordering::Acquire))))
+        let slot = unsafe { walk::directory_slot(self.root, at) }.ok()?;
+        let entry = Pte(slot.load(Ordering::Acquire));
+        walk::is_shared(entry).then(|| entry.address())
     }
 
     /// Gives this address space a table of its own at `at` in place of a shared one. When it is
