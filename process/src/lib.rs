@@ -31,6 +31,7 @@ mod start;
 pub mod task;
 pub mod timers;
 pub mod trap;
+mod umip;
 pub mod usage;
 pub mod user;
 pub mod userns;

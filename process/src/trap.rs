@@ -3,6 +3,7 @@
 
 use crate::signal;
 use crate::task::Task;
+use crate::umip::{self, Place, Value};
 use abi::signal::{SigInfo, Signal, si};
 use arch::VirtAddr;
 use arch::trap::{FaultCode, FaultOutcome, Handlers, TrapFrame, vector};
@@ -30,6 +31,10 @@ fn note(task: &Task, vector: u8, code: u64, address: Option<u64>) {
 pub fn page_fault(frame: &mut TrapFrame, address: VirtAddr, code: FaultCode) -> FaultOutcome {
     let Some(task) = crate::try_current() else { return FaultOutcome::Unresolved };
     let Some(mm) = task.mm() else { return FaultOutcome::Unresolved };
+    if frame.is_user() && !code.is_user() {
+        own_access(task, address);
+        return FaultOutcome::Resolved;
+    }
     let access = if code.is_fetch() {
         FaultAccess::Execute
     } else if code.is_write() {
@@ -38,7 +43,12 @@ pub fn page_fault(frame: &mut TrapFrame, address: VirtAddr, code: FaultCode) -> 
         FaultAccess::Read
     };
     let stack_limit = task.limit(abi::process::Resource::Stack);
-    let outcome = mm.handle_fault(address, access, stack_limit);
+    let mut outcome = mm.handle_fault(address, access, stack_limit);
+    if access == FaultAccess::Execute && !code.is_present() && outcome.is_err() {
+        // As on Linux a page that is not there is first brought in, and found not to be executable
+        // by the next fault.
+        outcome = mm.handle_fault(address, FaultAccess::Read, stack_limit).or(outcome);
+    }
     let error = match outcome {
         Ok(kind) => {
             let counter = if kind.is_major() { &task.faults_major } else { &task.faults_minor };
@@ -71,6 +81,9 @@ pub fn user_exception(frame: &mut TrapFrame, number: u8, code: u64) {
     let Some(task) = crate::try_current() else { return };
     if number == vector::PAGE_FAULT {
         return kernel_address(task, frame, code);
+    }
+    if number == vector::GENERAL_PROTECTION && emulate_store(task, frame) {
+        return;
     }
     // What came with a debug exception is the state of the debug registers, not an error.
     note(task, number, if number == vector::DEBUG { 0 } else { code }, None);
@@ -106,10 +119,52 @@ fn debug_trap(task: &Task, frame: &mut TrapFrame, status: u64) -> i32 {
     if status & STEP == 0 && status & HIT != 0 { si::TRAP_HWBKPT } else { si::TRAP_TRACE }
 }
 
+/// The processor was refused an access that it made with the kernel's rights while a program ran:
+/// to its tables, or, under an emulator that takes it so, to what a far return of the program
+/// pops. No page can be made that would help, so the program ends.
+fn own_access(task: &Task, address: VirtAddr) {
+    log::warn!(
+        "process {}: the processor could not reach {:x} for it; killed",
+        task.global_tid(),
+        address.0
+    );
+    signal::send_to_task(task, SigInfo::new(Signal::SIGKILL, si::KERNEL));
+}
+
+/// Does what UMIP refuses to a program; whether it was that.
+fn emulate_store(task: &Task, frame: &mut TrapFrame) -> bool {
+    let mut bytes = [0; umip::MAX_LEN];
+    let len = arch::user::copy_from_user_partial(&mut bytes, VirtAddr(frame.rip));
+    let bases = task.thread().map_or((0, 0), |t| (t.arch().fs_base(), t.arch().gs_base()));
+    let Some(store) = umip::decode(bytes.get(..len).unwrap_or_default(), frame, bases) else {
+        return false;
+    };
+    match (store.place, store.value) {
+        (Place::Register(number, len), Value::Word(word)) => {
+            umip::set_register(frame, number, len, word);
+        }
+        (Place::Register(..), Value::Table(_)) => return false,
+        (Place::Memory(at), value) => {
+            let (bytes, len) = value.bytes();
+            let bytes = bytes.get(..len).unwrap_or_default();
+            if arch::user::copy_to_user(VirtAddr(at), bytes).is_err() {
+                note(task, vector::PAGE_FAULT, FaultCode::USER | FaultCode::WRITE, Some(at));
+                signal::force_fault(task, Signal::SIGSEGV, si::SEGV_MAPERR, at);
+                return true;
+            }
+        }
+    }
+    frame.rip = frame.rip.wrapping_add(u64::from(store.len));
+    true
+}
+
 /// A user-mode access outside the user half: a call into the vsyscall page, or a wild pointer.
 fn kernel_address(task: &Task, frame: &mut TrapFrame, code: u64) {
+    if !FaultCode(code).is_user() {
+        return own_access(task, arch::trap::fault_address());
+    }
     if frame.rip & !0xfff == VSYSCALL_PAGE && FaultCode(code).is_fetch() {
-        if frame.rip & !0xc00 == VSYSCALL_PAGE && emulate_vsyscall(frame).is_some() {
+        if frame.rip & !0xc00 == VSYSCALL_PAGE && emulate_vsyscall(task, frame) == Vsyscall::Done {
             return;
         }
         // No trap is told: the program made a call that there is not.
@@ -124,22 +179,41 @@ fn kernel_address(task: &Task, frame: &mut TrapFrame, code: u64) {
 
 /// `vsyscall=xonly`: runs the system call and returns to the caller, as the page's code did. A
 /// pointer that cannot be written is a bad access, not an error number: that code knew none.
-fn emulate_vsyscall(frame: &mut TrapFrame) -> Option<()> {
-    const CALLS: [u64; 3] = [96, 201, 309]; // gettimeofday, time, getcpu
-    let number = *CALLS.get((frame.rip >> 10 & 3) as usize)?;
-    let caller = arch::user::load_u64(VirtAddr(frame.rsp)).ok()?;
-    let handlers = arch::trap::handlers()?;
+fn emulate_vsyscall(task: &Task, frame: &mut TrapFrame) -> Vsyscall {
+    // gettimeofday, time and getcpu, with the lengths of what their arguments point to.
+    const CALLS: [(u64, [usize; 2]); 3] = [(96, [16, 8]), (201, [8, 0]), (309, [4, 4])];
+    let called = CALLS.get((frame.rip >> 10 & 3) as usize);
+    let (Some(&(number, lens)), Some(handlers)) = (called, arch::trap::handlers()) else {
+        return Vsyscall::Refused;
+    };
+    let Ok(caller) = arch::user::load_u64(VirtAddr(frame.rsp)) else { return Vsyscall::Refused };
+    for (at, len) in [frame.rdi, frame.rsi].into_iter().zip(lens) {
+        if at != 0 && !arch::user::range_ok(VirtAddr(at), len) {
+            note(task, vector::PAGE_FAULT, FaultCode::USER | FaultCode::WRITE, Some(at));
+            signal::force_fault(task, Signal::SIGSEGV, si::SEGV_MAPERR, at);
+            return Vsyscall::Done;
+        }
+    }
     frame.orig_rax = number;
-    let number = frame.rax;
+    let before = frame.rax;
     (handlers.syscall)(frame);
     frame.orig_rax = u64::MAX;
     if frame.rax as i64 == -i64::from(abi::Errno::EFAULT.raw()) {
-        frame.rax = number;
-        return None;
+        frame.rax = before;
+        return Vsyscall::Refused;
     }
     frame.rip = caller;
     frame.rsp = frame.rsp.wrapping_add(8);
-    Some(())
+    Vsyscall::Done
+}
+
+/// What became of a call into the vsyscall page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Vsyscall {
+    /// It was made, or the signal for a bad pointer of it is on its way.
+    Done,
+    /// There is no such call, or it met a bad pointer.
+    Refused,
 }
 
 /// The registers in FXSAVE's layout.
