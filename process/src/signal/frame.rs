@@ -22,6 +22,10 @@ use core::sync::atomic::Ordering;
 const RED_ZONE: u64 = 128;
 /// Direction, resume and trap flags: clear when a handler starts.
 const HANDLER_CLEARED_FLAGS: u64 = 1 << 10 | 1 << 16 | 1 << 8;
+/// The flags that a frame sets: CF PF AF ZF SF TF DF OF RF AC, and not NT and ID.
+const RESTORED_FLAGS: u64 = 0x0005_0dd5;
+/// The privilege level of programs, in a selector.
+const RING: u64 = 3;
 /// Where the software bytes lie in the FXSAVE image.
 const SW_BYTES_AT: usize = 464;
 /// The size of the FXSAVE image.
@@ -190,8 +194,9 @@ fn write_fpu(at: u64, len: usize) -> Result<()> {
 }
 
 /// `rt_sigreturn(2)`: restores what [`push`] saved. Everything in the frame is the program's own:
-/// selectors are forced to user ones, flags limited, the address of the next instruction made
-/// harmless. Returns what `rax` is to be.
+/// selectors are made a program's, flags limited. What the processor then refuses, an address
+/// without a program or a selector that names no segment, is a fault of the program at its next
+/// instruction. Returns what `rax` is to be.
 pub fn sigreturn(task: &Task, regs: &mut TrapFrame) -> Result<u64> {
     // `ret` has taken the return address off.
     let frame_at = regs.rsp.wrapping_sub(8);
@@ -220,19 +225,25 @@ pub fn sigreturn(task: &Task, regs: &mut TrapFrame) -> Result<u64> {
     regs.rcx = m.rcx;
     regs.rsp = m.rsp;
     regs.rip = m.rip;
-    regs.cs = USER_CS;
-    regs.ss = USER_SS;
-    regs.set_user_rflags(m.eflags);
+    regs.cs = u64::from(m.cs) | RING;
+    regs.ss = stack_selector(&uc);
+    regs.set_user_rflags(m.eflags & RESTORED_FLAGS | regs.rflags & !RESTORED_FLAGS);
     regs.orig_rax = u64::MAX;
-    if !VirtAddr(regs.rip).is_user() {
-        // The fetch would fault in the kernel half; fail in user mode with the same signal.
-        super::force_fault(task, Signal::SIGSEGV, abi::signal::si::SEGV_MAPERR, m.rip);
-    }
     let disarmed = uc.stack.flags & SS_AUTODISARM != 0;
     if disarmed || uc.stack.size != 0 {
         let _ = set_altstack(task, uc.stack, regs.rsp);
     }
     Ok(m.rax)
+}
+
+/// The stack's selector that a frame asks for: taken as it is if it is the one of programs, if the
+/// frame insists, or with a code segment other than programs have; else the one of programs.
+/// asm/ucontext.h, `UC_STRICT_RESTORE_SS`.
+fn stack_selector(uc: &UContext) -> u64 {
+    let asked = u64::from(uc.mcontext.ss) | RING;
+    let insists = uc.flags & UC_STRICT_RESTORE_SS != 0;
+    let is_64_bit = u64::from(uc.mcontext.cs) | RING == USER_CS;
+    if insists || !is_64_bit { asked } else { USER_SS }
 }
 
 fn bad_frame(task: &Task, regs: &TrapFrame) -> Result<u64> {
@@ -251,6 +262,9 @@ fn read_fpu(at: u64) -> bool {
         && sw.xstate_size as usize <= full
         && sw.xstate_size <= sw.extended_size
         && has_magic2(at, sw.xstate_size);
+    if has_extension && !has_sound_header(at) {
+        return false;
+    }
     let (len, features) = if has_extension {
         (sw.xstate_size as usize, sw.xfeatures & fpu::signal_features())
     } else {
@@ -263,6 +277,16 @@ fn read_fpu(at: u64) -> bool {
     let mut area = vec![0u8; len];
     user::copy_from_user(&mut area, VirtAddr(at)).is_ok()
         && fpu::restore_from_signal(&area, features)
+}
+
+/// Whether XRSTOR would take the header that follows the FXSAVE image: no features that the processor
+/// does not save, and the standard format. SDM vol. 1 13.8.1. What is loaded is made sound once
+/// more, since the program can change the frame meanwhile.
+fn has_sound_header(at: u64) -> bool {
+    let header = user::read_val::<[u64; 3]>(VirtAddr(at.wrapping_add(FXSAVE_LEN as u64)));
+    header.is_ok_and(|[saved, compaction, reserved]| {
+        saved & !fpu::signal_features() == 0 && compaction == 0 && reserved == 0
+    })
 }
 
 fn has_magic2(at: u64, size: u32) -> bool {
@@ -280,6 +304,20 @@ mod tests {
         assert_eq!(size_of::<UContext>(), 304);
         assert_eq!(size_of::<RtSigFrame>(), 440);
         assert_eq!(size_of::<FpxSwBytes>(), 48);
+    }
+
+    #[test]
+    fn stack_selectors_of_frames() {
+        let of = |flags, cs, ss| {
+            let mut uc = UContext { flags, ..UContext::default() };
+            (uc.mcontext.cs, uc.mcontext.ss) = (cs, ss);
+            stack_selector(&uc)
+        };
+        // What a frame from before the field had one there says nothing.
+        assert_eq!(of(UC_FP_XSTATE, USER_CS as u16, 0), USER_SS);
+        assert_eq!(of(UC_STRICT_RESTORE_SS, USER_CS as u16, 0), 3);
+        assert_eq!(of(UC_STRICT_RESTORE_SS, USER_CS as u16, 0x18), 0x1b);
+        assert_eq!(of(0, 0x23, 0x10), 0x13);
     }
 
     #[test]
