@@ -23,8 +23,8 @@ pub const PF_R: u32 = 4;
 pub const PHENT_SIZE: usize = 56;
 /// The size of the ELF64 file header.
 pub const HEADER_SIZE: usize = 64;
-/// Linux accepts at most 64 KiB of program headers.
-const MAX_PHDR_BYTES: usize = 65536;
+/// Linux accepts at most a page of program headers.
+const MAX_PHDR_BYTES: usize = 4096;
 
 /// Why a file is no program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,23 +173,17 @@ pub fn max_alignment(segments: &[Segment]) -> u64 {
         .unwrap_or(0)
 }
 
-/// Where the program headers lie in memory (before relocation), for `AT_PHDR`.
+/// Where the program headers lie in memory (before relocation), for `AT_PHDR`: in the last segment
+/// that has them; 0 if none has.
 pub fn phdr_address(header: &Header, segments: &[Segment]) -> u64 {
     segments
         .iter()
-        .find(|s| {
+        .rfind(|s| {
             s.kind == PT_LOAD
                 && s.offset <= header.phoff
                 && header.phoff < s.offset.saturating_add(s.filesz)
         })
-        .map_or_else(
-            || {
-                // Linux 5.4 computes "load address + e_phoff" whatever the segments say.
-                let first = segments.iter().find(|s| s.kind == PT_LOAD);
-                first.map_or(0, |s| s.vaddr.wrapping_sub(s.offset).wrapping_add(header.phoff))
-            },
-            |s| header.phoff.wrapping_sub(s.offset).wrapping_add(s.vaddr),
-        )
+        .map_or(0, |s| header.phoff.wrapping_sub(s.offset).wrapping_add(s.vaddr))
 }
 
 /// How one `PT_LOAD` maps: page-aligned pieces.
@@ -259,6 +253,32 @@ mod tests {
         for s in segments.iter().filter(|s| s.kind == PT_LOAD) {
             let p = plan(s, 4096, 1 << 47).expect("plan");
             assert!(p.start <= s.vaddr && p.zero_to == s.vaddr + s.memsz);
+        }
+    }
+
+    #[test]
+    fn headers_are_where_the_last_segment_has_them() {
+        let header = Header { kind: Kind::Fixed, entry: 0, phoff: 64, phnum: 2 };
+        let load = |offset, vaddr| Segment {
+            kind: PT_LOAD,
+            flags: PF_R,
+            offset,
+            vaddr,
+            filesz: 0x1000,
+            memsz: 0x1000,
+            align: 4096,
+        };
+        assert_eq!(phdr_address(&header, &[load(0, 0x1000), load(0, 0x8000)]), 0x8040);
+        assert_eq!(phdr_address(&header, &[load(0, 0x1000), load(0x1000, 0x8000)]), 0x1040);
+        assert_eq!(phdr_address(&header, &[load(0x1000, 0x8000)]), 0);
+    }
+
+    #[test]
+    fn more_than_a_page_of_headers_is_refused() {
+        let mut bytes = image();
+        for (count, is_fine) in [(73u16, true), (74, false)] {
+            bytes[56..58].copy_from_slice(&count.to_le_bytes());
+            assert_eq!(Header::parse(&bytes).is_ok(), is_fine);
         }
     }
 

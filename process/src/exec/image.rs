@@ -228,6 +228,8 @@ impl Builder {
             }
             if plan.zero_to > anonymous {
                 let len = page_up(plan.zero_to) - anonymous;
+                // Of the segment's rights only that to execute counts for what is not in the file.
+                let prot = PROT_READ | PROT_WRITE | prot & PROT_EXEC;
                 self.map_anonymous(anonymous, len, prot, MAP_FIXED)?;
             }
             end = end.max(plan.zero_to);
