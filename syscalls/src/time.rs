@@ -46,7 +46,11 @@ pub(crate) fn deadline_ms(limit: i32) -> Option<Deadline> {
 
 /// Reads a `struct timespec` in nanoseconds.
 pub(crate) fn read_timespec(at: VirtAddr) -> Result<u64> {
-    let [sec, nsec]: [i64; 2] = user::read_val(at)?;
+    nanoseconds(user::read_val(at)?)
+}
+
+/// The seconds and nanoseconds of a `struct timespec` in nanoseconds.
+pub(crate) fn nanoseconds([sec, nsec]: [i64; 2]) -> Result<u64> {
     if sec < 0 || !(0..1_000_000_000).contains(&nsec) {
         return Err(Errno::EINVAL);
     }
@@ -90,14 +94,7 @@ fn read_clock(task: &Task, id: i32) -> Result<u64> {
 /// The clocks of other processes and threads (`clock_getcpuclockid(3)`): the number, inverted, above
 /// three bits of kind.
 fn read_cpu_clock(task: &Task, id: i32) -> Result<u64> {
-    let clock = cpu_clock(task, id)?;
-    let (user, system) = if clock.of_thread {
-        let usage = Usage::of(&clock.target);
-        (usage.utime_ns, usage.stime_ns)
-    } else {
-        clock.target.group.cpu_time()
-    };
-    Ok(if clock.user_only { user } else { user + system })
+    Ok(cpu_clock(task, id)?.read())
 }
 
 /// A decoded clock of a process or thread.
@@ -105,6 +102,19 @@ pub(crate) struct CpuClock {
     pub(crate) target: Arc<Task>,
     pub(crate) of_thread: bool,
     pub(crate) user_only: bool,
+}
+
+impl CpuClock {
+    /// Its value in nanoseconds.
+    fn read(&self) -> u64 {
+        let (user, system) = if self.of_thread {
+            let usage = Usage::of(&self.target);
+            (usage.utime_ns, usage.stime_ns)
+        } else {
+            self.target.group.cpu_time()
+        };
+        if self.user_only { user } else { user + system }
+    }
 }
 
 /// Decodes a negative clock number.
@@ -137,10 +147,14 @@ fn sys_clock_getres(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
 }
 
 fn sys_clock_settime(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
-    if id != 0 {
+    if id > 0 {
         return Err(Errno::EINVAL);
     }
     let ns = read_timespec(at)?;
+    if id < 0 {
+        cpu_clock(cx.task, id)?;
+        return Err(Errno::EPERM);
+    }
     cx.task.creds().require(Cap::SYS_TIME)?;
     check_wall_time(ns)?;
     clock::set_realtime(ns);
@@ -209,6 +223,54 @@ fn sleep(task: &Task, deadline: Deadline, remaining: Option<VirtAddr>) -> Result
     }
 }
 
+/// Sleeps by the clock of a process; that of a thread cannot be waited for by itself.
+fn sleep_by_processor(
+    task: &Task,
+    id: i32,
+    is_absolute: bool,
+    ns: u64,
+    remaining: VirtAddr,
+) -> Result<usize> {
+    const OWN_PROCESS: i32 = !0 << 3 | 2;
+    let clock = cpu_clock(task, if id == 2 { OWN_PROCESS } else { id })?;
+    if clock.of_thread && core::ptr::eq(&*clock.target, task) {
+        return Err(Errno::EINVAL);
+    }
+    if is_absolute {
+        return sleep_until(task, clock, ns, None);
+    }
+    let until = clock.read().saturating_add(ns);
+    sleep_until(task, clock, until, Some(remaining))
+}
+
+/// Sleeps until `clock` shows `until`, looking again when it can be there at the earliest: when all
+/// processors have worked for it.
+fn sleep_until(
+    task: &Task,
+    clock: CpuClock,
+    until: u64,
+    remaining: Option<VirtAddr>,
+) -> Result<usize> {
+    const SHORTEST_NS: u64 = 1_000_000;
+    let queue = WaitQueue::new();
+    let processors = arch::cpu::online().len().max(1) as u64;
+    loop {
+        let left = until.saturating_sub(clock.read());
+        if left == 0 {
+            return Ok(0);
+        }
+        let deadline = Deadline::after_ns((left / processors).max(SHORTEST_NS));
+        let waited = queue.wait_interruptible(|| None::<()>, Some(deadline));
+        if waited == Err(sched::WaitError::Interrupted) {
+            let Some(at) = remaining else { return Err(Errno::ERESTARTNOHAND) };
+            if !at.is_null() {
+                write_timespec(at, until.saturating_sub(clock.read()))?;
+            }
+            return Err(task.restart_with(move |task| sleep_until(task, clock, until, remaining)));
+        }
+    }
+}
+
 fn sys_nanosleep(cx: &mut Cx<'_>, request: VirtAddr, remaining: VirtAddr) -> Result<usize> {
     let ns = read_timespec(request)?;
     sleep(cx.task, Deadline::after_ns(ns), Some(remaining))
@@ -222,10 +284,15 @@ fn sys_clock_nanosleep(
     remaining: VirtAddr,
 ) -> Result<usize> {
     const ABSTIME: u32 = 1;
-    if !matches!(id, 0 | 1 | 7 | 8 | 9 | 11) {
-        return Err(if matches!(id, 2..=6) { Errno::EOPNOTSUPP } else { Errno::EINVAL });
+    match id {
+        ..=2 | 7 | 8 | 9 | 11 => {}
+        3..=6 => return Err(Errno::EOPNOTSUPP),
+        _ => return Err(Errno::EINVAL),
     }
     let ns = read_timespec(request)?;
+    if id < 0 || id == 2 {
+        return sleep_by_processor(cx.task, id, flags & ABSTIME != 0, ns, remaining);
+    }
     if flags & ABSTIME == 0 {
         return sleep(cx.task, Deadline::after_ns(ns), Some(remaining));
     }
@@ -244,15 +311,45 @@ fn sys_clock_nanosleep(
     }
 }
 
-/// `struct timex`: read only. The clock is not steered: state `TIME_ERROR` until it is set.
-fn timex(cx: &Cx<'_>, at: VirtAddr) -> Result<usize> {
-    const LEN: usize = 208;
-    let mut buffer = [0u8; LEN];
-    user::copy_from_user(&mut buffer, at)?;
-    let modes = u32::from_le_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
-    if modes != 0 {
+/// Whether `modes`, what is to be set, is possible and allowed (`adjtimex(2)`).
+fn check_modes(cx: &Cx<'_>, modes: u32, buffer: &[u8; TIMEX_LEN]) -> Result<()> {
+    const OFFSET: u32 = 1;
+    const SETOFFSET: u32 = 0x100;
+    const READ_ONLY: u32 = 0x2000;
+    const TICK: u32 = 0x4000;
+    const SINGLE_SHOT: u32 = 0x8000;
+    let field = |at: usize| {
+        let bytes = buffer.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, i64::from_le_bytes)
+    };
+    if modes & SINGLE_SHOT != 0 && modes & OFFSET == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let only_reads = modes & SINGLE_SHOT != 0 && modes & READ_ONLY != 0;
+    if modes != 0 && !only_reads {
         cx.task.creds().require(Cap::SYS_TIME)?;
     }
+    if modes & TICK != 0 && modes & SINGLE_SHOT == 0 && !(9000..=11000).contains(&field(88)) {
+        return Err(Errno::EINVAL);
+    }
+    // With nanoseconds instead of microseconds.
+    let parts = if modes & READ_ONLY != 0 { 1_000_000_000 } else { 1_000_000 };
+    if modes & SETOFFSET == 0 {
+        return Ok(());
+    }
+    cx.task.creds().require(Cap::SYS_TIME)?;
+    if (0..parts).contains(&field(80)) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// The length of `struct timex`.
+const TIMEX_LEN: usize = 208;
+
+/// `struct timex`: read only. The clock is not steered: state `TIME_ERROR` until it is set.
+fn timex(cx: &Cx<'_>, at: VirtAddr) -> Result<usize> {
+    let mut buffer = [0u8; TIMEX_LEN];
+    user::copy_from_user(&mut buffer, at)?;
+    let modes = u32::from_le_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
+    check_modes(cx, modes, &buffer)?;
     let now = clock::realtime_ns();
     let mut put = |offset: usize, value: u64| {
         if let Some(slot) = buffer.get_mut(offset..offset + 8) {
@@ -277,8 +374,14 @@ fn sys_adjtimex(cx: &mut Cx<'_>, at: VirtAddr) -> Result<usize> {
 }
 
 fn sys_clock_adjtime(cx: &mut Cx<'_>, id: i32, at: VirtAddr) -> Result<usize> {
-    if id != 0 {
-        return Err(Errno::EOPNOTSUPP);
+    match id {
+        0 => timex(cx, at),
+        _ if !user::range_ok(at, TIMEX_LEN)
+            || user::fault_in_readable(at, TIMEX_LEN) != TIMEX_LEN =>
+        {
+            Err(Errno::EFAULT)
+        }
+        ..=9 | 11 => Err(Errno::EOPNOTSUPP),
+        _ => Err(Errno::EINVAL),
     }
-    timex(cx, at)
 }

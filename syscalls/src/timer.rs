@@ -98,16 +98,15 @@ fn timer_clock(task: &Task, id: i32) -> Result<Clock> {
     })
 }
 
-/// Reads a `struct sigevent`: who is told, and the value.
-fn read_event(task: &Task, at: VirtAddr) -> Result<(Notify, Option<u64>)> {
+/// Decodes a `struct sigevent`: who is told, and the value.
+fn decode_event(task: &Task, event: Option<[u64; 3]>) -> Result<(Notify, Option<u64>)> {
     const SIGNAL: i32 = 0;
     const NONE: i32 = 1;
     const THREAD: i32 = 2;
     const THREAD_ID: i32 = 4;
-    if at.is_null() {
+    let Some([value, signal_and_kind, tid]) = event else {
         return Ok((Notify::Process(Signal::SIGALRM), None));
-    }
-    let [value, signal_and_kind, tid]: [u64; 3] = user::read_val(at)?;
+    };
     let signal = Signal::new(signal_and_kind as i32).ok_or(Errno::EINVAL);
     let notify = match (signal_and_kind >> 32) as i32 {
         NONE => Notify::Nobody,
@@ -123,7 +122,16 @@ fn read_event(task: &Task, at: VirtAddr) -> Result<(Notify, Option<u64>)> {
 }
 
 fn sys_timer_create(cx: &mut Cx<'_>, clock: i32, event: VirtAddr, id: VirtAddr) -> Result<usize> {
-    let (notify, value) = read_event(cx.task, event)?;
+    // The order of the checks: the event's memory, the clock's kind, the event, the place for the
+    // number, whose clock it is.
+    let event = if event.is_null() { None } else { Some(user::read_val(event)?) };
+    if clock >= 0 {
+        timer_clock(cx.task, clock)?;
+    }
+    let (notify, value) = decode_event(cx.task, event)?;
+    if clock < 0 && user::fault_in_writable(id, size_of::<i32>()) < size_of::<i32>() {
+        return Err(Errno::EFAULT);
+    }
     if matches!(clock, 8 | 9) {
         cx.task.creds().require(Cap::WAKE_ALARM)?;
     }
