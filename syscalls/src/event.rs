@@ -53,6 +53,7 @@ fn sys_epoll_ctl(cx: &mut Cx<'_>, epfd: i32, op: u32, fd: i32, event: VirtAddr) 
         if op == EPOLL_CTL_DEL { EpollEvent::default() } else { user::read_val(event)? };
     let instance = file(cx, epfd)?;
     let target = file(cx, fd)?;
+    epoll::check_target(&target)?;
     let data = u64::from(event.data[0]) | u64::from(event.data[1]) << 32;
     epoll::epoll_of(&instance)?.control(op, fd, &target, event.events, data)?;
     Ok(0)
@@ -62,6 +63,9 @@ fn wait(cx: &Cx<'_>, epfd: i32, events: VirtAddr, count: i32, timeout_ms: i32) -
     const LEN: u64 = size_of::<EpollEvent>() as u64;
     let count = usize::try_from(count).ok().filter(|n| *n != 0 && *n <= i32::MAX as usize / 12);
     let count = count.ok_or(Errno::EINVAL)?;
+    if !user::range_ok(events, count * size_of::<EpollEvent>()) {
+        return Err(Errno::EFAULT);
+    }
     let instance = file(cx, epfd)?;
     let deadline = crate::time::deadline_ms(timeout_ms);
     let mut at = events;

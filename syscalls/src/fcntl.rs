@@ -21,10 +21,12 @@ pub(crate) fn fcntl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<usiz
     let file = table.get_any(fd)?;
     let limit = cx.task.limit(Resource::Nofile);
     let dup = |cloexec| -> Result<usize> {
-        if arg >= limit || arg > u64::from(u32::MAX) {
+        // The lower half is what counts.
+        let lowest = arg as u32;
+        if u64::from(lowest) >= limit {
             return Err(Errno::EINVAL);
         }
-        Ok(table.add(file.clone(), arg as u32, limit, cloexec)? as usize)
+        Ok(table.add(file.clone(), lowest, limit, cloexec)? as usize)
     };
     match cmd {
         F_DUPFD => return dup(CloseOnExec::No),

@@ -5,11 +5,12 @@ use crate::fsctx::*;
 use abi::fcntl::*;
 use abi::process::Resource;
 use abi::{Errno, Result};
+use alloc::vec::Vec;
 use arch::VirtAddr;
-use arch::uio::{Sink, Source};
+use arch::uio::{Segment, Sink, Source};
 use arch::user;
 use vfs::rw::{self, At};
-use vfs::{CloseOnExec, FileKind, FileMode};
+use vfs::{Cap, CloseOnExec, FileKind, FileMode};
 
 crate::syscalls! {
     0 read => sys_read(fd: Fd, buf: Hex, count: Dec);
@@ -81,6 +82,16 @@ fn sys_pwrite(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize, pos: i64) -
     rw::write(&context(cx).get(), &file, at, &mut source(buf, count)?, 0)
 }
 
+/// The segments of a call on a file for which it is `allowed` or not: that a file has no offsets is
+/// told before what is wrong with the list, that it was not opened for this after.
+fn vector(allowed: Result<()>, iov: VirtAddr, count: usize) -> Result<Vec<Segment>> {
+    if allowed == Err(Errno::ESPIPE) {
+        return Err(Errno::ESPIPE);
+    }
+    let list = segments(iov, count)?;
+    allowed.map(|()| list)
+}
+
 fn read_vector(
     cx: &Cx<'_>,
     fd: i32,
@@ -90,8 +101,8 @@ fn read_vector(
     rwf: u32,
 ) -> Result<usize> {
     let file = file(cx, fd)?;
-    rw::check_read(&file, at)?;
-    let list = segments(iov, count)?;
+    let allowed = rw::check_read(&file, at);
+    let list = vector(allowed, iov, count)?;
     if list.iter().all(|segment| segment.len == 0) {
         return Ok(0);
     }
@@ -108,8 +119,8 @@ fn write_vector(
     rwf: u32,
 ) -> Result<usize> {
     let file = file(cx, fd)?;
-    rw::check_write(&file, at)?;
-    let list = segments(iov, count)?;
+    let allowed = rw::check_write(&file, at);
+    let list = vector(allowed, iov, count)?;
     if list.iter().all(|segment| segment.len == 0) {
         return Ok(0);
     }
@@ -240,6 +251,7 @@ const FIONCLEX: u32 = 0x5450;
 const FIOCLEX: u32 = 0x5451;
 const FIOASYNC: u32 = 0x5452;
 const FIOQSIZE: u32 = 0x5460;
+const FIBMAP: u32 = 1;
 const FIGETBSZ: u32 = 2;
 const FICLONE: u32 = 0x4004_9409;
 const FICLONERANGE: u32 = 0x4020_940d;
@@ -274,6 +286,11 @@ fn sys_ioctl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
         FIOQSIZE if matches!(file.inode().kind, FileKind::Regular | FileKind::Directory) => {
             user::write_val(at, &file.inode().size())?;
             Ok(0)
+        }
+        FIBMAP if file.inode().kind == FileKind::Regular => {
+            cx.task.creds().require(Cap::SYS_RAWIO)?;
+            // No file system tells where its blocks are.
+            Err(Errno::EINVAL)
         }
         FIGETBSZ => {
             user::write_val(at, &file.inode().sb().block_size)?;
@@ -448,20 +465,35 @@ fn sys_sendfile(
     at: VirtAddr,
     count: usize,
 ) -> Result<usize> {
-    // The order of the checks: the offset, the source, the target.
-    let start = optional_offset(at)?;
+    if at.is_null() {
+        return send(cx, out, input, None, count);
+    }
+    let start: i64 = user::read_val(at)?;
+    let outcome = send(cx, out, input, Some(start), count);
+    // Written back also when nothing was sent: an offset that cannot be written is an error.
+    user::write_val(at, &start.wrapping_add(outcome.unwrap_or(0) as i64))?;
+    outcome
+}
+
+/// `sendfile(2)` from `start`. The order of the checks: the source, the offset, the target.
+fn send(cx: &Cx<'_>, out: i32, input: i32, start: Option<i64>, count: usize) -> Result<usize> {
     let from = file(cx, input)?;
-    rw::check_read(&from, start)?;
-    let to = file(cx, out)?;
-    rw::check_write(&to, At::Position)?;
+    rw::check_read(&from, At::Position)?;
+    let start = start.map(offset);
+    if start.is_some() {
+        rw::check_read(&from, At::Offset(0))?;
+    }
+    let start = start.transpose()?.unwrap_or(At::Position);
     if count > isize::MAX as usize {
         return Err(Errno::EINVAL);
     }
+    let to = file(cx, out)?;
+    rw::check_write(&to, At::Position)?;
+    if count == 0 {
+        return Ok(0);
+    }
     let ctx = context(cx);
-    let done =
-        anon::pipe::splice::sendfile(&ctx.get(), &to, &from, start, count.min(MAX_TRANSFER))?;
-    store_offset(at, start, done)?;
-    Ok(done)
+    anon::pipe::splice::sendfile(&ctx.get(), &to, &from, start, count.min(MAX_TRANSFER))
 }
 
 /// `splice(2)`.
@@ -502,7 +534,10 @@ fn sys_tee(cx: &mut Cx<'_>, from: i32, to: i32, len: usize, flags: u32) -> Resul
     if len == 0 {
         return Ok(0);
     }
-    anon::pipe::splice::tee(&*file(cx, from)?, &*file(cx, to)?, len.min(MAX_TRANSFER), flags)
+    let (from, to) = (file(cx, from)?, file(cx, to)?);
+    rw::check_read(&from, At::Position)?;
+    rw::check_write(&to, At::Position)?;
+    anon::pipe::splice::tee(&from, &to, len.min(MAX_TRANSFER), flags)
 }
 
 /// `vmsplice(2)`.
@@ -539,14 +574,16 @@ fn sys_copy_file_range(
     flags: u32,
 ) -> Result<usize> {
     let (from, to) = (file(cx, from)?, file(cx, to)?);
+    let (at_in, at_out) = (optional_offset(off_in)?, optional_offset(off_out)?);
     if flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let (at_in, at_out) = (optional_offset(off_in)?, optional_offset(off_out)?);
     let ctx = context(cx);
     let len = len.min(MAX_TRANSFER);
     let done = anon::pipe::splice::copy_file_range(&ctx.get(), &from, at_in, &to, at_out, len)?;
-    store_offset(off_in, at_in, done)?;
-    store_offset(off_out, at_out, done)?;
+    if done != 0 {
+        store_offset(off_in, at_in, done)?;
+        store_offset(off_out, at_out, done)?;
+    }
     Ok(done)
 }

@@ -60,7 +60,9 @@ impl vfs::DirSink for Records {
 
 fn getdents(cx: &Cx<'_>, fd: i32, buf: VirtAddr, count: u32, wide: bool) -> Result<usize> {
     let file = file(cx, fd)?;
-    let mut records = Records { at: buf, left: count as usize, done: 0, error: None, wide };
+    // A number with a sign: what is too large has room for nothing.
+    let left = i32::try_from(count).map_or(0, |count| count as usize);
+    let mut records = Records { at: buf, left, done: 0, error: None, wide };
     vfs::rw::read_dir(&file, &mut records)?;
     match records.error {
         Some(error) if records.done == 0 => Err(error),

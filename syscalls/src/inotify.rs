@@ -29,10 +29,10 @@ fn sys_inotify_init1(cx: &mut Cx<'_>, flags: u32) -> Result<usize> {
     install(cx, file, cloexec(flags))
 }
 
-/// `inotify_add_watch(2)`. Bits that mean nothing are ignored unless they are all there is.
+/// `inotify_add_watch(2)`. Bits that mean nothing are `EINVAL`.
 fn sys_inotify_add_watch(cx: &mut Cx<'_>, fd: i32, path: VirtAddr, mask: u32) -> Result<usize> {
     const KNOWN: u32 = IN_ALL_EVENTS | 0xf700_e000;
-    if mask & KNOWN == 0 {
+    if mask & !KNOWN != 0 || mask == 0 {
         return Err(Errno::EINVAL);
     }
     if mask & IN_MASK_ADD != 0 && mask & IN_MASK_CREATE != 0 {

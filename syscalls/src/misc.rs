@@ -140,9 +140,23 @@ fn sys_init_module(cx: &mut Cx<'_>, _: VirtAddr, _: u64, _: VirtAddr) -> Result<
     Err(Errno::ENOEXEC)
 }
 
-fn sys_finit_module(cx: &mut Cx<'_>, _: i32, _: VirtAddr, _: u32) -> Result<usize> {
+/// `finit_module(2)`: there are no modules for this kernel, so that no file is one.
+fn sys_finit_module(cx: &mut Cx<'_>, fd: i32, _: VirtAddr, flags: u32) -> Result<usize> {
+    // MODULE_INIT_IGNORE_MODVERSIONS, …_IGNORE_VERMAGIC, …_COMPRESSED_FILE.
+    const KNOWN: u32 = 7;
     require(cx, Cap::SYS_MODULE)?;
-    Err(Errno::ENOEXEC)
+    if flags & !KNOWN != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let file = crate::fsctx::file(cx, fd)?;
+    if !file.can_read() {
+        return Err(Errno::EBADF);
+    }
+    if file.inode().kind != vfs::FileKind::Regular {
+        return Err(Errno::EINVAL);
+    }
+    let _nobody_writes = vfs::DenyWrite::new(&file)?;
+    Err(if file.inode().size() == 0 { Errno::EINVAL } else { Errno::ENOEXEC })
 }
 
 fn sys_delete_module(cx: &mut Cx<'_>, _: VirtAddr, _: u32) -> Result<usize> {

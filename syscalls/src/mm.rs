@@ -43,6 +43,8 @@ const MAP_ANONYMOUS: u32 = 0x20;
 const MAP_GROWSDOWN: u32 = 0x100;
 const MAP_LOCKED: u32 = 0x2000;
 const MAP_HUGETLB: u32 = 0x4_0000;
+/// Where the flags have the logarithm of a huge page's size.
+const MAP_HUGE_SHIFT: u32 = 26;
 const MAP_STACK: u32 = 0x2_0000;
 const MAP_FIXED_NOREPLACE: u32 = 0x10_0000;
 /// What `MAP_SHARED_VALIDATE` accepts.
@@ -60,6 +62,25 @@ pub(crate) fn limits(task: &Task) -> Limits {
         data: task.limit(Resource::Data),
         locked: if may_lock { u64::MAX } else { task.limit(Resource::Memlock) },
     }
+}
+
+/// Whether huge pages would be of a size that the machine does not have.
+fn has_odd_huge_pages(flags: u32) -> bool {
+    !matches!(flags >> MAP_HUGE_SHIFT & 0x3f, 0 | 21 | 30)
+}
+
+/// Whether a map may lie at this very address.
+fn check_fixed(cx: &Cx<'_>, addr: u64, len: u64) -> Result<()> {
+    if addr > arch::USER_END - len {
+        return Err(Errno::ENOMEM);
+    }
+    if !addr.is_multiple_of(PAGE_SIZE as u64) {
+        return Err(Errno::EINVAL);
+    }
+    if addr < vm::MMAP_MIN && !cx.task.capable(Cap::SYS_RAWIO) {
+        return Err(Errno::EPERM);
+    }
+    Ok(())
 }
 
 /// `mmap(2)`. `MAP_HUGETLB` is refused with `ENOMEM`: there are no reserved huge pages.
@@ -80,18 +101,32 @@ fn sys_mmap(
     } else {
         Some(cx.task.files().ok_or(Errno::EBADF)?.get(fd)?)
     };
-    if len == 0 {
+    // Files have no huge pages.
+    if len == 0 || flags & MAP_HUGETLB != 0 && (file.is_some() || has_odd_huge_pages(flags)) {
         return Err(Errno::EINVAL);
     }
     let pages = len.div_ceil(PAGE_SIZE as u64);
     if pages > u64::MAX / PAGE_SIZE as u64 {
         return Err(Errno::ENOMEM);
     }
-    if file.is_some() && offset.checked_add(pages * PAGE_SIZE as u64).is_none() {
-        return Err(Errno::EOVERFLOW);
-    }
     if len > arch::USER_END {
         return Err(Errno::ENOMEM);
+    }
+    let limits = limits(cx.task);
+    if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 {
+        check_fixed(cx, addr, len)?;
+    }
+    if flags & MAP_LOCKED != 0 {
+        if limits.locked == 0 {
+            return Err(Errno::EPERM);
+        }
+        if len.saturating_add(space(cx.task)?.locked_bytes()) > limits.locked {
+            return Err(Errno::EAGAIN);
+        }
+    }
+    // No file has bytes there.
+    if file.is_some() && offset.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
+        return Err(Errno::EOVERFLOW);
     }
     let kind = flags & MAP_TYPE;
     match kind {
@@ -134,16 +169,6 @@ fn sys_mmap(
             Some(file.ops().mmap(&file, &MapArgs { offset, len, prot, flags })?)
         }
     };
-    let limits = limits(cx.task);
-    if flags & MAP_LOCKED != 0 && limits.locked == 0 {
-        return Err(Errno::EPERM);
-    }
-    if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0
-        && addr < vm::MMAP_MIN
-        && !cx.task.capable(Cap::SYS_RAWIO)
-    {
-        return Err(Errno::EPERM);
-    }
     let request = MapRequest { addr, len, prot, flags, source, offset };
     Ok(mm.mmap_within(&request, &limits)? as usize)
 }
@@ -186,9 +211,13 @@ fn sys_mremap(
     old: u64,
     old_len: u64,
     new_len: u64,
-    flags: u32,
+    flags: u64,
     new: u64,
 ) -> Result<usize> {
+    let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+    if !old.is_multiple_of(PAGE_SIZE as u64) {
+        return Err(Errno::EINVAL);
+    }
     let limits = limits(cx.task);
     Ok(space(cx.task)?.mremap(old, old_len, new_len, flags, new, &limits)? as usize)
 }
@@ -226,6 +255,9 @@ fn sys_mincore(cx: &mut Cx<'_>, addr: u64, len: u64, out: VirtAddr) -> Result<us
 }
 
 fn sys_madvise(cx: &mut Cx<'_>, addr: u64, len: u64, advice: i32) -> Result<usize> {
+    if len > u64::MAX - PAGE_SIZE as u64 + 1 {
+        return Err(Errno::EINVAL);
+    }
     space(cx.task)?.madvise(addr, len, advice)?;
     Ok(0)
 }
@@ -235,6 +267,16 @@ fn lock(cx: &Cx<'_>, addr: u64, len: u64, on_fault: bool) -> Result<usize> {
     let limits = limits(cx.task);
     if limits.locked == 0 {
         return Err(Errno::EPERM);
+    }
+    // In whole pages, where the very longest is nothing; what is no range at all is mostly more than
+    // may be locked in the first place.
+    let page = PAGE_SIZE as u64;
+    let whole = len.wrapping_add(addr % page).wrapping_add(page - 1) & !(page - 1);
+    if whole > limits.locked {
+        return Err(Errno::ENOMEM);
+    }
+    if whole == 0 {
+        return Ok(0);
     }
     mm.mlock(addr, len, on_fault, &limits)?;
     Ok(0)
@@ -305,6 +347,7 @@ fn segments(from: VirtAddr, count: usize) -> Result<Vec<(VirtAddr, usize)>> {
     (0..count)
         .map(|i| {
             let [base, len]: [u64; 2] = user::read_val(from.wrapping_add(i as u64 * 16))?;
+            let len = isize::try_from(len).map_err(|_| Errno::EINVAL)?;
             Ok((VirtAddr(base), len as usize))
         })
         .collect()
@@ -327,6 +370,8 @@ fn transfer(
     if flags != 0 {
         return Err(Errno::EINVAL);
     }
+    // Of the numbers of segments the lower half counts.
+    let (nlocal, nremote) = (nlocal as u32 as usize, nremote as u32 as usize);
     let local = segments(local, nlocal)?;
     if local.iter().all(|(_, len)| *len == 0) {
         return Ok(0);

@@ -91,6 +91,7 @@ fn sys_umount2(cx: &mut Cx<'_>, target: VirtAddr, flags: u32) -> Result<usize> {
 fn sys_pivot_root(cx: &mut Cx<'_>, new_root: VirtAddr, put_old: VirtAddr) -> Result<usize> {
     let hold = context(cx);
     let ctx = hold.get();
+    vfs::mount::check_may_mount(&ctx)?;
     let flags = Walk::FOLLOW | Walk::DIRECTORY;
     let new = resolve(cx, &ctx, AT_FDCWD, new_root, flags)?;
     let old = resolve(cx, &ctx, AT_FDCWD, put_old, flags)?;

@@ -33,13 +33,9 @@ fn queue(file: &File) -> Result<&Queue> {
 }
 
 /// What `mq_open` was asked for, within the limits: `EINVAL`.
-fn wanted(cx: &Cx<'_>, instance: &Instance, at: VirtAddr) -> Result<Attributes> {
+fn wanted(cx: &Cx<'_>, instance: &Instance, asked: MqAttr) -> Result<Attributes> {
     const MESSAGES_MOST: i64 = 65536;
     const SIZE_MOST: i64 = 16 * 1024 * 1024;
-    if at.is_null() {
-        return Ok(instance.default_attributes());
-    }
-    let asked: MqAttr = user::read_val(at)?;
     let (messages, size) = if cx.task.capable(Cap::SYS_RESOURCE) {
         (MESSAGES_MOST, SIZE_MOST)
     } else {
@@ -60,13 +56,14 @@ fn sys_mq_open(
     mode: u32,
     attributes: VirtAddr,
 ) -> Result<usize> {
+    let asked =
+        if attributes.is_null() { None } else { Some(user::read_val::<MqAttr>(attributes)?) };
     let name = read_path(name, false)?;
     let flags = flags & (O_ACCMODE | O_CREAT | O_EXCL | O_NONBLOCK);
     let instance = instance(cx);
-    let attributes = if flags & O_CREAT != 0 {
-        wanted(cx, &instance, attributes)?
-    } else {
-        instance.default_attributes()
+    let attributes = match asked {
+        Some(asked) if flags & O_CREAT != 0 => wanted(cx, &instance, asked)?,
+        _ => instance.default_attributes(),
     };
     let fs = context(cx);
     let charge = || process::ipc::mq::charge(cx.task, attributes);
@@ -149,6 +146,8 @@ fn sys_mq_notify(cx: &mut Cx<'_>, fd: i32, event: VirtAddr) -> Result<usize> {
         let [signo, notify]: [i32; 2] = user::read_val(event.wrapping_add(8))?;
         let signal = match notify {
             SIGEV_NONE => None,
+            // Signal 0 is none.
+            SIGEV_SIGNAL if signo == 0 => None,
             SIGEV_SIGNAL => Some(Signal::new(signo).ok_or(Errno::EINVAL)?),
             // The value would name a netlink socket, of which there are none.
             SIGEV_THREAD => return Err(Errno::EBADF),

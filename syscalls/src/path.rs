@@ -84,7 +84,7 @@ fn check_open(flags: u32, mode: u32, resolve: u64) -> Result<OpenHow> {
 }
 
 fn open_at(cx: &Cx<'_>, dirfd: i32, path: VirtAddr, how: &OpenHow) -> Result<usize> {
-    let name = read_path(path, true)?;
+    let name = read_path(path, false)?;
     let ctx = context(cx);
     let ctx = ctx.get();
     let base = base(cx, dirfd, &name)?;
@@ -306,11 +306,22 @@ fn sys_renameat2(
     flags: u32,
 ) -> Result<usize> {
     let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+    let exclusive = RenameFlags::NOREPLACE | RenameFlags::WHITEOUT;
+    if flags.contains(RenameFlags::EXCHANGE) && flags.intersects(exclusive) {
+        return Err(Errno::EINVAL);
+    }
     let ctx = context(cx);
     let ctx = ctx.get();
     let old = read_path(old, false)?;
     let from = base(cx, old_dir, &old)?;
-    let new = read_path(new, false)?;
+    let new = match read_path(new, false) {
+        Ok(new) => new,
+        // The old name's directory comes first.
+        Err(error) => {
+            let parent = vfs::walk_to_parent(&ctx, from.path(&ctx), &old);
+            return Err(parent.err().unwrap_or(error));
+        }
+    };
     let to = base(cx, new_dir, &new)?;
     ops::rename(&ctx, from.path(&ctx), &old, to.path(&ctx), &new, flags).map(|()| 0)
 }
@@ -346,7 +357,13 @@ fn sys_linkat(
     }
     let old = read_path(old, flags & AT_EMPTY_PATH != 0)?;
     let from = base(cx, old_dir, &old)?;
-    let new = read_path(new, false)?;
+    let new = match read_path(new, false) {
+        Ok(new) => new,
+        // The file comes first.
+        Err(error) => {
+            return Err(vfs::walk(&ctx, from.path(&ctx), &old, how).err().unwrap_or(error));
+        }
+    };
     let to = base(cx, new_dir, &new)?;
     ops::link(&ctx, from.path(&ctx), &old, how, to.path(&ctx), &new).map(|()| 0)
 }
@@ -419,8 +436,8 @@ fn sys_name_to_handle_at(
     let (kind, bytes) = inode.ops().file_handle(&inode).ok_or(Errno::EOPNOTSUPP)?;
     let fits = bytes.len() <= head.handle_bytes as usize;
     let new = FileHandleHead { handle_bytes: bytes.len() as u32, handle_type: kind };
-    user::write_val(handle, &new)?;
     user::write_val(mount, &(path.mount.id as i32))?;
+    user::write_val(handle, &new)?;
     if !fits {
         return Err(Errno::EOVERFLOW);
     }

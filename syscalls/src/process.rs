@@ -300,7 +300,8 @@ fn write_usage(at: VirtAddr, report: Option<&Report>) -> Result<()> {
     Ok(())
 }
 
-/// `waitid(2)`.
+/// `waitid(2)`. Of `info` the fields that mean something are written, as zeroes if there is no news
+/// and also if the call fails.
 fn sys_waitid(
     cx: &mut Cx<'_>,
     kind: i32,
@@ -309,6 +310,20 @@ fn sys_waitid(
     options: u32,
     rusage: VirtAddr,
 ) -> Result<usize> {
+    let outcome = wait_for(cx, kind, id, options);
+    let report = outcome.as_ref().ok().and_then(Option::as_ref);
+    write_usage(rusage, report)?;
+    if !info.is_null() {
+        let signo = if report.is_some() { Signal::SIGCHLD.raw() as i32 } else { 0 };
+        let (code, pid, uid, value) =
+            report.map_or((0, 0, 0, 0), |r| (r.code, r.pid, r.uid as i32, r.value));
+        user::write_val(info, &[signo, 0, code])?;
+        user::write_val(info.wrapping_add(16), &[pid, uid, value])?;
+    }
+    outcome.map(|_| 0)
+}
+
+fn wait_for(cx: &Cx<'_>, kind: i32, id: i32, options: u32) -> Result<Option<Report>> {
     let known = w::WNOHANG
         | w::WNOWAIT
         | w::WEXITED
@@ -330,19 +345,7 @@ fn sys_waitid(
         w::P_PIDFD if id >= 0 => Target::Process(crate::pidfd::pid_of(cx.task, id)?),
         _ => return Err(Errno::EINVAL),
     };
-    let report = wait::wait(cx.task, &wait::Request { target, options })?;
-    write_usage(rusage, report.as_ref())?;
-    if info.is_null() {
-        return Ok(0);
-    }
-    // Only the fields that mean something are written; without news they are zero.
-    let signo = if report.is_some() { Signal::SIGCHLD.raw() as i32 } else { 0 };
-    let (code, pid, uid, value) =
-        report.map_or((0, 0, 0, 0), |r| (r.code, r.pid, r.uid as i32, r.value));
-    let words = [signo, 0, code];
-    user::write_val(info, &words)?;
-    user::write_val(info.wrapping_add(16), &[pid, uid, value])?;
-    Ok(0)
+    wait::wait(cx.task, &wait::Request { target, options })
 }
 
 /// `pidfd_getfd(2)` of Linux 5.6.

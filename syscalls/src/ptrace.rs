@@ -18,8 +18,10 @@ crate::syscalls! {
     101 ptrace => sys_ptrace(request: Hex, pid: Dec, address: Hex, data: Hex);
 }
 
-fn sys_ptrace(cx: &mut Cx<'_>, request: u32, pid: i32, address: u64, data: u64) -> Result<usize> {
+fn sys_ptrace(cx: &mut Cx<'_>, request: u64, pid: i32, address: u64, data: u64) -> Result<usize> {
     let own = cx.task;
+    // No request has such a number.
+    let request = u32::try_from(request).unwrap_or(u32::MAX);
     if request == r::TRACEME {
         return ptrace::trace_me(own).map(|()| 0);
     }

@@ -75,8 +75,12 @@ fn targets(cx: &Cx<'_>, which: i32, who: i32) -> Result<Vec<Arc<Task>>> {
         }
         2 => {
             let creds = cx.task.creds();
-            let uid = if who == 0 { creds.uid } else { creds.user_ns.uid_out(who as u32)? };
-            ns.groups().iter().flat_map(|g| g.tasks()).filter(|t| t.creds().uid == uid).collect()
+            let uid = if who == 0 {
+                creds.uid
+            } else {
+                creds.user_ns.uid_out(who as u32).map_err(|_| Errno::ESRCH)?
+            };
+            tasks_of(cx, uid)
         }
         _ => return Err(Errno::EINVAL),
     })
@@ -236,7 +240,9 @@ fn sys_sched_setaffinity(cx: &mut Cx<'_>, pid: i32, len: usize, mask: VirtAddr) 
 
 fn sys_sched_getaffinity(cx: &mut Cx<'_>, pid: i32, len: usize, mask: VirtAddr) -> Result<usize> {
     let len = len as u32 as usize;
-    if !len.is_multiple_of(8) || len.saturating_mul(8) < arch::cpu::possible_count() {
+    // The number of bits is one of 32 bits.
+    let bits = (len as u32).wrapping_mul(8) as usize;
+    if !len.is_multiple_of(8) || bits < arch::cpu::possible_count() {
         return Err(Errno::EINVAL);
     }
     let task = find_positive(cx, pid)?;
@@ -258,15 +264,37 @@ fn sys_getcpu(_: &mut Cx<'_>, cpu: VirtAddr, node: VirtAddr) -> Result<usize> {
     Ok(0)
 }
 
+/// Like [`targets`], whose numbers start at 0 and not at 1, and where user 0 is root and not the caller's user.
+fn io_targets(cx: &Cx<'_>, which: i32, who: i32) -> Result<Vec<Arc<Task>>> {
+    const USER: i32 = 3;
+    if which == USER && who == 0 {
+        let root = cx.task.creds().user_ns.uid_out(0).map_err(|_| Errno::ESRCH)?;
+        return Ok(tasks_of(cx, root));
+    }
+    targets(cx, which.wrapping_sub(1), who)
+}
+
+fn tasks_of(cx: &Cx<'_>, uid: u32) -> Vec<Arc<Task>> {
+    let groups = cx.task.group.pid_ns().groups();
+    groups.iter().flat_map(|g| g.tasks()).filter(|t| t.creds().uid == uid).collect()
+}
+
 fn sys_ioprio_set(cx: &mut Cx<'_>, which: i32, who: i32, ioprio: u32) -> Result<usize> {
-    if ioprio >> 13 > 3 || ioprio & 0x1fff > 7 {
-        return Err(Errno::EINVAL);
+    // Three bits of class, three of level; what is beside them means nothing.
+    let (class, level) = (ioprio >> 13 & 7, ioprio & 7);
+    match class {
+        0 if level != 0 => return Err(Errno::EINVAL),
+        1 if !cx.task.capable(Cap::SYS_ADMIN) && !cx.task.capable(Cap::SYS_NICE) => {
+            return Err(Errno::EPERM);
+        }
+        0..=3 => {}
+        _ => return Err(Errno::EINVAL),
     }
-    if ioprio >> 13 == 1 && !cx.task.capable(Cap::SYS_ADMIN) {
-        return Err(Errno::EPERM);
+    let tasks = io_targets(cx, which, who)?;
+    if tasks.is_empty() {
+        return Err(Errno::ESRCH);
     }
-    // The numbers start at 1 here, at 0 in getpriority.
-    for task in targets(cx, which.wrapping_sub(1), who)? {
+    for task in tasks {
         may_change(cx, &task)?;
         task.ioprio.store(ioprio, core::sync::atomic::Ordering::Relaxed);
     }
@@ -274,7 +302,7 @@ fn sys_ioprio_set(cx: &mut Cx<'_>, which: i32, who: i32, ioprio: u32) -> Result<
 }
 
 fn sys_ioprio_get(cx: &mut Cx<'_>, which: i32, who: i32) -> Result<usize> {
-    let best = targets(cx, which.wrapping_sub(1), who)?
+    let best = io_targets(cx, which, who)?
         .iter()
         .map(|t| t.ioprio.load(core::sync::atomic::Ordering::Relaxed))
         .min()
@@ -285,14 +313,32 @@ fn sys_ioprio_get(cx: &mut Cx<'_>, which: i32, who: i32) -> Result<usize> {
 /// `struct sched_attr`, version 0.
 const ATTR_LEN: usize = 48;
 
+/// Whether a `struct sched_attr` of `size` bytes (0 stands for the first version) says nothing that
+/// this kernel does not know; if it does, the caller is told the size that is known.
+fn check_attr_size(attr: VirtAddr, size: u32) -> Result<()> {
+    let fits = match size as usize {
+        0 => true,
+        size @ ATTR_LEN..=arch::PAGE_SIZE => {
+            let mut rest = alloc::vec![0u8; size - ATTR_LEN];
+            user::copy_from_user(&mut rest, attr.wrapping_add(ATTR_LEN as u64))?;
+            // The clamps of utilisation, which have no effect here.
+            rest.iter().skip(8).all(|&byte| byte == 0)
+        }
+        _ => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    user::write_val(attr, &(ATTR_LEN as u32 + 8))?;
+    Err(Errno::E2BIG)
+}
+
 fn sys_sched_setattr(cx: &mut Cx<'_>, pid: i32, attr: VirtAddr, flags: u32) -> Result<usize> {
-    if flags != 0 || attr.is_null() {
+    if flags != 0 || attr.is_null() || pid < 0 {
         return Err(Errno::EINVAL);
     }
     let size: u32 = user::read_val(attr)?;
-    if size != 0 && (size as usize) < ATTR_LEN {
-        return Err(Errno::E2BIG);
-    }
+    check_attr_size(attr, size)?;
     let [_, policy]: [u32; 2] = user::read_val(attr)?;
     let [nice, priority]: [i32; 2] = user::read_val(attr.wrapping_add(16))?;
     let policy = Policy::from_raw(policy).ok_or(Errno::EINVAL)?;
@@ -306,7 +352,8 @@ fn sys_sched_getattr(
     size: usize,
     flags: u32,
 ) -> Result<usize> {
-    if flags != 0 || !(ATTR_LEN..=arch::PAGE_SIZE).contains(&size) {
+    let fits = (ATTR_LEN..=arch::PAGE_SIZE).contains(&size);
+    if flags != 0 || !fits || attr.is_null() || pid < 0 {
         return Err(Errno::EINVAL);
     }
     let now = params(&*find(cx, pid)?)?;

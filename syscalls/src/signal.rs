@@ -253,20 +253,21 @@ fn sys_tgkill(cx: &mut Cx<'_>, tgid: i32, tid: i32, signal: i32) -> Result<usize
     send_to_thread(cx, tgid, tid, signal)
 }
 
-/// Reads a record from the caller. Codes that only the kernel and `kill(2)` use may be sent to
-/// oneself only.
-fn read_info(from: VirtAddr, signal: i32, to_self: bool) -> Result<SigInfo> {
-    let mut info: SigInfo = user::read_val(from)?;
-    info.signo = signal;
-    if (info.code >= 0 || info.code == si::TKILL) && !to_self {
-        return Err(Errno::EPERM);
-    }
-    Ok(info)
+/// Reads a record from the caller.
+fn read_info(from: VirtAddr, signal: i32) -> Result<SigInfo> {
+    Ok(SigInfo { signo: signal, ..user::read_val(from)? })
+}
+
+/// Codes that only the kernel and `kill(2)` use may be sent to oneself only.
+fn check_code(info: &SigInfo, to_self: bool) -> Result<()> {
+    let is_kernels = info.code >= 0 || info.code == si::TKILL;
+    if is_kernels && !to_self { Err(Errno::EPERM) } else { Ok(()) }
 }
 
 /// `rt_sigqueueinfo(2)`.
 fn sys_rt_sigqueueinfo(cx: &mut Cx<'_>, pid: i32, raw: i32, info: VirtAddr) -> Result<usize> {
-    let info = read_info(info, raw, pid == cx.task.group.tgid())?;
+    let info = read_info(info, raw)?;
+    check_code(&info, pid == cx.task.group.tgid())?;
     let group = cx.task.group.pid_ns().task(pid).ok_or(Errno::ESRCH)?.group.clone();
     let signal = signal_or_probe(raw)?;
     let target = group.any_task().or_else(|| group.leader()).ok_or(Errno::ESRCH)?;
@@ -285,10 +286,11 @@ fn sys_rt_tgsigqueueinfo(
     raw: i32,
     info: VirtAddr,
 ) -> Result<usize> {
-    let info = read_info(info, raw, tid == cx.task.tid())?;
+    let info = read_info(info, raw)?;
     if tgid <= 0 || tid <= 0 {
         return Err(Errno::EINVAL);
     }
+    check_code(&info, tid == cx.task.tid())?;
     let task = find_thread(cx, tgid, tid)?;
     let signal = signal_or_probe(raw)?;
     signal::may_signal(cx.task, &task, signal)?;
@@ -324,7 +326,8 @@ fn sys_pidfd_send_signal(
     if record.signo != raw {
         return Err(Errno::EINVAL);
     }
-    let record = read_info(info, raw, to_self)?;
+    let record = read_info(info, raw)?;
+    check_code(&record, to_self)?;
     let target = group.any_task().or_else(|| group.leader()).ok_or(Errno::ESRCH)?;
     signal::may_signal(cx.task, &target, signal)?;
     if signal.is_some() {

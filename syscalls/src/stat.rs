@@ -271,7 +271,7 @@ fn times_at(
     dir: i32,
     path: VirtAddr,
     flags: Walk,
-    times: (NewTime, NewTime),
+    times: impl FnOnce() -> Result<(NewTime, NewTime)>,
 ) -> Result<usize> {
     let ctx = context(cx);
     let ctx = ctx.get();
@@ -280,7 +280,8 @@ fn times_at(
     } else {
         resolve(cx, &ctx, dir, path, flags)?
     };
-    ops::set_times(&ctx, &path, times.0, times.1).map(|()| 0)
+    let (accessed, modified) = times()?;
+    ops::set_times(&ctx, &path, accessed, modified).map(|()| 0)
 }
 
 /// `utimensat(2)`.
@@ -291,13 +292,14 @@ fn sys_utimensat(
     times: VirtAddr,
     flags: u32,
 ) -> Result<usize> {
-    let pair = if times.0 == 0 {
-        NOW
-    } else {
-        let [s0, n0, s1, n1]: [i64; 4] = user::read_val(times)?;
-        (ops::check_times(s0, n0)?, ops::check_times(s1, n1)?)
+    let read = || user::read_val::<[i64; 4]>(times);
+    let given = if times.is_null() { None } else { Some(read()?) };
+    // Whether the times are possible is looked at when the file is known.
+    let pair = || match given {
+        None => Ok(NOW),
+        Some([s0, n0, s1, n1]) => Ok((ops::check_times(s0, n0)?, ops::check_times(s1, n1)?)),
     };
-    if pair == (NewTime::Omit, NewTime::Omit) {
+    if pair() == Ok((NewTime::Omit, NewTime::Omit)) {
         return Ok(0);
     }
     if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
@@ -328,7 +330,8 @@ fn sys_utimes(cx: &mut Cx<'_>, path: VirtAddr, times: VirtAddr) -> Result<usize>
 
 /// `futimesat(2)`.
 fn sys_futimesat(cx: &mut Cx<'_>, dir: i32, path: VirtAddr, times: VirtAddr) -> Result<usize> {
-    times_at(cx, dir, path, Walk::FOLLOW, timevals(times)?)
+    let pair = timevals(times)?;
+    times_at(cx, dir, path, Walk::FOLLOW, || Ok(pair))
 }
 
 /// `utime(2)`.
@@ -339,5 +342,5 @@ fn sys_utime(cx: &mut Cx<'_>, path: VirtAddr, times: VirtAddr) -> Result<usize> 
         let [access, modification]: [i64; 2] = user::read_val(times)?;
         (ops::check_times(access, 0)?, ops::check_times(modification, 0)?)
     };
-    times_at(cx, AT_FDCWD, path, Walk::FOLLOW, pair)
+    times_at(cx, AT_FDCWD, path, Walk::FOLLOW, || Ok(pair))
 }

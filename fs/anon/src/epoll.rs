@@ -135,6 +135,12 @@ pub fn epoll_of(file: &File) -> Result<&Epoll> {
     file.private::<Epoll>().ok_or(Errno::EINVAL)
 }
 
+/// Whether `file` can be watched: regular files and directories cannot.
+pub fn check_target(file: &File) -> Result<()> {
+    let seeks = file.mode().contains(vfs::FileMode::SEEK) && !file.inode().kind.is_device();
+    if seeks && !file.ops().can_poll() { Err(Errno::EPERM) } else { Ok(()) }
+}
+
 impl Epoll {
     /// `epoll_ctl(2)`.
     pub fn control(
@@ -145,11 +151,7 @@ impl Epoll {
         events: u32,
         data: u64,
     ) -> Result<()> {
-        let seeks = file.mode().contains(vfs::FileMode::SEEK) && !file.inode().kind.is_device();
-        // Regular files and directories cannot be watched.
-        if seeks && !file.ops().can_poll() {
-            return Err(Errno::EPERM);
-        }
+        check_target(file)?;
         if file.private::<Epoll>().is_some_and(|other| core::ptr::eq(other, self)) {
             return Err(Errno::EINVAL);
         }

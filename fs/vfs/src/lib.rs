@@ -58,4 +58,4 @@ pub use superblock::{
     find_super, register_file_system, super_blocks, sync_all,
 };
 pub use types::*;
-pub use walk::{Walk, walk};
+pub use walk::{Walk, walk, walk_to_parent};

@@ -569,6 +569,11 @@ pub fn walk(ctx: &Context<'_>, base: &Path, name: &[u8], flags: Walk) -> Result<
     Err(Errno::ESTALE)
 }
 
+/// The directory of the last component, which need not be there.
+pub fn walk_to_parent(ctx: &Context<'_>, base: &Path, name: &[u8]) -> Result<Path> {
+    walk_parent(ctx, base, name, Walk::empty()).map(|(parent, _)| parent)
+}
+
 /// The directory of the last component, and that component.
 pub(crate) fn walk_parent(
     ctx: &Context<'_>,

@@ -211,7 +211,7 @@ fn create(
         return Err(Errno::ENOSPC);
     }
     if flags & shm::HUGETLB != 0 {
-        return Err(huge_refusal(flags));
+        return Err(huge_refusal(caller, flags));
     }
     if size > i64::MAX as u64 {
         return Err(Errno::EINVAL);
@@ -246,10 +246,14 @@ fn create(
     Ok(segment.id)
 }
 
-/// `SHM_HUGETLB`: there are no reserved huge pages; sizes the machine does not have are `EINVAL`.
-fn huge_refusal(flags: u32) -> Errno {
+/// `SHM_HUGETLB`: there are no reserved huge pages; sizes the machine does not have are `EINVAL`, and
+/// only root's group and who may lock memory may ask at all.
+fn huge_refusal(caller: &Caller<'_>, flags: u32) -> Errno {
     match flags >> shm::HUGE_SHIFT & 0x3f {
-        0 | 21 | 30 => Errno::ENOMEM,
+        0 | 21 | 30 if caller.creds.in_group(0) || caller.creds.capable(Cap::IPC_LOCK) => {
+            Errno::ENOMEM
+        }
+        0 | 21 | 30 => Errno::EPERM,
         _ => Errno::EINVAL,
     }
 }

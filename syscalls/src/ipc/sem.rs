@@ -34,7 +34,7 @@ pub(super) fn sys_semtimedop(
     count: u32,
     timeout: VirtAddr,
 ) -> Result<usize> {
-    let timeout = crate::time::read_timeout(timeout)?;
+    let timeout = if timeout.is_null() { None } else { Some(user::read_val(timeout)?) };
     operate(cx, id, ops, count, timeout)
 }
 
@@ -43,9 +43,9 @@ fn operate(
     id: i32,
     from: VirtAddr,
     count: u32,
-    timeout_ns: Option<u64>,
+    timeout: Option<[i64; 2]>,
 ) -> Result<usize> {
-    if count == 0 || id < 0 {
+    if count == 0 {
         return Err(Errno::EINVAL);
     }
     let context = Context::of(cx);
@@ -58,6 +58,11 @@ fn operate(
     list.resize(count as usize, SemBuf::default());
     let mut ops: Box<[SemBuf]> = list.into();
     user::copy_from_user(ops.as_mut_bytes(), from)?;
+    if id < 0 {
+        return Err(Errno::EINVAL);
+    }
+    // Whether the time is possible is looked at when the operations are known.
+    let timeout_ns = timeout.map(crate::time::nanoseconds).transpose()?;
     let deadline = timeout_ns.map(Deadline::after_ns);
     let undo = ops
         .iter()

@@ -418,15 +418,15 @@ pub fn copy_file_range(
     to_at: At,
     len: usize,
 ) -> Result<usize> {
+    let kinds = [from, to].map(|file| file.inode().kind);
+    if kinds.contains(&FileKind::Directory) {
+        return Err(Errno::EISDIR);
+    }
+    if kinds.iter().any(|kind| *kind != FileKind::Regular) {
+        return Err(Errno::EINVAL);
+    }
     if !from.can_read() || !to.can_write() || to.flags() & O_APPEND != 0 {
         return Err(Errno::EBADF);
-    }
-    for file in [from, to] {
-        match file.inode().kind {
-            FileKind::Regular => {}
-            FileKind::Directory => return Err(Errno::EISDIR),
-            _ => return Err(Errno::EINVAL),
-        }
     }
     let (pos_in, pos_out) = (start(from, from_at), start(to, to_at));
     let len = (len as u64).min(from.inode().size().saturating_sub(pos_in));

@@ -46,6 +46,8 @@ fn check(ctx: &Context<'_>, inode: &Inode, name: &[u8], access: Access) -> Resul
         }
         return perm::permission(inode, access, ctx.creds);
     }
+    // A name of no known kind: whether the file may be touched comes first.
+    perm::permission(inode, access, ctx.creds)?;
     Err(Errno::EOPNOTSUPP)
 }
 
