@@ -1,17 +1,16 @@
 //! Instructions and signal frames that no good program has: which signal each ends in.
 //!
 //! Left out is what depends on the processor: addresses between the user halves of four and five
-//! levels of page tables, and instructions that QEMU gets wrong (`iretq` of user mode).
+//! levels of page tables.
 
 use core::arch::asm;
 use std::ptr;
 
-/// A page that may be written and not executed, a page of nothing, and the end of user memory.
-const DATA: usize = 0x2100_0000;
-const NOTHING: usize = 0x2200_0000;
-const KERNEL: usize = 0xffff_8000_0000_0000;
-const NOT_CANONICAL: usize = 0x0001_0000_0000_0000;
-const LAST_PAGE: usize = 0x7fff_ffff_f000;
+/// A page that may be written and not executed, a page of nothing, and what is no user memory.
+pub(super) const DATA: usize = 0x2100_0000;
+pub(super) const NOTHING: usize = 0x2200_0000;
+const KERNEL: usize = 0xffff_8800_0000_0000;
+const NOT_CANONICAL: usize = 0x0100_0000_0000_0000;
 
 /// Says which signal came, with which code and address, and ends the process.
 extern "C" fn tell(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -34,7 +33,7 @@ extern "C" fn tell(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::
 }
 
 /// Runs `body` in a child and says how it ended.
-fn try_it(name: &str, body: impl FnOnce()) {
+pub(super) fn try_it(name: &str, body: impl FnOnce()) {
     println!("{name}");
     // SAFETY: the child leaves by _exit.
     unsafe {
@@ -76,7 +75,7 @@ macro_rules! instruction {
     };
 }
 
-/// Runs one part, `instructions`, `addresses` or `frames`, or all of them.
+/// Runs one part, `instructions`, `segments`, `addresses` or `frames`, or all of them.
 pub(crate) fn run(part: Option<&str>) {
     // SAFETY: a fresh mapping at a free place.
     unsafe {
@@ -89,8 +88,12 @@ pub(crate) fn run(part: Option<&str>) {
             0,
         );
     }
-    let parts: [(&str, fn()); 3] =
-        [("instructions", instructions), ("addresses", addresses), ("frames", frames)];
+    let parts: [(&str, fn()); 4] = [
+        ("instructions", instructions),
+        ("segments", super::segments::run),
+        ("addresses", addresses),
+        ("frames", frames),
+    ];
     for (name, run) in parts {
         if part.is_none_or(|part| part == name) {
             run();
@@ -273,16 +276,12 @@ fn frames() {
     }
     // The layout of the frame: struct ucontext, whose registers start at 40.
     let fields: [(&str, usize, &[u64]); 7] = [
-        (
-            "rip",
-            40 + 16 * 8,
-            &[0, NOT_CANONICAL as u64, KERNEL as u64, LAST_PAGE as u64, DATA as u64, u64::MAX],
-        ),
+        ("rip", 40 + 16 * 8, &[0, NOT_CANONICAL as u64, KERNEL as u64, DATA as u64, u64::MAX]),
         ("rsp", 40 + 15 * 8, &[0, NOT_CANONICAL as u64, KERNEL as u64]),
         (
             "selectors",
             40 + 18 * 8,
-            &[0, u64::MAX, 0x0010_0000_0000_0010, 0x002b_0000_0000_0033, 0x002b_0000_0000_0023],
+            &[0, u64::MAX, 0x0010_0000_0000_0010, 0x002b_0000_0000_0033, 0x0018_0000_0000_0033],
         ),
         ("flags", 40 + 17 * 8, &[0, !0x100, 0x4_0000, 0x3000]),
         (
@@ -297,6 +296,16 @@ fn frames() {
         for value in values {
             try_it(&format!("frame {name} = {value:x}"), || frame(at, *value));
         }
+    }
+    // Frames that do not insist on their stack selector.
+    for selector in [0u64, 0x18, 0x2b, 0xffff] {
+        try_it(&format!("loose stack selector {selector:x}"), || {
+            CHANGES.with(|changes| {
+                let selectors = selector << 48 | 0x33;
+                changes.set([(0, 1, false), (40 + 18 * 8, selectors, false)]);
+            });
+            raise();
+        });
     }
     // What the extended registers' image may not be.
     for (name, at, value) in [
@@ -314,29 +323,33 @@ fn frames() {
 
 /// A handler's frame in which one word is changed before it is given back.
 fn frame(at: usize, value: u64) {
-    CHANGE.with(|change| change.set((at, value, false)));
+    CHANGES.with(|changes| changes.set([(at, value, false); 2]));
     raise();
 }
 
 fn image(at: usize, value: u64) {
-    CHANGE.with(|change| change.set((at, value, true)));
+    CHANGES.with(|changes| changes.set([(at, value, true); 2]));
     raise();
 }
 
+/// Where in the frame, or in the extended registers' image, which word goes.
+type Change = (usize, u64, bool);
+
 thread_local! {
-    static CHANGE: std::cell::Cell<(usize, u64, bool)> = const { std::cell::Cell::new((0, 0, false)) };
+    static CHANGES: std::cell::Cell<[Change; 2]> = const { std::cell::Cell::new([(0, 0, false); 2]) };
 }
 
 extern "C" fn change(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let (at, value, is_image) = CHANGE.with(std::cell::Cell::get);
-    // SAFETY: the kernel made the frame; the offset lies in it.
-    unsafe {
-        let base: *mut u8 = if is_image {
-            (*context.cast::<libc::ucontext_t>()).uc_mcontext.fpregs.cast()
-        } else {
-            context.cast()
-        };
-        base.add(at).cast::<u64>().write_unaligned(value);
+    for (at, value, is_image) in CHANGES.with(std::cell::Cell::get) {
+        // SAFETY: the kernel made the frame; the offset lies in it.
+        unsafe {
+            let base: *mut u8 = if is_image {
+                (*context.cast::<libc::ucontext_t>()).uc_mcontext.fpregs.cast()
+            } else {
+                context.cast()
+            };
+            base.add(at).cast::<u64>().write_unaligned(value);
+        }
     }
 }
 

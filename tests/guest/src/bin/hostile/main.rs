@@ -7,7 +7,10 @@ use std::io::Write;
 use std::ptr;
 
 mod cpu;
+mod craft;
 mod elf;
+mod mix;
+mod segments;
 mod slab;
 mod storm;
 mod table;
@@ -35,6 +38,12 @@ fn main() {
             let (first, last) = (number(&words, 1, 0) as i64, number(&words, 2, 451) as i64);
             table::run(first, last, number(&words, 3, 1) as u64, user);
         }
+        Some("mix") => {
+            let user = Some(number(&words, 5, 0) as u32).filter(|user| *user != 0);
+            let (first, last) = (number(&words, 1, 0) as i64, number(&words, 2, 451) as i64);
+            mix::run(first, last, number(&words, 3, 280), number(&words, 4, 1) as u64, user);
+        }
+        Some("odd-elf") => craft::run(),
         Some("fork-bomb") => fork_bomb(number(&words, 1, 100)),
         other => {
             eprintln!("hostile: unknown scenario {other:?}");

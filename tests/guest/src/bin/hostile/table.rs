@@ -86,6 +86,11 @@ pub(crate) const SKIPPED: &[i64] = &[
 
 /// Prints the rows of the calls `first..last`, with random arguments made from `seed`.
 pub(crate) fn run(first: i64, last: i64, seed: u64, user: Option<u32>) {
+    each_call(first, last, |call, shared| rows(call, seed, user, shared));
+}
+
+/// Prints the text that `make` has for each call, made by a process in a sandbox of its own.
+pub(crate) fn each_call(first: i64, last: i64, make: impl Fn(i64, *mut Shared) -> String) {
     prepare_memory();
     let shared = shared_page();
     for call in (first..last).filter(|call| !SKIPPED.contains(call)) {
@@ -97,7 +102,11 @@ pub(crate) fn run(first: i64, last: i64, seed: u64, user: Option<u32>) {
                 libc::unshare(libc::CLONE_NEWPID);
                 let first = libc::fork();
                 if first == 0 {
-                    rows(call, seed, user, shared);
+                    part();
+                    let text = make(call, shared);
+                    let mut stdout = std::io::stdout();
+                    let _ = stdout.write_all(text.as_bytes());
+                    let _ = stdout.flush();
                     libc::_exit(0);
                 }
                 wait(first, 900)
@@ -109,8 +118,8 @@ pub(crate) fn run(first: i64, last: i64, seed: u64, user: Option<u32>) {
     }
 }
 
-/// All rows of one call, in a sandbox of its own.
-fn rows(call: i64, seed: u64, user: Option<u32>, shared: *mut Shared) {
+/// Parts with the mounts, names and session of the others.
+fn part() {
     // SAFETY: plain calls; the paths are C strings.
     unsafe {
         libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC);
@@ -123,6 +132,10 @@ fn rows(call: i64, seed: u64, user: Option<u32>, shared: *mut Shared) {
         );
         libc::setsid();
     }
+}
+
+/// All rows of one call.
+fn rows(call: i64, seed: u64, user: Option<u32>, shared: *mut Shared) -> String {
     let mut out = String::new();
     for (name, base) in BASES {
         for position in 0..6 {
@@ -139,13 +152,11 @@ fn rows(call: i64, seed: u64, user: Option<u32>, shared: *mut Shared) {
         let vectors = VALUES.map(|_| [0; 6].map(|_: u64| VALUES[random.below(VALUES.len())]));
         row(&mut out, call, &format!("random {round}"), &vectors, user, shared);
     }
-    let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(out.as_bytes());
-    let _ = stdout.flush();
+    out
 }
 
 /// One line: the answers to `vectors`, by as many children as die on the way.
-fn row(
+pub(crate) fn row(
     out: &mut String,
     call: i64,
     name: &str,
@@ -306,7 +317,7 @@ pub(crate) fn prepare_memory() {
 }
 
 /// What a child tells its parent.
-struct Shared {
+pub(crate) struct Shared {
     next: usize,
     answers: [i64; VALUES.len()],
 }
