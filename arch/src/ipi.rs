@@ -9,8 +9,27 @@ use imp::stop_others as stop;
 #[cfg(target_os = "none")]
 use machine::x86::ipi as imp;
 
-use crate::backtrace::Backtrace;
+use crate::backtrace::{Backtrace, Trace};
 use crate::cpu::{CpuId, CpuSet};
+use crate::trap::TrapFrame;
+
+/// What a processor was found at.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Its registers.
+    pub registers: TrapFrame,
+    /// Who called what it ran, if that was the kernel.
+    pub trace: Trace,
+}
+
+/// What another processor does just now, whether or not it takes interrupts; `None` if it does not
+/// answer. In any context.
+pub fn sample(cpu: CpuId) -> Option<Sample> {
+    #[cfg(target_os = "none")]
+    return crate::x86::sample::sample(cpu);
+    #[cfg(not(target_os = "none"))]
+    imp::sample(cpu)
+}
 
 /// Makes a processor look at `NEED_RESCHED` of its current thread, which the caller has set.
 #[inline]

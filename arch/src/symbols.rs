@@ -36,6 +36,8 @@ impl fmt::Debug for Name {
 pub struct Symbol {
     /// Its address, where the kernel runs.
     pub address: u64,
+    /// The distance to the next one.
+    pub size: u64,
     /// The letter of nm(1).
     pub kind: u8,
     /// Its name.
@@ -98,8 +100,10 @@ impl Table<'_> {
     }
 
     fn symbol(&self, index: usize, base: u64) -> Option<Symbol> {
+        let offset = self.offset(index)?;
         Some(Symbol {
-            address: base + u64::from(self.offset(index)?),
+            address: base + u64::from(offset),
+            size: self.offset(index + 1).map_or(0, |next| u64::from(next.saturating_sub(offset))),
             kind: *self.kinds.get(index)?,
             name: self.name(index)?,
         })
@@ -144,13 +148,15 @@ pub fn lookup(address: u64) -> Option<(Symbol, u64)> {
     Some((symbol, address - symbol.address))
 }
 
-/// Prints an address as `name+0x12`, or bare when it has no name.
+/// Prints an address as `name+0x12/0x340`, or bare when it has no name.
 pub struct Symbolised(pub u64);
 
 impl fmt::Display for Symbolised {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match lookup(self.0) {
-            Some((symbol, offset)) => write!(f, "{}+{offset:#x}", symbol.name.as_str()),
+            Some((symbol, offset)) => {
+                write!(f, "{}+{offset:#x}/{:#x}", symbol.name.as_str(), symbol.size)
+            }
             None => write!(f, "{:#018x}", self.0),
         }
     }

@@ -219,6 +219,7 @@ impl Task {
     }
 
     pub(crate) fn set_thread(&self, thread: Arc<Thread>) {
+        thread.set_number(self.global_tid());
         self.thread.call_once(|| thread);
     }
 
@@ -234,6 +235,9 @@ impl Task {
 
     pub(crate) fn replace_pid(&self, pid: Arc<Pid>) -> Arc<Pid> {
         self.tid.store(pid.local(), Ordering::Relaxed);
+        if let Some(thread) = self.thread() {
+            thread.set_number(pid.global());
+        }
         core::mem::replace(&mut *self.pid.lock(), pid)
     }
 
@@ -447,6 +451,17 @@ impl Task {
     /// The name, at most 15 bytes.
     pub fn comm(&self) -> [u8; 16] {
         self.thread.get().map_or([0; 16], |t| t.name())
+    }
+
+    /// What it does, as the third field of `/proc/PID/stat` says: one of `RSDTtZX`.
+    pub fn state_letter(&self) -> char {
+        match self.life() {
+            Life::Zombie => 'Z',
+            Life::Dead => 'X',
+            _ if self.tracing.is_stopped() => 't',
+            _ if self.is_stopped() => 'T',
+            _ => self.thread().map_or('X', |thread| thread.state_letter()),
+        }
     }
 
     /// Sets the name.

@@ -15,12 +15,12 @@ pub use load::{init as init_load, loadavg};
 pub use sync::{Completion, Semaphore};
 pub use threads::policy::{self, Params, Policy};
 pub use threads::run::{
-    TUNABLES, current, exit, idle, idle_ns, nr_running, relieve_reaper, schedule, spawn_kernel,
-    switches, try_current, yield_now,
+    TUNABLES, current, exit, idle, idle_ns, is_idle, kernel_threads, nr_running, relieve_reaper,
+    running_on, schedule, spawn_kernel, switches, try_current, yield_now,
 };
 pub use threads::{
-    CpuTimes, Deadline, Listener, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    STACK_SIZE, Space, Thread, WaitError, WaitQueue, state,
+    AtRest, CpuTimes, Deadline, Listener, Mutex, MutexGuard, RwLock, RwLockReadGuard,
+    RwLockWriteGuard, STACK_SIZE, Space, Thread, WaitError, WaitQueue, state,
 };
 
 threads::define_hooks! {

@@ -7,6 +7,7 @@ use crate::{Thread, state};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use arch::cpu::CpuId;
 use arch::lock::{IrqLock, LockClass};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -145,6 +146,31 @@ fn expire(queue: &IrqLock<Queue>, now: u64) {
             Entry::Call(timer) => timer.fire(key),
         }
     }
+}
+
+/// A timer that will expire, as the log shows it.
+#[derive(Clone)]
+pub struct Pending {
+    /// When, by the monotonic clock.
+    pub at_ns: u64,
+    /// Whom it wakes; `None` for one that calls a function.
+    pub wakes: Option<Arc<Thread>>,
+}
+
+/// What a processor's timers wait for, the earliest first.
+pub fn pending(cpu: CpuId) -> Vec<Pending> {
+    let queue = queue(cpu).lock();
+    let entries = queue.entries.iter().map(|(key, entry)| match entry {
+        Entry::Wake(thread) => Pending { at_ns: key.0, wakes: Some(thread.clone()) },
+        Entry::Call(_) => Pending { at_ns: key.0, wakes: None },
+    });
+    entries.collect()
+}
+
+/// When a processor's hardware timer is set to fire.
+pub fn armed(cpu: CpuId) -> Option<u64> {
+    let at = queue(cpu).lock().armed;
+    (at != NEVER).then_some(at)
 }
 
 /// What a timer calls.

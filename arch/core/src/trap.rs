@@ -5,6 +5,30 @@ pub use archtypes::frame::*;
 use crate::addr::VirtAddr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+crate::percpu! {
+    /// What the interrupt that is being served has saved.
+    static INTERRUPTED: PerCpu<AtomicPtr<TrapFrame>> = AtomicPtr::new(core::ptr::null_mut());
+}
+
+/// Serves an interrupt that saved `frame`, which [`interrupted`] shows meanwhile. Interrupts are
+/// off.
+#[inline]
+pub fn while_interrupted(frame: &TrapFrame, serve: impl FnOnce()) {
+    let place = INTERRUPTED.this();
+    // Relaxed, here and below: this processor alone looks.
+    place.store(core::ptr::from_ref(frame).cast_mut(), Ordering::Relaxed);
+    serve();
+    place.store(core::ptr::null_mut(), Ordering::Relaxed);
+}
+
+/// The registers that the interrupt which this processor serves has saved; `None` outside of one.
+pub fn interrupted() -> Option<TrapFrame> {
+    let _here = crate::irq::disable();
+    // SAFETY: null, or a frame that `while_interrupted` borrows on this processor, which is in it
+    // as long as the pointer is there: with interrupts off nothing else comes between.
+    unsafe { INTERRUPTED.this().load(Ordering::Relaxed).as_ref() }.copied()
+}
+
 /// The functions the layers above register.
 pub struct Handlers {
     /// A system call; called with interrupts on. Reads `orig_rax` and the arguments, writes `rax`.

@@ -13,4 +13,8 @@ pub(crate) fn call_on(cpus: &CpuSet, f: fn(usize), arg: usize) {
     machine::host::set_cpu(own);
 }
 
+pub(crate) fn sample(_cpu: CpuId) -> Option<crate::ipi::Sample> {
+    None
+}
+
 pub(crate) fn stop_others(_report: fn(CpuId, crate::backtrace::Backtrace)) {}

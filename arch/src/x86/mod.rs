@@ -4,6 +4,7 @@ pub mod apic;
 pub mod clock;
 pub mod init;
 pub mod ioapic;
+pub(crate) mod sample;
 pub(crate) mod stop;
 pub mod timer;
 pub mod traps;

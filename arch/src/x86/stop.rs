@@ -8,7 +8,7 @@ use crate::x86::apic;
 use core::sync::atomic::{AtomicU32, Ordering};
 use machine::x86::regs;
 
-/// What processors do on an NMI during a panic; nothing when there is no panic.
+/// What processors do on an NMI during a panic; others are samples.
 static STOP: Once<fn(CpuId, Backtrace)> = Once::new();
 static STOPPED: AtomicU32 = AtomicU32::new(0);
 
@@ -34,7 +34,9 @@ pub(crate) fn stop_others(report: fn(CpuId, Backtrace)) {
 /// A non-maskable interrupt.
 pub(crate) fn nmi(frame: &mut TrapFrame) {
     let Some(report) = STOP.get() else {
-        log::warn!("unexpected NMI at {:#x}", frame.rip);
+        if !super::sample::answer(frame) {
+            log::warn!("unexpected NMI at {:#x}", frame.rip);
+        }
         return;
     };
     report(crate::cpu::id(), Backtrace::from(frame.rip, frame.rbp));

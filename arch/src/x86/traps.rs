@@ -44,7 +44,9 @@ fn leave(frame: &mut TrapFrame) {
 pub(crate) fn interrupt(frame: &mut TrapFrame, number: u64) {
     preempt::irq_enter();
     let mode = if frame.is_user() { FROM_USER } else { 0 };
-    descriptors::on_irq_stack(dispatch, u64::from(number as u8) | mode);
+    trap::while_interrupted(frame, || {
+        descriptors::on_irq_stack(dispatch, u64::from(number as u8) | mode);
+    });
     preempt::irq_exit();
     leave(frame);
 }

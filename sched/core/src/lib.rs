@@ -18,5 +18,5 @@ mod thread;
 mod wait;
 
 pub use mutex::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
-pub use thread::{CpuTimes, STACK_SIZE, Space, Thread, state};
+pub use thread::{AtRest, CpuTimes, STACK_SIZE, Space, Thread, state};
 pub use wait::{Deadline, Listener, WaitError, WaitQueue};

@@ -12,14 +12,15 @@ mod moving;
 
 pub use dead::{has_dead, reap, relieve_reaper};
 pub use moving::wake;
-pub(crate) use moving::{change_params, set_affinity, with_entity};
+pub(crate) use moving::{change_params, set_affinity, with_entity, with_rest};
 use moving::{choose_cpu, own_queue, steal};
 
 use crate::hooks;
 use crate::policy::{Enqueue, Entity, Prev, RunQueue, Sampler, Tunables};
 use crate::thread::{Place, Thread, state};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use arch::cpu::{AtomicCpuSet, CpuId, CpuSet};
 use arch::lock::{IrqLock, IrqLockGuard, LockClass};
 use arch::thread::{ArchThread, KernelStackRange, flags};
@@ -339,12 +340,25 @@ pub fn exit() -> ! {
     panic!("a dead thread ran");
 }
 
+static KERNEL_THREADS_CLASS: LockClass = LockClass::new("sched.kernel_threads", 715);
+static KERNEL_THREADS: IrqLock<Vec<Weak<Thread>>> = IrqLock::new(&KERNEL_THREADS_CLASS, Vec::new());
+
+/// The threads that belong to no program, idle ones aside, in the order of their births.
+pub fn kernel_threads() -> Vec<Arc<Thread>> {
+    let all = KERNEL_THREADS.lock();
+    all.iter().filter_map(Weak::upgrade).collect()
+}
+
 /// Starts a kernel thread.
 pub fn spawn_kernel(name: &str, work: impl FnOnce() + Send + 'static) -> Arc<Thread> {
     let mut work: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(work));
     loop {
         match Thread::new_kernel(name.as_bytes(), &mut work) {
             Ok(thread) => {
+                let mut all = KERNEL_THREADS.lock();
+                all.retain(|other| other.strong_count() > 0);
+                all.push(Arc::downgrade(&thread));
+                drop(all);
                 thread.start();
                 return thread;
             }
@@ -452,6 +466,20 @@ pub fn hurry(cpus: &CpuSet) {
             arch::ipi::reschedule(at);
         }
     }
+}
+
+/// Whether a processor has nothing to do.
+pub fn is_idle(cpu: CpuId) -> bool {
+    IDLE.contains(cpu)
+}
+
+/// Name and [number](Thread::number) of the thread that runs on a processor; `None` if its queue is
+/// locked just now. In any context.
+pub fn running_on(cpu: CpuId) -> Option<([u8; 16], i32)> {
+    let queue = CPU.on(cpu).try_lock()?;
+    // SAFETY: the current thread of a processor is alive.
+    let current = unsafe { queue.current.as_ref() }?;
+    Some((current.name(), current.number()))
 }
 
 /// Threads running or ready on all processors.

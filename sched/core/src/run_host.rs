@@ -131,6 +131,25 @@ pub(crate) fn set_affinity(thread: &Thread, allowed: CpuSet) {
 /// There are no slices.
 pub fn tick(_: u64, _: arch::timer::Mode) {}
 
+pub(crate) fn with_rest<R>(_: &Thread, _: impl FnOnce(&arch::thread::Rest) -> R) -> Option<R> {
+    None
+}
+
+/// The host knows its threads.
+pub fn kernel_threads() -> Vec<Arc<Thread>> {
+    Vec::new()
+}
+
+/// Never.
+pub fn is_idle(_: CpuId) -> bool {
+    false
+}
+
+/// The calling thread, wherever.
+pub fn running_on(_: CpuId) -> Option<([u8; 16], i32)> {
+    Some((current().name(), current().number()))
+}
+
 /// Threads running or ready.
 pub fn nr_running() -> u32 {
     1

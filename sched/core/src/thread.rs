@@ -3,6 +3,7 @@
 use crate::policy::{Entity, Params};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
+use arch::backtrace::{Backtrace, Trace};
 use arch::cpu::CpuSet;
 use arch::lock::{IrqLock, LockClass};
 use arch::thread::{ArchThread, KernelStackRange, flags, fpu::FpuStart};
@@ -11,7 +12,7 @@ use arch::trap::TrapFrame;
 use core::any::Any;
 use core::cell::UnsafeCell;
 use core::pin::Pin;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 #[cfg(target_os = "none")]
 use core::sync::atomic::{AtomicPtr, AtomicU8};
 use heap::KernelStack;
@@ -73,6 +74,15 @@ pub struct CpuTimes {
     pub involuntary_switches: u64,
 }
 
+/// A thread that is on no processor.
+#[derive(Clone, Debug)]
+pub struct AtRest {
+    /// Where it goes on, and who called that.
+    pub trace: Trace,
+    /// The registers that its program had when it entered the kernel, if it has one.
+    pub user: Option<TrapFrame>,
+}
+
 /// One thread.
 #[repr(C)]
 pub struct Thread {
@@ -91,6 +101,7 @@ pub struct Thread {
     /// Unique, never reused.
     pub id: u64,
     name: IrqLock<[u8; 16]>,
+    number: AtomicI32,
     pub(crate) affinity: IrqLock<CpuSet>,
     /// Set before the thread runs, taken by the reaper when it never will again.
     private: UnsafeCell<Option<Arc<dyn Any + Send + Sync>>>,
@@ -137,6 +148,7 @@ impl Thread {
             wake_lock: IrqLock::new(&WAKE_CLASS, ()),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name: IrqLock::new(&NAME_CLASS, [0; 16]),
+            number: AtomicI32::new(0),
             affinity: IrqLock::new(&NAME_CLASS, arch::cpu::possible()),
             private: UnsafeCell::new(None),
             #[cfg(target_os = "none")]
@@ -263,6 +275,17 @@ impl Thread {
         *self.name.lock() = own;
     }
 
+    /// What the log calls the thread by beside its name: the PID of a program's, 0 of the kernel's.
+    pub fn number(&self) -> i32 {
+        // Relaxed, here and below: a lone word.
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`number`](Self::number).
+    pub fn set_number(&self, number: i32) {
+        self.number.store(number, Ordering::Relaxed);
+    }
+
     /// Gives the thread an address space; the running thread gets it loaded at once.
     pub fn set_space(&self, space: Option<Arc<dyn Space>>) {
         let irq = arch::irq::disable();
@@ -370,6 +393,16 @@ impl Thread {
             state::DEAD => 'X',
             _ => 'D',
         }
+    }
+
+    /// Where the thread stands in the kernel and what registers its program had there; `None` while
+    /// it is on a processor or on its way to one.
+    pub fn at_rest(&self) -> Option<AtRest> {
+        let stack = self.arch.stack();
+        crate::run::with_rest(self, |rest| AtRest {
+            trace: Backtrace::of(rest, stack).into(),
+            user: rest.user,
+        })
     }
 
     /// Processor time and switches.

@@ -61,6 +61,17 @@ pub struct KernelStackRange {
     pub top: VirtAddr,
 }
 
+/// Where a thread that is on no processor will go on.
+#[derive(Clone, Copy, Debug)]
+pub struct Rest {
+    /// Its next instruction.
+    pub ip: u64,
+    /// Its frame pointer.
+    pub frame_pointer: u64,
+    /// The registers that its program had when it entered the kernel last, if it has one.
+    pub user: Option<TrapFrame>,
+}
+
 /// Registers that belong to the processor while the thread runs.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -183,6 +194,18 @@ impl ArchThread {
     /// current thread, or of one that is stopped and cannot run meanwhile.
     pub fn user_frame(&self) -> *mut TrapFrame {
         (self.stack.top.0 as usize - size_of::<TrapFrame>()) as *mut TrapFrame
+    }
+
+    /// Where the thread goes on; `None` on the host, which keeps that to itself.
+    ///
+    /// # Safety
+    /// The thread is on no processor and gets on none meanwhile.
+    pub unsafe fn rest(&self) -> Option<Rest> {
+        #[cfg(target_os = "none")]
+        // SAFETY: the caller's promise.
+        return Some(unsafe { crate::x86::switch::rest(self) });
+        #[cfg(not(target_os = "none"))]
+        None
     }
 
     /// Whether the thread has (or will have) a user side.

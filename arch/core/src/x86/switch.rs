@@ -1,7 +1,7 @@
 //! From one thread to another, and the first steps of a new one.
 
 use crate::hooks::machine_exit_work;
-use crate::thread::{ArchThread, Context, flags};
+use crate::thread::{ArchThread, Context, Rest, flags};
 use crate::trap::TrapFrame;
 use crate::x86::local::{CURRENT, STACK_TOP};
 use crate::x86::{descriptors, entry, fpu, regs};
@@ -105,6 +105,23 @@ extern "C" fn started_user(last: u64, frame: &mut TrapFrame) {
     call_start_hook(last as *const ArchThread);
     crate::irq::disable_unguarded();
     machine_exit_work(frame);
+}
+
+/// What `switch_stacks` left on the stack of a thread.
+///
+/// # Safety
+/// The thread is on no processor and gets on none meanwhile.
+pub(crate) unsafe fn rest(thread: &ArchThread) -> Rest {
+    // SAFETY: nobody runs on its stack, whose lowest words are those of a `Start`, whether it ran
+    // already or not; a program's registers are at the top, where any bits are a frame.
+    unsafe {
+        let saved = (*thread.context()).rsp as *const Start;
+        Rest {
+            ip: (*saved).rip,
+            frame_pointer: (*saved).rbp,
+            user: thread.is_user().then(|| thread.user_frame().read()),
+        }
+    }
 }
 
 /// Puts a [`Start`] below the space of the user frame.

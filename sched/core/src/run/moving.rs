@@ -11,6 +11,7 @@
 
 use super::*;
 use crate::policy::Params;
+use arch::thread::Rest;
 
 /// Locks the queue that a thread is on, or was on last, or is on its way to.
 pub(super) fn own_queue(thread: &Thread) -> Queue {
@@ -137,6 +138,19 @@ pub(crate) fn with_entity<R>(thread: &Thread, f: impl FnOnce(&mut Entity) -> R) 
     }
     // SAFETY: the lock of its queue is held.
     f(unsafe { &mut *thread.entity.get() })
+}
+
+/// Calls `look` with where the thread will go on, if it is on no processor and on no way to one. Its
+/// queue is locked meanwhile.
+pub(crate) fn with_rest<R>(thread: &Thread, look: impl FnOnce(&Rest) -> R) -> Option<R> {
+    let cpu = own_queue(thread);
+    if thread.place() == Place::Moving || ptr::eq(cpu.current, thread) {
+        return None;
+    }
+    wait_off_cpu(thread);
+    // SAFETY: its registers are saved, and it gets on a processor only by the locked queue: by being
+    // chosen from it, or by being woken, moved or stolen under its lock.
+    unsafe { thread.arch().rest() }.as_ref().map(look)
 }
 
 /// Changes policy and priorities.
