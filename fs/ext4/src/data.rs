@@ -221,6 +221,10 @@ impl Backing for FileBacking {
     }
 
     fn prepare_write(&self, _mapping: &Mapping, pos: u64, len: usize) -> Result<()> {
+        // A write to a shared map gets no further than here.
+        if self.node.fs.sealed.load(Ordering::Relaxed) {
+            return Err(Errno::EROFS);
+        }
         let size = self.block_size() as u64;
         let first = u32::try_from(pos / size).map_err(|_| Errno::EFBIG)?;
         let last = u32::try_from((pos + len.max(1) as u64 - 1) / size).map_err(|_| Errno::EFBIG)?;

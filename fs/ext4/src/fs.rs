@@ -7,7 +7,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use abi::mount::MS_RDONLY;
 use abi::{Errno, Result};
@@ -43,8 +43,12 @@ pub(crate) struct Ext4 {
     /// Inodes whose fields differ from the table.
     dirty: SpinLock<BTreeMap<u32, Arc<Inode>>>,
     pub(crate) orphans: Orphans,
-    syncing: Mutex<()>,
+    pub(crate) syncing: Mutex<()>,
     read_only: AtomicBool,
+    /// Files that are open for writing get `EROFS`, what waits to be deleted goes on waiting.
+    pub(crate) sealed: AtomicBool,
+    /// Files that are being deleted just now.
+    deleting: AtomicU32,
     _claim: Claim,
 }
 
@@ -111,6 +115,8 @@ impl Ext4 {
             orphans: Orphans::new(),
             syncing: Mutex::new(&SYNC, ()),
             read_only: AtomicBool::new(read_only),
+            sealed: AtomicBool::new(false),
+            deleting: AtomicU32::new(0),
             _claim: claim,
         }))
     }
@@ -155,6 +161,9 @@ impl Ext4 {
 
     /// Writes inodes, bitmaps and descriptors to the device.
     pub(crate) fn store_metadata(&self) -> Result<()> {
+        if self.read_only.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let _one = self.syncing.lock();
         let mut result = self.store_orphans();
         let mut failed = Vec::new();
@@ -209,6 +218,36 @@ impl Ext4 {
         self.store_metadata()?;
         self.store_super(false)?;
         if wait { self.device.sync() } else { Ok(()) }
+    }
+
+    /// Everything to the disk and then nothing more, though files are open for writing.
+    fn seal(&self) -> Result<()> {
+        self.sealed.store(true, Ordering::SeqCst);
+        // Whoever writes to an open file holds the inode and will look anew for the next write.
+        for inode in self.inodes.all() {
+            drop(inode.lock().write());
+        }
+        while self.deleting.load(Ordering::SeqCst) != 0 {
+            sched::timer::sleep_ns(1_000_000);
+        }
+        let result = self.finish();
+        self.read_only.store(true, Ordering::Release);
+        result
+    }
+
+    /// Deletes a file that has neither links nor users, unless that has to wait for the file system
+    /// to be writable again: it is among the orphans on the disk.
+    pub(crate) fn delete_unused(&self, node: &Node, inode: &Arc<Inode>) -> Result<()> {
+        self.deleting.fetch_add(1, Ordering::SeqCst);
+        let result = if self.sealed.load(Ordering::SeqCst) {
+            self.forget_dirty(node.ino);
+            self.inodes.remove(node.ino.into());
+            Ok(())
+        } else {
+            node.delete(inode)
+        };
+        self.deleting.fetch_sub(1, Ordering::SeqCst);
+        result
     }
 
     fn finish(&self) -> Result<()> {
@@ -282,12 +321,17 @@ impl SuperOps for SuperPart {
         }
         let was = fs.read_only.swap(read_only, Ordering::AcqRel);
         if was && !read_only {
+            fs.sealed.store(false, Ordering::SeqCst);
             fs.delete_orphans()?;
             fs.store_super(false)?;
         }
         let kept = sb.flags() & !MS_RDONLY;
         sb.set_flags(kept | flags & MS_RDONLY);
         Ok(())
+    }
+
+    fn seal(&self, _sb: &Arc<SuperBlock>) -> Result<()> {
+        self.0.seal()
     }
 
     fn inode_of_handle(

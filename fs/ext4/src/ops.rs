@@ -264,7 +264,7 @@ impl InodeOps for Node {
     }
 
     fn evict(&self, inode: &Arc<Inode>) {
-        if let Err(error) = self.delete(inode) {
+        if let Err(error) = self.fs.delete_unused(self, inode) {
             log::error!("ext4: cannot free inode {}: {error}", self.ino);
         }
     }

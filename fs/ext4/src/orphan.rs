@@ -110,6 +110,11 @@ impl Ext4 {
         let (mut deleted, mut shortened) = (0, 0);
         let mut seen = BTreeSet::new();
         while ino != 0 && seen.insert(ino) {
+            // After an emergency remount some may still be open.
+            if self.inodes.get(ino.into()).is_some_and(|inode| inode.nlink() == 0) {
+                ino = self.orphans.next_of(ino);
+                continue;
+            }
             match self.finish_orphan(ino) {
                 Ok((next, is_deleted)) => {
                     deleted += u32::from(is_deleted);
@@ -126,7 +131,10 @@ impl Ext4 {
             "ext4: {}: {deleted} orphan inodes deleted, {shortened} truncated",
             self.device.name()
         );
-        self.modify_super(|raw| store_orphan(raw, 0))
+        // Not while a sync writes what the list was before.
+        let _one = self.syncing.lock();
+        self.orphans.0.lock().changed = true;
+        self.store_orphans()
     }
 
     fn finish_orphan(self: &Arc<Self>, ino: u32) -> Result<(u32, bool)> {

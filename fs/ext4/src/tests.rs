@@ -14,6 +14,8 @@ use vfs::{
     DeviceNumber, FileKind, Inode, InodeRef, NewInode, RenameEnd, RenameFlags, SuperBlock, Time,
 };
 
+mod sealed;
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 struct Fixture {

@@ -313,7 +313,7 @@ impl File {
     /// inode's write access has been taken if `counted`.
     pub(crate) fn new_writer(init: FileInit, mount: MountWriter, counted: bool) -> Arc<File> {
         let inode = counted.then(|| init.inode.clone());
-        Arc::new(Self::build(init, Some(WriteHold { inode, _mount: Some(mount) })))
+        Arc::new(Self::build(init, Some(WriteHold { inode, _mount: Some(mount.lasting()) })))
     }
 
     fn build(init: FileInit, write_hold: Option<WriteHold>) -> File {

@@ -144,6 +144,12 @@ fn write_to(
     Ok((count, end))
 }
 
+/// `EROFS` if the file's file system became read-only while the file was open for writing; the inode
+/// is locked.
+pub(crate) fn not_sealed(inode: &crate::Inode) -> Result<()> {
+    if inode.sb().is_read_only() { Err(Errno::EROFS) } else { Ok(()) }
+}
+
 fn write_regular(
     ctx: &Context<'_>,
     file: &File,
@@ -158,6 +164,7 @@ fn write_regular(
         if source.is_empty() {
             return Ok((0, pos));
         }
+        not_sealed(inode)?;
         let append = flags & O_APPEND != 0 || rwf & RWF_APPEND != 0;
         let pos = if append { inode.size() } else { pos };
         let cut = limit(ctx, file, pos, source)?;
@@ -284,6 +291,9 @@ pub fn fallocate(ctx: &Context<'_>, file: &File, mode: u32, offset: i64, len: i6
     }
     let result = {
         let _held = inode.lock().write();
+        if inode.kind == FileKind::Regular {
+            not_sealed(inode)?;
+        }
         file.ops().fallocate(file, mode, offset as u64, len as u64)
     };
     if result.is_ok() {

@@ -41,6 +41,14 @@ pub trait SuperOps: Any + Send + Sync {
         Ok(())
     }
 
+    /// Writes everything and then nothing more, though files may be open for writing, until a
+    /// [`remount`](SuperOps::remount) allows it again. The VFS lets nothing begin that would change
+    /// something, but what began on open files may not have ended.
+    fn seal(&self, sb: &Arc<SuperBlock>) -> Result<()> {
+        self.sync(sb, true)?;
+        self.remount(sb, sb.flags(), b"")
+    }
+
     /// The last mount is gone and all dentries are dropped: finish, write, free.
     fn put_super(&self, sb: &SuperBlock) {}
 

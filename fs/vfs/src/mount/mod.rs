@@ -6,6 +6,7 @@
 
 mod config;
 mod detached;
+mod emergency;
 mod info;
 mod locked;
 mod ops;
@@ -31,6 +32,7 @@ use crate::superblock::SuperBlock;
 
 pub use config::FsConfig;
 pub use detached::clone_tree;
+pub use emergency::make_all_read_only;
 pub use info::{MountLine, mount_lines, write_mountinfo, write_mounts, write_mountstats};
 pub use ops::{
     MountArgs, bind, change_propagation, clone_namespace, may_mount as check_may_mount, mount,
@@ -61,6 +63,8 @@ pub struct Mount {
     flags: AtomicU64,
     /// Writers, with the sign bit set while read-only.
     writers: AtomicU32,
+    /// Those of them that are files open for writing, not changes on their way.
+    lasting: AtomicU32,
     pub(crate) at: RcuArc<Attachment>,
     /// `MNT_EXPIRE` has seen it unused.
     pub(crate) expiring: AtomicBool,
@@ -88,6 +92,7 @@ impl Mount {
             source: source.into(),
             flags: AtomicU64::new(flags & MOUNT_FLAGS),
             writers: AtomicU32::new(if flags & MS_RDONLY != 0 { READ_ONLY } else { 0 }),
+            lasting: AtomicU32::new(0),
             at: RcuArc::empty(),
             expiring: AtomicBool::new(false),
             active: AtomicBool::new(true),
@@ -134,18 +139,28 @@ impl Mount {
         self.writers.load(Ordering::Acquire) & !READ_ONLY != 0
     }
 
+    /// Whether somebody who has asked for the right to write is about to change something. Files that
+    /// are only open for it do not count. For who has made the file system read-only: no more begin.
+    fn is_changing(&self) -> bool {
+        // In this order: a writer that comes to last is counted in the first look.
+        let writers = self.writers.load(Ordering::SeqCst) & !READ_ONLY;
+        writers > self.lasting.load(Ordering::SeqCst)
+    }
+
     /// Holds the mount writable while the result lives; `EROFS` if it is read-only.
     #[inline]
     pub fn want_write(self: &Arc<Self>) -> Result<MountWriter> {
-        if self.sb.is_read_only() {
-            return Err(Errno::EROFS);
-        }
         self.writers
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| {
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |n| {
                 (n & READ_ONLY == 0).then_some(n + 1)
             })
             .map_err(|_| Errno::EROFS)?;
-        Ok(MountWriter(self.clone()))
+        let writer = MountWriter { mount: self.clone(), is_lasting: false };
+        // Only now: who forbids it counts the writers after.
+        if self.sb.is_read_only() {
+            return Err(Errno::EROFS);
+        }
+        Ok(writer)
     }
 
     /// Whether writing is forbidden, here or in the file system.
@@ -185,11 +200,27 @@ impl fmt::Debug for Mount {
 
 /// Holds a mount writable.
 #[derive(Debug)]
-pub struct MountWriter(Arc<Mount>);
+pub struct MountWriter {
+    mount: Arc<Mount>,
+    is_lasting: bool,
+}
+
+impl MountWriter {
+    /// For a file that stays open for writing.
+    pub(crate) fn lasting(mut self) -> MountWriter {
+        self.mount.lasting.fetch_add(1, Ordering::SeqCst);
+        self.is_lasting = true;
+        self
+    }
+}
 
 impl Drop for MountWriter {
     fn drop(&mut self) {
-        self.0.writers.fetch_sub(1, Ordering::AcqRel);
+        // In this order: nobody else is taken for the one that lasts.
+        if self.is_lasting {
+            self.mount.lasting.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.mount.writers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -186,6 +186,7 @@ pub(crate) fn resize(ctx: &Context<'_>, path: &Path, inode: &Arc<Inode>, size: u
     if inode.has(InodeFlags::SWAPFILE) {
         return Err(Errno::ETXTBSY);
     }
+    crate::rw::not_sealed(inode)?;
     let mode = if capable_towards(inode, ctx.creds, Cap::FSETID) {
         None
     } else {
