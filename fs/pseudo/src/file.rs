@@ -35,11 +35,11 @@ impl core::fmt::Debug for TextFile {
 }
 
 impl FileOps for TextFile {
-    fn read_at(&self, _file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
+    fn read_at(&self, file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
         let mut contents = self.contents.lock();
         if pos == 0 || contents.is_none() {
             let mut fresh = Vec::new();
-            self.text.show(&mut fresh)?;
+            self.text.show_as(&mut fresh, &file.creds)?;
             *contents = Some(fresh);
         }
         let all = contents.as_deref().unwrap_or_default();

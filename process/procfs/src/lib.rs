@@ -16,6 +16,7 @@ mod cpu;
 mod fds;
 mod global;
 mod idmap;
+mod kernel_side;
 mod maps;
 mod mem;
 mod memory;

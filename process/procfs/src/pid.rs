@@ -1,6 +1,6 @@
 //! `/proc/PID` and `/proc/PID/task/TID`: one table of files serves both.
 
-use crate::{fds, idmap, maps, mem, mounts, status};
+use crate::{fds, idmap, kernel_side, maps, mem, mounts, status};
 use abi::{Errno, Result};
 use alloc::format;
 use alloc::sync::{Arc, Weak};
@@ -16,7 +16,7 @@ pub(crate) struct View {
     /// The numbers of the whole process are wanted.
     pub(crate) whole: bool,
     pub(crate) ns: Arc<PidNamespace>,
-    /// Who opened the file that is being written.
+    /// Who opened the file.
     pub(crate) opener: Option<Arc<Creds>>,
 }
 
@@ -71,9 +71,11 @@ const FILES: &[(&str, Kind)] = &[
     ("setgroups", Kind::Knob(0o644, idmap::setgroups, idmap::set_setgroups)),
     ("smaps", Kind::File(0o444, maps::smaps)),
     ("smaps_rollup", Kind::File(0o444, maps::smaps_rollup)),
+    ("stack", Kind::File(0o400, kernel_side::stack)),
     ("stat", Kind::File(0o444, status::stat)),
     ("statm", Kind::File(0o444, status::statm)),
     ("status", Kind::File(0o444, status::status)),
+    ("syscall", Kind::File(0o400, kernel_side::syscall)),
     ("uid_map", Kind::Knob(0o644, idmap::uid_map, idmap::set_uid_map)),
     ("wchan", Kind::File(0o444, status::wchan)),
 ];
@@ -273,6 +275,9 @@ impl TaskText {
 impl Text for TaskText {
     fn show(&self, out: &mut Vec<u8>) -> Result<()> {
         (self.show)(&self.view()?, out)
+    }
+    fn show_as(&self, out: &mut Vec<u8>, opener: &Arc<Creds>) -> Result<()> {
+        (self.show)(&View { opener: Some(opener.clone()), ..self.view()? }, out)
     }
     fn store_as(&self, bytes: &[u8], opener: &Arc<Creds>) -> Result<()> {
         let store = self.store.ok_or(Errno::EINVAL)?;

@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 use arch::VirtAddr;
 use core::sync::atomic::Ordering;
 use process::Task;
-use process::task::Life;
 use process::usage::Usage;
 use sched::Policy;
 use vm::AddressSpace;
@@ -17,13 +16,7 @@ const TICK_NS: u64 = 10_000_000;
 const PF_KTHREAD_NONE: u32 = 0x0040_0000;
 
 fn state(task: &Task) -> (char, &'static str) {
-    let letter = match task.life() {
-        Life::Zombie => 'Z',
-        Life::Dead => 'X',
-        _ if task.tracing.is_stopped() => 't',
-        _ if task.is_stopped() => 'T',
-        _ => task.thread().map_or('X', |thread| thread.state_letter()),
-    };
+    let letter = task.state_letter();
     let word = match letter {
         'R' => "running",
         'S' => "sleeping",
