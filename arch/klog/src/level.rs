@@ -1,6 +1,6 @@
 //! The eight levels of syslog, and which of them reach the consoles.
 
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 /// How severe a message is; lower is worse, as in syslog(3).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -52,50 +52,55 @@ impl From<log::Level> for Level {
 }
 
 /// Linux's defaults: messages below this number reach the consoles …
-pub(crate) const CONSOLE_DEFAULT: u8 = 7;
+const CONSOLE_DEFAULT: i32 = 7;
 /// … `quiet` makes it this, `debug` that.
-const CONSOLE_QUIET: u8 = 4;
-const CONSOLE_DEBUG: u8 = 10;
+const CONSOLE_QUIET: i32 = 4;
+const CONSOLE_DEBUG: i32 = 10;
 
-static CONSOLE: AtomicU8 = AtomicU8::new(CONSOLE_DEFAULT);
-static DEFAULT: AtomicU8 = AtomicU8::new(Level::Warning as u8);
-static MINIMUM: AtomicU8 = AtomicU8::new(1);
+static CONSOLE: AtomicI32 = AtomicI32::new(CONSOLE_DEFAULT);
+static DEFAULT: AtomicI32 = AtomicI32::new(Level::Warning as i32);
+static LEAST: AtomicI32 = AtomicI32::new(1);
+static FIRST: AtomicI32 = AtomicI32::new(CONSOLE_DEFAULT);
+/// In the order of `/proc/sys/kernel/printk`, which takes any numbers.
+static LEVELS: [&AtomicI32; 4] = [&CONSOLE, &DEFAULT, &LEAST, &FIRST];
 static IGNORED: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
 
-/// Messages of a level below this number reach the consoles (first number of
-/// `/proc/sys/kernel/printk`).
-pub fn console_level() -> u8 {
+/// Messages of a level below this number reach the consoles.
+pub fn console_level() -> i32 {
     CONSOLE.load(Relaxed)
 }
 
-/// Changes [`console_level`]; not below the minimum.
-pub fn set_console_level(level: u8) {
-    CONSOLE.store(level.max(MINIMUM.load(Relaxed)), Relaxed);
+/// Changes [`console_level`]; not below the least one.
+pub fn set_console_level(level: i32) {
+    CONSOLE.store(level.max(LEAST.load(Relaxed)), Relaxed);
 }
 
-/// The level of messages that carry none (second number of `/proc/sys/kernel/printk`).
-pub fn default_level() -> u8 {
-    DEFAULT.load(Relaxed)
+/// The level of messages that carry none.
+pub(crate) fn default_level() -> Level {
+    Level::from_priority(DEFAULT.load(Relaxed).cast_unsigned())
 }
 
-/// Changes [`default_level`].
-pub fn set_default_level(level: u8) {
-    DEFAULT.store(level.min(7), Relaxed);
+/// The least value of the console level that syslog(2) sets.
+pub(crate) fn least_level() -> i32 {
+    LEAST.load(Relaxed)
 }
 
-/// Changes the least value of the console level (third number of `/proc/sys/kernel/printk`).
-pub fn set_minimum_level(level: u8) {
-    MINIMUM.store(level, Relaxed);
+/// The numbers of `/proc/sys/kernel/printk`, proc(5): the console's level, that of messages without
+/// one, the least that the console is given, and its default.
+pub fn levels() -> [i32; 4] {
+    LEVELS.map(|level| level.load(Relaxed))
 }
 
-/// The least value of the console level.
-pub(crate) fn minimum_level() -> u8 {
-    MINIMUM.load(Relaxed)
+/// Changes as many of [`levels`] as there are values.
+pub fn set_levels(values: &[i32]) {
+    for (level, value) in LEVELS.into_iter().zip(values) {
+        level.store(*value, Relaxed);
+    }
 }
 
 /// Whether a message of this level reaches the consoles.
 pub(crate) fn reaches_console(level: Level) -> bool {
-    (level as u8) < CONSOLE.load(Relaxed) || IGNORED.load(Relaxed)
+    (level as i32) < CONSOLE.load(Relaxed) || IGNORED.load(Relaxed)
 }
 
 /// Applies `quiet`, `debug`, `loglevel=`, `ignore_loglevel` of the kernel's command line.

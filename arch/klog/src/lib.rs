@@ -8,18 +8,18 @@ mod level;
 mod logger;
 mod ring;
 mod syslog;
+mod writers;
 
 pub use cmdline::{CommandLine, Parameter, parse as parse_command_line};
 pub use console::{
     Console, ConsoleInfo, Early, MAX_CONSOLES, Replay, consoles, flush, register_console,
     unregister_console,
 };
-pub use level::{
-    Level, console_level, default_level, set_console_level, set_default_level, set_minimum_level,
-};
+pub use level::{Level, console_level, levels, set_console_level, set_levels};
 pub use logger::{emergency, init, panicking, print, set_append_hook, set_timestamps};
 pub use ring::{DEV_KMSG_MAX, MESSAGE_MAX, Position, ReadError, Record, first_seq, next_seq, read};
-pub use syslog::{Action, SyslogError, kmsg_write, syslog, unread_bytes};
+pub use syslog::{Action, SyslogError, first_shown_seq, syslog, unread_bytes};
+pub use writers::{DevKmsg, WRITE_MAX, Writer, dev_kmsg, set_dev_kmsg};
 
 use core::sync::atomic::{AtomicI64, AtomicU32};
 

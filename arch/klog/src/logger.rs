@@ -42,6 +42,7 @@ pub fn init(command_line: &str) {
             None => (word, None),
         };
         match (name, value) {
+            ("printk.devkmsg", Some(value)) => crate::writers::apply_parameter(value),
             ("printk.time", Some(value)) => set_timestamps(matches!(value, "1" | "y" | "Y")),
             _ => {
                 crate::level::apply_parameter(name, value);

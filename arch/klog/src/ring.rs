@@ -10,7 +10,7 @@ use arch::lock::{IrqLock, LockClass};
 use arrayvec::ArrayVec;
 
 /// The longest message; longer ones are cut, as on Linux.
-pub const MESSAGE_MAX: usize = 976;
+pub const MESSAGE_MAX: usize = 991;
 /// Room that one formatted `/dev/kmsg` record needs at most (every byte escaped, and the prefix).
 pub const DEV_KMSG_MAX: usize = MESSAGE_MAX * 4 + 64;
 

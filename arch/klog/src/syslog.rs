@@ -3,7 +3,7 @@
 //! Blocking is the caller's: [`syslog`] with [`Action::Read`] answers with nothing when there is
 //! nothing, and the caller waits for the append hook.
 
-use crate::level::{self, Level, console_level, default_level, minimum_level, set_console_level};
+use crate::level::{console_level, least_level, set_console_level};
 use crate::ring::{self, DEV_KMSG_MAX, Position, ReadError, Record};
 use abi::Errno;
 use arch::lock::{LockClass, SpinLock};
@@ -59,7 +59,7 @@ struct State {
     /// Bytes of the record at `reader` that were handed out already.
     partial: usize,
     clear: u64,
-    saved_level: Option<u8>,
+    saved_level: Option<i32>,
 }
 
 static CLASS: LockClass = LockClass::new("klog.syslog", 970);
@@ -118,7 +118,7 @@ pub fn syslog(
         Action::ConsoleOff => {
             let mut state = STATE.lock();
             state.saved_level.get_or_insert(console_level());
-            set_console_level(minimum_level());
+            set_console_level(least_level());
             Ok(0)
         }
         Action::ConsoleOn => {
@@ -132,7 +132,7 @@ pub fn syslog(
                 return Err(Errno::EINVAL);
             }
             STATE.lock().saved_level = None;
-            set_console_level(len as u8);
+            set_console_level(len as i32);
             Ok(0)
         }
         Action::SizeUnread => Ok(unread_bytes()),
@@ -172,7 +172,7 @@ fn read_last(
     len: usize,
     copy: &mut impl FnMut(&[u8]) -> Result<(), Errno>,
 ) -> Result<usize, Errno> {
-    let clear = STATE.lock().clear.max(ring::first_seq());
+    let clear = first_shown_seq();
     let mut position = Position::at(clear);
     let mut total = 0;
     while let Some(record) = next(&mut position) {
@@ -197,6 +197,11 @@ fn read_last(
         done += line.len();
     }
     Ok(done)
+}
+
+/// The oldest record that [`Action::Clear`] has not hidden: where `SEEK_DATA` leads in `/dev/kmsg`.
+pub fn first_shown_seq() -> u64 {
+    STATE.lock().clear.max(ring::first_seq())
 }
 
 /// The bytes that [`Action::Read`] would give.
@@ -238,44 +243,18 @@ impl Record {
     }
 }
 
-/// What a write to `/dev/kmsg` does: an optional `<priority>`, then the message.
-pub fn kmsg_write(bytes: &[u8]) -> Result<(), Errno> {
-    const USER_FACILITY: u32 = 1;
-    if bytes.len() > ring::MESSAGE_MAX + 16 {
-        return Err(Errno::EINVAL);
-    }
-    let mut priority = USER_FACILITY << 3 | u32::from(default_level());
-    let mut text = bytes;
-    if let [b'<', rest @ ..] = bytes {
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let number = rest.get(..digits).and_then(|d| core::str::from_utf8(d).ok()?.parse().ok());
-        if let (Some(number @ 0..=0xffff), Some(b'>')) = (number, rest.get(digits)) {
-            let number: u32 = number;
-            let facility = if number >> 3 == 0 { USER_FACILITY } else { number >> 3 };
-            priority = facility << 3 | number & 7;
-            text = rest.get(digits + 1..).unwrap_or_default();
-        }
-    }
-    while let [head @ .., b'\n'] = text {
-        text = head;
-    }
-    let level: Level = level::Level::from_priority(priority);
-    ring::append(level, (priority >> 3) as u16, arch::time::now_ns(), text);
-    crate::console::flush();
-    crate::logger::ring_the_bell();
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Writer;
 
     /// One test, since the ring and the reader are one per machine.
     #[test]
     fn programs_read_what_was_logged() {
-        kmsg_write(b"<12>hello\\ \x07w\n").unwrap();
-        kmsg_write(b"no priority").unwrap();
-        kmsg_write(b"<999999>odd").unwrap();
+        let writer = Writer::new();
+        writer.write(b"<12>hello\\ \x07w\n").unwrap();
+        writer.write(b"no priority").unwrap();
+        writer.write(b"<-1>odd").unwrap();
         let mut position = Position::at(0);
         let mut out = ArrayVec::new();
         let mut lines = Vec::new();
@@ -286,7 +265,7 @@ mod tests {
         assert!(lines[0].starts_with("12,0,"));
         assert!(lines[0].ends_with(",-;hello\\x5c \\x07w\n"), "{}", lines[0]);
         assert!(lines[1].starts_with("12,1,") && lines[1].ends_with(";no priority\n"));
-        assert!(lines[2].ends_with(";<999999>odd\n"));
+        assert!(lines[2].ends_with(";<-1>odd\n"));
 
         let mut all = Vec::new();
         let mut put = |bytes: &[u8]| {
@@ -311,12 +290,13 @@ mod tests {
             Ok(())
         };
         syslog(Action::ReadClear, len, put).unwrap();
-        assert!(String::from_utf8(last).unwrap().ends_with("<999999>odd\n"));
+        assert!(String::from_utf8(last).unwrap().ends_with("<-1>odd\n"));
         assert_eq!(syslog(Action::ReadAll, 1 << 20, |_| Ok(())), Ok(0));
+        assert_eq!(first_shown_seq(), ring::next_seq());
         assert_eq!(syslog(Action::ConsoleLevel, 9, |_| Ok(())), Err(Errno::EINVAL));
         syslog(Action::ConsoleOff, 0, |_| Ok(())).unwrap();
         assert_eq!(console_level(), 1);
         syslog(Action::ConsoleOn, 0, |_| Ok(())).unwrap();
-        assert_eq!(console_level(), level::CONSOLE_DEFAULT);
+        assert_eq!(console_level(), 7);
     }
 }

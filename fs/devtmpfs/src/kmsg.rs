@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::any::Any;
 
-use abi::fcntl::{O_ACCMODE, O_WRONLY, SEEK_DATA, SEEK_END, SEEK_SET};
+use abi::fcntl::{O_ACCMODE, O_RDONLY, O_WRONLY, SEEK_DATA, SEEK_END, SEEK_SET};
 use abi::poll::{POLLERR, POLLIN, POLLPRI, POLLRDNORM};
 use abi::{Errno, Result};
 use arch::lock::{LockClass, Once, SpinLock};
@@ -28,6 +28,18 @@ pub fn kmsg_notify() {
 
 struct Kmsg {
     position: SpinLock<Position>,
+    writer: klog::Writer,
+}
+
+impl Drop for Kmsg {
+    fn drop(&mut self) {
+        let dropped = self.writer.dropped();
+        if dropped > 0 {
+            let name = sched::current().name();
+            let name = name.split(|byte| *byte == 0).next().unwrap_or_default().escape_ascii();
+            log::warn!("printk: {name}: {dropped} output lines suppressed due to ratelimiting");
+        }
+    }
 }
 
 impl Kmsg {
@@ -43,8 +55,12 @@ pub(crate) fn open(flags: u32, ctx: &Context<'_>) -> Result<Opened> {
     if is_restricted && flags & O_ACCMODE != O_WRONLY && !ctx.creds.capable(Cap::SYSLOG) {
         ctx.creds.require(Cap::SYS_ADMIN)?;
     }
+    if flags & O_ACCMODE != O_RDONLY && klog::dev_kmsg() == klog::DevKmsg::Off {
+        return Err(Errno::EPERM);
+    }
     let position = SpinLock::new(&KMSG, Position::at(klog::first_seq()));
-    Ok(Opened { ops: Arc::new(Kmsg { position }), mode: FileMode::SEEK })
+    let kmsg = Kmsg { position, writer: klog::Writer::new() };
+    Ok(Opened { ops: Arc::new(kmsg), mode: FileMode::SEEK | FileMode::POSITIONAL })
 }
 
 impl FileOps for Kmsg {
@@ -71,11 +87,11 @@ impl FileOps for Kmsg {
     }
 
     fn write_at(&self, _file: &File, _pos: u64, source: &mut Source<'_>) -> Result<usize> {
-        let mut buffer = [0u8; 1024];
+        let mut buffer = [0u8; klog::WRITE_MAX];
         let len = source.remaining();
         let Some(room) = buffer.get_mut(..len) else { return Err(Errno::EINVAL) };
         source.take_all(room)?;
-        klog::kmsg_write(room)?;
+        self.writer.write(room)?;
         Ok(len)
     }
 
@@ -84,7 +100,9 @@ impl FileOps for Kmsg {
             return Err(Errno::ESPIPE);
         }
         let seq = match whence {
-            SEEK_SET | SEEK_DATA => klog::first_seq(),
+            SEEK_SET => klog::first_seq(),
+            // After what `dmesg --clear` has hidden.
+            SEEK_DATA => klog::first_shown_seq(),
             SEEK_END => klog::next_seq(),
             _ => return Err(Errno::EINVAL),
         };

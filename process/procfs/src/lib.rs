@@ -22,6 +22,7 @@ mod mem;
 mod memory;
 mod mounts;
 mod pid;
+mod printk;
 mod root;
 mod status;
 mod sysctl;

@@ -46,6 +46,26 @@ impl Value for AtomicI64 {
     }
 }
 
+/// A number as Linux reads it in these files: decimal, hexadecimal after `0x`, octal after `0`.
+pub(crate) fn parse_int(bytes: &[u8]) -> Result<i64> {
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+    let (is_negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    let (radix, digits) = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        Some(hex) => (16, hex),
+        None if digits.len() > 1 && digits.starts_with('0') => (8, digits),
+        None => (10, digits),
+    };
+    if digits.starts_with(['+', '-']) {
+        return Err(Errno::EINVAL);
+    }
+    let value = i64::from_str_radix(digits, radix).map_err(|_| Errno::EINVAL)?;
+    Ok(if is_negative { -value } else { value })
+}
+
 /// A number, with the range it may have.
 pub(crate) fn number(value: &'static dyn Value, range: RangeInclusive<i64>) -> Node {
     exclusive(value, None, range)
@@ -64,7 +84,7 @@ pub(crate) fn exclusive(
             Ok(())
         },
         move |bytes| {
-            let new: i64 = parse(bytes)?;
+            let new = parse_int(bytes)?;
             if !range.contains(&new) {
                 return Err(Errno::EINVAL);
             }
@@ -205,14 +225,8 @@ fn kernel() -> Tree {
         .with("overflowuid", constant("65534"))
         .with("panic", number(&klog::PANIC_TIMEOUT_S, i64::from(i32::MIN)..=i64::from(i32::MAX)))
         .with("pid_max", pid_max)
-        .with(
-            "printk",
-            show(|out| {
-                let (now, default) = (klog::console_level(), klog::default_level());
-                put!(out, "{now}\t{default}\t1\t7\n");
-                Ok(())
-            }),
-        )
+        .with("printk", crate::printk::levels())
+        .with("printk_devkmsg", crate::printk::writers())
         .dir("random", random())
         .with("randomize_va_space", number(&process::exec::RANDOMIZE_VA_SPACE, 0..=2))
         .with("sysrq", sysrq::allowed())
