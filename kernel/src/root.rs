@@ -16,7 +16,7 @@ const DEFAULT_PROGRAMS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/b
 /// The program of an initial RAM disk, when the command line names none.
 const RAM_DISK_PROGRAM: &str = "/init";
 /// Words of the command line that mean something to the kernel and are not passed to init.
-const KNOWN: [&str; 23] = [
+const KNOWN: [&str; 24] = [
     "console",
     "root",
     "rootfstype",
@@ -40,6 +40,7 @@ const KNOWN: [&str; 23] = [
     "earlycon",
     "debug",
     "ignore_loglevel",
+    "sysrq_always_enabled",
 ];
 
 /// The rest of start-up, in a thread of its own.
@@ -142,7 +143,8 @@ fn devices(line: &CommandLine) {
     report("serial", tty::serial::init());
     report("devpts", devpts::init());
     report("rtc", platform::rtc::init());
-    platform::sysrq::init();
+    platform::sysrq::init(line.has("sysrq_always_enabled"));
+    process::sysrq::init();
     platform::power::init();
     platform::power::set_preparation(crate::power::prepare);
     process::power::set_hook(crate::power::act);

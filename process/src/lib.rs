@@ -28,6 +28,7 @@ pub mod random;
 pub mod seccomp;
 pub mod signal;
 mod start;
+pub mod sysrq;
 pub mod task;
 pub mod timers;
 pub mod trap;

@@ -42,7 +42,8 @@ static KILLS: AtomicU64 = AtomicU64::new(0);
 struct Asker {
     comm: [u8; 16],
     adj: i32,
-    order: u8,
+    /// Of the allocation that failed; `None` when an administrator asks, shortage or not.
+    order: Option<u8>,
 }
 
 /// Starts the killer and has the frame allocator ask it. Once, when threads can be made.
@@ -73,11 +74,19 @@ fn out_of_memory(order: u8) -> bool {
         (task.comm(), task.group.oom_score_adj.load(Ordering::Relaxed))
     });
     let seen = ROUNDS.load(Ordering::Acquire);
-    ASKED.lock().get_or_insert(Asker { comm, adj, order });
+    ASKED.lock().get_or_insert(Asker { comm, adj, order: Some(order) });
     KILLER.wake_one();
     let deadline = arch::time::now_ns() + PATIENCE_NS;
     ASKERS.wait_deadline(deadline, || (ROUNDS.load(Ordering::Acquire) != seen).then_some(()));
     !IS_HOPELESS.load(Ordering::Relaxed)
+}
+
+/// Has the killer choose a process, whether memory is short or not; does not wait for it.
+pub(crate) fn kill_one() {
+    let comm = crate::try_current().map_or(*b"kthread\0\0\0\0\0\0\0\0\0", Task::comm);
+    // Instead of whoever asks for an allocation: the round serves both.
+    *ASKED.lock() = Some(Asker { comm, adj: 0, order: None });
+    KILLER.wake_one();
 }
 
 /// How bad a process is: pages it would free, weighted by `oom_score_adj` in thousandths of
@@ -151,7 +160,7 @@ fn is_victim(group: &ThreadGroup) -> bool {
 fn round(asker: &Asker) {
     IS_HOPELESS.store(false, Ordering::Relaxed);
     frames::drain_all();
-    if frames::has_room() {
+    if asker.order.is_some() && frames::has_room() {
         return;
     }
     let total = frames::total_pages();
@@ -166,8 +175,13 @@ fn round(asker: &Asker) {
         }
     }
     let name = text(&asker.comm);
-    log::warn!("{name} invoked oom-killer: order={}, oom_score_adj={}", asker.order, asker.adj);
+    let order = asker.order.map_or(-1, i32::from);
+    log::warn!("{name} invoked oom-killer: order={order}, oom_score_adj={}", asker.adj);
     let Some((_, group)) = worst else {
+        if asker.order.is_none() && frames::has_room() {
+            log::info!("sysrq: OOM request ignored. No killable processes...");
+            return;
+        }
         IS_HOPELESS.store(true, Ordering::Relaxed);
         log::error!("Out of memory and no killable processes...");
         return;
@@ -183,25 +197,11 @@ fn text(comm: &[u8; 16]) -> String {
 
 /// What memory went to, for the log.
 fn report() {
-    let frames = frames::stats();
-    let count = pagecache::stats::sum;
-    use pagecache::stats::Counter;
-    log::info!(
-        "Mem-Info: anon:{} active_file:{} inactive_file:{} dirty:{} writeback:{} slab:{} \
-         shmem:{} pagetables:{} free:{}",
-        frames::Counter::Anon.get(),
-        count(Counter::ActiveFile),
-        count(Counter::InactiveFile),
-        count(Counter::Dirty),
-        count(Counter::Writeback),
-        frames::Counter::SlabUnreclaimable.get() + frames::Counter::SlabReclaimable.get(),
-        count(Counter::Shmem),
-        frames.tables,
-        frames.free,
-    );
+    crate::sysrq::show_memory();
     log::info!("Tasks state (memory values in pages):");
     log::info!("[  pid  ]   uid  tgid total_vm      rss oom_score_adj name");
-    for group in PidNamespace::initial().groups() {
+    let groups = PidNamespace::initial().groups().into_iter();
+    for group in groups.filter(|group| !group.is_unkillable()) {
         let (Some(task), Some(mm)) = (group.any_task(), memory_of(&group)) else { continue };
         let (pid, stats) = (group.pid().global(), mm.stats_if_free());
         log::info!(

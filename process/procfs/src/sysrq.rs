@@ -1,6 +1,6 @@
 //! Magic system requests: `/proc/sysrq-trigger` and `kernel.sysrq`.
 
-use crate::status::parse;
+use crate::sysctl::parse_int;
 use abi::Errno;
 use platform::sysrq;
 use pseudo::{Node, knob};
@@ -27,7 +27,8 @@ pub(crate) fn allowed() -> Node {
             Ok(())
         },
         |bytes| {
-            sysrq::set_allowed(parse(bytes)?);
+            let value = parse_int(bytes)?;
+            sysrq::set_allowed(i32::try_from(value).map_err(|_| Errno::EINVAL)?);
             Ok(())
         },
     )

@@ -43,6 +43,7 @@ mod test_power;
 mod test_root;
 mod test_shell;
 mod test_stress;
+mod test_sysrq;
 mod test_uefi;
 mod uefi;
 

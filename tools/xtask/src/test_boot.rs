@@ -69,11 +69,12 @@ pub(crate) fn run(filters: &[&str]) -> Result<u8> {
     Ok(u8::from(all(filters)?.failed > 0))
 }
 
-/// The cases here and those of `test_loaders`, `test_power`, `test_uefi` and `test_root`, on the release kernel.
+/// The cases here and those of `test_loaders`, `test_power`, `test_sysrq`, `test_uefi` and `test_root`, on the release kernel.
 pub(crate) fn all(filters: &[&str]) -> Result<Tally> {
     let mut tally = cases(Profile::Release, filters)?;
     tally.add(crate::test_loaders::cases(filters)?);
     tally.add(crate::test_power::cases(filters)?);
+    tally.add(crate::test_sysrq::cases(filters)?);
     tally.add(crate::test_uefi::cases(filters)?);
     tally.add(crate::test_root::cases(filters)?);
     Ok(tally)
