@@ -20,6 +20,12 @@ pub fn cycles() -> u64 {
     imp::cycles()
 }
 
+/// How long so many cycles take, in nanoseconds.
+#[inline]
+pub fn cycles_to_ns(cycles: u64) -> u64 {
+    imp::cycles_to_ns(cycles)
+}
+
 /// Cycles of the counter in a second.
 pub fn cycles_per_sec() -> u64 {
     imp::cycles_per_sec()

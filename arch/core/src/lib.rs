@@ -15,6 +15,7 @@ pub mod host;
 #[cfg(target_os = "none")]
 pub mod image;
 pub mod irq;
+pub mod irq_count;
 pub mod lock;
 #[cfg(target_os = "none")]
 pub mod mmio;

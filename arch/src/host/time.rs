@@ -16,6 +16,9 @@ pub(crate) fn now_ns() -> u64 {
 pub(crate) fn cycles() -> u64 {
     now_ns()
 }
+pub(crate) fn cycles_to_ns(cycles: u64) -> u64 {
+    cycles
+}
 pub(crate) fn cycles_per_sec() -> u64 {
     1_000_000_000
 }

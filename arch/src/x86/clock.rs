@@ -73,6 +73,12 @@ pub(crate) fn ns_to_tsc(ns: u64) -> u64 {
     scale.base_cycles.saturating_add(cycles.min(u128::from(u64::MAX)) as u64).saturating_add(1)
 }
 
+/// How long so many cycles take.
+#[inline]
+pub(crate) fn cycles_to_ns(cycles: u64) -> u64 {
+    ((u128::from(cycles) * u128::from(SCALE.read().mult)) >> 32) as u64
+}
+
 pub(crate) fn cycles_per_sec() -> u64 {
     SCALE.read().hz
 }

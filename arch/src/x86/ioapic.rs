@@ -78,8 +78,20 @@ pub fn isa_to_gsi(isa: u8) -> u32 {
     state.overrides.iter().find(|o| o.isa == isa).map_or(u32::from(isa), |o| o.gsi)
 }
 
-/// Connects a line to a vector of a processor; whether there is such a line.
-pub(crate) fn route(gsi: u32, trigger: Trigger, cpu: CpuId, vector: u8) -> bool {
+/// How many lines there can be: message numbers begin behind them.
+pub(crate) fn line_count() -> u32 {
+    let state = STATE.lock();
+    state.chips.iter().map(|chip| chip.first_gsi + chip.lines).max().unwrap_or(0).max(16)
+}
+
+/// Which line of its chip a connected line is, and how it signals.
+pub(crate) struct Route {
+    pub(crate) line: u32,
+    pub(crate) is_level: bool,
+}
+
+/// Connects a line to a vector of a processor; `None` when there is no such line.
+pub(crate) fn route(gsi: u32, trigger: Trigger, cpu: CpuId, vector: u8) -> Option<Route> {
     let state = STATE.lock();
     let trigger = match trigger {
         Trigger::Firmware => {
@@ -97,8 +109,8 @@ pub(crate) fn route(gsi: u32, trigger: Trigger, cpu: CpuId, vector: u8) -> bool 
     let id = u64::from(apic::apic_id(cpu).unwrap_or(0) & 0xff);
     with_line(&state, gsi, |chip, line| {
         chip.set_entry(line, id << 56 | flags | u64::from(vector));
+        Route { line, is_level: flags & LEVEL != 0 }
     })
-    .is_some()
 }
 
 /// Masks a line, or lets it through again.

@@ -7,6 +7,7 @@ use crate::thread::{self, flags};
 use crate::timer::Mode;
 use crate::trap::{self, FaultCode, FaultOutcome, TrapFrame, vector};
 use core::sync::atomic::{AtomicBool, Ordering};
+use machine::irq_count::{self, Counted};
 use machine::x86::{descriptors, extable, regs};
 
 /// Work before the return to user mode. Entered and left with interrupts off.
@@ -43,10 +44,12 @@ fn leave(frame: &mut TrapFrame) {
 /// A hardware interrupt.
 pub(crate) fn interrupt(frame: &mut TrapFrame, number: u64) {
     preempt::irq_enter();
+    let began = super::clock::cycles();
     let mode = if frame.is_user() { FROM_USER } else { 0 };
     trap::while_interrupted(frame, || {
         descriptors::on_irq_stack(dispatch, u64::from(number as u8) | mode);
     });
+    irq_count::add_cycles(super::clock::cycles().saturating_sub(began));
     preempt::irq_exit();
     leave(frame);
 }
@@ -148,7 +151,10 @@ pub fn last_bad_address() -> VirtAddr {
 /// An exception on a stack of its own: NMI, double fault, machine check, debug in the kernel.
 pub(crate) fn paranoid(frame: &mut TrapFrame, number: u64, error: u64) {
     match number as u8 {
-        vector::NMI => super::stop::nmi(frame),
+        vector::NMI => {
+            irq_count::count(Counted::Nmi);
+            super::stop::nmi(frame);
+        }
         vector::DEBUG => {
             // A hardware breakpoint of a tracer hit by a copy routine, or a step into SYSCALL.
             regs::clear_dr6();

@@ -5,14 +5,15 @@
 //! it any more.
 
 use crate::cpu::{CpuId, MAX_CPUS};
-use crate::irq::{Handler, IrqError, MsiVector, Trigger};
+use crate::irq::{Chip, Handler, InUse, IrqError, MsiSource, MsiVector, Trigger};
 use crate::lock::{IrqLock, LockClass};
 use crate::timer::Mode;
 use crate::x86::apic::{self, vector};
 use crate::x86::{ioapic, timer};
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use machine::irq_count::{Counted, count, count_on};
 use machine::x86::handlers::HandlerSlot;
 use machine::x86::ipi;
 
@@ -28,7 +29,6 @@ struct Table {
 crate::percpu! {
     static TABLE: PerCpu<Table> =
         Table { slots: [const { HandlerSlot::new() }; 256] };
-    static STRAY: PerCpu<AtomicU64> = AtomicU64::new(0);
 }
 
 /// Where a line or message goes.
@@ -38,36 +38,39 @@ struct Place {
     vector: u8,
 }
 
+struct Interrupt {
+    place: Place,
+    /// How often handlers had been called there before it came.
+    count_before: u64,
+    chip: Chip,
+    /// Its number at the chip.
+    number: u32,
+    is_level: bool,
+    names: String,
+}
+
 struct Registry {
-    /// Line → its place.
-    lines: BTreeMap<u32, (Place, Trigger)>,
-    /// Interrupt number of a message → its place.
-    messages: BTreeMap<u32, Place>,
+    /// By number: lines have that of the firmware, messages come behind the last line.
+    interrupts: BTreeMap<u32, Interrupt>,
     /// Device vectors in use on each processor.
     used: [u16; MAX_CPUS],
-    next_irq: u32,
 }
 
 static CLASS: LockClass = LockClass::new("arch.vectors", 790);
-static REGISTRY: IrqLock<Registry> = IrqLock::new(
-    &CLASS,
-    Registry {
-        lines: BTreeMap::new(),
-        messages: BTreeMap::new(),
-        used: [0; MAX_CPUS],
-        next_irq: 256,
-    },
-);
+static REGISTRY: IrqLock<Registry> =
+    IrqLock::new(&CLASS, Registry { interrupts: BTreeMap::new(), used: [0; MAX_CPUS] });
 
 /// Serves an interrupt that came in between what `mode` says. Interrupts are off.
 #[inline]
 pub(crate) fn dispatch(number: u8, mode: Mode) {
     match number {
         vector::TIMER => {
+            count(Counted::Timer);
             apic::end_of_interrupt();
             timer::expired(mode);
         }
         vector::RESCHEDULE => {
+            count(Counted::Reschedule);
             apic::end_of_interrupt();
             crate::preempt::fold_need_resched();
         }
@@ -75,15 +78,16 @@ pub(crate) fn dispatch(number: u8, mode: Mode) {
             apic::end_of_interrupt();
             ipi::serve();
         }
-        vector::SPURIOUS => {}
+        vector::SPURIOUS => count(Counted::Spurious),
         vector::ERROR => {
+            count(Counted::ControllerError);
             let errors = apic::take_errors();
             apic::end_of_interrupt();
             log::warn!("apic: error {errors:#x}");
         }
         device => {
             if !TABLE.this().slots[device as usize].call() {
-                STRAY.this().fetch_add(1, Ordering::Relaxed);
+                count(Counted::Stray);
             }
             apic::end_of_interrupt();
         }
@@ -107,43 +111,75 @@ fn slot(place: Place) -> &'static HandlerSlot {
     &TABLE.on(place.cpu).slots[place.vector as usize]
 }
 
-/// Registers a handler of an interrupt line; lines are shared. Its number in `/proc/interrupts`.
-/// Interrupts on.
-pub fn request_gsi(gsi: u32, trigger: Trigger, handler: Handler) -> Result<u32, IrqError> {
+/// Registers a handler of an interrupt line for the device `name`; lines are shared. Its number in
+/// `/proc/interrupts`. Interrupts on.
+pub fn request_gsi(
+    gsi: u32,
+    trigger: Trigger,
+    name: &str,
+    handler: Handler,
+) -> Result<u32, IrqError> {
     let mut registry = REGISTRY.lock();
-    if let Some((place, _)) = registry.lines.get(&gsi).copied() {
-        let (mut handlers, _) = slot(place).look();
+    if let Some(known) = registry.interrupts.get_mut(&gsi) {
+        if known.chip != Chip::IoApic {
+            return Err(IrqError::NoSuchLine);
+        }
+        known.names.push_str(", ");
+        known.names.push_str(name);
+        let slot = slot(known.place);
+        let mut handlers = slot.handlers();
         handlers.push(handler);
-        let old = slot(place).replace(handlers);
+        let old = slot.replace(handlers);
         drop(registry);
         drop(old);
         return Ok(gsi);
     }
     let place = find_place(&mut registry, None)?;
+    let count_before = slot(place).count();
     let old = slot(place).replace(Vec::from([handler]));
-    registry.lines.insert(gsi, (place, trigger));
+    let Some(route) = ioapic::route(gsi, trigger, place.cpu, place.vector) else {
+        registry.used[place.cpu.index()] -= 1;
+        let unused = slot(place).replace(Vec::new());
+        drop(registry);
+        drop((old, unused));
+        return Err(IrqError::NoSuchLine);
+    };
+    let interrupt = Interrupt {
+        place,
+        count_before,
+        chip: Chip::IoApic,
+        number: route.line,
+        is_level: route.is_level,
+        names: name.into(),
+    };
+    registry.interrupts.insert(gsi, interrupt);
     drop(registry);
     drop(old);
-    if ioapic::route(gsi, trigger, place.cpu, place.vector) {
-        return Ok(gsi);
-    }
-    let mut registry = REGISTRY.lock();
-    registry.lines.remove(&gsi);
-    registry.used[place.cpu.index()] -= 1;
-    let old = slot(place).replace(Vec::new());
-    drop(registry);
-    drop(old);
-    Err(IrqError::NoSuchLine)
+    Ok(gsi)
 }
 
 /// Allocates a message-signalled interrupt, on the processor of the hint if it has room.
-pub fn allocate_msi(cpu_hint: Option<CpuId>, handler: Handler) -> Result<MsiVector, IrqError> {
+pub fn allocate_msi(
+    cpu_hint: Option<CpuId>,
+    source: MsiSource,
+    handler: Handler,
+) -> Result<MsiVector, IrqError> {
+    let first = ioapic::line_count();
     let mut registry = REGISTRY.lock();
     let place = find_place(&mut registry, cpu_hint)?;
+    let interrupt = Interrupt {
+        place,
+        count_before: slot(place).count(),
+        chip: Chip::PciMsi,
+        number: source.number,
+        is_level: false,
+        names: source.name,
+    };
     let old = slot(place).replace(Vec::from([handler]));
-    let irq = registry.next_irq;
-    registry.next_irq += 1;
-    registry.messages.insert(irq, place);
+    // As many numbers as are taken, and one more, has one that is free.
+    let is_free = |irq: &u32| !registry.interrupts.contains_key(irq);
+    let irq = (first..=u32::MAX).find(is_free).ok_or(IrqError::NoVectors)?;
+    registry.interrupts.insert(irq, interrupt);
     drop(registry);
     drop(old);
     let (address, data) = apic::message(place.cpu, place.vector);
@@ -153,7 +189,7 @@ pub fn allocate_msi(cpu_hint: Option<CpuId>, handler: Handler) -> Result<MsiVect
 /// Frees a message-signalled interrupt; its device no longer sends it. Interrupts on.
 pub fn free_msi(msi: MsiVector) {
     let mut registry = REGISTRY.lock();
-    let Some(place) = registry.messages.remove(&msi.irq) else { return };
+    let Some(Interrupt { place, .. }) = registry.interrupts.remove(&msi.irq) else { return };
     registry.used[place.cpu.index()] -= 1;
     let old = slot(place).replace(Vec::new());
     drop(registry);
@@ -164,22 +200,33 @@ pub fn free_msi(msi: MsiVector) {
 /// one is served until [`free_msi`].
 pub fn set_affinity(msi: MsiVector, cpu: CpuId) -> Result<MsiVector, IrqError> {
     let registry = REGISTRY.lock();
-    let place = registry.messages.get(&msi.irq).copied().ok_or(IrqError::NoSuchLine)?;
-    let (handlers, _) = slot(place).look();
+    let known = registry.interrupts.get(&msi.irq).ok_or(IrqError::NoSuchLine)?;
+    let source = MsiSource { name: known.names.clone(), number: known.number };
+    let handlers = slot(known.place).handlers();
     drop(registry);
     let handler = handlers.into_iter().next().ok_or(IrqError::NoSuchLine)?;
-    let moved = allocate_msi(Some(cpu), handler)?;
+    let moved = allocate_msi(Some(cpu), source, handler)?;
     free_msi(msi);
     Ok(moved)
 }
 
-/// One line of `/proc/interrupts`: number, processor, how often, whether a line or a message.
-pub fn for_each_count(mut f: impl FnMut(u32, CpuId, u64, bool)) {
+/// The device interrupts in use, by number.
+pub fn in_use() -> Vec<InUse> {
     let registry = REGISTRY.lock();
-    let lines = registry.lines.iter().map(|(gsi, (place, _))| (*gsi, *place, true));
-    let messages = registry.messages.iter().map(|(irq, place)| (*irq, *place, false));
-    for (irq, place, is_line) in lines.chain(messages) {
-        let (_, count) = slot(place).look();
-        f(irq, place.cpu, count, is_line);
-    }
+    let describe = |(irq, known): (&u32, &Interrupt)| InUse {
+        irq: *irq,
+        cpu: known.place.cpu,
+        count: slot(known.place).count() - known.count_before,
+        chip: known.chip,
+        number: known.number,
+        is_level: known.is_level,
+        names: known.names.clone(),
+    };
+    registry.interrupts.iter().map(describe).collect()
+}
+
+/// How many interrupts of all kinds a processor has served since boot.
+pub fn served_on(cpu: CpuId) -> u64 {
+    let devices: u64 = TABLE.on(cpu).slots.iter().map(HandlerSlot::count).sum();
+    devices + Counted::ALL.iter().map(|what| count_on(cpu, *what)).sum::<u64>()
 }

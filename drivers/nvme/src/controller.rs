@@ -1,5 +1,6 @@
 //! A controller: bringing it up (NVMe 1.4 §7.6.1), admin commands, and its I/O queues.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -11,7 +12,7 @@ use arch::irq::Handler;
 use arch::lock::{IrqLock, LockClass};
 use block::Request;
 use hw::DmaBuffer;
-use pci::Interrupts;
+use pci::{Interrupts, Vector};
 use sched::Mutex;
 use spin::Once;
 
@@ -183,7 +184,7 @@ impl Controller {
     }
 
     fn set_up_interrupts(self: &Arc<Self>) -> Result<()> {
-        let handlers: Vec<(Option<CpuId>, Handler)> = (0..self.queues.len())
+        let vectors: Vec<Vector> = (0..self.queues.len())
             .map(|index| {
                 let this = Arc::downgrade(self);
                 let handler: Handler = Arc::new(move || {
@@ -192,11 +193,13 @@ impl Controller {
                     }
                 });
                 let cpu = index * cpu::count() / self.queues.len().max(1);
-                (Some(CpuId::from_index(cpu)), handler)
+                // The queue of commands to the controller itself, number 0, is polled.
+                let name = format!("nvme{}q{}", self.number, index + 1);
+                Vector { name, cpu: Some(CpuId::from_index(cpu)), handler }
             })
             .collect();
-        let interrupts = if self.function.msix_count() >= handlers.len() {
-            self.function.enable_msix(handlers)
+        let interrupts = if self.function.msix_count() >= vectors.len() {
+            self.function.enable_msix(vectors)
         } else {
             Err(Errno::ENODEV)
         };
@@ -204,13 +207,14 @@ impl Controller {
             Ok(interrupts) => interrupts,
             Err(_) => {
                 let this = Arc::downgrade(self);
-                self.function.enable_one(Arc::new(move || {
+                let handler = Arc::new(move || {
                     if let Some(this) = this.upgrade() {
                         (0..this.queues.len()).for_each(|index| {
                             this.reap(index);
                         });
                     }
-                }))?
+                });
+                self.function.enable_one(&format!("nvme{}", self.number), handler)?
             }
         };
         self.interrupts.call_once(|| interrupts);

@@ -1,18 +1,31 @@
 //! Interrupts: MSI-X (PCI Local Bus 3.0 §6.8.2), MSI (§6.8.1) and the legacy line.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use arch::cpu::CpuId;
-use arch::irq::{self, MsiVector, Trigger};
+use arch::irq::{self, MsiSource, MsiVector, Trigger};
 use hw::Mmio;
 
 use crate::capability::capability_id;
+use crate::config::Address;
 use crate::device::Device;
 
 /// What an interrupt calls, with interrupts off.
 pub type Handler = irq::Handler;
+
+/// A vector that a driver asks for.
+#[derive(Clone)]
+pub struct Vector {
+    /// What it is for, as `/proc/interrupts` names it.
+    pub name: String,
+    /// Where it should arrive.
+    pub cpu: Option<CpuId>,
+    /// What it calls.
+    pub handler: Handler,
+}
 
 const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK_ALL: u16 = 1 << 14;
@@ -84,17 +97,13 @@ impl Device {
         usize::from(self.read16(msix.offset + 2) & 0x7ff) + 1
     }
 
-    /// Switches MSI-X on with one vector per handler; the optional CPU says where it should
-    /// arrive.
+    /// Switches MSI-X on with these vectors.
     ///
     /// # Errors
     /// `ENODEV` without MSI-X or with fewer vectors, `ENOSPC` when the machine has no more.
-    pub fn enable_msix(
-        self: &Arc<Self>,
-        handlers: Vec<(Option<CpuId>, Handler)>,
-    ) -> Result<Interrupts> {
+    pub fn enable_msix(self: &Arc<Self>, wanted: Vec<Vector>) -> Result<Interrupts> {
         let msix = self.find_capability(capability_id::MSIX).ok_or(Errno::ENODEV)?;
-        if handlers.len() > self.msix_count() {
+        if wanted.len() > self.msix_count() {
             return Err(Errno::ENODEV);
         }
         let place = self.read32(msix.offset + 4);
@@ -107,9 +116,9 @@ impl Device {
         for index in 0..self.msix_count() {
             table.write32(index * MSIX_ENTRY + 12, 1);
         }
-        for (index, (cpu, handler)) in handlers.into_iter().enumerate() {
+        for (index, Vector { name, cpu, handler }) in wanted.into_iter().enumerate() {
             // An error drops `interrupts`, which gives back what it has.
-            let vector = irq::allocate_msi(cpu, handler)?;
+            let vector = irq::allocate_msi(cpu, self.source(name, index), handler)?;
             let entry = index * MSIX_ENTRY;
             table.write32(entry, vector.address as u32);
             table.write32(entry + 4, (vector.address >> 32) as u32);
@@ -128,24 +137,32 @@ impl Device {
     ///
     /// # Errors
     /// `ENODEV` when the device has none, `ENOSPC` when the machine has no more.
-    pub fn enable_one(self: &Arc<Self>, handler: Handler) -> Result<Interrupts> {
+    pub fn enable_one(self: &Arc<Self>, name: &str, handler: Handler) -> Result<Interrupts> {
         if self.msix_count() > 0 {
-            match self.enable_msix(alloc::vec![(None, handler.clone())]) {
+            let vector = Vector { name: name.into(), cpu: None, handler: handler.clone() };
+            match self.enable_msix(alloc::vec![vector]) {
                 Ok(interrupts) => return Ok(interrupts),
                 Err(error) => log::warn!("pci: {}: no MSI-X: {error:?}", self.address),
             }
         }
         if let Some(msi) = self.find_capability(capability_id::MSI) {
-            match self.enable_msi(msi.offset, handler.clone()) {
+            match self.enable_msi(msi.offset, name, handler.clone()) {
                 Ok(interrupts) => return Ok(interrupts),
                 Err(error) => log::warn!("pci: {}: no MSI: {error:?}", self.address),
             }
         }
-        self.enable_legacy(handler)
+        self.enable_legacy(name, handler)
     }
 
-    fn enable_msi(self: &Arc<Self>, at: u16, handler: Handler) -> Result<Interrupts> {
-        let vector = irq::allocate_msi(None, handler)?;
+    /// Names message `index` of the device.
+    fn source(&self, name: String, index: usize) -> MsiSource {
+        let Address { bus, device, function, .. } = self.address;
+        let place = u32::from(bus) << 8 | u32::from(device) << 3 | u32::from(function);
+        MsiSource { name, number: place << 11 | index as u32 }
+    }
+
+    fn enable_msi(self: &Arc<Self>, at: u16, name: &str, handler: Handler) -> Result<Interrupts> {
+        let vector = irq::allocate_msi(None, self.source(name.into(), 0), handler)?;
         let control = self.read16(at + 2);
         self.write32(at + 4, vector.address as u32);
         let data_at = if control & MSI_64BIT != 0 {
@@ -161,12 +178,12 @@ impl Device {
         Ok(Interrupts { device: self.clone(), kind: Kind::Msi(vector) })
     }
 
-    fn enable_legacy(self: &Arc<Self>, handler: Handler) -> Result<Interrupts> {
+    fn enable_legacy(self: &Arc<Self>, name: &str, handler: Handler) -> Result<Interrupts> {
         let (pin, line) = self.interrupt;
         if pin == 0 || line == 0 || line == 255 {
             return Err(Errno::ENODEV);
         }
-        irq::request_gsi(u32::from(line), Trigger::LevelLow, handler)?;
+        irq::request_gsi(u32::from(line), Trigger::LevelLow, name, handler)?;
         self.set_legacy_interrupt(true);
         Ok(Interrupts { device: self.clone(), kind: Kind::Legacy })
     }

@@ -19,5 +19,5 @@ pub use bus::{Driver, devices, init, register_driver, shut_down};
 pub use capability::{Capability, capability_id};
 pub use config::{Address, EcamRegion};
 pub use device::{Device, Id};
-pub use interrupt::{Handler, Interrupts};
+pub use interrupt::{Handler, Interrupts, Vector};
 pub use proc::{config_bytes, describe_devices};

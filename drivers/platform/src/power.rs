@@ -72,7 +72,7 @@ pub fn init() {
             pressed();
         }
     });
-    match request_gsi(gsi, Trigger::LevelLow, handler) {
+    match request_gsi(gsi, Trigger::LevelLow, "acpi", handler) {
         Ok(_) => log::info!("ACPI: power button"),
         Err(error) => log::warn!("ACPI: no interrupt for the power button: {error:?}"),
     }

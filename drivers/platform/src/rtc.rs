@@ -447,7 +447,8 @@ pub fn init() -> Result<()> {
         date.minute,
         date.second
     );
-    if let Err(error) = request_gsi(8, Trigger::Firmware, Arc::new(move || clock.interrupt())) {
+    let handler = Arc::new(move || clock.interrupt());
+    if let Err(error) = request_gsi(8, Trigger::Firmware, "rtc0", handler) {
         log::warn!("rtc_cmos: no interrupt: {error:?}");
     }
     let dev = DeviceNumber::new(vfs::dev::dynamic_major(), 0);

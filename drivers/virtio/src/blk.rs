@@ -4,6 +4,7 @@
 //! descriptor, which is indirect: the descriptors proper, the request's header and its status lie
 //! in a slot of their own, so submitting allocates nothing and searches nothing.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,7 +20,7 @@ use spin::Once;
 
 use crate::driver::Served;
 use crate::queue::{Descriptor, INDIRECT, NEXT, Notifier, Queue, WRITE};
-use crate::transport::{Device, Transport, feature, status};
+use crate::transport::{Device, QueueHandler, Transport, feature, status};
 
 static RING: LockClass = LockClass::new("virtio.blk", 580);
 
@@ -133,7 +134,11 @@ pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<Arc<dyn Served>> {
     let offered = if device.has(MULTI_QUEUE) { transport.config16(config::QUEUES) } else { 1 };
     let count = usize::from(offered.max(1)).min(cpu::count());
     let shared: Arc<Once<Arc<Blk>>> = Arc::new(Once::new());
-    let queues = (0..count).map(|index| (Some(cpu_of(index, count)), on_queue(&shared, index)));
+    let queues = (0..count).map(|index| QueueHandler {
+        name: format!("req.{index}"),
+        cpu: Some(cpu_of(index, count)),
+        handler: on_queue(&shared, index),
+    });
     transport.set_handlers(on_config(&shared), queues.collect())?;
     let lanes: Result<Vec<Lane>> =
         (0..count).map(|index| Lane::new(&device, index as u16)).collect();

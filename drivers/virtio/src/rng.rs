@@ -17,7 +17,7 @@ use vfs::{Context, DeviceNumber, File, FileKind, FileMode, FileOps, Inode};
 
 use crate::driver::Served;
 use crate::queue::{Descriptor, Queue, WRITE};
-use crate::transport::{Device, Transport};
+use crate::transport::{Device, QueueHandler, Transport};
 
 static RING: LockClass = LockClass::new("virtio.rng", 581);
 
@@ -59,7 +59,8 @@ pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<Arc<dyn Served>> {
             }
         })
     };
-    transport.set_handlers(Arc::new(|| ()), alloc::vec![(None, handler)])?;
+    let input = QueueHandler { name: "input".into(), cpu: None, handler };
+    transport.set_handlers(Arc::new(|| ()), alloc::vec![input])?;
     let queue = device.queue(0, 8)?;
     device.finish();
     let state = State {

@@ -1,6 +1,7 @@
 //! The handlers behind one interrupt vector of one processor, called without a lock.
 
 use crate::irq::Handler;
+use crate::irq_count;
 use crate::x86::ipi;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -8,12 +9,15 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 struct Action {
     handlers: Vec<Handler>,
-    count: AtomicU64,
 }
 
 /// A place for the handlers of the devices that share a vector. Whoever changes it holds a lock of its
 /// own; calling takes none.
-pub struct HandlerSlot(AtomicPtr<Action>);
+pub struct HandlerSlot {
+    action: AtomicPtr<Action>,
+    /// How often handlers were called, whosever they were.
+    count: AtomicU64,
+}
 
 /// Handlers that are in no slot any more. Dropping it waits until no processor is in them: without
 /// locks, interrupts on.
@@ -35,35 +39,40 @@ impl Drop for OldHandlers {
 impl HandlerSlot {
     /// A slot without handlers.
     pub const fn new() -> HandlerSlot {
-        HandlerSlot(AtomicPtr::new(core::ptr::null_mut()))
+        HandlerSlot { action: AtomicPtr::new(core::ptr::null_mut()), count: AtomicU64::new(0) }
     }
 
-    /// Calls the handlers, in an interrupt; whether there are any.
+    /// Calls the handlers, in an interrupt of the one processor whose slot it is; whether there are any.
     #[inline]
     pub fn call(&self) -> bool {
         // Acquire: pairs with the release when the action was installed.
-        let action = self.0.load(Ordering::Acquire);
+        let action = self.action.load(Ordering::Acquire);
         // SAFETY: an action is freed only after every processor has left its handlers, which it
         // answers with interrupts on, and here they are off.
         let Some(action) = (unsafe { action.as_ref() }) else { return false };
-        action.count.fetch_add(1, Ordering::Relaxed);
+        irq_count::add(&self.count, 1);
         action.handlers.iter().for_each(|handler| handler());
         true
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.load(Ordering::Relaxed).is_null()
+        self.action.load(Ordering::Relaxed).is_null()
     }
 
-    /// The handlers and how often they were called. The caller holds the lock under which the slot is
-    /// changed, interrupts off: what was there is freed only after this processor answered.
-    pub fn look(&self) -> (Vec<Handler>, u64) {
+    /// How often handlers were called here since boot.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// The handlers. The caller holds the lock under which the slot is changed, interrupts off: what
+    /// was there is freed only after this processor answered.
+    pub fn handlers(&self) -> Vec<Handler> {
         let _irq = crate::irq::disable();
         // SAFETY: as in `call`.
-        match unsafe { self.0.load(Ordering::Acquire).as_ref() } {
-            Some(action) => (action.handlers.clone(), action.count.load(Ordering::Relaxed)),
-            None => (Vec::new(), 0),
+        match unsafe { self.action.load(Ordering::Acquire).as_ref() } {
+            Some(action) => action.handlers.clone(),
+            None => Vec::new(),
         }
     }
 
@@ -72,10 +81,10 @@ impl HandlerSlot {
         let new = if handlers.is_empty() {
             core::ptr::null_mut()
         } else {
-            Box::into_raw(Box::new(Action { handlers, count: AtomicU64::new(0) }))
+            Box::into_raw(Box::new(Action { handlers }))
         };
         // Release: pairs with the acquire in `call`.
-        OldHandlers(self.0.swap(new, Ordering::AcqRel))
+        OldHandlers(self.action.swap(new, Ordering::AcqRel))
     }
 }
 

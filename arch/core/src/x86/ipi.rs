@@ -2,6 +2,7 @@
 
 use crate::cpu::{CpuId, CpuSet, MAX_CPUS};
 use crate::hooks::machine_send;
+use crate::irq_count::{Counted, count};
 use crate::x86::apic::vector;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -21,6 +22,8 @@ struct Call {
     next: AtomicPtr<Call>,
     f: UnsafeCell<fn(usize)>,
     arg: UnsafeCell<usize>,
+    /// As what the receiver counts it.
+    what: UnsafeCell<Counted>,
     /// Counts the calls of this round that are not done.
     pending: UnsafeCell<*const AtomicU32>,
 }
@@ -38,6 +41,7 @@ crate::percpu! {
         next: AtomicPtr::new(core::ptr::null_mut()),
         f: UnsafeCell::new(nothing),
         arg: UnsafeCell::new(0),
+        what: UnsafeCell::new(Counted::Call),
         pending: UnsafeCell::new(core::ptr::null()),
     } }; MAX_CPUS]);
     /// Calls waiting for this processor: a stack that is taken as a whole.
@@ -46,6 +50,11 @@ crate::percpu! {
 
 /// Calls `f(arg)` on every running processor of the set and returns when all have done.
 pub fn call_on(cpus: &CpuSet, f: fn(usize), arg: usize) {
+    call_as(Counted::Call, cpus, f, arg);
+}
+
+/// [`call_on`] that the other processors count as `what`.
+pub(crate) fn call_as(what: Counted, cpus: &CpuSet, f: fn(usize), arg: usize) {
     let _here = crate::preempt::disable();
     let own = crate::cpu::id();
     let mut others = cpus.and(&crate::cpu::online());
@@ -58,6 +67,7 @@ pub fn call_on(cpus: &CpuSet, f: fn(usize), arg: usize) {
         unsafe {
             *call.f.get() = f;
             *call.arg.get() = arg;
+            *call.what.get() = what;
             *call.pending.get() = &raw const pending;
         }
         let inbox = INBOX.on(cpu);
@@ -101,6 +111,7 @@ pub fn serve() {
         // SAFETY: as above.
         unsafe {
             let (f, arg, pending) = (*call.f.get(), *call.arg.get(), *call.pending.get());
+            count(*call.what.get());
             f(arg);
             // Release: pairs with the sender's acquire. The counter is gone once it reaches zero.
             (*pending).fetch_sub(1, Ordering::Release);

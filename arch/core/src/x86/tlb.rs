@@ -5,6 +5,7 @@
 
 use crate::addr::VirtAddr;
 use crate::cpu::CpuSet;
+use crate::irq_count::Counted;
 use crate::paging::Level;
 use crate::tlb::{Context, FULL_FLUSH_PAGES};
 use crate::x86::{ipi, regs};
@@ -204,7 +205,8 @@ pub(crate) fn flush(context: &Context, start: VirtAddr, end: VirtAddr, level: Le
         }
     }
     if !others.is_empty() {
-        ipi::call_on(&others, answer_remote, core::ptr::from_ref(&request) as usize);
+        let request = core::ptr::from_ref(&request) as usize;
+        ipi::call_as(Counted::TlbFlush, &others, answer_remote, request);
     }
 }
 
@@ -257,7 +259,8 @@ struct KernelRange {
 pub(crate) fn flush_kernel(start: VirtAddr, end: VirtAddr) {
     let range = KernelRange { start, end };
     let others = crate::cpu::online();
-    ipi::call_on(&others, answer_kernel, core::ptr::from_ref(&range) as usize);
+    let range = core::ptr::from_ref(&range) as usize;
+    ipi::call_as(Counted::TlbFlush, &others, answer_kernel, range);
 }
 
 fn answer_kernel(range: usize) {

@@ -100,7 +100,7 @@ pub fn init() -> Result<()> {
             let port = port.clone();
             Arc::new(move || port.interrupt())
         };
-        match request_gsi(irq, Trigger::Firmware, handler) {
+        match request_gsi(irq, Trigger::Firmware, tty.name(), handler) {
             Ok(_) => port.use_interrupts(),
             Err(error) => log::warn!("ttyS{line}: no interrupt ({error:?}), polling"),
         }

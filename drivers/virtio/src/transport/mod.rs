@@ -2,6 +2,7 @@
 
 mod pci;
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -40,7 +41,7 @@ pub(crate) mod device {
 /// The registers of a device.
 pub(crate) trait Transport: Send + Sync {
     /// What the device is, for messages: `0000:00:04.0`.
-    fn name(&self) -> alloc::string::String;
+    fn name(&self) -> String;
     /// Which device it is ([`device`]).
     fn device(&self) -> u32;
     fn status(&self) -> u8;
@@ -57,9 +58,18 @@ pub(crate) trait Transport: Send + Sync {
     fn config32(&self, offset: usize) -> u32;
     /// Changes when the configuration does.
     fn config_generation(&self) -> u32;
-    /// Installs the interrupt handlers: one for changes of the configuration, and one per queue
-    /// with the CPU that should get it. To be called before the queues are enabled.
-    fn set_handlers(&self, config: Handler, queues: Vec<(Option<CpuId>, Handler)>) -> Result<()>;
+    /// Installs the interrupt handlers: one for changes of the configuration, and one per queue.
+    /// To be called before the queues are enabled.
+    fn set_handlers(&self, config: Handler, queues: Vec<QueueHandler>) -> Result<()>;
+}
+
+/// What serves a queue.
+pub(crate) struct QueueHandler {
+    /// The queue's name among those of its device.
+    pub(crate) name: String,
+    /// The processor that should get its interrupts.
+    pub(crate) cpu: Option<CpuId>,
+    pub(crate) handler: Handler,
 }
 
 /// A device with agreed features.

@@ -1,17 +1,18 @@
 //! Virtio over PCI: Virtio 1.2 §4.1, the modern interface only.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::{Errno, Result};
-use arch::cpu::CpuId;
 use arch::irq::Handler;
 use arch::lock::{LockClass, SpinLock};
 use hw::Mmio;
-use pci::{Interrupts, capability_id};
+use pci::{Interrupts, Vector, capability_id};
 
-use super::Transport;
+use super::{QueueHandler, Transport};
 use crate::queue::{Addresses, Doorbell};
 
 static INTERRUPTS: LockClass = LockClass::new("virtio.interrupts", 549);
@@ -46,6 +47,8 @@ const NO_VECTOR: u16 = 0xffff;
 /// A virtio function.
 pub(crate) struct PciTransport {
     function: Arc<pci::Device>,
+    /// Among all that were found.
+    number: u32,
     device: u32,
     common: Mmio,
     notify: Mmio,
@@ -97,6 +100,7 @@ impl PciTransport {
     /// # Errors
     /// `ENODEV` when it has no modern interface.
     pub(crate) fn new(function: &Arc<pci::Device>) -> Result<Self> {
+        static FOUND: AtomicU32 = AtomicU32::new(0);
         let device = device_of(function).ok_or(Errno::ENODEV)?;
         function.enable();
         let (common, _) = structure(function, COMMON)?.ok_or(Errno::ENODEV)?;
@@ -108,6 +112,7 @@ impl PciTransport {
         }
         Ok(Self {
             function: function.clone(),
+            number: FOUND.fetch_add(1, Ordering::Relaxed),
             device,
             common,
             notify,
@@ -118,10 +123,15 @@ impl PciTransport {
         })
     }
 
-    fn single_handler(&self, config: &Handler, queues: &[(Option<CpuId>, Handler)]) -> Handler {
+    fn vector(&self, part: &str, handler: &Handler) -> Vector {
+        let name = format!("virtio{}-{part}", self.number);
+        Vector { name, cpu: None, handler: handler.clone() }
+    }
+
+    fn single_handler(&self, config: &Handler, queues: &[QueueHandler]) -> Handler {
         let isr = self.isr.clone();
         let config = config.clone();
-        let queues: Vec<Handler> = queues.iter().map(|(_, handler)| handler.clone()).collect();
+        let queues: Vec<Handler> = queues.iter().map(|queue| queue.handler.clone()).collect();
         Arc::new(move || {
             // Reading it acknowledges the interrupt.
             let why = isr.read8(0);
@@ -237,23 +247,30 @@ impl Transport for PciTransport {
         u32::from(self.common.read8(GENERATION))
     }
 
-    fn set_handlers(&self, config: Handler, queues: Vec<(Option<CpuId>, Handler)>) -> Result<()> {
+    fn set_handlers(&self, config: Handler, queues: Vec<QueueHandler>) -> Result<()> {
         let count = queues.len();
         let vectors = self.function.msix_count();
         let interrupts = if vectors > count {
-            let mut handlers = alloc::vec![(None, config.clone())];
-            handlers.extend(queues.iter().cloned());
-            self.function.enable_msix(handlers)
+            let mut wanted = alloc::vec![self.vector("config", &config)];
+            wanted.extend(queues.iter().map(|queue| Vector {
+                cpu: queue.cpu,
+                ..self.vector(&queue.name, &queue.handler)
+            }));
+            self.function.enable_msix(wanted)
         } else if vectors >= 2 {
-            let shared: Vec<Handler> = queues.iter().map(|(_, handler)| handler.clone()).collect();
+            let shared: Vec<Handler> = queues.iter().map(|queue| queue.handler.clone()).collect();
             let all: Handler = Arc::new(move || shared.iter().for_each(|handler| handler()));
-            self.function.enable_msix(alloc::vec![(None, config.clone()), (None, all)])
+            let wanted = [self.vector("config", &config), self.vector("virtqueues", &all)];
+            self.function.enable_msix(wanted.into())
         } else {
             Err(Errno::ENODEV)
         };
         let interrupts = match interrupts {
             Ok(interrupts) => interrupts,
-            Err(_) => self.function.enable_one(self.single_handler(&config, &queues))?,
+            Err(_) => {
+                let name = format!("virtio{}", self.number);
+                self.function.enable_one(&name, self.single_handler(&config, &queues))?
+            }
         };
         let vector = if interrupts.is_msix() { 0 } else { NO_VECTOR };
         self.common.write16(CONFIG_VECTOR, vector);
