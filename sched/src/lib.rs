@@ -15,12 +15,13 @@ pub use load::{init as init_load, loadavg};
 pub use sync::{Completion, Semaphore};
 pub use threads::policy::{self, Params, Policy};
 pub use threads::run::{
-    TUNABLES, current, exit, idle, idle_ns, is_idle, kernel_threads, nr_running, relieve_reaper,
-    running_on, schedule, spawn_kernel, switches, try_current, yield_now,
+    TUNABLES, current, exit, idle, is_idle, kernel_threads, nr_running, processor_times,
+    relieve_reaper, running_on, schedule, spawn_kernel, switches, try_current, yield_now,
 };
 pub use threads::{
-    AtRest, CpuTimes, Deadline, Listener, Mutex, MutexGuard, RwLock, RwLockReadGuard,
-    RwLockWriteGuard, STACK_SIZE, Space, Thread, WaitError, WaitQueue, state,
+    AtRest, CpuTimes, Deadline, Deferred, IoWait, Listener, Mutex, MutexGuard, ProcessorTimes,
+    RwLock, RwLockReadGuard, RwLockWriteGuard, STACK_SIZE, Space, Thread, WaitError, WaitQueue,
+    state, waiting_for_io,
 };
 
 threads::define_hooks! {

@@ -94,6 +94,7 @@ pub(crate) fn process() {
     let due: Vec<Box<Chunk>> = arch::cpu::possible().iter().filter_map(take).collect();
     if !due.is_empty() {
         wait_for_readers();
+        crate::Deferred::Rcu.count();
         due.into_iter().for_each(|newest| {
             // Turned round: the oldest first.
             let (mut newer, mut oldest) = (Some(newest), None);

@@ -3,7 +3,7 @@
 //!
 //! Callbacks run in interrupt context without locks held.
 
-use crate::{Thread, state};
+use crate::{Deferred, Thread, state};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -131,6 +131,7 @@ pub(crate) fn interrupt(mode: arch::timer::Mode) {
 }
 
 fn expire(queue: &IrqLock<Queue>, now: u64) {
+    let mut is_first = true;
     loop {
         let (key, entry) = {
             let mut queue = queue.lock();
@@ -139,6 +140,9 @@ fn expire(queue: &IrqLock<Queue>, now: u64) {
                 _ => return,
             }
         };
+        if core::mem::take(&mut is_first) {
+            Deferred::Timer.count();
+        }
         match entry {
             Entry::Wake(thread) => {
                 run::wake(&thread, state::ANY);

@@ -9,7 +9,7 @@ use abi::{Errno, Result};
 use arch::addr::{PAGE_SHIFT, PAGE_SIZE};
 use arch::uio::Sink;
 use pagecache::{Backing, Flusher, Mapping, ReadAhead, ReadRun, WriteRun};
-use sched::Completion;
+use sched::{Completion, IoWait};
 
 use crate::bio::{Bio, BioFlags, Op, SECTOR_SHIFT, SECTOR_SIZE};
 use crate::driver::{Driver, Limits};
@@ -310,7 +310,9 @@ impl Device {
             told.done.complete();
         });
         self.submit(bio);
+        let waiting = IoWait::begin();
         outcome.done.wait();
+        drop(waiting);
         outcome.result.get().copied().unwrap_or(Err(Errno::EIO))
     }
 

@@ -14,7 +14,7 @@ use abi::{Errno, Result};
 use arch::lock::{LockClass, RwSpinLock, SpinLock};
 use block::{Bio, BioFlags, Device, Op, SECTOR_SIZE};
 use hashbrown::HashMap;
-use sched::{Completion, WaitQueue};
+use sched::{Completion, IoWait, WaitQueue};
 
 use crate::seal::{self, Seal};
 use crate::shrink;
@@ -181,6 +181,7 @@ impl Buffers {
         dirty.leaving.remove(&block);
         drop(dirty);
         self.shard(block).lock().remove(&block);
+        let _waiting = IoWait::begin();
         self.written.wait(|| (!self.dirty.lock().writing.contains(&block)).then_some(()));
     }
 
@@ -267,7 +268,9 @@ impl Buffers {
             self.device.submit(bio);
         }
         end(&batch, Ok(()));
+        let waiting = IoWait::begin();
         batch.done.wait();
+        drop(waiting);
         let mut dirty = self.dirty.lock();
         for buffer in &held {
             dirty.writing.remove(&buffer.block);

@@ -2,7 +2,7 @@
 
 use abi::{Errno, Result};
 use frames::{Page, PageRef, flag};
-use sched::WaitQueue;
+use sched::{IoWait, WaitQueue};
 
 const QUEUES: usize = 256;
 static WAITERS: [WaitQueue; QUEUES] = [const { WaitQueue::new() }; QUEUES];
@@ -14,6 +14,7 @@ fn queue(page: &Page) -> &'static WaitQueue {
 
 /// Sleeps until none of `bits` is set.
 fn wait_clear(page: &Page, bits: u32) {
+    let _waiting = IoWait::begin();
     queue(page).wait(|| {
         // WAITERS first, then look: who clears the bit afterwards sees WAITERS and wakes us.
         page.set(flag::WAITERS);

@@ -1,9 +1,12 @@
-//! Processors: `stat`, `cpuinfo`, `interrupts`, `softirqs`.
+//! Processors: `stat`, `cpuinfo`.
 
+use crate::interrupts;
 use abi::Result;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use arch::cpu::{CpuSet, identify};
+use sched::ProcessorTimes;
 
 const TICK_NS: u64 = 10_000_000;
 
@@ -20,56 +23,39 @@ pub(crate) fn put_mask(out: &mut Vec<u8>, set: &CpuSet) {
     }
 }
 
-/// `/proc/stat`: what a processor did not idle counts as system time of the processor until the
-/// programs' own accounts say otherwise.
+/// `/proc/stat`.
 pub(crate) fn stat(out: &mut Vec<u8>) -> Result<()> {
-    let up = sched::clock::boottime_ns();
-    let (mut user, mut system) = (0, 0);
-    for group in process::pid::PidNamespace::initial().groups() {
-        let used = group.usage();
-        user += used.utime_ns;
-        system += used.stime_ns;
-    }
     let cpus = arch::cpu::online();
-    let whole = u128::from((user + system).max(1));
-    let rows: Vec<(u32, u64, u64, u64)> = cpus
-        .iter()
-        .map(|cpu| {
-            let idle = sched::idle_ns(cpu).min(up);
-            let busy = up - idle;
-            let user = (u128::from(busy) * u128::from(user) / whole) as u64;
-            (cpu.as_u32(), user / TICK_NS, (busy - user) / TICK_NS, idle / TICK_NS)
-        })
-        .collect();
-    let total = rows.iter().fold((0, 0, 0), |t, r| (t.0 + r.1, t.1 + r.2, t.2 + r.3));
-    put!(out, "cpu  {} 0 {} {} 0 0 0 0 0 0\n", total.0, total.1, total.2);
-    for (cpu, user, system, idle) in rows {
-        put!(out, "cpu{cpu} {user} 0 {system} {idle} 0 0 0 0 0 0\n");
+    let times: Vec<ProcessorTimes> = cpus.iter().map(sched::processor_times).collect();
+    put_times(out, "cpu ", times.iter().fold(ProcessorTimes::default(), |sum, one| sum + *one));
+    for (cpu, times) in cpus.iter().zip(times) {
+        put_times(out, &format!("cpu{}", cpu.as_u32()), times);
     }
-    let boot_s = sched::clock::realtime_ns().saturating_sub(up) / 1_000_000_000;
-    put!(out, "intr 0\nctxt {}\nbtime {boot_s}\n", sched::switches());
+    interrupts::put_intr(out);
+    let boot_ns = sched::clock::realtime_ns().saturating_sub(sched::clock::boottime_ns());
+    put!(out, "ctxt {}\nbtime {}\n", sched::switches(), boot_ns / 1_000_000_000);
     put!(out, "processes {}\n", process::group::fork_count());
-    put!(out, "procs_running {}\nprocs_blocked 0\n", sched::nr_running().max(1));
-    put!(out, "softirq 0 0 0 0 0 0 0 0 0 0 0\n");
+    let blocked: u32 = cpus.iter().map(sched::waiting_for_io).sum();
+    put!(out, "procs_running {}\nprocs_blocked {blocked}\n", sched::nr_running().max(1));
+    interrupts::put_softirq(out);
     Ok(())
 }
 
-pub(crate) fn interrupts(out: &mut Vec<u8>) -> Result<()> {
-    put!(out, "    ");
-    for cpu in arch::cpu::online().iter() {
-        put!(out, "       CPU{:<4}", cpu.as_u32());
+/// One row: user, nice, system, idle, waiting for devices, interrupts. Nothing is known of time in
+/// soft interrupts, time a hypervisor took, and time of guests.
+fn put_times(out: &mut Vec<u8>, label: &str, times: ProcessorTimes) {
+    put!(out, "{label}");
+    for ns in [
+        times.user_ns,
+        times.nice_ns,
+        times.system_ns,
+        times.idle_ns,
+        times.iowait_ns,
+        times.irq_ns,
+    ] {
+        put!(out, " {}", ns / TICK_NS);
     }
-    out.push(b'\n');
-    Ok(())
-}
-
-pub(crate) fn softirqs(out: &mut Vec<u8>) -> Result<()> {
-    put!(out, "                ");
-    for cpu in arch::cpu::online().iter() {
-        put!(out, "    CPU{:<8}", cpu.as_u32());
-    }
-    out.push(b'\n');
-    Ok(())
+    put!(out, " 0 0 0 0\n");
 }
 
 /// Names of the feature bits: leaf, register (0 eax … 3 edx), bit, name, in Linux's order.

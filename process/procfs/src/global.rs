@@ -39,7 +39,9 @@ pub(crate) fn version(out: &mut Vec<u8>) -> Result<()> {
 
 pub(crate) fn uptime(out: &mut Vec<u8>) -> Result<()> {
     let up = sched::clock::boottime_ns() / 10_000_000;
-    let idle: u64 = arch::cpu::online().iter().map(sched::idle_ns).sum::<u64>() / 10_000_000;
+    let cpus = arch::cpu::online();
+    let idle: u64 = cpus.iter().map(|cpu| sched::processor_times(cpu).idle_ns).sum();
+    let idle = idle / 10_000_000;
     put!(out, "{}.{:02} {}.{:02}\n", up / 100, up % 100, idle / 100, idle % 100);
     Ok(())
 }

@@ -16,6 +16,7 @@ mod cpu;
 mod fds;
 mod global;
 mod idmap;
+mod interrupts;
 mod kernel_side;
 mod maps;
 mod mem;

@@ -1,6 +1,6 @@
 //! The root directory: files of the whole system, then one directory per process.
 
-use crate::{cpu, global, mem, memory, pid, sysctl, sysrq, sysvipc};
+use crate::{cpu, global, interrupts, mem, memory, pid, sysctl, sysrq, sysvipc};
 use abi::Result;
 use alloc::format;
 use alloc::sync::Arc;
@@ -26,7 +26,7 @@ pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
         .with("devices", show(global::devices))
         .with("diskstats", show(global::diskstats))
         .with("filesystems", show(global::filesystems))
-        .with("interrupts", show(cpu::interrupts))
+        .with("interrupts", show(interrupts::interrupts))
         .with("kallsyms", show(mem::kallsyms))
         .with("loadavg", show(global::loadavg))
         .with("locks", show(|_| Ok(())))
@@ -38,7 +38,7 @@ pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
         .with("partitions", show(global::partitions))
         .with("self", self_link(ns.clone(), false))
         .with("slabinfo", Node { mode: 0o400, ..show(memory::slabinfo) })
-        .with("softirqs", show(cpu::softirqs))
+        .with("softirqs", show(interrupts::softirqs))
         .with("stat", show(cpu::stat))
         .with("swaps", show(memory::swaps))
         .dir("sys", sysctl::tree())

@@ -3,7 +3,9 @@
 
 extern crate alloc;
 
+mod deferred;
 pub mod hooks;
+mod io_wait;
 mod mutex;
 pub mod policy;
 pub mod rcu_arc;
@@ -17,6 +19,9 @@ pub mod run;
 mod thread;
 mod wait;
 
+pub use deferred::Deferred;
+pub use io_wait::{IoWait, waiting_for_io};
 pub use mutex::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use schedpolicy::ProcessorTimes;
 pub use thread::{AtRest, CpuTimes, STACK_SIZE, Space, Thread, state};
 pub use wait::{Deadline, Listener, WaitError, WaitQueue};

@@ -16,6 +16,7 @@ pub(crate) use moving::{change_params, set_affinity, with_entity, with_rest};
 use moving::{choose_cpu, own_queue, steal};
 
 use crate::hooks;
+use crate::io_wait::waiting_for_io;
 use crate::policy::{Enqueue, Entity, Prev, RunQueue, Sampler, Tunables};
 use crate::thread::{Place, Thread, state};
 use alloc::boxed::Box;
@@ -28,7 +29,7 @@ use arch::timer::Mode;
 use core::mem::{forget, offset_of};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use schedpolicy::Split;
+use schedpolicy::{Account, Found, Holder, Ledger, ProcessorTimes};
 
 static QUEUE_CLASS: LockClass = LockClass::new("sched.run_queue", 740);
 
@@ -42,6 +43,22 @@ struct Cpu {
     /// A thread that left because it may not run here any more.
     migrating: *const Thread,
     sampler: Sampler,
+    ledger: Ledger,
+}
+
+impl Cpu {
+    /// Accounts for the time until now, in which the current thread had the processor `of`.
+    #[inline]
+    fn account(&mut self, of: CpuId, now: u64) {
+        // SAFETY: the current thread of a processor is alive.
+        let holder = match unsafe { self.current.as_ref() } {
+            Some(current) if current.is_user() => Holder::Program,
+            Some(current) if !current.is_idle => Holder::Kernel,
+            _ if waiting_for_io(of) > 0 => Holder::IdleForIo,
+            _ => Holder::Idle,
+        };
+        self.ledger.advance(now, arch::irq::time_ns(of), holder);
+    }
 }
 
 // SAFETY: the pointers are to threads kept alive by their own reference while they run.
@@ -57,13 +74,11 @@ arch::percpu! {
         current: core::ptr::null(),
         migrating: core::ptr::null(),
         sampler: Sampler::new(),
+        ledger: Ledger::new(),
     });
 }
 arch::percpu! {
     static SWITCHES: PerCpu<AtomicU64> = AtomicU64::new(0);
-}
-arch::percpu! {
-    static IDLE_NS: PerCpu<AtomicU64> = AtomicU64::new(0);
 }
 arch::percpu! {
     /// Quiescent states passed, for RCU.
@@ -143,11 +158,8 @@ pub fn idle() -> ! {
         // An interrupt must not switch to another thread before the processor has left the set:
         // to RCU what runs on a processor in it reads nothing. Here the switch comes at the drop.
         let stays = arch::preempt::disable();
-        let since = arch::time::now_ns();
         arch::irq::enable_and_halt();
         IDLE.remove(this);
-        let slept = arch::time::now_ns().saturating_sub(since);
-        IDLE_NS.this().fetch_add(slept, Ordering::Relaxed);
         drop(stays);
     }
 }
@@ -215,8 +227,11 @@ fn switch_away(is_preempted: bool) {
     if !leaves && !is_idle {
         prev.involuntary.fetch_add(1, Ordering::Relaxed);
     }
+    cpu.account(arch::cpu::id(), now);
     cpu.current = next;
-    SWITCHES.this().fetch_add(1, Ordering::Relaxed);
+    let switches = SWITCHES.this();
+    // Only this processor counts here, and interrupts are off.
+    switches.store(switches.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     // Released by whoever runs next, in `finish`.
     forget(cpu);
     // SAFETY: `next` was on the queue (or is idle): it is alive and not running elsewhere, since
@@ -426,8 +441,8 @@ pub fn tick(now: u64, mode: Mode) {
     if cpu.sampler.take(now) {
         match mode {
             _ if !current.is_some_and(Thread::is_user) => cpu.sampler.stop(),
-            Mode::User => cpu.queue.sample_current(Split::count_user),
-            Mode::Kernel => cpu.queue.sample_current(Split::count_system),
+            Mode::User => sample(&mut cpu, now, Account::found_in_user_mode),
+            Mode::Kernel => sample(&mut cpu, now, Account::found_in_kernel),
         }
     }
     if let Some(current) = current.filter(|current| current.is_watched()) {
@@ -438,6 +453,14 @@ pub fn tick(now: u64, mode: Mode) {
         hooks::sched_slice_end(None);
     } else {
         hooks::sched_slice_end(current.and_then(|current| slice_end(&mut cpu, current)));
+    }
+}
+
+/// Notes in which mode a program's thread was seen.
+fn sample(cpu: &mut Cpu, now: u64, note: fn(&mut Account) -> Found) {
+    cpu.account(arch::cpu::id(), now);
+    if let Some(found) = cpu.queue.sample_current(note) {
+        cpu.ledger.sample(found);
     }
 }
 
@@ -492,7 +515,9 @@ pub fn switches() -> u64 {
     arch::cpu::online().iter().map(|cpu| SWITCHES.on(cpu).load(Ordering::Relaxed)).sum()
 }
 
-/// Nanoseconds a processor has idled.
-pub fn idle_ns(cpu: CpuId) -> u64 {
-    IDLE_NS.on(cpu).load(Ordering::Relaxed)
+/// Where the time of a processor went until now.
+pub fn processor_times(of: CpuId) -> ProcessorTimes {
+    let mut cpu = CPU.on(of).lock();
+    cpu.account(of, arch::time::now_ns());
+    cpu.ledger.times()
 }

@@ -9,6 +9,7 @@ use arch::cpu::{CpuId, CpuSet};
 use arch::thread::{ArchThread, KernelStackRange};
 use core::cell::OnceCell;
 use core::sync::atomic::Ordering;
+use schedpolicy::ProcessorTimes;
 
 /// What the administrator can tune.
 pub static TUNABLES: Tunables = Tunables::new();
@@ -160,9 +161,9 @@ pub fn switches() -> u64 {
     0
 }
 
-/// Nanoseconds a processor has idled.
-pub fn idle_ns(_: CpuId) -> u64 {
-    0
+/// The host's processors are not accounted for.
+pub fn processor_times(_: CpuId) -> ProcessorTimes {
+    ProcessorTimes::default()
 }
 
 /// The host's read sides are counted elsewhere.

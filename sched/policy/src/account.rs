@@ -1,6 +1,6 @@
 //! What the policy knows of one thread.
 
-use crate::{Split, weight};
+use crate::{Found, Split, weight};
 
 /// A scheduling policy, numbered as in `sched(7)`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,6 +125,18 @@ impl Account {
             Policy::Idle => weight::of_idle_policy(),
             _ => weight::of_nice(params.nice),
         };
+    }
+
+    /// A sample found it in user mode.
+    pub fn found_in_user_mode(&mut self) -> Found {
+        self.split.count_user();
+        if self.params.nice > 0 { Found::Nice } else { Found::User }
+    }
+
+    /// A sample found it in the kernel.
+    pub fn found_in_kernel(&mut self) -> Found {
+        self.split.count_system();
+        Found::System
     }
 
     /// Whether it is in a real-time class.

@@ -3,6 +3,7 @@
 #![cfg_attr(target_os = "none", no_std)]
 
 mod account;
+mod ledger;
 #[cfg(test)]
 mod simulation;
 mod split;
@@ -11,6 +12,7 @@ mod tunables;
 pub mod weight;
 
 pub use account::{Account, Params, Place, Policy};
+pub use ledger::{Found, Holder, Ledger, ProcessorTimes};
 pub use split::{SAMPLE_NS, Sampler, Split};
 pub use timeline::{Class, Enqueue, Queueing, Timeline};
 pub use tunables::Tunables;

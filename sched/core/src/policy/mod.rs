@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 use entity::ByVruntime;
 use pairing::Heap;
 use rt::{End, RtQueue};
-use schedpolicy::{Class, Queueing, Split, Timeline};
+use schedpolicy::{Account, Class, Found, Queueing, Timeline};
 
 /// What becomes of the running entity when the processor is to choose again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,11 +161,9 @@ impl RunQueue {
     }
 
     /// Notes in which mode the running entity was seen.
-    pub fn sample_current(&mut self, count: fn(&mut Split)) {
-        if let Some(current) = self.current {
-            // SAFETY: the current entity is on this queue, hence valid and ours.
-            count(unsafe { &mut (*current.as_ptr()).account.split });
-        }
+    pub fn sample_current(&mut self, note: fn(&mut Account) -> Found) -> Option<Found> {
+        // SAFETY: the current entity is on this queue, hence valid and ours.
+        self.current.map(|current| note(unsafe { &mut (*current.as_ptr()).account }))
     }
 
     /// The running entity lets others go first at the next [`choose`](Self::choose).

@@ -10,6 +10,7 @@
 //! - do the same with a thread that is [`Place::Off`], if its `wake_lock` is held as well.
 
 use super::*;
+use crate::deferred::Deferred;
 use crate::policy::Params;
 use arch::thread::Rest;
 
@@ -92,6 +93,7 @@ pub(super) fn choose_cpu(thread: &Thread) -> CpuId {
 /// Takes a waiting thread from another processor; whether there is one here now. Interrupts are
 /// off.
 pub(super) fn steal(this: CpuId) -> bool {
+    Deferred::Balance.count();
     for cpu in arch::cpu::online().iter() {
         if cpu == this || CPU.on(cpu).is_locked() {
             continue;
