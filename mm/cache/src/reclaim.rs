@@ -8,10 +8,10 @@
 //!
 //! The last of the cache is what the running programs consist of. To take a page of it that was used
 //! just now only has it read again at once, and nobody gets on: while the cache is small, pages used
-//! within [`RECENT`] stay, and an allocation that finds nothing else waits until some are older, or
-//! until somebody has to die.
+//! within [`RECENT`] stay, and an allocation that finds nothing else waits until some are older. When
+//! that finds next to nothing for [`PATIENCE_NS`], somebody has to die.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arch::addr::Pfn;
 use arch::lock::{IrqLock, LockClass};
@@ -35,6 +35,13 @@ const SMALL: u64 = 16;
 
 /// Pages were left alone because they are in use.
 static IS_HOLDING_BACK: AtomicBool = AtomicBool::new(false);
+
+/// How long reclaim looks at [`POOR`] pages of a small cache and more for each that it frees before
+/// it gives up.
+const PATIENCE_NS: u64 = 2_000_000_000;
+const POOR: usize = 8;
+/// Since when it has; 0: it has not.
+static POOR_SINCE_NS: AtomicU64 = AtomicU64::new(0);
 
 /// The time in ticks; comes round every 17 s.
 fn tick() -> u8 {
@@ -197,8 +204,9 @@ pub fn shrink(target: usize) -> usize {
         let lists = LISTS.lock();
         lists.active.len + lists.inactive.len
     };
-    let limit = 2 * len + 64;
     let holds_back = target != usize::MAX && (len as u64) < frames::total_pages() / SMALL;
+    // What is found in use once stays so for this call when it holds back.
+    let limit = if holds_back { len } else { 2 * len } + 64;
     let now = tick();
     while freed < target && scanned < limit {
         age();
@@ -224,12 +232,23 @@ pub fn shrink(target: usize) -> usize {
         put_back(&kept);
     }
     IS_HOLDING_BACK.store(freed < target && held > 0, Ordering::Relaxed);
+    note_yield(holds_back && freed < scanned / POOR);
     stats::add(Counter::Scanned, scanned as i64);
     stats::add(Counter::Reclaimed, freed as i64);
     if freed < target && dirty > 0 {
         writeback::kick_all();
     }
     freed
+}
+
+/// Remembers since when reclaim has been poor.
+fn note_yield(is_poor: bool) {
+    // Relaxed: a time to compare with.
+    if !is_poor {
+        POOR_SINCE_NS.store(0, Ordering::Relaxed);
+    } else if POOR_SINCE_NS.load(Ordering::Relaxed) == 0 {
+        POOR_SINCE_NS.store(arch::time::now_ns(), Ordering::Relaxed);
+    }
 }
 
 /// Moves old active pages back while the active list is the longer one.
@@ -351,5 +370,14 @@ impl frames::Reclaim for Cache {
     }
     fn wait(&self) -> bool {
         crate::background::wait()
+    }
+    fn gives_up(&self) -> bool {
+        let (since, now) = (POOR_SINCE_NS.load(Ordering::Relaxed), arch::time::now_ns());
+        // One of those who ask at the same time gets the answer; the next after as long again.
+        since != 0
+            && now.saturating_sub(since) > PATIENCE_NS
+            && POOR_SINCE_NS
+                .compare_exchange(since, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 }

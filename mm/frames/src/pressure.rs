@@ -18,6 +18,10 @@ pub trait Reclaim: Sync {
     fn needs_thread(&self) -> bool {
         false
     }
+    /// Whether what is freed comes at such a price that it is better if somebody dies.
+    fn gives_up(&self) -> bool {
+        false
+    }
     /// Waits a moment for the background thread and for write-back; whether trying again may help.
     fn wait(&self) -> bool {
         false
@@ -137,13 +141,22 @@ pub(crate) fn relieve(flags: Flags, order: u8, attempt: &mut u32) -> Result<(), 
     *attempt += 1;
     drain_local();
     let freed = direct_reclaim((2 << order).max(64));
+    let may_kill = !flags.contains(Flags::NO_OOM) && order <= COSTLY;
     match next_step(freed, order, *attempt, init::available() >= watermarks().low) {
-        Step::Again => return Ok(()),
+        Step::Again => {
+            if may_kill
+                && gives_up()
+                && let Some(hook) = OOM.get()
+            {
+                hook(order);
+            }
+            return Ok(());
+        }
         Step::Wait if wait_for_others() => return Ok(()),
         Step::GiveUp => return Err(OutOfMemory),
         Step::Wait | Step::Kill => {}
     }
-    if flags.contains(Flags::NO_OOM) || order > COSTLY {
+    if !may_kill {
         return Err(OutOfMemory);
     }
     let Some(hook) = OOM.get() else { return Err(OutOfMemory) };
@@ -177,6 +190,12 @@ pub(crate) fn next_step(freed: usize, order: u8, attempt: u32, is_fragmented: bo
         _ if attempt <= ATTEMPTS * 10 => Step::Wait,
         _ => Step::Kill,
     }
+}
+
+/// Whether somebody is to die though a little was freed.
+fn gives_up() -> bool {
+    let slots = *RECLAIMERS.lock();
+    slots.iter().flatten().any(|reclaim| reclaim.gives_up())
 }
 
 fn wait_for_others() -> bool {
