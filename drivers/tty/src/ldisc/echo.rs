@@ -61,14 +61,25 @@ impl Ldisc {
         !self.echo.is_empty()
     }
 
-    /// Hands echoes to the device: `send` returns how many bytes it took. Nothing moves while
-    /// output is stopped.
+    /// Output was started: what is echoed so far goes out, though it may be stopped again before it
+    /// is sent.
+    pub(super) fn release_echo(&mut self) {
+        if !self.is_stopped() {
+            self.released_echo = self.echo.len();
+        }
+    }
+
+    /// Hands echoes to the device: `send` returns how many bytes it took. What was not released
+    /// before stays while output is stopped.
     pub fn send_echo(&mut self, mut send: impl FnMut(&[u8]) -> usize) {
-        while !self.is_stopped() && !self.echo.is_empty() {
-            let sent = send(self.echo.front());
+        while !self.echo.is_empty() && (!self.is_stopped() || self.released_echo > 0) {
+            let front = self.echo.front();
+            let most = if self.is_stopped() { self.released_echo } else { front.len() };
+            let sent = send(front.get(..most).unwrap_or(front));
             if sent == 0 {
                 return;
             }
+            self.released_echo = self.released_echo.saturating_sub(sent);
             self.echo.consume(sent);
         }
         if self.echo.is_empty() {

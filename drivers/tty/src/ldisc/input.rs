@@ -132,6 +132,7 @@ impl Ldisc {
     fn restart_by_any(&mut self) {
         if self.is_stopped && self.has_iflag(IXON) && self.has_iflag(IXANY) {
             self.start();
+            self.release_echo();
         }
     }
 
@@ -143,6 +144,7 @@ impl Ldisc {
         if self.has_iflag(IXON) {
             if self.is_key(byte, VSTART) {
                 self.start();
+                self.release_echo();
                 return;
             }
             if self.is_key(byte, VSTOP) {

@@ -111,6 +111,8 @@ pub struct Ldisc {
     is_plain: bool,
     buffer: LineBuffer,
     echo: Ring,
+    /// Bytes of it that go out even while output is stopped.
+    released_echo: usize,
     /// The cursor's column, as far as output tells.
     column: usize,
     /// The column without the echoes that wait for the device.
@@ -140,6 +142,7 @@ impl Ldisc {
             is_plain: false,
             buffer: LineBuffer::new(),
             echo: Ring::new(ECHO_SIZE)?,
+            released_echo: 0,
             column: 0,
             sent_column: 0,
             canon_column: 0,
@@ -301,6 +304,7 @@ impl Ldisc {
             self.column = self.sent_column;
         }
         self.echo.clear();
+        self.released_echo = 0;
         self.effects.packet |= TIOCPKT_FLUSHWRITE;
     }
 

@@ -314,6 +314,27 @@ fn steps(with: BoxedStrategy<Modes>, again: bool) -> impl Strategy<Value = Vec<S
     })
 }
 
+#[test]
+fn output_starts_and_stops_as_on_the_host() {
+    let any = Modes { iflag: COOKED.iflag | IXANY, ..COOKED };
+    for keys in [
+        "a\x11\x13",
+        "a\x13",
+        "\x11a\x13",
+        "\x13a\x11",
+        "\x13a\x11\x13",
+        "\x13a\x11b\x13",
+        "a\x13b\x11\x11\x13c",
+        "y\x13x\x13",
+        "\x13y\x13x\x13z",
+    ] {
+        for modes in [COOKED, any] {
+            let steps = [Step::Set(modes), Step::Type(keys.as_bytes().to_vec())];
+            compare(&steps).unwrap_or_else(|why| panic!("{keys:?}: {why}"));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
