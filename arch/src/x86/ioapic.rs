@@ -60,9 +60,11 @@ impl IoApic {
 /// Adds a chip from the firmware's table and masks its lines.
 pub fn add(base: PhysAddr, first_gsi: u32) -> Result<(), MapError> {
     let mut chip = IoApic { registers: Registers::map(base, 0x20)?, first_gsi, lines: 0 };
-    chip.lines = (chip.read(1) >> 16 & 0xff) + 1;
+    let lines = (chip.read(1) >> 16 & 0xff) + 1;
+    // The table may say anything: lines that would have no numbers are not there.
+    chip.lines = lines.min(u32::MAX - first_gsi);
     (0..chip.lines).for_each(|line| chip.set_entry(line, MASKED));
-    log::info!("ioapic: {base:?}, lines {first_gsi}-{}", first_gsi + chip.lines - 1);
+    log::info!("ioapic: {base:?}, {} lines from {first_gsi} on", chip.lines);
     STATE.lock().chips.push(chip);
     Ok(())
 }

@@ -26,7 +26,7 @@ static IS_ASKING: AtomicBool = AtomicBool::new(false);
 /// Processors whose NMI comes too late to be of use.
 static LATE: AtomicCpuSet = AtomicCpuSet::new();
 
-const REGISTERS: usize = 21;
+const REGISTERS: usize = size_of::<TrapFrame>() / size_of::<u64>();
 static SAVED: [AtomicU64; REGISTERS] = [const { AtomicU64::new(0) }; REGISTERS];
 static ADDRESSES: [AtomicU64; 48] = [const { AtomicU64::new(0) }; 48];
 static DEPTH: AtomicUsize = AtomicUsize::new(0);
@@ -75,7 +75,7 @@ fn read() -> Sample {
     let saved = SAVED.each_ref().map(|word| word.load(Ordering::Relaxed));
     let depth = DEPTH.load(Ordering::Relaxed);
     let addresses = ADDRESSES.iter().take(depth).map(|word| word.load(Ordering::Relaxed));
-    Sample { registers: frame_of(saved), trace: addresses.collect() }
+    Sample { registers: zerocopy::transmute!(saved), trace: addresses.collect() }
 }
 
 /// An NMI came in between what `frame` says; whether it was one of this module.
@@ -89,7 +89,8 @@ pub(crate) fn answer(frame: &TrapFrame) -> bool {
         };
     }
     // Relaxed: ordered by the state.
-    for (place, word) in SAVED.iter().zip(words_of(frame)) {
+    let words: [u64; REGISTERS] = zerocopy::transmute!(*frame);
+    for (place, word) in SAVED.iter().zip(words) {
         place.store(word, Ordering::Relaxed);
     }
     let trace = Backtrace::interrupted(frame).map(Trace::from).unwrap_or_default();
@@ -100,60 +101,4 @@ pub(crate) fn answer(frame: &TrapFrame) -> bool {
     // Release: pairs with the asker's acquire.
     STATE.store(ANSWERED, Ordering::Release);
     true
-}
-
-fn words_of(f: &TrapFrame) -> [u64; REGISTERS] {
-    [
-        f.r15, f.r14, f.r13, f.r12, f.rbp, f.rbx, f.r11, f.r10, f.r9, f.r8, f.rax, f.rcx, f.rdx,
-        f.rsi, f.rdi, f.orig_rax, f.rip, f.cs, f.rflags, f.rsp, f.ss,
-    ]
-}
-
-fn frame_of(words: [u64; REGISTERS]) -> TrapFrame {
-    let [
-        r15,
-        r14,
-        r13,
-        r12,
-        rbp,
-        rbx,
-        r11,
-        r10,
-        r9,
-        r8,
-        rax,
-        rcx,
-        rdx,
-        rsi,
-        rdi,
-        orig_rax,
-        rip,
-        cs,
-        rflags,
-        rsp,
-        ss,
-    ] = words;
-    TrapFrame {
-        r15,
-        r14,
-        r13,
-        r12,
-        rbp,
-        rbx,
-        r11,
-        r10,
-        r9,
-        r8,
-        rax,
-        rcx,
-        rdx,
-        rsi,
-        rdi,
-        orig_rax,
-        rip,
-        cs,
-        rflags,
-        rsp,
-        ss,
-    }
 }

@@ -1,10 +1,11 @@
 //! What is saved on entry to the kernel, and what the processor says about faults.
 
 use crate::addr::VirtAddr;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// The registers of the interrupted program at the top of its kernel stack, in the order of
 /// ptrace's `user_regs_struct`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes)]
 #[repr(C)]
 #[expect(missing_docs, reason = "each field is the register of its name")]
 pub struct TrapFrame {

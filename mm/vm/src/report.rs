@@ -164,7 +164,6 @@ fn info(vma: &Vma, brk_start: u64, brk_end: u64) -> MapInfo {
         Some(_) if vma.has(flag::VDSO) => named("[vdso]"),
         Some(_) if vma.has(flag::VVAR) => named("[vvar]"),
         Some(file) => file.source.describe(),
-        None if vma.has(flag::GROWS_DOWN) => named("[stack]"),
         None if brk_end > brk_start && vma.start < brk_end && brk_start < vma.end => {
             named("[heap]")
         }

@@ -39,8 +39,9 @@ fn areas(view: &View) -> Result<Vec<Area>> {
         mm.for_each_vma(|area| {
             let mut area = area.clone();
             // Of the areas that grow only the one that `execve` made has the name.
-            if area.file.path == "[stack]" && !(area.start..=area.end).contains(&stack) {
-                area.file.path.clear();
+            let is_stack = area.flags & flag::GROWS_DOWN != 0 && area.is_anonymous;
+            if is_stack && (area.start..=area.end).contains(&stack) {
+                area.file.path = "[stack]".into();
             }
             all.push(area);
         });

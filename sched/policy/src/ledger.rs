@@ -141,6 +141,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::split::tests::{LOADS, check_shares};
     use proptest::prelude::*;
 
     const MS: u64 = 1_000_000;
@@ -235,19 +236,11 @@ mod tests {
 
     #[test]
     fn programs_are_split_as_they_used_the_time() {
-        for (user, system, idle) in [
-            (MS, 3 * MS, 0),
-            (MS / 10, MS / 5, 3 * MS + 7 * MS / 10),
-            (MS, MS, 98 * MS + 1),
-            (700_001, 99_998, 4 * MS + 13),
-        ] {
+        for (user, system, idle) in LOADS {
             let (user_ns, system_ns) = simulate(user, system, idle);
             let whole = 20_000 * (user + system);
             assert!(user_ns + system_ns <= whole && user_ns + system_ns > whole / 100 * 98);
-            let share = |part: u64, whole: u64| part as f64 / whole as f64;
-            let wanted = share(user, user + system);
-            let found = share(user_ns, user_ns + system_ns);
-            assert!((found - wanted).abs() < 0.05, "{user} {system} {idle}: {found} {wanted}");
+            check_shares((user_ns, system_ns), (user, system));
         }
     }
 

@@ -101,11 +101,27 @@ impl Split {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     const MS: u64 = 1_000_000;
+
+    /// User, system and idle time of programs that run in rounds.
+    pub(crate) const LOADS: [(u64, u64, u64); 4] = [
+        (MS, 3 * MS, 0),
+        // Shorter than a period, and in step with it.
+        (MS / 10, MS / 5, 3 * MS + 7 * MS / 10),
+        (MS, MS, 98 * MS + 1),
+        (700_001, 99_998, 4 * MS + 13),
+    ];
+
+    /// The shares of user time are the same to a twentieth.
+    pub(crate) fn check_shares(found: (u64, u64), wanted: (u64, u64)) {
+        let share = |(user, system): (u64, u64)| user as f64 / (user + system) as f64;
+        let distance = (share(found) - share(wanted)).abs();
+        assert!(distance < 0.05, "{found:?}, not as {wanted:?}");
+    }
 
     /// Runs a thread in bursts of `user_ns` and `system_ns` with `idle_ns` between them; its time.
     fn simulate(user_ns: u64, system_ns: u64, idle_ns: u64) -> (u64, u64) {
@@ -134,19 +150,10 @@ mod tests {
 
     #[test]
     fn time_is_divided_as_it_was_used() {
-        for (user, system, idle) in [
-            (MS, 3 * MS, 0),
-            // Shorter than a period, and in step with it.
-            (MS / 10, MS / 5, 3 * MS + 7 * MS / 10),
-            (MS, MS, 98 * MS + 1),
-            (700_001, 99_998, 4 * MS + 13),
-        ] {
+        for (user, system, idle) in LOADS {
             let (user_ns, system_ns) = simulate(user, system, idle);
             assert_eq!(user_ns + system_ns, 20_000 * (user + system));
-            let share = |part: u64, whole: u64| part as f64 / whole as f64;
-            let wanted = share(user, user + system);
-            let found = share(user_ns, user_ns + system_ns);
-            assert!((found - wanted).abs() < 0.05, "{user} {system} {idle}: {found} {wanted}");
+            check_shares((user_ns, system_ns), (user, system));
         }
     }
 

@@ -4,6 +4,7 @@
 # The rounds measure themselves with bash's clock; what starts this may be another shell.
 [ -n "$BASH_VERSION" ] || exec bash "$0"
 failures=0
+rounds=0
 failed() { echo "stress: FAILED $*"; failures=$((failures + 1)); }
 
 # Free memory in KiB when caches are empty and deferred work is done.
@@ -23,6 +24,7 @@ round() {
     local name=$1 words= stressor status
     shift
     [[ -z $ROUND || $ROUND = "$name" ]] || return 0
+    rounds=$((rounds + 1))
     for stressor in "$@"; do words="$words --$stressor 1"; done
     local start=$SECONDS
     # A stressor that does not end is given as long again, and two minutes: emulation is slow.
@@ -69,6 +71,7 @@ round together fork clone zombie switch yield schedpolicy race-sched vm mmap mre
     shm memfd pipe splice futex sem mq sigsegv sigq timer timerfd hdd iomix dir rename dentry open \
     flock link
 
+[ $rounds != 0 ] || failed "no round is called $ROUND"
 after=$(free_memory)
 echo "stress: free memory $before kB before, $after kB after"
 [ $((before - after)) -le $((before / 50)) ] || failed "more than 2 % of free memory lost"
