@@ -251,6 +251,51 @@ pub mod futex {
     pub const BITSET_MATCH_ANY: u32 = !0;
 }
 
+/// `rseq(2)`: `linux/rseq.h`.
+pub mod rseq {
+    use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+    /// Bytes of the area that a thread registers, and its alignment.
+    pub const AREA_LEN: u32 = 32;
+    /// `RSEQ_FLAG_UNREGISTER`.
+    pub const FLAG_UNREGISTER: u32 = 1;
+    /// `RSEQ_CPU_ID_UNINITIALIZED`.
+    pub const CPU_ID_UNINITIALIZED: u32 = u32::MAX;
+
+    /// `struct rseq_cs`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct Sequence {
+        /// 0.
+        pub version: u32,
+        /// 0.
+        pub flags: u32,
+        /// Its first instruction.
+        pub start_ip: u64,
+        /// Its length in bytes.
+        pub post_commit_offset: u64,
+        /// Where to go on instead.
+        pub abort_ip: u64,
+    }
+
+    impl Sequence {
+        /// Where in the area the address of the thread's sequence lies.
+        pub const POINTER_AT: u64 = 8;
+    }
+
+    /// `struct ptrace_rseq_configuration`.
+    #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    #[expect(missing_docs, reason = "ptrace(2) describes them")]
+    pub struct Configuration {
+        pub area: u64,
+        pub len: u32,
+        pub signature: u32,
+        pub flags: u32,
+        pub pad: u32,
+    }
+}
+
 /// `struct new_utsname`: six fields of 65 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

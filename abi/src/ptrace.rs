@@ -38,6 +38,7 @@ pub mod request {
     pub const GETSIGMASK: u32 = 0x420a;
     pub const SETSIGMASK: u32 = 0x420b;
     pub const GET_SYSCALL_INFO: u32 = 0x420e;
+    pub const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
 }
 
 /// `PTRACE_O_*`.

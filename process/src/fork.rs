@@ -297,6 +297,9 @@ fn inherit(parent: &Task, child: &Task, request: &Request) {
     child.default_timer_slack_ns.store(slack, Ordering::Relaxed);
     child.ioprio.store(parent.ioprio.load(Ordering::Relaxed), Ordering::Relaxed);
     crate::seccomp::inherit(parent, child);
+    if !has(clone::VM) {
+        crate::rseq::inherit(parent, child);
+    }
     if has(clone::SYSVSEM) {
         crate::ipc::sem::share_undo(parent, child);
     }

@@ -25,6 +25,7 @@ pub mod pid;
 pub mod power;
 pub mod ptrace;
 pub mod random;
+pub mod rseq;
 pub mod seccomp;
 pub mod signal;
 mod start;

@@ -97,6 +97,8 @@ pub struct Task {
     pub(crate) clear_child_tid: AtomicU64,
     /// Head of the robust list.
     pub(crate) robust_list: AtomicU64,
+    /// Its restartable sequences.
+    pub(crate) rseq: crate::rseq::Registration,
     pub(crate) vfork_done: SpinLock<Option<Arc<Completion>>>,
     pub(crate) pi: crate::futex::PiState,
     /// What it has for being traced.
@@ -186,6 +188,7 @@ impl Task {
             last_trap: [const { AtomicU64::new(0) }; 3],
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            rseq: crate::rseq::Registration::default(),
             vfork_done: SpinLock::new(&PRIVATE_CLASS, None),
             pi: crate::futex::PiState::new(),
             tracing: crate::ptrace::Tracing::new(),

@@ -1,4 +1,4 @@
-//! `futex(2)` and robust lists.
+//! `futex(2)`, robust lists and restartable sequences.
 
 use crate::Cx;
 use abi::process::futex as f;
@@ -12,6 +12,7 @@ use sched::Deadline;
 crate::syscalls! {
     202 futex => sys_futex(word: Hex, op: FutexOp, value: Hex, timeout: Hex, word2: Hex, value3: Hex);
     273 set_robust_list => sys_set_robust_list(head: Hex, len: Dec);
+    334 rseq => sys_rseq(area: Hex, len: Dec, flags: Hex, signature: Hex);
     274 get_robust_list => sys_get_robust_list(pid: Dec, head: Hex, len: Hex);
 }
 
@@ -114,4 +115,15 @@ fn sys_get_robust_list(cx: &mut Cx<'_>, pid: i32, head: VirtAddr, len: VirtAddr)
     user::write_val(len, &(ROBUST_HEAD_LEN as u64))?;
     user::write_val(head, &list.0)?;
     Ok(0)
+}
+
+/// `rseq(2)`.
+fn sys_rseq(
+    cx: &mut Cx<'_>,
+    area: VirtAddr,
+    len: u32,
+    flags: u32,
+    signature: u32,
+) -> Result<usize> {
+    process::rseq::register(cx.task, area, len, flags, signature).map(|()| 0)
 }

@@ -3,6 +3,7 @@
 //! Not supported: `PTRACE_SINGLEBLOCK`, `PTRACE_GET_THREAD_AREA` and `PTRACE_SECCOMP_GET_FILTER` (`EIO`).
 
 use crate::Cx;
+use abi::process::rseq;
 use abi::ptrace::{regset, request as r, user as area};
 use abi::signal::{SigInfo, SigSet};
 use abi::{Errno, Result};
@@ -13,6 +14,7 @@ use process::Task;
 use process::ptrace::registers::WORDS;
 use process::ptrace::request as tracer;
 use process::ptrace::{self, Resume};
+use zerocopy::IntoBytes;
 
 crate::syscalls! {
     101 ptrace => sys_ptrace(request: Hex, pid: Dec, address: Hex, data: Hex);
@@ -95,12 +97,32 @@ fn examine(own: &Task, target: &Task, request: u32, address: u64, data: VirtAddr
             user::copy_to_user(data, given)?;
             return Ok(info.len());
         }
+        r::GET_RSEQ_CONFIGURATION => {
+            tracer::check_stopped(own, target)?;
+            let given = rseq_configuration(target);
+            let given = given.as_bytes();
+            let room = usize::try_from(address).unwrap_or(usize::MAX);
+            user::copy_to_user(data, given.get(..room).unwrap_or(given))?;
+            return Ok(given.len());
+        }
         _ => {
             tracer::check_stopped(own, target)?;
             return Err(Errno::EIO);
         }
     }
     Ok(0)
+}
+
+/// What `PTRACE_GET_RSEQ_CONFIGURATION` gives.
+fn rseq_configuration(target: &Task) -> rseq::Configuration {
+    let own = process::rseq::registered(target);
+    rseq::Configuration {
+        area: own.area.0,
+        len: rseq::AREA_LEN,
+        signature: own.signature,
+        flags: 0,
+        pad: 0,
+    }
 }
 
 /// A word of `struct user`.

@@ -358,6 +358,7 @@ pub(crate) fn adopt(task: &Task, frame: &mut TrapFrame, loaded: Loaded) {
     task.set_comm(name);
     group.timers.exec();
     task.robust_list.store(0, Ordering::Relaxed);
+    crate::rseq::forget(task);
     task.personality.store(loaded.personality, Ordering::Relaxed);
     *task.altstack.lock() = StackT { sp: 0, flags: SS_DISABLE, pad: 0, size: 0 };
     group.exit_signal.store(Signal::SIGCHLD.raw() as i32, Ordering::Relaxed);

@@ -137,17 +137,23 @@ fn judge(task: &Task, frame: &TrapFrame, answer: u32) -> Verdict {
         ret::ALLOW | ret::LOG => Verdict::Allow,
         ret::ERRNO => Verdict::Skip((-i64::from(errno)) as u64),
         ret::TRAP => {
-            crate::signal::force(
-                task,
-                SigInfo::seccomp(frame.rip, frame.orig_rax as i32, AUDIT_ARCH_X86_64, errno as i32),
-            );
+            crate::signal::force(task, told(frame, errno));
             Verdict::Skip(frame.orig_rax)
         }
         ret::KILL_THREAD if !task.group.is_single_threaded() => {
             crate::exit::exit_thread(Signal::SIGSYS.raw() as i32)
         }
-        _ => crate::exit::exit_group(task, Signal::SIGSYS.raw() as i32 | 0x80),
+        _ => {
+            let info = told(frame, errno);
+            crate::signal::deliver::end_with_core(task, frame, Signal::SIGSYS, &info);
+            Verdict::Skip(frame.orig_rax)
+        }
     }
+}
+
+/// The signal of a refused call.
+fn told(frame: &TrapFrame, errno: u32) -> SigInfo {
+    SigInfo::seccomp(frame.rip, frame.orig_rax as i32, AUDIT_ARCH_X86_64, errno as i32)
 }
 
 /// `SECCOMP_SET_MODE_STRICT`.

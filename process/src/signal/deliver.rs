@@ -29,6 +29,9 @@ pub fn exit_to_user(frame: &mut TrapFrame) {
         crate::run_task_work(task);
         crate::timers::check_cpu(task);
     }
+    if task.has_flag(flags::RSEQ_RESUME) {
+        crate::rseq::resume(task, frame);
+    }
     if task.has_flag(flags::SIGPENDING | flags::RESTORE_SIGMASK) {
         deliver(task, frame);
     }
@@ -63,6 +66,9 @@ fn handle(task: &Task, user: &mut TrapFrame, delivery: Delivery) {
     } else {
         task.blocked()
     };
+    if task.has_flag(flags::RSEQ) {
+        crate::rseq::resume(task, user);
+    }
     if frame::push(task, user, signal, &info, &action, to_restore).is_err() {
         if signal == Signal::SIGSEGV
             && let Some(hand) = task.sighand()
@@ -144,8 +150,10 @@ fn next(task: &Task, user: &mut TrapFrame) -> Option<Delivery> {
                 continue;
             }
         }
-        let Some(hand) = task.sighand() else { continue };
-        let action = hand.take_for_delivery(signal);
+        // No reference outlives this line: the default action may not come back.
+        let Some(action) = task.sighand().map(|hand| hand.take_for_delivery(signal)) else {
+            continue;
+        };
         match action.handler {
             SIG_IGN => {}
             SIG_DFL => by_default(task, user, signal, &info, continues),
@@ -173,18 +181,21 @@ fn by_default(task: &Task, user: &TrapFrame, signal: Signal, info: &SigInfo, con
                 stop::begin(task, &mut signals, signal);
             }
         }
-        Disposition::Core => {
-            let flag = match crate::coredump::dump(task, user, signal, info) {
-                Dumped::Yes => 0x80,
-                Dumped::No => 0,
-                // The caller's next look finds what that thread asks of this one.
-                Dumped::ByAnother => return,
-            };
-            report_fatal(task, signal, info);
-            crate::exit::exit_group(task, signal.raw() as i32 | flag);
-        }
+        Disposition::Core => end_with_core(task, user, signal, info),
         _ => crate::exit::exit_group(task, signal.raw() as i32),
     }
+}
+
+/// Ends the process by `signal`, with a core file where it may have one. Comes back if another
+/// thread was faster: the next look on the way to user space finds what that one asks of this.
+pub(crate) fn end_with_core(task: &Task, user: &TrapFrame, signal: Signal, info: &SigInfo) {
+    let flag = match crate::coredump::dump(task, user, signal, info) {
+        Dumped::Yes => 0x80,
+        Dumped::No => 0,
+        Dumped::ByAnother => return,
+    };
+    report_fatal(task, signal, info);
+    crate::exit::exit_group(task, signal.raw() as i32 | flag);
 }
 
 /// A line in the kernel log for a fault nobody handles, as Linux's `show_unhandled_signals`.

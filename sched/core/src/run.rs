@@ -242,6 +242,9 @@ fn switch_away(is_preempted: bool) {
         to.arch().set_cpu(arch::cpu::id());
         if to.is_user() {
             to.load_space();
+            if to.arch().has_flag(flags::RSEQ) {
+                to.arch().set_flag(flags::RSEQ_RESUME);
+            }
         } else {
             arch::tlb::enter_lazy();
         }

@@ -8,6 +8,7 @@ use crate::machine::{Disk, Shape};
 pub(crate) const USAGE: &str = "\
 usage: runner oracle|linux|ours|bench|trace [--rootfs FILE.tar.xz] [--only WORD]... [--skip WORD]... [--shape CPUS:MIB:DISK]...
   --rootfs   the distribution to run in (default: CentOS 7.2 beside the project)
+  --cases    a directory of other *.cases files (default: tests/oracle)
   --only     run only the cases (or benchmark rows) whose name contains WORD
   --skip     leave out the cases whose name contains WORD
   --shape    a machine for our kernel, for example 2:1024:nvme (default: 2:1024:nvme)
@@ -78,6 +79,7 @@ impl Options {
             let value = words.next().ok_or(format!("{word} wants a value"))?;
             match word.as_str() {
                 "--rootfs" => options.rootfs = PathBuf::from(value),
+                "--cases" => options.cases_dir = PathBuf::from(value),
                 "--only" => options.only.push(value),
                 "--skip" => options.skip.push(value),
                 "--shape" => options.machines.push(value.parse()?),

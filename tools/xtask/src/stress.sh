@@ -20,6 +20,12 @@ memory_use() {
         printf " %s %d", $1, $2 }' /proc/meminfo
 }
 
+# The five kinds of objects that take most memory: active and all objects, bytes of each.
+largest_slabs() {
+    awk 'NR > 2 { print $3 * $4 / 1024, $1, $2, $3, $4 }' /proc/slabinfo | sort -rn | head -5 |
+        awk '{ printf "; %s: %d of %d, %d bytes each", $2, $3, $4, $5 }'
+}
+
 round() {
     local name=$1 words= stressor status
     shift
@@ -45,7 +51,7 @@ round() {
     fi
     rm -rf /stress/* || failed "$name: files that cannot be removed"
     free_memory > /dev/null
-    echo "stress: $name: kB$(memory_use)"
+    echo "stress: $name: kB$(memory_use)$(largest_slabs)"
 }
 
 mkdir -p /stress
@@ -74,6 +80,6 @@ round together fork clone zombie switch yield schedpolicy race-sched vm mmap mre
 [ $rounds != 0 ] || failed "no round is called $ROUND"
 after=$(free_memory)
 echo "stress: free memory $before kB before, $after kB after"
-[ $((before - after)) -le $((before / 50)) ] || failed "more than 2 % of free memory lost"
+[ $((before - after)) -le $((before / 50)) ] || failed "more than 2 % of free memory lost$(largest_slabs)"
 rmdir /stress || failed "/stress is not empty"
 [ $failures = 0 ]

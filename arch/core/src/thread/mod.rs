@@ -40,6 +40,10 @@ pub mod flags {
     pub const PTRACE_SYSCALL: u32 = 1 << 7;
     /// Has breakpoints in the debug registers.
     pub const BREAKPOINTS: u32 = 1 << 8;
+    /// Has restartable sequences.
+    pub const RSEQ: u32 = 1 << 9;
+    /// Had a switch since its restartable sequence was looked at.
+    pub const RSEQ_RESUME: u32 = 1 << 10;
     /// Frees memory: its own allocations may use the reserve and must not reclaim.
     pub const IN_RECLAIM: u32 = 1 << 16;
     /// Was chosen to die for want of memory: what it needs on its way out may come from the reserve.
@@ -49,7 +53,8 @@ pub mod flags {
     /// What a system call's entry looks at.
     pub const SYSCALL_ENTRY_WORK: u32 = SYSCALL_TRACE | SECCOMP | SINGLE_STEP | PTRACE_SYSCALL;
     /// What the return to user mode looks at.
-    pub const WORK_MASK: u32 = NEED_RESCHED | SIGPENDING | NOTIFY_RESUME | RESTORE_SIGMASK;
+    pub const WORK_MASK: u32 =
+        NEED_RESCHED | SIGPENDING | NOTIFY_RESUME | RESTORE_SIGMASK | RSEQ_RESUME;
 }
 
 /// A kernel stack: `top` is 16-byte aligned and one past its last byte.

@@ -2,6 +2,7 @@
 //! Linux: results, errno names and layouts, never an address or a time.
 
 mod inotify;
+mod rseq;
 mod signals;
 mod timers;
 mod vdso;
@@ -50,6 +51,8 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         Some("inotify") => inotify::run(),
+        Some("rseq") => rseq::run(),
+        Some("rseq-fresh") => rseq::fresh(),
         Some("signalfd") => signals::run(),
         Some("timers") => timers::run(words.get(1).map_or("", String::as_str)),
         Some("vdso") => vdso::run(),
