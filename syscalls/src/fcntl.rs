@@ -106,7 +106,7 @@ fn decode(
 ) -> Result<(RecordLock, Option<LockKind>)> {
     let base = match u32::from(lock.l_whence as u16) {
         SEEK_SET => 0,
-        SEEK_CUR => *file.position().lock() as i64,
+        SEEK_CUR => file.position().now() as i64,
         SEEK_END => file.inode().size() as i64,
         _ => return Err(Errno::EINVAL),
     };

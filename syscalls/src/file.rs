@@ -279,7 +279,7 @@ fn sys_ioctl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
         FIONBIO => toggle(O_NONBLOCK),
         FIOASYNC => toggle(O_ASYNC),
         FIONREAD if file.inode().kind == FileKind::Regular => {
-            let left = file.inode().size().saturating_sub(*file.position().lock());
+            let left = file.inode().size().saturating_sub(file.position().now());
             user::write_val(at, &(left as i32))?;
             Ok(0)
         }

@@ -12,7 +12,6 @@ use arch::lock::{LockClass, Once, SpinLock};
 use arch::uio::{Sink, Source};
 use bitflags::bitflags;
 use frames::PageRef;
-use sched::Mutex;
 use vm::MapSource;
 
 use crate::context::Context;
@@ -23,10 +22,10 @@ use crate::locks::Owner;
 use crate::mount::MountWriter;
 use crate::path::Path;
 use crate::poll::{ALWAYS_READY, PollTable};
+use crate::position::Position;
 use crate::sigio::AsyncWatch;
 use crate::types::{FileKind, InodeFlags};
 
-static POSITION: LockClass = LockClass::new("vfs.file_position", 200);
 static FILE_OWNER: LockClass = LockClass::new("vfs.file_owner", 292);
 static FILE_WATCHERS: LockClass = LockClass::new("vfs.file_watchers", 284);
 
@@ -263,7 +262,7 @@ pub struct File {
     pub creds: Arc<Creds>,
     mode: FileMode,
     flags: AtomicU32,
-    position: Mutex<u64>,
+    position: Position,
     read_ahead: pagecache::ReadAhead,
     /// Error sequence of the mapping when opened: `fsync` reports newer ones once.
     error_seq: Option<pagecache::ErrorCursor>,
@@ -339,7 +338,7 @@ impl File {
             flags: AtomicU32::new(
                 init.flags & !(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC),
             ),
-            position: Mutex::new(&POSITION, 0),
+            position: Position::new(),
             read_ahead: pagecache::ReadAhead::new(),
             error_seq,
             write_hold,
@@ -416,7 +415,7 @@ impl File {
 
     /// The position and its lock.
     #[inline]
-    pub fn position(&self) -> &Mutex<u64> {
+    pub fn position(&self) -> &Position {
         &self.position
     }
 

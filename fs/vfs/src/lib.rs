@@ -30,6 +30,7 @@ pub mod pagefile;
 pub mod path;
 pub mod perm;
 pub mod poll;
+pub mod position;
 pub mod rw;
 pub mod seek;
 pub mod sigio;

@@ -78,8 +78,8 @@ pub fn read(file: &File, at: At, sink: &mut Sink<'_>) -> Result<usize> {
     match at {
         At::Position if file.mode().contains(FileMode::SEEK) => {
             let mut position = file.position().lock();
-            let count = read_from(file, *position, sink)?;
-            *position += count as u64;
+            let count = read_from(file, position.get(), sink)?;
+            position.set(position.get() + count as u64);
             Ok(count)
         }
         At::Position => read_from(file, 0, sink),
@@ -108,8 +108,8 @@ pub fn write(
     match at {
         At::Position if file.mode().contains(FileMode::SEEK) => {
             let mut position = file.position().lock();
-            let (count, end) = write_to(ctx, file, *position, source, rwf)?;
-            *position = end;
+            let (count, end) = write_to(ctx, file, position.get(), source, rwf)?;
+            position.set(end);
             Ok(count)
         }
         At::Position => Ok(write_to(ctx, file, 0, source, rwf)?.0),
@@ -316,7 +316,8 @@ pub fn read_dir(file: &File, out: &mut dyn crate::file::DirSink) -> Result<()> {
     if inode.has(InodeFlags::DEAD) {
         return Err(Errno::ENOENT);
     }
-    *position = file.ops().readdir(file, *position, out)?;
+    let end = file.ops().readdir(file, position.get(), out)?;
+    position.set(end);
     crate::atime::accessed(file);
     notify::to_file(file, IN_ACCESS);
     Ok(())

@@ -14,8 +14,9 @@ pub fn lseek(file: &File, offset: i64, whence: u32) -> Result<u64> {
         return Err(Errno::ESPIPE);
     }
     let mut position = file.position().lock();
-    *position = file.ops().seek(file, *position, offset, whence)?;
-    Ok(*position)
+    let to = file.ops().seek(file, position.get(), offset, whence)?;
+    position.set(to);
+    Ok(to)
 }
 
 /// Seeking in a file of known size that has no holes as far as this function knows.

@@ -125,7 +125,7 @@ impl Text for FdInfo {
         let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
         let cloexec = task.files().is_some_and(|f| f.cloexec(self.fd).unwrap_or(false));
         let flags = file.flags() | if cloexec { 0o2_000_000 } else { 0 };
-        let position = *file.position().lock();
+        let position = file.position().now();
         put!(out, "pos:\t{position}\nflags:\t0{flags:o}\nmnt_id:\t{}\n", file.path.mount.id);
         let _ = file.ops().fdinfo(&file, &mut crate::Out(out));
         Ok(())

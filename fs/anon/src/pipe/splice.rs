@@ -117,13 +117,13 @@ fn readable_end(file: &File) -> Result<&Arc<Pipe>> {
 fn start(file: &File, at: At) -> u64 {
     match at {
         At::Offset(pos) => pos,
-        At::Position => *file.position().lock(),
+        At::Position => file.position().lock().get(),
     }
 }
 
 fn moved(file: &File, at: At, end: u64) {
     if at == At::Position && file.mode().contains(FileMode::SEEK) {
-        *file.position().lock() = end;
+        file.position().lock().set(end);
     }
 }
 
