@@ -40,6 +40,11 @@ pub fn prepare(limit: usize) {
     cpu::set_possible(count);
 }
 
+/// The NUMA node of a processor that [`prepare`] numbered.
+pub fn node_of(cpu: CpuId) -> usize {
+    apic::apic_id(cpu).map_or(0, |id| acpi::platform().affinity.node_of_apic(id))
+}
+
 /// Starts all processors that [`prepare`] numbered. `stack_of` gives each the top of a stack, or
 /// `None` to leave it out; `entry` is called there with interrupts off, everything of this crate
 /// set up, and must not return. Returns when all have set themselves online or given no answer.

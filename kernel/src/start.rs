@@ -26,7 +26,7 @@ arch::entry_point!(start);
 fn start(info: &'static BootInfo) -> ! {
     // From here on there is a heap.
     if let Some(memory) = arch::boot::take_free_memory() {
-        frames::init(memory, |_| 0);
+        frames::init(memory);
     }
     klog::init(info.command_line());
     klog::register_console(&klog::Early, klog::Replay::All);
@@ -45,6 +45,7 @@ fn start(info: &'static BootInfo) -> ! {
         panic!("no interrupt controller: {error:?}");
     }
     acpi::init(info);
+    memory_nodes();
     x86::init::clocks();
     arch::trap::set_handlers(&HANDLERS);
     sched::clock::init();
@@ -69,6 +70,16 @@ fn settings(line: &CommandLine) {
     }
 }
 
+/// Gives the NUMA nodes, if there are several, their memory.
+fn memory_nodes() {
+    let nodes = &acpi::platform().affinity;
+    frames::set_nodes(nodes.node_count(), &nodes.memory, |from, to| nodes.distance(from, to));
+    for node in (0..frames::node_count()).skip_while(|_| frames::node_count() == 1) {
+        let frames = frames::node_stats(node).unwrap_or_default().total;
+        log::info!("numa: node {node}: {} MiB", frames >> 8);
+    }
+}
+
 fn other_processors(line: &CommandLine) {
     let limit = match (line.has("nosmp"), line.number("maxcpus")) {
         (true, _) => 1,
@@ -76,6 +87,9 @@ fn other_processors(line: &CommandLine) {
         _ => arch::cpu::MAX_CPUS,
     };
     smp::prepare(limit);
+    for cpu in arch::cpu::possible().iter() {
+        frames::set_cpu_node(cpu, smp::node_of(cpu));
+    }
     let stack_of = |cpu| {
         let stack = heap::KernelStack::new().ok()?;
         let range = stack.range();

@@ -1,9 +1,11 @@
-//! `/sys/devices/system`: processors, the memory node, clock sources.
+//! `/sys/devices/system`: processors, memory nodes, clock sources.
 
 use crate::tree::Builder;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use arch::cpu::{CpuId, CpuSet};
+use frames::NodeStats;
 
 const CPUS: &str = "devices/system/cpu";
 const NODES: &str = "devices/system/node";
@@ -20,7 +22,7 @@ pub(crate) fn add(tree: &mut Builder) {
     tree.line(&at("present"), || arch::cpu::possible().to_string());
     tree.fixed(&at("isolated"), "");
     tree.uevent(CPUS, &[]);
-    node(tree);
+    nodes(tree);
     let clock = "devices/system/clocksource/clocksource0";
     tree.line(&format!("{clock}/available_clocksource"), || {
         arch::time::available_clocksources().join(" ")
@@ -48,20 +50,66 @@ fn processor(tree: &mut Builder, cpu: CpuId) {
     }
     tree.uevent(&path, &[]);
     tree.device(&path, "bus/cpu", &format!("cpu{cpu}"));
-    tree.link(&format!("{path}/node0"), &format!("{NODES}/node0"));
-    tree.link(&format!("{NODES}/node0/cpu{cpu}"), &path);
+    let node = frames::node_of_cpu(cpu);
+    tree.link(&format!("{path}/node{node}"), &format!("{NODES}/node{node}"));
+    tree.link(&format!("{NODES}/node{node}/cpu{cpu}"), &path);
 }
 
-fn node(tree: &mut Builder) {
-    let path = format!("{NODES}/node0");
-    tree.line(&format!("{path}/cpulist"), || arch::cpu::online().to_string());
-    tree.line(&format!("{path}/cpumap"), || mask(&arch::cpu::online()));
-    tree.fixed(&format!("{path}/distance"), "10");
-    tree.uevent(&path, &[]);
-    tree.device(&path, "bus/node", "node0");
-    for list in ["has_cpu", "has_memory", "has_normal_memory", "online", "possible"] {
-        tree.fixed(&format!("{NODES}/{list}"), "0");
+/// The processors of a node that run.
+fn processors_of(node: usize) -> CpuSet {
+    arch::cpu::online().iter().filter(|cpu| frames::node_of_cpu(*cpu) == node).collect()
+}
+
+fn nodes(tree: &mut Builder) {
+    let all = 0..frames::node_count();
+    for node in all.clone() {
+        let path = format!("{NODES}/node{node}");
+        tree.line(&format!("{path}/cpulist"), move || processors_of(node).to_string());
+        tree.line(&format!("{path}/cpumap"), move || mask(&processors_of(node)));
+        let affinity = &arch::acpi::platform().affinity;
+        let distances: Vec<String> =
+            all.clone().map(|to| affinity.distance(node, to).to_string()).collect();
+        tree.fixed(&format!("{path}/distance"), distances.join(" "));
+        tree.line(&format!("{path}/meminfo"), move || meminfo(node));
+        tree.uevent(&path, &[]);
+        tree.device(&path, "bus/node", &format!("node{node}"));
     }
+    let has_memory = move |node: &usize| frames::node_stats(*node).is_some();
+    let has_processors = move |node: &usize| !processors_of(*node).is_empty();
+    tree.line(&format!("{NODES}/has_cpu"), move || ranges(all_nodes().filter(has_processors)));
+    for list in ["has_memory", "has_normal_memory"] {
+        tree.line(&format!("{NODES}/{list}"), move || ranges(all_nodes().filter(has_memory)));
+    }
+    for list in ["online", "possible"] {
+        tree.fixed(&format!("{NODES}/{list}"), ranges(all_nodes()));
+    }
+}
+
+fn all_nodes() -> core::ops::Range<usize> {
+    0..frames::node_count()
+}
+
+/// A node's memory in KiB, as far as it is counted for each.
+fn meminfo(node: usize) -> String {
+    let NodeStats { total, free } = frames::node_stats(node).unwrap_or_default();
+    let line = |name: &str, frames: u64| format!("Node {node} {name:<15} {:>8} kB", frames * 4);
+    [line("MemTotal:", total), line("MemFree:", free), line("MemUsed:", total - free.min(total))]
+        .join("\n")
+}
+
+/// Ascending numbers as a list of ranges.
+fn ranges(numbers: impl Iterator<Item = usize>) -> String {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let text = |(first, last): &(usize, usize)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    runs.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
 /// A set as comma-separated groups of eight hexadecimal digits; the first group has as many digits
@@ -69,7 +117,7 @@ fn node(tree: &mut Builder) {
 pub(crate) fn mask(set: &CpuSet) -> String {
     let count = arch::cpu::possible_count().max(1);
     let groups = count.div_ceil(32);
-    let words: alloc::vec::Vec<String> = (0..groups)
+    let words: Vec<String> = (0..groups)
         .rev()
         .map(|group| {
             let word = set.as_words().get(group / 2).copied().unwrap_or(0) >> (group % 2 * 32);

@@ -1,16 +1,16 @@
 //! Nodes, zones, and how they come to their memory.
 
+use crate::nodes::{self, MAX_NODES, node_of_frame};
 use crate::percpu::{Batch, Lists};
 use crate::pressure;
 use crate::zone::Zone;
+use arch::acpi::MemoryNode;
 use arch::addr::{Pfn, PhysAddr};
-use arch::boot::{FreeMemory, PhysRange};
-use arch::cpu::{CpuId, MAX_CPUS};
+use arch::boot::FreeMemory;
 use arch::lock::{IrqLock, LockClass};
-use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use framemeta::{CHUNK, FreeFrames, FreshRange, MAX_ORDER, Page};
 
-const MAX_NODES: usize = 8;
 const MAX_RANGES: usize = 128;
 /// The first frame past 4 GiB.
 const DMA32_END: u64 = 1 << 20;
@@ -33,19 +33,15 @@ static NODES: [[ZoneSlot; ZONES]; MAX_NODES] = [const {
         }
     }; ZONES]
 }; MAX_NODES];
-static NODE_COUNT: AtomicUsize = AtomicUsize::new(1);
-static CPU_NODES: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
 static TOTAL: AtomicU64 = AtomicU64::new(0);
 
 /// Usable ranges as frame numbers, for look-ups by address. Written by `init` only.
 struct RamRange {
     start: AtomicU64,
     end: AtomicU64,
-    node: AtomicU8,
 }
-static RAM: [RamRange; MAX_RANGES] = [const {
-    RamRange { start: AtomicU64::new(0), end: AtomicU64::new(0), node: AtomicU8::new(0) }
-}; MAX_RANGES];
+static RAM: [RamRange; MAX_RANGES] =
+    [const { RamRange { start: AtomicU64::new(0), end: AtomicU64::new(0) } }; MAX_RANGES];
 static RAM_COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// How many usable frames the machine has.
@@ -53,19 +49,15 @@ pub fn total_pages() -> u64 {
     TOTAL.load(Ordering::Relaxed)
 }
 
-fn ram_ranges() -> impl Iterator<Item = (u64, u64, u8)> {
-    RAM.iter().take(RAM_COUNT.load(Ordering::Acquire)).map(|range| {
-        (
-            range.start.load(Ordering::Relaxed),
-            range.end.load(Ordering::Relaxed),
-            range.node.load(Ordering::Relaxed),
-        )
-    })
+fn ram_ranges() -> impl Iterator<Item = (u64, u64)> {
+    RAM.iter()
+        .take(RAM_COUNT.load(Ordering::Acquire))
+        .map(|range| (range.start.load(Ordering::Relaxed), range.end.load(Ordering::Relaxed)))
 }
 
 /// Whether any byte of a range is memory of this crate.
 pub fn contains_ram(start: PhysAddr, end: PhysAddr) -> bool {
-    ram_ranges().any(|(from, to, _)| start.0 < to << 12 && from << 12 < end.0)
+    ram_ranges().any(|(from, to)| start.0 < to << 12 && from << 12 < end.0)
 }
 
 /// Whether a frame was never handed out.
@@ -73,34 +65,15 @@ fn is_fresh(pfn: Pfn) -> bool {
     slot_of(pfn).zone.lock().is_fresh(pfn)
 }
 
-/// Says which node a processor is on.
-pub fn set_cpu_node(cpu: CpuId, node: u8) {
-    CPU_NODES[cpu.index()].store(node, Ordering::Relaxed);
-}
-
-fn local_node() -> usize {
-    if NODE_COUNT.load(Ordering::Relaxed) == 1 {
-        return 0;
-    }
-    usize::from(CPU_NODES[arch::cpu::id().index()].load(Ordering::Relaxed)) % MAX_NODES
-}
-
 #[inline]
 fn slot_of(pfn: Pfn) -> &'static ZoneSlot {
-    let node = if NODE_COUNT.load(Ordering::Relaxed) == 1 { 0 } else { node_of(pfn) };
-    &NODES[node][usize::from(pfn.0 >= DMA32_END)]
-}
-
-fn node_of(pfn: Pfn) -> usize {
-    let found = ram_ranges().find(|(from, to, _)| *from <= pfn.0 && pfn.0 < *to);
-    found.map_or(0, |(_, _, node)| usize::from(node))
+    &NODES[node_of_frame(pfn)][usize::from(pfn.0 >= DMA32_END)]
 }
 
 /// The zones in the order in which this processor prefers them.
 fn preference(dma32: bool) -> impl Iterator<Item = &'static ZoneSlot> {
-    let (first, count) = (local_node(), NODE_COUNT.load(Ordering::Relaxed));
-    (0..count).flat_map(move |step| {
-        let [low, high] = &NODES[(first + step) % count];
+    nodes::preferred().flat_map(move |node| {
+        let [low, high] = &NODES[node];
         let high = (!dma32).then_some(high);
         high.into_iter().chain([low])
     })
@@ -108,9 +81,8 @@ fn preference(dma32: bool) -> impl Iterator<Item = &'static ZoneSlot> {
 
 /// Frames that can be had from the zones.
 pub(crate) fn available() -> u64 {
-    let count = NODE_COUNT.load(Ordering::Relaxed);
-    let sum: i64 =
-        NODES[..count].iter().flatten().map(|slot| slot.available.load(Ordering::Relaxed)).sum();
+    let slots = NODES[..nodes::node_count()].iter().flatten();
+    let sum: i64 = slots.map(|slot| slot.available.load(Ordering::Relaxed)).sum();
     sum.max(0) as u64
 }
 
@@ -199,8 +171,8 @@ pub(crate) fn for_each_zone(
 }
 
 /// Takes over the machine's usable memory; before any other function of the crate. Registers the
-/// source of page-table frames with `arch`. `node_of` says to which node a range belongs.
-pub fn init(memory: FreeMemory, node_of: impl Fn(&PhysRange) -> u8) {
+/// source of page-table frames with `arch`.
+pub fn init(memory: FreeMemory) {
     let mut count = 0;
     for range in memory.ranges() {
         let start = range.start.page_up().pfn().0.max(1);
@@ -211,11 +183,7 @@ pub fn init(memory: FreeMemory, node_of: impl Fn(&PhysRange) -> u8) {
         let slot = &RAM[count];
         slot.start.store(start, Ordering::Relaxed);
         slot.end.store(end, Ordering::Relaxed);
-        let node = node_of(range).min(MAX_NODES as u8 - 1);
-        slot.node.store(node, Ordering::Relaxed);
         count += 1;
-        let nodes = NODE_COUNT.load(Ordering::Relaxed).max(usize::from(node) + 1);
-        NODE_COUNT.store(nodes, Ordering::Relaxed);
     }
     RAM_COUNT.store(count, Ordering::Release);
     framemeta::adopt(memory, find_home, add_fresh);
@@ -230,7 +198,7 @@ pub fn init(memory: FreeMemory, node_of: impl Fn(&PhysRange) -> u8) {
 fn find_home(frames: u64) -> Option<u64> {
     let align = frames.next_power_of_two().min(CHUNK);
     ram_ranges()
-        .filter_map(|(start, end, _)| {
+        .filter_map(|(start, end)| {
             let at = end.checked_sub(frames)? & !(align - 1);
             (at >= start).then_some(at)
         })
@@ -239,15 +207,40 @@ fn find_home(frames: u64) -> Option<u64> {
 
 /// Gives a range to the zones that it lies in.
 fn add_fresh(mut low: FreshRange) {
-    let node = node_of(Pfn(low.start()));
     let high = low.split_off(DMA32_END);
     for (zone, range) in [(0, low), (1, high)] {
-        let frames = range.len();
-        let slot = &NODES[node][zone];
-        if frames > 0 && slot.zone.lock().add_fresh(range) {
-            slot.available.fetch_add(frames as i64, Ordering::Relaxed);
-            slot.total.fetch_add(frames, Ordering::Relaxed);
-            TOTAL.fetch_add(frames, Ordering::Relaxed);
+        add_to(&NODES[0][zone], range);
+    }
+}
+
+fn add_to(slot: &ZoneSlot, range: FreshRange) {
+    let frames = range.len();
+    if frames > 0 && slot.zone.lock().add_fresh(range) {
+        slot.available.fetch_add(frames as i64, Ordering::Relaxed);
+        slot.total.fetch_add(frames, Ordering::Relaxed);
+        TOTAL.fetch_add(frames, Ordering::Relaxed);
+    }
+}
+
+/// Gives each node its memory; `count` nodes, and `distance` between two of them. What was handed out
+/// before, and the rest of a largest block of it, stays the first node's. Once, before a second
+/// processor runs.
+pub fn set_nodes(count: usize, memory: &[MemoryNode], distance: impl Fn(usize, usize) -> u8) {
+    if count < 2 {
+        return;
+    }
+    nodes::set_distances(count, distance);
+    for (zone, first) in NODES[0].iter().enumerate() {
+        let fresh = first.zone.lock().take_fresh();
+        let frames: u64 = fresh.iter().map(FreshRange::len).sum();
+        first.available.fetch_sub(frames as i64, Ordering::Relaxed);
+        first.total.fetch_sub(frames, Ordering::Relaxed);
+        TOTAL.fetch_sub(frames, Ordering::Relaxed);
+        for range in fresh {
+            nodes::split(range, memory, |node, part| {
+                let is_noted = node == 0 || nodes::add_span(&part, node);
+                add_to(&NODES[if is_noted { node } else { 0 }][zone], part);
+            });
         }
     }
 }
@@ -268,7 +261,7 @@ pub fn init_host(bytes: usize) {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         if let Some(memory) = arch::host::take_memory(bytes) {
-            init(memory, |_| 0);
+            init(memory);
         }
     });
 }

@@ -4,6 +4,7 @@
 
 mod alloc;
 mod init;
+mod nodes;
 mod percpu;
 mod pressure;
 mod stats;
@@ -14,7 +15,8 @@ pub use alloc::{Flags, alloc, alloc_huge, alloc_page};
 pub use framemeta::{FrameBlock, HugePage, MAX_ORDER, Mapped, Page, PageRef, flag, kind, page};
 #[cfg(not(target_os = "none"))]
 pub use init::init_host;
-pub use init::{contains_ram, init, page_if_ram, set_cpu_node, total_pages};
+pub use init::{contains_ram, init, page_if_ram, set_nodes, total_pages};
+pub use nodes::{node_count, node_of_cpu, node_of_frame, set_cpu_node};
 pub use percpu::{drain_all, drain_local};
 pub use pressure::{
     Reclaim, Watermarks, as_reclaimer, has_room, reclaim_everything, reclaim_in_background,

@@ -58,6 +58,12 @@ impl Zone {
         true
     }
 
+    /// Takes all untouched ranges out.
+    pub(crate) fn take_fresh(&mut self) -> ArrayVec<FreshRange, MAX_FRESH> {
+        self.fresh_frames = 0;
+        self.fresh.take()
+    }
+
     /// Takes a block of `2^order` frames.
     pub(crate) fn take(&mut self, order: u8) -> Option<FreeFrames> {
         loop {
