@@ -141,6 +141,7 @@ fn devices(line: &CommandLine) {
     }
     report("tty", tty::init());
     report("serial", tty::serial::init());
+    report("hvc", tty::hvc::init());
     report("devpts", devpts::init());
     report("rtc", platform::rtc::init());
     platform::sysrq::init(line.has("sysrq_always_enabled"));
@@ -206,6 +207,7 @@ fn run_init(line: &CommandLine, ctx: &Context<'_>, in_ram: Option<&str>) {
 }
 
 fn console(ctx: &Context<'_>, root: &Path) -> Option<Arc<File>> {
+    tty::console::wait_for_chosen();
     match vfs::open(ctx, root, b"/dev/console", &OpenHow::new(O_RDWR, 0)) {
         Ok(file) => Some(file),
         Err(error) => {

@@ -47,7 +47,8 @@ fn leave(task: &Task, code: i32) {
         task.set_life(Life::Exiting);
         // What was meant for the process and this thread would have taken goes to another.
         let shared = signals.pending.set().minus(task.blocked());
-        if !shared.is_empty() {
+        // Where all end nobody takes it, and to ask each thread for each would take for ever.
+        if !shared.is_empty() && !signals.is_exiting() {
             signal::send::offer_to_others(task, shared);
         }
     }

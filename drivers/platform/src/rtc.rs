@@ -459,6 +459,7 @@ pub fn init() -> Result<()> {
         dev,
         mode: 0o600,
         class: "rtc",
+        attributes: alloc::vec::Vec::new(),
     });
     Ok(())
 }

@@ -61,6 +61,21 @@ pub fn terminal() -> Option<Arc<Tty>> {
         .or_else(|| file::all().into_iter().next())
 }
 
+/// Waits, at most a second, until the chosen terminal is there: a hypervisor tells of its consoles
+/// when it likes.
+pub fn wait_for_chosen() {
+    let Some(choice) = choices().pop().filter(|choice| choice.name.starts_with("hvc")) else {
+        return;
+    };
+    for _ in 0..200 {
+        if file::find_by_name(&choice.name).is_some() {
+            return;
+        }
+        sched::timer::sleep_ns(5_000_000);
+    }
+    log::warn!("console {}: there is no such device", choice.name);
+}
+
 /// `TIOCCONS`: what is written to `/dev/console` goes to `tty`; on the console itself it ends
 /// that.
 pub(crate) fn redirect(tty: &Arc<Tty>) -> Result<()> {

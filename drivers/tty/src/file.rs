@@ -40,6 +40,7 @@ pub fn register(tty: &Arc<Tty>) {
         dev,
         mode: 0o600,
         class: "tty",
+        attributes: alloc::vec::Vec::new(),
     });
 }
 
@@ -58,6 +59,7 @@ pub fn init() -> Result<()> {
             dev,
             mode,
             class: "tty",
+            attributes: alloc::vec::Vec::new(),
         });
     }
     Ok(())

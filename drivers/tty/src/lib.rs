@@ -8,6 +8,7 @@ pub mod console;
 mod control;
 mod driver;
 mod file;
+pub mod hvc;
 mod io;
 mod ioctl;
 mod jobs;

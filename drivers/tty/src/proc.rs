@@ -9,6 +9,7 @@ pub fn describe_drivers() -> String {
         ("/dev/tty", "/dev/tty", 5, "0", "system:/dev/tty"),
         ("/dev/console", "/dev/console", 5, "1", "system:console"),
         ("/dev/ptmx", "/dev/ptmx", 5, "2", "system"),
+        ("hvc", "/dev/hvc", 229, "0-255", "system"),
         ("serial", "/dev/ttyS", 4, "64-67", "serial"),
         ("pty_slave", "/dev/pts", 136, "0-1048575", "pty:slave"),
         ("pty_master", "/dev/ptm", 128, "0-1048575", "pty:master"),

@@ -303,6 +303,13 @@ impl Tty {
         self.driver.written();
     }
 
+    /// Bytes have been [`receive`](Self::receive)d for now: shows their echo, and wakes who reads.
+    /// Not in interrupt context.
+    pub fn received(&self) {
+        self.push_echo();
+        self.read_wait.wake_all();
+    }
+
     /// Signals a key would raise: `TIOCSIG` of a pseudo terminal's master.
     pub(crate) fn signal_from_master(&self, signal: i32) -> Result<()> {
         let known = KeySignal::ALL.iter().any(|key| key.number() == signal);

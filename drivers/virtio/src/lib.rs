@@ -5,7 +5,7 @@
 extern crate alloc;
 
 mod blk;
-
+mod console;
 mod driver;
 mod queue;
 mod rng;

@@ -210,6 +210,7 @@ fn offer_device_file() -> Result<()> {
         dev,
         mode: 0o600,
         class: "misc",
+        attributes: alloc::vec::Vec::new(),
     });
     Ok(())
 }

@@ -190,6 +190,7 @@ fn node_of(device: &Device) -> DeviceNode {
         dev: number(device.id()),
         mode: 0o660,
         class: "block",
+        attributes: alloc::vec::Vec::new(),
     }
 }
 

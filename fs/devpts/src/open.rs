@@ -110,6 +110,7 @@ pub fn init() -> Result<()> {
         dev: ptmx,
         mode: 0o666,
         class: "tty",
+        attributes: alloc::vec::Vec::new(),
     });
     let first = DeviceNumber::new(SLAVE_MAJOR, 0);
     vfs::dev::register_char(first, MAX, "pts", Arc::new(SlaveOpener))

@@ -174,6 +174,7 @@ pub(crate) fn register() -> Result<()> {
             dev: DeviceNumber::new(MEM_MAJOR, minor),
             mode,
             class: "mem",
+            attributes: alloc::vec::Vec::new(),
         });
     }
     Ok(())

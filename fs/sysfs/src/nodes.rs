@@ -28,6 +28,9 @@ fn add_node(tree: &mut Builder, node: &DeviceNode) {
     };
     let number = format!("{major}:{minor}");
     tree.fixed(&format!("{path}/dev"), number.as_str());
+    for (attribute, text) in &node.attributes {
+        tree.fixed(&format!("{path}/{attribute}"), text.as_str());
+    }
     let mut lines =
         [format!("MAJOR={major}"), format!("MINOR={minor}"), format!("DEVNAME={}", node.name)]
             .to_vec();

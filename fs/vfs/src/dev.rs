@@ -49,6 +49,8 @@ pub struct DeviceNode {
     pub mode: u32,
     /// Class in `/sys/class` (`mem`, `tty`, `block`, `misc`); empty for none.
     pub class: &'static str,
+    /// Further files in `/sys`, by name.
+    pub attributes: Vec<(&'static str, String)>,
 }
 
 /// Told about device nodes that come and go.
@@ -161,6 +163,15 @@ pub fn remove_node(kind: FileKind, dev: DeviceNumber) {
     for node in &removed {
         listeners.iter().for_each(|l| l.removed(node));
     }
+}
+
+/// Gives a node a further file in `/sys`, or that file another text.
+pub fn set_attribute(kind: FileKind, dev: DeviceNumber, name: &'static str, text: String) {
+    for node in NODES.write().iter_mut().filter(|n| n.kind == kind && n.dev == dev) {
+        node.attributes.retain(|(known, _)| *known != name);
+        node.attributes.push((name, text.clone()));
+    }
+    GENERATION.fetch_add(1, Ordering::Release);
 }
 
 /// All nodes there are.

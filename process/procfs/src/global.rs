@@ -4,7 +4,9 @@ use abi::Result;
 use alloc::string::String;
 use alloc::vec::Vec;
 use process::pid::PidNamespace;
+use pseudo::{Node, Tree, show};
 use spin::Once;
+use vfs::FileKind;
 
 static COMMAND_LINE: Once<String> = Once::new();
 
@@ -94,39 +96,50 @@ pub(crate) fn diskstats(out: &mut Vec<u8>) -> Result<()> {
 }
 
 pub(crate) fn devices(out: &mut Vec<u8>) -> Result<()> {
-    put!(out, "Character devices:\n");
-    let characters = [
-        (1, "mem"),
-        (4, "tty"),
-        (4, "ttyS"),
-        (5, "/dev/tty"),
-        (5, "/dev/console"),
-        (5, "/dev/ptmx"),
-        (10, "misc"),
-        (136, "pts"),
-    ];
-    for (major, name) in characters {
-        put!(out, "{major:3} {name}\n");
-    }
-    put!(out, "\nBlock devices:\n");
-    let mut last = None;
-    for device in block::devices() {
-        let major = device.id().major;
-        if device.partition().is_none() && last != Some(major) {
-            last = Some(major);
-            let name = match major {
-                8 => "sd",
-                7 => "loop",
-                253 | 254 => "virtblk",
-                _ => "blkext",
-            };
+    for (title, kind) in [("Character", FileKind::CharDevice), ("\nBlock", FileKind::BlockDevice)] {
+        put!(out, "{title} devices:\n");
+        for (major, name) in vfs::dev::majors(kind) {
             put!(out, "{major:3} {name}\n");
         }
     }
     Ok(())
 }
 
+/// `/proc/consoles`, proc(5): what it can (write), and that it is enabled, the preferred one, an early
+/// one, keeps messages, and can print at any time.
 pub(crate) fn consoles(out: &mut Vec<u8>) -> Result<()> {
-    put!(out, "{:<21}{}\n", "ttyS0", "-W- (EC p a)    4:64");
+    for console in klog::consoles() {
+        let preferred = if console.is_preferred { 'C' } else { ' ' };
+        let early = if console.is_boot { 'B' } else { ' ' };
+        put!(out, "{:<21}-W- (E{preferred}{early}p a)", console.name);
+        if let Some((major, minor)) = console.device {
+            put!(out, " {major:4}:{minor}");
+        }
+        out.push(b'\n');
+    }
     Ok(())
+}
+
+/// `/proc/tty`.
+pub(crate) fn terminals() -> Tree {
+    let text = |make: fn() -> String| {
+        show(move |out: &mut Vec<u8>| {
+            out.extend_from_slice(make().as_bytes());
+            Ok(())
+        })
+    };
+    Tree::new()
+        .dir(
+            "driver",
+            Tree::new().with("serial", Node { mode: 0o444, ..text(tty::serial::describe) }),
+        )
+        .with("drivers", text(tty::describe_drivers))
+        .dir("ldisc", Tree::new())
+        .with(
+            "ldiscs",
+            show(|out: &mut Vec<u8>| {
+                out.extend_from_slice(b"n_tty       0\n");
+                Ok(())
+            }),
+        )
 }

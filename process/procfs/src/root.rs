@@ -45,6 +45,7 @@ pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
         .with("sysrq-trigger", sysrq::trigger())
         .dir("sysvipc", sysvipc::tree())
         .with("thread-self", self_link(ns.clone(), true))
+        .dir("tty", global::terminals())
         .with("uptime", show(global::uptime))
         .with("version", show(global::version))
         .with("vmstat", show(memory::vmstat));

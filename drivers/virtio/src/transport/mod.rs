@@ -35,6 +35,7 @@ pub(crate) mod feature {
 /// Numbers of devices (§5).
 pub(crate) mod device {
     pub(crate) const BLOCK: u32 = 2;
+    pub(crate) const CONSOLE: u32 = 3;
     pub(crate) const ENTROPY: u32 = 4;
 }
 
@@ -42,6 +43,8 @@ pub(crate) mod device {
 pub(crate) trait Transport: Send + Sync {
     /// What the device is, for messages: `0000:00:04.0`.
     fn name(&self) -> String;
+    /// Its number among all virtio devices.
+    fn number(&self) -> u32;
     /// Which device it is ([`device`]).
     fn device(&self) -> u32;
     fn status(&self) -> u8;

@@ -87,7 +87,7 @@ pub(crate) fn device_of(function: &pci::Device) -> Option<u32> {
     match function.id.device {
         0x1000 => Some(1),
         0x1001 => Some(super::device::BLOCK),
-        0x1003 => Some(3),
+        0x1003 => Some(super::device::CONSOLE),
         0x1005 => Some(super::device::ENTROPY),
         id @ 0x1040..=0x107f => Some(u32::from(id) - 0x1040),
         _ => None,
@@ -168,6 +168,10 @@ fn structure(function: &pci::Device, kind: u8) -> Result<Option<(Mmio, u16)>> {
 impl Transport for PciTransport {
     fn name(&self) -> String {
         self.function.name()
+    }
+
+    fn number(&self) -> u32 {
+        self.number
     }
 
     fn device(&self) -> u32 {
