@@ -259,11 +259,17 @@ impl Device {
     }
 
     /// Takes the device for a mount: nobody else may. Dropping the claim gives it back.
+    ///
+    /// A file system moves its blocks past the cache of the bare device. So what programs wrote into
+    /// that goes out here, and what they read is dropped here and in [`Claim::release`].
     pub fn claim(self: &Arc<Device>) -> Result<Claim> {
-        match self.claims.compare_exchange(0, -1, Ordering::AcqRel, Ordering::Relaxed) {
-            Ok(_) => Ok(Claim(self.clone())),
-            Err(_) => Err(Errno::EBUSY),
-        }
+        self.claims
+            .compare_exchange(0, -1, Ordering::AcqRel, Ordering::Relaxed)
+            .map_err(|_| Errno::EBUSY)?;
+        let claim = Claim(self.clone());
+        self.mapping.sync()?;
+        self.mapping.drop_clean(0, pagecache::MAX_INDEX);
+        Ok(claim)
     }
 
     /// Whether somebody has it exclusively.
@@ -364,6 +370,11 @@ impl Claim {
     /// The device.
     pub fn device(&self) -> &Arc<Device> {
         &self.0
+    }
+
+    /// Gives the device back to programs, which then read what the file system has left. Sleeps.
+    pub fn release(self) {
+        self.0.mapping.drop_clean(0, pagecache::MAX_INDEX);
     }
 }
 

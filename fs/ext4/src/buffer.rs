@@ -260,9 +260,6 @@ impl Buffers {
             if let Some(bio) = &mut pending {
                 bio.push(page, 0, self.block_size as u32);
             }
-            // Who reads the bare device sees the new block.
-            let index = block * self.block_size as u64 / 4096;
-            self.device.mapping().drop_clean(index, index);
         }
         if let Some(bio) = pending.take() {
             self.device.submit(bio);
@@ -271,6 +268,11 @@ impl Buffers {
         let waiting = IoWait::begin();
         batch.done.wait();
         drop(waiting);
+        // Who reads the bare device from now on sees the new blocks.
+        for buffer in &held {
+            let index = buffer.block * self.block_size as u64 / 4096;
+            self.device.mapping().drop_clean(index, index);
+        }
         let mut dirty = self.dirty.lock();
         for buffer in &held {
             dirty.writing.remove(&buffer.block);

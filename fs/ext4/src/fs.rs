@@ -22,12 +22,13 @@ use crate::alloc_::Allocator;
 use crate::buffer::Buffers;
 use crate::bytes::{put16, put32, u16_at, u32_at};
 use crate::indirect;
-use crate::layout::{Super, incompat, ro_compat, store_super};
+use crate::layout::{LateFeature, Super, incompat, ro_compat, store_super};
 use crate::node::{self, Node};
 use crate::orphan::Orphans;
 
 static SYNC: LockClass = LockClass::new("ext4.sync", 320);
 static DIRTY: LockClass = LockClass::new("ext4.dirty_inodes", 459);
+static CLAIM: LockClass = LockClass::new("ext4.claim", 459);
 
 /// Kind of file handles: inode number and generation.
 pub(crate) const HANDLE: i32 = 1;
@@ -49,7 +50,8 @@ pub(crate) struct Ext4 {
     pub(crate) sealed: AtomicBool,
     /// Files that are being deleted just now.
     deleting: AtomicU32,
-    _claim: Claim,
+    /// Until the file system is put away, which readers of it may survive.
+    claim: SpinLock<Option<Claim>>,
 }
 
 /// Whether the file system is one that can be mounted (for writing).
@@ -117,7 +119,7 @@ impl Ext4 {
             read_only: AtomicBool::new(read_only),
             sealed: AtomicBool::new(false),
             deleting: AtomicU32::new(0),
-            _claim: claim,
+            claim: SpinLock::new(&CLAIM, Some(claim)),
         }))
     }
 
@@ -145,6 +147,15 @@ impl Ext4 {
         Ok(())
     }
 
+    /// Says in the super block that the file system has `feature`, if it did not have it when it was
+    /// mounted.
+    pub(crate) fn need(&self, feature: &LateFeature) -> Result<()> {
+        if feature.is_in(&self.sb.raw) {
+            return Ok(());
+        }
+        self.modify_super(|raw| feature.add_to(raw))
+    }
+
     /// Remembers that the inode must be stored.
     pub(crate) fn mark_dirty(&self, ino: u32, inode: &Arc<Inode>) {
         if self.read_only.load(Ordering::Relaxed) {
@@ -161,10 +172,10 @@ impl Ext4 {
 
     /// Writes inodes, bitmaps and descriptors to the device.
     pub(crate) fn store_metadata(&self) -> Result<()> {
-        if self.read_only.load(Ordering::Relaxed) {
+        let _one = self.syncing.lock();
+        if self.read_only.load(Ordering::Acquire) {
             return Ok(());
         }
-        let _one = self.syncing.lock();
         let mut result = self.store_orphans();
         let mut failed = Vec::new();
         loop {
@@ -353,8 +364,18 @@ impl SuperOps for SuperPart {
     }
 
     fn put_super(&self, _sb: &SuperBlock) {
-        if let Err(error) = self.0.finish() {
-            log::error!("ext4: {}: cannot unmount cleanly: {error}", self.0.device.name());
+        let fs = &self.0;
+        if let Err(error) = fs.finish() {
+            log::error!("ext4: {}: cannot unmount cleanly: {error}", fs.device.name());
+        }
+        // The flusher may be here still, and inodes live on to the end of a grace period: the device
+        // is no longer theirs.
+        let one = fs.syncing.lock();
+        fs.read_only.store(true, Ordering::Release);
+        drop(one);
+        let claim = fs.claim.lock().take();
+        if let Some(claim) = claim {
+            claim.release();
         }
     }
 

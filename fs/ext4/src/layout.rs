@@ -299,6 +299,37 @@ impl Group {
     }
 }
 
+/// A feature that a super block may lack until a file first needs it: Linux adds these by itself.
+pub(crate) enum LateFeature {
+    /// There are blocks of extended attributes.
+    ExtAttr,
+    /// There are files of 2 GiB or more.
+    LargeFile,
+}
+
+impl LateFeature {
+    /// Where its flag is in the super block, and which one it is.
+    fn flag(&self) -> (usize, u32) {
+        match self {
+            LateFeature::ExtAttr => (0x5c, 0x8),
+            LateFeature::LargeFile => (0x64, 0x2),
+        }
+    }
+
+    /// Whether a raw super block has it.
+    pub(crate) fn is_in(&self, raw: &[u8]) -> bool {
+        let (at, bit) = self.flag();
+        u32_at(raw, at) & bit != 0
+    }
+
+    /// Adds it to a raw super block and signs that.
+    pub(crate) fn add_to(&self, raw: &mut [u8]) {
+        let (at, bit) = self.flag();
+        put32(raw, at, u32_at(raw, at) | bit);
+        sign_super(raw);
+    }
+}
+
 /// Puts counters and state into the raw super block and signs it.
 pub(crate) fn store_super(sb: &Super, raw: &mut [u8], free_blocks: u64, free_inodes: u32) {
     put32(raw, 0xc, free_blocks as u32);

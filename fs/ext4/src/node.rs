@@ -17,7 +17,7 @@ use crate::csum::crc32c;
 use crate::data::FileBacking;
 use crate::extents::{BlockMap, Extent};
 use crate::fs::Ext4;
-use crate::layout::ro_compat;
+use crate::layout::{LateFeature, ro_compat};
 
 static STATE: LockClass = LockClass::new("ext4.map", 456);
 
@@ -344,6 +344,9 @@ impl Node {
         let blocks = self.sectors(&state);
         drop(state);
         let next_orphan = fs.orphans.next_of(self.ino);
+        if inode.kind == FileKind::Regular && inode.size() > i32::MAX as u64 {
+            fs.need(&LateFeature::LargeFile)?;
+        }
         let buffer = fs.metadata_block(block)?;
         let size = fs.sb.inode_size;
         fs.buffers.modify(&buffer, |bytes| {

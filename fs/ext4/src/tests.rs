@@ -14,6 +14,7 @@ use vfs::{
     DeviceNumber, FileKind, Inode, InodeRef, NewInode, RenameEnd, RenameFlags, SuperBlock, Time,
 };
 
+mod put_away;
 mod sealed;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -12,6 +12,7 @@ use crate::acl;
 use crate::bytes::{put16, put32, u16_at, u32_at};
 use crate::csum::crc32c;
 use crate::fs::Ext4;
+use crate::layout::LateFeature;
 use crate::node::{Node, State, sign};
 
 const MAGIC: u32 = 0xea02_0000;
@@ -338,6 +339,7 @@ impl Node {
                 return Err(Errno::ENOSPC);
             }
             let goal = fs.sb.group_start(group);
+            fs.need(&LateFeature::ExtAttr)?;
             let (block, _) = fs.alloc.take_blocks(&fs.sb, &fs.buffers, goal, 1)?;
             (block, fs.buffers.fresh(block))
         } else {
