@@ -217,3 +217,36 @@ impl Notifier {
         self.doorbell.ring(self.index);
     }
 }
+
+/// The device's side of a queue, for tests.
+#[cfg(test)]
+pub(crate) struct Device {
+    seen: u16,
+    finished: u16,
+}
+
+#[cfg(test)]
+impl Device {
+    pub(crate) fn new() -> Self {
+        Self { seen: 0, finished: 0 }
+    }
+
+    /// The next buffer that the driver has made available: its first descriptor.
+    pub(crate) fn next(&mut self, queue: &Queue) -> Option<(u16, Descriptor)> {
+        if queue.memory.load_acquire16(queue.available + 2) == self.seen {
+            return None;
+        }
+        let slot = usize::from(self.seen % queue.size);
+        self.seen = self.seen.wrapping_add(1);
+        let head: u16 = queue.memory.read(queue.available + 4 + 2 * slot);
+        Some((head, queue.memory.read(usize::from(head) * size_of::<Descriptor>())))
+    }
+
+    /// Gives a buffer back.
+    pub(crate) fn finish(&mut self, queue: &Queue, id: u32, len: u32) {
+        let slot = usize::from(self.finished % queue.size);
+        queue.memory.write(queue.used + 4 + 8 * slot, Used { id, len });
+        self.finished = self.finished.wrapping_add(1);
+        queue.memory.store_release16(queue.used + 2, self.finished);
+    }
+}

@@ -110,7 +110,27 @@ pub(crate) fn cases(profile: Profile, filters: &[&str]) -> Result<Tally> {
             tally.count(case.name, run_case(case, file));
         }
     }
+    if is_wanted(VIRTIO_CONSOLE, filters) {
+        tally.count(VIRTIO_CONSOLE, virtio_console(&kernel.vmlinuz));
+    }
     Ok(tally)
+}
+
+const VIRTIO_CONSOLE: &str = "messages on a virtio console";
+
+/// With a second console on a virtio port everything is said there as well.
+fn virtio_console(kernel: &Path) -> Result {
+    let mut command = machine();
+    command.arg("-kernel").arg(kernel);
+    command.args(["-append", "console=ttyS0,115200 console=hvc0 panic=-1", "-m", "256"]);
+    command.args(["-device", "virtio-serial-pci", "-chardev", "file,id=port,path=/dev/stderr"]);
+    command.args(["-device", "virtconsole,chardev=port"]);
+    let log = log_of(&mut command)?;
+    check(&log, &["hvc0: port 0 of a virtio console"], Some(NO_ROOT))?;
+    match log.matches(NO_ROOT).count() {
+        2 => Ok(()),
+        count => Err(format!("the end was told {count} times\n{log}").into()),
+    }
 }
 
 /// Boots without a disk; a missing root ends in a panic, and `panic=-1` in a reset.

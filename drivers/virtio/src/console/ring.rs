@@ -183,3 +183,89 @@ impl Output {
         done
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Device;
+
+    fn queue() -> Queue {
+        frames::init_host(64 << 20);
+        Queue::new(0, SLOTS, true).expect("memory")
+    }
+
+    #[test]
+    fn input_comes_in_order_and_slots_go_back() {
+        let mut input = Input::new(queue());
+        input.start().expect("memory");
+        input.start().expect("memory");
+        let mut device = Device::new();
+        let mut given = 0;
+        for round in 0..100u8 {
+            while let Some((head, part)) = device.next(&input.queue) {
+                assert_eq!((part.len, part.flags), (SLOT as u32, WRITE));
+                let offset = usize::from(head) * SLOT;
+                input.buffer.as_ref().expect("started").copy_in(offset, &[round, head as u8]);
+                device.finish(&input.queue, u32::from(head), 2);
+                given += 1;
+            }
+            assert!(input.collect());
+            let mut bytes = [0; SLOT];
+            for _ in 0..SLOTS {
+                // A byte at a time.
+                assert_eq!(input.peek(&mut bytes[..1]), 1);
+                assert_eq!(bytes[0], round);
+                input.consume(1);
+                assert_eq!(input.peek(&mut bytes), 1);
+                input.consume(1);
+            }
+            assert!(input.is_empty());
+        }
+        assert_eq!(given, 100 * u32::from(SLOTS));
+    }
+
+    #[test]
+    fn lies_of_the_device_do_no_harm() {
+        let mut input = Input::new(queue());
+        input.start().expect("memory");
+        let mut device = Device::new();
+        let (head, _) = device.next(&input.queue).expect("posted");
+        // Twice the same slot, more bytes than it has, no bytes, and a slot that does not exist.
+        device.finish(&input.queue, u32::from(head), u32::MAX);
+        device.finish(&input.queue, u32::from(head), 5);
+        let (empty, _) = device.next(&input.queue).expect("posted");
+        device.finish(&input.queue, u32::from(empty), 0);
+        device.finish(&input.queue, 70_000, 5);
+        assert!(input.collect());
+        let mut bytes = [0; 2 * SLOT];
+        assert_eq!(input.peek(&mut bytes), SLOT);
+        input.consume(SLOT);
+        assert_eq!(input.peek(&mut bytes), 0);
+        // Both slots are the device's again.
+        assert_eq!(core::iter::from_fn(|| device.next(&input.queue)).count(), usize::from(SLOTS));
+    }
+
+    #[test]
+    fn output_is_bounded_and_comes_back() {
+        let mut output = Output::new(queue());
+        assert_eq!((output.write(b"early"), output.room()), (0, 0));
+        output.start().expect("memory");
+        let all = usize::from(SLOTS) * SLOT;
+        assert_eq!(output.room(), all);
+        let bytes: alloc::vec::Vec<u8> = (0..all + 1).map(|n| n as u8).collect();
+        assert_eq!(output.write(&bytes), all);
+        assert_eq!((output.room(), output.in_flight(), output.write(b"x")), (0, all, 0));
+        let mut device = Device::new();
+        let mut sent = alloc::vec::Vec::new();
+        while let Some((head, part)) = device.next(&output.queue) {
+            let mut slot = [0; SLOT];
+            let buffer = output.buffer.as_ref().expect("started");
+            buffer.copy_out((part.addr - buffer.phys().0) as usize, &mut slot);
+            sent.extend_from_slice(&slot[..part.len as usize]);
+            device.finish(&output.queue, u32::from(head), 0);
+        }
+        assert_eq!(sent, bytes[..all]);
+        assert_eq!(output.write(b"x"), 1);
+        assert_eq!(output.in_flight(), 1);
+    }
+}
