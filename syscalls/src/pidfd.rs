@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::fmt::{self, Write};
 use process::Task;
-use process::pid::Pid;
+use process::pid::{Pid, ProcessDirectory};
 use vfs::file::{File, FileOps};
 use vfs::poll::{PollTable, poll_wait};
 
@@ -39,6 +39,14 @@ pub(crate) fn open(task: &Task, pid: Arc<Pid>) -> Result<Arc<File>> {
     const O_RDWR: u32 = 2;
     let context = task.vfs_context();
     anon::anon_file(&context.get(), "[pidfd]", Arc::new(PidFile { pid }), O_RDWR)
+}
+
+/// The process that `pidfd_send_signal(2)` means by descriptor `fd`, which may also be an open
+/// `/proc/PID`; `EBADF` if it is neither.
+pub(crate) fn signalled(task: &Task, fd: i32) -> Result<Arc<Pid>> {
+    let file = task.files().ok_or(Errno::EBADF)?.get(fd)?;
+    let by_directory = file.private::<ProcessDirectory>().map(|dir| dir.0.clone());
+    by_directory.map_or_else(|| pid_of(task, fd), Ok)
 }
 
 /// The process that descriptor `fd` refers to; `EBADF` if it is no process descriptor.

@@ -311,7 +311,7 @@ fn sys_pidfd_send_signal(
     if flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let pid = crate::pidfd::pid_of(cx.task, fd)?;
+    let pid = crate::pidfd::signalled(cx.task, fd)?;
     if pid.number_in(cx.task.group.pid_ns()) == 0 {
         return Err(Errno::EINVAL);
     }

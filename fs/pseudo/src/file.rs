@@ -94,6 +94,6 @@ impl FileOps for ListFile {
     }
 
     fn as_any(&self) -> &dyn Any {
-        self
+        self.dir.subject().unwrap_or(self)
     }
 }

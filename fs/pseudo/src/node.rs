@@ -27,6 +27,11 @@ pub trait Directory: Send + Sync {
     fn nlink(&self) -> u32 {
         2
     }
+    /// What an open descriptor of the directory stands for, where it names more than its entries:
+    /// [`File::private`](vfs::File::private) finds it.
+    fn subject(&self) -> Option<&dyn Any> {
+        None
+    }
 }
 
 /// Takes an entry: the cursor behind it, its name, its inode number and `DT_*`.

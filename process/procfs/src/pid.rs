@@ -5,8 +5,9 @@ use abi::{Errno, Result};
 use alloc::format;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::any::Any;
 use process::Task;
-use process::pid::PidNamespace;
+use process::pid::{PidNamespace, ProcessDirectory};
 use pseudo::{Body, Directory, Lister, Node, Target, Text};
 use vfs::cred::Creds;
 
@@ -122,6 +123,8 @@ struct TaskDir {
     task: Weak<Task>,
     whole: bool,
     ns: Arc<PidNamespace>,
+    /// Only for the directory of a process.
+    process: Option<ProcessDirectory>,
 }
 
 /// `/proc/PID`.
@@ -131,7 +134,8 @@ pub(crate) fn process_node(task: &Arc<Task>, ns: &Arc<PidNamespace>) -> Node {
 
 fn dir_node(task: &Arc<Task>, ns: &Arc<PidNamespace>, whole: bool) -> Node {
     let slot = if whole { 0 } else { THREAD_SLOT };
-    let dir = TaskDir { task: task.weak(), whole, ns: ns.clone() };
+    let process = whole.then(|| ProcessDirectory(task.pid().clone()));
+    let dir = TaskDir { task: task.weak(), whole, ns: ns.clone(), process };
     let body = Body::Dir(Arc::new(dir));
     Node { ino: base_ino(task) | slot, mode: 0o555, owner: owner_of(task), body }
 }
@@ -214,6 +218,10 @@ impl Directory for TaskDir {
 
     fn is_volatile(&self) -> bool {
         true
+    }
+
+    fn subject(&self) -> Option<&dyn Any> {
+        self.process.as_ref().map(|process| process as &dyn Any)
     }
 }
 

@@ -212,6 +212,9 @@ impl Links {
     }
 }
 
+/// What an open `/proc/PID` stands for beyond its entries: `pidfd_send_signal(2)` takes one.
+pub struct ProcessDirectory(pub Arc<Pid>);
+
 /// The meaning of a process number.
 pub struct Pid {
     /// `(namespace, number)`, outermost first.
