@@ -61,6 +61,9 @@ fn leave(task: &Task, code: i32) {
         crate::timers::thread_ended(task);
     }
     crate::futex::thread_exit(task);
+    if let Some(mm) = task.mm().filter(|_| is_last) {
+        task.group.keep_peak(&mm);
+    }
     release_memory(task);
     crate::ipc::sem::thread_exit(task);
     if is_last {

@@ -321,7 +321,7 @@ fn inherit(parent: &Task, child: &Task, request: &Request) {
             Ordering::Relaxed,
         );
         to.set_terminal(from.terminal());
-        to.exe.set(from.exe());
+        to.exe.set(from.exe.get());
         let layout = from.layout();
         to.update_layout(|own| *own = layout);
     }

@@ -138,7 +138,7 @@ pub struct ThreadGroup {
     pub(crate) is_unkillable: AtomicBool,
     /// Timers of the process.
     pub timers: crate::timers::Timers,
-    pub(crate) exe: crate::cell::ArcCell<vfs::file::File>,
+    pub(crate) exe: crate::cell::ArcCell<crate::exec::Executable>,
     /// Held while the program and its credentials change.
     pub(crate) program_lock: crate::exec::ProgramLock,
     pub(crate) args: SpinLock<MemoryLayout>,
@@ -393,6 +393,12 @@ impl ThreadGroup {
         Some(removed)
     }
 
+    /// Remembers how large an address space was that the process is about to lose.
+    pub(crate) fn keep_peak(&self, mm: &vm::AddressSpace) {
+        let dead = &mut self.threads.lock().dead;
+        dead.max_rss_kib = dead.max_rss_kib.max(mm.max_rss_kib());
+    }
+
     /// Whether process 1 of its namespace, which signals without a handler do not touch.
     pub fn is_unkillable(&self) -> bool {
         self.is_unkillable.load(Ordering::Relaxed)
@@ -419,7 +425,7 @@ impl ThreadGroup {
 
     /// The program file.
     pub fn exe(&self) -> Option<Arc<vfs::file::File>> {
-        self.exe.get()
+        self.exe.get().map(|exe| exe.file().clone())
     }
 
     /// Where `execve(2)` put code, data, arguments.

@@ -1,10 +1,13 @@
 //! What fits no family: `getrandom(2)`, `reboot(2)`, module and kexec calls, `ioperm(2)`, …
 
 use crate::Cx;
+use crate::fsctx::context;
+use abi::fcntl::{O_LARGEFILE, O_RDWR};
 use abi::{Errno, Result};
 use alloc::vec::Vec;
 use arch::VirtAddr;
 use arch::user;
+use vfs::OpenHow;
 use vfs::cred::Cap;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -95,6 +98,15 @@ fn sys_acct(cx: &mut Cx<'_>, _: VirtAddr) -> Result<usize> {
     Err(Errno::ENOSYS)
 }
 
+/// Opens what is to be swapped to; its errors come first. Nothing is fit: memory is not swapped.
+fn open_swap(cx: &Cx<'_>, path: VirtAddr) -> Result<usize> {
+    let name = read_path(path, false)?;
+    let ctx = context(cx);
+    let ctx = ctx.get();
+    vfs::open(&ctx, ctx.cwd, &name, &OpenHow::new(O_RDWR | O_LARGEFILE, 0))?;
+    Err(Errno::EINVAL)
+}
+
 /// `swapon(2)`: memory is not swapped.
 fn sys_swapon(cx: &mut Cx<'_>, path: VirtAddr, flags: u32) -> Result<usize> {
     /// Priority, the bit that says there is one, discard.
@@ -103,14 +115,12 @@ fn sys_swapon(cx: &mut Cx<'_>, path: VirtAddr, flags: u32) -> Result<usize> {
         return Err(Errno::EINVAL);
     }
     require(cx, Cap::SYS_ADMIN)?;
-    read_path(path, false)?;
-    Err(Errno::EINVAL)
+    open_swap(cx, path)
 }
 
 fn sys_swapoff(cx: &mut Cx<'_>, path: VirtAddr) -> Result<usize> {
     require(cx, Cap::SYS_ADMIN)?;
-    read_path(path, false)?;
-    Err(Errno::EINVAL)
+    open_swap(cx, path)
 }
 
 fn sys_iopl(cx: &mut Cx<'_>, level: u32) -> Result<usize> {

@@ -62,6 +62,9 @@ impl<F: Fn(&mut Vec<u8>) -> Result<()> + Send + Sync> Text for Show<F> {
     fn show(&self, out: &mut Vec<u8>) -> Result<()> {
         (self.0)(out)
     }
+    fn store(&self, _: &[u8]) -> Result<()> {
+        Err(Errno::EIO)
+    }
 }
 
 struct Knob<F, G>(F, G);

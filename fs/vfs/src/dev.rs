@@ -207,11 +207,18 @@ pub fn set_fifo_opener(opener: &'static dyn SpecialOpen) {
     FIFO.call_once(|| opener);
 }
 
+/// What opening a character device that nobody serves says: the devices of the major `misc` are one
+/// driver's, which knows no such minor.
+fn unserved(dev: DeviceNumber) -> Errno {
+    const MISC_MAJOR: u32 = 10;
+    if dev.major() == MISC_MAJOR { Errno::ENODEV } else { Errno::ENXIO }
+}
+
 /// Opens a device, fifo or socket inode.
 pub(crate) fn open_special(inode: &Arc<Inode>, flags: u32, ctx: &Context<'_>) -> Result<Opened> {
     match inode.kind {
         FileKind::CharDevice => {
-            let driver = serving(&CHAR, inode.rdev).ok_or(Errno::ENXIO)?;
+            let driver = serving(&CHAR, inode.rdev).ok_or_else(|| unserved(inode.rdev))?;
             driver.open(inode.rdev, inode, flags, ctx)
         }
         FileKind::BlockDevice => {

@@ -22,6 +22,7 @@ pub mod inode;
 pub mod inode_cache;
 mod inode_ops;
 pub mod lease;
+mod lockedinodes;
 pub mod locks;
 pub mod mount;
 pub mod notify;

@@ -16,6 +16,7 @@ use sched::{WaitError, WaitQueue};
 
 use crate::file::File;
 use crate::inode::Inode;
+use crate::lockedinodes;
 use crate::types::InodeFlags;
 
 static LOCKS: LockClass = LockClass::new("vfs.file_locks", 287);
@@ -76,6 +77,32 @@ pub struct LockState {
 struct Lists {
     records: Vec<RecordLock>,
     flocks: Vec<RecordLock>,
+    /// Who sleeps for a lock.
+    waiting: Vec<LockLine>,
+}
+
+impl Lists {
+    fn is_free(&self) -> bool {
+        self.records.is_empty() && self.flocks.is_empty()
+    }
+
+    /// Makes a change of the locks held and keeps the list of all inodes with locks true.
+    fn change<R>(&mut self, inode: &Arc<Inode>, change: impl FnOnce(&mut Lists) -> R) -> R {
+        let was_free = self.is_free();
+        let result = change(self);
+        match (was_free, self.is_free()) {
+            (true, false) => lockedinodes::enter(inode),
+            (false, true) => lockedinodes::leave(inode),
+            _ => {}
+        }
+        result
+    }
+
+    /// The first lock that keeps `wanted` from being set.
+    fn holder(&self, wanted: &LockLine) -> Option<RecordLock> {
+        let list = if wanted.is_flock { &self.flocks } else { &self.records };
+        LockState::first_conflict(list, &wanted.lock)
+    }
 }
 
 impl Default for LockState {
@@ -154,12 +181,13 @@ impl LockState {
         list.iter().take_while(|l| l.start <= wanted.end).find(|l| l.conflicts(wanted)).copied()
     }
 
-    fn try_record(&self, wanted: &RecordLock) -> Result<(), RecordLock> {
+    fn try_record(&self, inode: &Arc<Inode>, wanted: &RecordLock) -> Result<(), RecordLock> {
         let mut lists = self.lists.lock();
         if let Some(conflict) = Self::first_conflict(&lists.records, wanted) {
             return Err(conflict);
         }
-        let freed = apply(&mut lists.records, wanted, Some(wanted.kind));
+        let freed =
+            lists.change(inode, |lists| apply(&mut lists.records, wanted, Some(wanted.kind)));
         drop(lists);
         if freed {
             self.queue.wake_all();
@@ -167,21 +195,24 @@ impl LockState {
         Ok(())
     }
 
-    fn try_flock(&self, wanted: &RecordLock) -> Result<(), RecordLock> {
+    fn try_flock(&self, inode: &Arc<Inode>, wanted: &RecordLock) -> Result<(), RecordLock> {
         let mut lists = self.lists.lock();
-        // man 2 flock: a conversion is not atomic: the old lock goes first.
-        let before = lists.flocks.len();
-        lists.flocks.retain(|l| l.owner != wanted.owner || l.kind == wanted.kind);
-        let freed = lists.flocks.len() != before;
-        let held = lists.flocks.iter().any(|l| l.owner == wanted.owner);
-        let result = if held {
-            Ok(())
-        } else if let Some(conflict) = Self::first_conflict(&lists.flocks, wanted) {
-            Err(conflict)
-        } else {
-            lists.flocks.push(*wanted);
-            Ok(())
-        };
+        let (result, freed) = lists.change(inode, |lists| {
+            // man 2 flock: a conversion is not atomic: the old lock goes first.
+            let before = lists.flocks.len();
+            lists.flocks.retain(|l| l.owner != wanted.owner || l.kind == wanted.kind);
+            let freed = lists.flocks.len() != before;
+            let held = lists.flocks.iter().any(|l| l.owner == wanted.owner);
+            let result = if held {
+                Ok(())
+            } else if let Some(conflict) = Self::first_conflict(&lists.flocks, wanted) {
+                Err(conflict)
+            } else {
+                lists.flocks.push(*wanted);
+                Ok(())
+            };
+            (result, freed)
+        });
         drop(lists);
         if freed {
             self.queue.wake_all();
@@ -190,17 +221,41 @@ impl LockState {
     }
 }
 
+/// A lock somebody sleeps for, shown in `/proc/locks` as long as this lives.
+struct Waiter<'a> {
+    state: &'a LockState,
+    line: LockLine,
+}
+
+impl<'a> Waiter<'a> {
+    fn new(state: &'a LockState, is_flock: bool, lock: RecordLock) -> Waiter<'a> {
+        let line = LockLine { is_flock, lock };
+        state.lists.lock().waiting.push(line);
+        Waiter { state, line }
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let waiting = &mut self.state.lists.lock().waiting;
+        if let Some(at) = waiting.iter().position(|line| *line == self.line) {
+            waiting.swap_remove(at);
+        }
+    }
+}
+
 /// `F_SETLK` and `F_SETLKW` (and their OFD forms).
-pub fn set_record(inode: &Inode, wanted: RecordLock, wait: Wait) -> Result<()> {
+pub fn set_record(inode: &Arc<Inode>, wanted: RecordLock, wait: Wait) -> Result<()> {
     let state = &inode.extra().locks;
-    match state.try_record(&wanted) {
+    match state.try_record(inode, &wanted) {
         Ok(()) => return Ok(()),
         Err(_) if wait == Wait::No => return Err(Errno::EAGAIN),
         Err(_) => {}
     }
     let is_posix = matches!(wanted.owner, Owner::Table(_));
+    let _waiter = Waiter::new(state, false, wanted);
     let result = state.queue.wait_interruptible(
-        || match state.try_record(&wanted) {
+        || match state.try_record(inode, &wanted) {
             Ok(()) => Some(Ok(())),
             Err(conflict) if is_posix => {
                 let mut graph = WAITING.lock();
@@ -224,9 +279,10 @@ pub fn set_record(inode: &Inode, wanted: RecordLock, wait: Wait) -> Result<()> {
 }
 
 /// `F_UNLCK`.
-pub fn unlock_record(inode: &Inode, range: &RecordLock) {
+pub fn unlock_record(inode: &Arc<Inode>, range: &RecordLock) {
     let Some(extra) = inode.existing_extra() else { return };
-    let freed = apply(&mut extra.locks.lists.lock().records, range, None);
+    let freed =
+        extra.locks.lists.lock().change(inode, |lists| apply(&mut lists.records, range, None));
     if freed {
         extra.locks.queue.wake_all();
     }
@@ -246,15 +302,17 @@ pub fn flock(file: &File, operation: u32, pid: i32, wait: Wait) -> Result<()> {
         _ => return Err(Errno::EINVAL),
     };
     let wanted = RecordLock { start: 0, end: i64::MAX as u64, kind, owner: file.lock_owner(), pid };
-    let state = &file.inode().extra().locks;
-    match state.try_flock(&wanted) {
+    let inode = file.inode();
+    let state = &inode.extra().locks;
+    match state.try_flock(inode, &wanted) {
         Ok(()) => return Ok(()),
         Err(_) if wait == Wait::No => return Err(Errno::EAGAIN),
         Err(_) => {}
     }
+    let _waiter = Waiter::new(state, true, wanted);
     state
         .queue
-        .wait_interruptible(|| state.try_flock(&wanted).ok(), None)
+        .wait_interruptible(|| state.try_flock(inode, &wanted).ok(), None)
         .map_err(|_| Errno::ERESTARTSYS)
 }
 
@@ -264,7 +322,7 @@ pub fn unlock_flock(file: &File) {
     let mut lists = extra.locks.lists.lock();
     let before = lists.flocks.len();
     let owner = file.lock_owner();
-    lists.flocks.retain(|l| l.owner != owner);
+    lists.change(file.inode(), |lists| lists.flocks.retain(|l| l.owner != owner));
     let freed = lists.flocks.len() != before;
     drop(lists);
     if freed {
@@ -272,12 +330,14 @@ pub fn unlock_flock(file: &File) {
     }
 }
 
-fn drop_owner(inode: &Inode, owner: Owner) {
+fn drop_owner(inode: &Arc<Inode>, owner: Owner) {
     let Some(extra) = inode.existing_extra() else { return };
     let mut lists = extra.locks.lists.lock();
     let before = lists.records.len() + lists.flocks.len();
-    lists.records.retain(|l| l.owner != owner);
-    lists.flocks.retain(|l| l.owner != owner);
+    lists.change(inode, |lists| {
+        lists.records.retain(|l| l.owner != owner);
+        lists.flocks.retain(|l| l.owner != owner);
+    });
     let freed = lists.records.len() + lists.flocks.len() != before;
     drop(lists);
     if freed {
@@ -298,8 +358,8 @@ pub(crate) fn release_file(file: &File) {
     drop_owner(file.inode(), file.lock_owner());
 }
 
-/// A line of `/proc/locks`.
-#[derive(Clone, Copy, Debug)]
+/// A lock and which kind of call set it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockLine {
     /// Whether it is an `flock` lock.
     pub is_flock: bool,
@@ -307,11 +367,31 @@ pub struct LockLine {
     pub lock: RecordLock,
 }
 
+/// A lock of an inode with those who sleep for it.
+#[derive(Clone, Debug)]
+pub struct HeldLock {
+    /// The lock.
+    pub held: LockLine,
+    /// The locks that wait for it.
+    pub waiting: Vec<LockLine>,
+}
+
 /// The locks of an inode (`/proc/locks`, `/proc/PID/fdinfo`).
-pub fn list(inode: &Inode) -> Vec<LockLine> {
+pub fn list(inode: &Inode) -> Vec<HeldLock> {
     let Some(extra) = inode.existing_extra() else { return Vec::new() };
     let lists = extra.locks.lists.lock();
     let records = lists.records.iter().map(|&lock| LockLine { is_flock: false, lock });
     let flocks = lists.flocks.iter().map(|&lock| LockLine { is_flock: true, lock });
-    records.chain(flocks).collect()
+    let waiters_of = |held: &LockLine| {
+        let waits = |line: &&LockLine| {
+            line.is_flock == held.is_flock && lists.holder(line) == Some(held.lock)
+        };
+        lists.waiting.iter().filter(waits).copied().collect()
+    };
+    records.chain(flocks).map(|held| HeldLock { held, waiting: waiters_of(&held) }).collect()
+}
+
+/// The inodes that have locks, in no order.
+pub fn locked_inodes() -> Vec<Arc<Inode>> {
+    lockedinodes::all()
 }

@@ -127,6 +127,11 @@ impl Text for FdInfo {
         let flags = file.flags() | if cloexec { 0o2_000_000 } else { 0 };
         let position = file.position().now();
         put!(out, "pos:\t{position}\nflags:\t0{flags:o}\nmnt_id:\t{}\n", file.path.mount.id);
+        if let Some(table) = task.files() {
+            let viewer = process::try_current();
+            let ns = viewer.as_ref().map_or(task.group.pid_ns(), |viewer| viewer.group.pid_ns());
+            crate::locks::of_file(&file, table.id(), ns, out);
+        }
         let _ = file.ops().fdinfo(&file, &mut crate::Out(out));
         Ok(())
     }

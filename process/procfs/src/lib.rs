@@ -18,6 +18,7 @@ mod global;
 mod idmap;
 mod interrupts;
 mod kernel_side;
+mod locks;
 mod maps;
 mod mem;
 mod memory;

@@ -1,6 +1,6 @@
 //! The root directory: files of the whole system, then one directory per process.
 
-use crate::{cpu, global, interrupts, mem, memory, pid, sysctl, sysrq, sysvipc};
+use crate::{cpu, global, interrupts, locks, mem, memory, pid, sysctl, sysrq, sysvipc};
 use abi::Result;
 use alloc::format;
 use alloc::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
         .with("interrupts", show(interrupts::interrupts))
         .with("kallsyms", show(mem::kallsyms))
         .with("loadavg", show(global::loadavg))
-        .with("locks", show(|_| Ok(())))
+        .with("locks", locks_of(ns.clone()))
         .with("meminfo", show(memory::meminfo))
         .with("misc", show(|_| Ok(())))
         .with("modules", show(|_| Ok(())))
@@ -51,6 +51,10 @@ pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
         .with("vmstat", show(memory::vmstat));
     let root = Root { fixed, ns };
     Node { ino: 1, mode: 0o555, owner: (0, 0), body: Body::Dir(Arc::new(root)) }
+}
+
+fn locks_of(ns: Arc<PidNamespace>) -> Node {
+    show(move |out| locks::show(&ns, out))
 }
 
 impl Directory for Root {

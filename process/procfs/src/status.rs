@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use arch::VirtAddr;
 use core::sync::atomic::Ordering;
 use process::Task;
+use process::group::MemoryLayout;
 use process::usage::Usage;
 use sched::Policy;
 use vm::AddressSpace;
@@ -51,7 +52,15 @@ fn parameters(task: &Task) -> (i64, i64, u32, u32) {
 pub(crate) fn stat(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let task = &view.task;
     let group = &task.group;
-    let layout = inspect(task, || group.layout()).unwrap_or_default();
+    // Who may not inspect the process sees 1 for addresses of the code, if it has memory at all.
+    let layout = inspect(task, || group.layout());
+    let is_permitted = layout.is_ok();
+    let hidden = u64::from(task.mm().is_some());
+    let layout = layout.unwrap_or_else(|_| MemoryLayout {
+        start_code: hidden,
+        end_code: hidden,
+        ..MemoryLayout::default()
+    });
     let used = usage(view);
     let children = group.children_usage();
     let (mut tty_nr, mut tpgid) = (0, -1);
@@ -85,7 +94,8 @@ pub(crate) fn stat(view: &View, out: &mut Vec<u8>) -> Result<()> {
         line.add(set.0 & 0x7fff_ffff);
     }
     let cpu = task.thread().map_or(0, |thread| thread.arch().cpu().as_u32());
-    line.add(0).add(0).add(0).add(17).add(cpu).add(rt_priority).add(policy);
+    let sleeps = is_permitted && !matches!(state(task).0, 'R' | 'Z' | 'X');
+    line.add(u8::from(sleeps)).add(0).add(0).add(17).add(cpu).add(rt_priority).add(policy);
     line.add(0).add(0).add(0);
     line.add(layout.start_data).add(layout.end_data).add(layout.start_brk);
     line.add(layout.arg_start).add(layout.arg_end).add(layout.env_start).add(layout.env_end);
@@ -119,7 +129,13 @@ pub(crate) fn status(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let group = &task.group;
     let fs_mask = task.fs().map(|fs| fs.umask());
     put!(out, "Name:\t");
-    out.extend_from_slice(&name(task));
+    for byte in name(task) {
+        match byte {
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            byte => out.push(byte),
+        }
+    }
     out.push(b'\n');
     if let Some(mask) = fs_mask {
         put!(out, "Umask:\t{mask:04o}\n");
@@ -270,7 +286,8 @@ pub(crate) fn set_comm(view: &View, bytes: &[u8]) -> Result<()> {
     if !Arc::ptr_eq(&own.group, &view.task.group) {
         return Err(Errno::EINVAL);
     }
-    view.task.set_comm(bytes.strip_suffix(b"\n").unwrap_or(bytes));
+    // What `echo` writes ends in a line feed, which becomes part of the name on Linux too.
+    view.task.set_comm(bytes);
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::{PAGE_SIZE, USER_END};
 use core::sync::atomic::{AtomicU32, Ordering};
+use vfs::DenyWrite;
 use vfs::file::{File, MapArgs};
 use vm::AddressSpace;
 
@@ -83,6 +84,7 @@ pub(super) fn open_interpreter(
         return Err(Errno::EACCES);
     }
     let interpreter = opener.open(path.get(..end).unwrap_or_default())?;
+    let _nobody_writes = DenyWrite::new(&interpreter)?;
     let mut head = [0u8; elf::HEADER_SIZE];
     if read_at(&interpreter, 0, &mut head)? < head.len() {
         return Err(Errno::EIO);

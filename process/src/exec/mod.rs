@@ -23,6 +23,7 @@ use arch::VirtAddr;
 use arch::trap::TrapFrame;
 use args::Strings;
 use core::sync::atomic::Ordering;
+use vfs::DenyWrite;
 use vfs::cred::{CapSet, Creds};
 use vfs::file::File;
 use vfs::types::Access;
@@ -60,7 +61,22 @@ pub(crate) struct Loaded {
     secure: bool,
     personality: u32,
     file: Arc<File>,
+    nobody_writes: DenyWrite,
     filename: Vec<u8>,
+}
+
+/// The file of the running program.
+pub(crate) struct Executable {
+    file: Arc<File>,
+    /// execve(2), open(2): `ETXTBSY` for who would write while it runs.
+    _nobody_writes: DenyWrite,
+}
+
+impl Executable {
+    /// The open file.
+    pub(crate) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
 }
 
 /// Why a program could not be loaded.
@@ -144,6 +160,7 @@ pub(crate) fn load(
     limits: &crate::limits::Limits,
 ) -> core::result::Result<Loaded, Failure> {
     let Program { mut file, filename, mut argv, envp } = program;
+    let mut nobody_writes = DenyWrite::new(&file)?;
     let mut script_name = filename.clone();
     let mut head = [0u8; script::HEAD_LEN];
     let mut depth = 0;
@@ -162,6 +179,7 @@ pub(crate) fn load(
         argv = argv.with_head(&new_head)?;
         let next = interpreter.path.to_vec();
         file = Opener::open(task, &next)?;
+        nobody_writes = DenyWrite::new(&file)?;
         script_name = next;
     };
     let bytes = head.get(..len).unwrap_or_default();
@@ -248,6 +266,7 @@ pub(crate) fn load(
         secure,
         personality,
         file,
+        nobody_writes,
         filename,
     })
 }
@@ -321,6 +340,9 @@ fn install(
     }
     let mm = loaded.mm.clone();
     crate::futex::thread_exit(task);
+    if let Some(old) = task.mm() {
+        task.group.keep_peak(&old);
+    }
     crate::exit::release_memory(task);
     begin(task, frame, loaded);
     // Last: nobody reaches the new program with the rights to look at the old one.
@@ -363,7 +385,8 @@ pub(crate) fn adopt(task: &Task, frame: &mut TrapFrame, loaded: Loaded) {
     *task.altstack.lock() = StackT { sp: 0, flags: SS_DISABLE, pad: 0, size: 0 };
     group.exit_signal.store(Signal::SIGCHLD.raw() as i32, Ordering::Relaxed);
     group.has_execed.store(true, Ordering::Relaxed);
-    group.exe.set(Some(loaded.file));
+    let executable = Executable { file: loaded.file, _nobody_writes: loaded.nobody_writes };
+    group.exe.set(Some(Arc::new(executable)));
     group.update_layout(|layout| *layout = loaded.layout);
     crate::trace_hook(task);
     *frame = TrapFrame::new_user(VirtAddr(loaded.entry), VirtAddr(loaded.sp));

@@ -2,8 +2,11 @@
 
 use abi::Errno;
 
-/// How much of the file is looked at (5.1 and later: 256 bytes).
+/// How much of the file is read.
 pub const HEAD_LEN: usize = 256;
+/// How much of it is the line at most: the rest of an argument is cut off (execve(2), "Interpreter
+/// scripts").
+const LINE_LEN: usize = HEAD_LEN - 1;
 /// How deep interpreters may nest before `ELOOP`.
 pub const MAX_DEPTH: u32 = 5;
 
@@ -19,7 +22,8 @@ pub struct Interpreter<'a> {
 /// Parses the first bytes of a file; `None` when it is no script, `ENOEXEC` when the line names no
 /// interpreter or its path does not end inside the head.
 pub fn parse(head: &[u8]) -> Result<Option<Interpreter<'_>>, Errno> {
-    let Some(rest) = head.strip_prefix(b"#!") else { return Ok(None) };
+    let seen = head.get(..head.len().min(LINE_LEN)).unwrap_or_default();
+    let Some(rest) = seen.strip_prefix(b"#!") else { return Ok(None) };
     let line_end = rest.iter().position(|&b| b == b'\n' || b == 0);
     let complete = line_end.is_some();
     let line = rest.get(..line_end.unwrap_or(rest.len())).unwrap_or_default();
@@ -32,8 +36,9 @@ pub fn parse(head: &[u8]) -> Result<Option<Interpreter<'_>>, Errno> {
     }
     let blank = line.iter().position(|&b| b == b' ' || b == b'\t');
     let Some(blank) = blank else {
+        let ends_there = matches!(head.get(LINE_LEN), None | Some(b' ' | b'\t' | b'\n' | 0));
         // A path cut off by the end of the head could name another program.
-        return if complete || head.len() < HEAD_LEN {
+        return if complete || ends_there {
             Ok(Some(Interpreter { path: line, argument: None }))
         } else {
             Err(Errno::ENOEXEC)
