@@ -16,11 +16,25 @@ use abi::Result;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::any::Any;
+use core::fmt::{self, Write};
 use vfs::{FsStat, SuperBlock, SuperInit, SuperOps};
+
+/// The options of a mount.
+pub trait Settings: Send + Sync {
+    /// Changes those that the text names, at a remount.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is no option.
+    fn change(&self, text: &[u8]) -> Result<()>;
+
+    /// Writes those that are not as usual, each after a comma.
+    fn show(&self, out: &mut dyn Write) -> fmt::Result;
+}
 
 /// The super block's part: the inodes in use, so that a file has one inode at a time.
 pub struct PseudoSuper {
     pub(crate) inodes: vfs::InodeCache,
+    settings: Option<Arc<dyn Settings>>,
 }
 
 impl SuperOps for PseudoSuper {
@@ -34,14 +48,33 @@ impl SuperOps for PseudoSuper {
         })
     }
 
+    fn remount(&self, _: &Arc<SuperBlock>, _: u64, data: &[u8]) -> Result<()> {
+        match &self.settings {
+            Some(settings) => settings.change(data),
+            None => Ok(()),
+        }
+    }
+
+    fn show_options(&self, _: &SuperBlock, out: &mut dyn Write) -> fmt::Result {
+        match &self.settings {
+            Some(settings) => settings.show(out),
+            None => Ok(()),
+        }
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
 }
 
 /// A super block of type `fs_type` whose root is `root`.
-pub fn super_block(fs_type: &'static str, magic: u64, root: Node) -> Arc<SuperBlock> {
-    let ops = Box::new(PseudoSuper { inodes: vfs::InodeCache::new() });
+pub fn super_block(
+    fs_type: &'static str,
+    magic: u64,
+    root: Node,
+    settings: Option<Arc<dyn Settings>>,
+) -> Arc<SuperBlock> {
+    let ops = Box::new(PseudoSuper { inodes: vfs::InodeCache::new(), settings });
     let sb = SuperBlock::new(SuperInit::pseudo(fs_type, magic), ops);
     let inode = node::inode_of(&sb, root);
     sb.set_root(inode);

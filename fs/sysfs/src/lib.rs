@@ -29,7 +29,7 @@ impl FileSystemType for Sys {
         true
     }
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
-        Ok(pseudo::super_block("sysfs", MAGIC, root_node()))
+        Ok(pseudo::super_block("sysfs", MAGIC, root_node(), None))
     }
 }
 

@@ -23,6 +23,7 @@ mod maps;
 mod mem;
 mod memory;
 mod mounts;
+mod options;
 mod pid;
 mod printk;
 mod root;
@@ -32,6 +33,7 @@ mod sysctl_vm;
 mod sysrq;
 mod sysvipc;
 
+use crate::options::Shown;
 use abi::Result;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -60,18 +62,19 @@ impl FileSystemType for Proc {
     fn userns_mount(&self) -> bool {
         true
     }
-    fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
+    fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
         let ns = match process::try_current() {
             Some(task) => task.pid().namespace().clone(),
             None => PidNamespace::initial().clone(),
         };
-        Ok(pseudo::super_block("proc", MAGIC, root::node(ns)))
+        let shown = Shown::new(ns, request.data)?;
+        Ok(pseudo::super_block("proc", MAGIC, root::node(shown.clone()), Some(shown)))
     }
 }
 
 /// The root of a mount that shows the processes of `ns`.
 pub fn root_node(ns: Arc<PidNamespace>) -> Node {
-    root::node(ns)
+    root::node(Shown::everything(ns))
 }
 
 /// The names in a process's directory, each with its permission bits.

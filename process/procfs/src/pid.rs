@@ -1,5 +1,6 @@
 //! `/proc/PID` and `/proc/PID/task/TID`: one table of files serves both.
 
+use crate::options::Shown;
 use crate::{fds, idmap, kernel_side, maps, mem, mounts, status};
 use abi::{Errno, Result};
 use alloc::format;
@@ -125,17 +126,20 @@ struct TaskDir {
     ns: Arc<PidNamespace>,
     /// Only for the directory of a process.
     process: Option<ProcessDirectory>,
+    /// What its mount shows; for the directory of a process as well.
+    shown: Option<Arc<Shown>>,
 }
 
 /// `/proc/PID`.
-pub(crate) fn process_node(task: &Arc<Task>, ns: &Arc<PidNamespace>) -> Node {
-    dir_node(task, ns, true)
+pub(crate) fn process_node(task: &Arc<Task>, shown: &Arc<Shown>) -> Node {
+    dir_node(task, &shown.ns, Some(shown.clone()))
 }
 
-fn dir_node(task: &Arc<Task>, ns: &Arc<PidNamespace>, whole: bool) -> Node {
+fn dir_node(task: &Arc<Task>, ns: &Arc<PidNamespace>, shown: Option<Arc<Shown>>) -> Node {
+    let whole = shown.is_some();
     let slot = if whole { 0 } else { THREAD_SLOT };
     let process = whole.then(|| ProcessDirectory(task.pid().clone()));
-    let dir = TaskDir { task: task.weak(), whole, ns: ns.clone(), process };
+    let dir = TaskDir { task: task.weak(), whole, ns: ns.clone(), process, shown };
     let body = Body::Dir(Arc::new(dir));
     Node { ino: base_ino(task) | slot, mode: 0o555, owner: owner_of(task), body }
 }
@@ -143,6 +147,9 @@ fn dir_node(task: &Arc<Task>, ns: &Arc<PidNamespace>, whole: bool) -> Node {
 impl TaskDir {
     fn view(&self) -> Result<View> {
         let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
+        if self.shown.as_ref().is_some_and(|shown| !shown.may_enter(&task)) {
+            return Err(Errno::EPERM);
+        }
         Ok(View { task, whole: self.whole, ns: self.ns.clone(), opener: None })
     }
 
@@ -237,7 +244,7 @@ impl Directory for Threads {
         let Some(number) = parse_number(name) else { return Ok(None) };
         let thread = self.ns.task(number);
         let thread = thread.filter(|task| Arc::ptr_eq(&task.group, &leader.group));
-        Ok(thread.map(|task| dir_node(&task, &self.ns, false)))
+        Ok(thread.map(|task| dir_node(&task, &self.ns, None)))
     }
 
     fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The root directory: files of the whole system, then one directory per process.
 
+use crate::options::Shown;
 use crate::{cpu, global, interrupts, locks, mem, memory, pid, sysctl, sysrq, sysvipc};
 use abi::Result;
 use alloc::format;
@@ -13,11 +14,15 @@ const FIRST_PID: u64 = 256;
 
 struct Root {
     fixed: Tree,
-    ns: Arc<PidNamespace>,
+    shown: Arc<Shown>,
 }
 
-/// The root of a mount that shows the processes of `ns`.
-pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
+/// Names of the root that are about processes.
+const OWN_LINKS: [&[u8]; 2] = [b"self", b"thread-self"];
+
+/// The root of a mount.
+pub(crate) fn node(shown: Arc<Shown>) -> Node {
+    let ns = shown.ns.clone();
     let fixed = Tree::new()
         .with("buddyinfo", show(memory::buddyinfo))
         .with("cmdline", show(global::cmdline))
@@ -49,7 +54,7 @@ pub(crate) fn node(ns: Arc<PidNamespace>) -> Node {
         .with("uptime", show(global::uptime))
         .with("version", show(global::version))
         .with("vmstat", show(memory::vmstat));
-    let root = Root { fixed, ns };
+    let root = Root { fixed, shown };
     Node { ino: 1, mode: 0o555, owner: (0, 0), body: Body::Dir(Arc::new(root)) }
 }
 
@@ -60,16 +65,22 @@ fn locks_of(ns: Arc<PidNamespace>) -> Node {
 impl Directory for Root {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
         if let Some(node) = self.fixed.lookup(name)? {
-            return Ok(Some(node));
+            let is_there = self.shown.has_system_files() || OWN_LINKS.contains(&name);
+            return Ok(is_there.then_some(node));
         }
         let Some(number) = pid::parse_number(name) else { return Ok(None) };
-        Ok(self.ns.task(number).map(|task| pid::process_node(&task, &self.ns)))
+        let task = self.shown.ns.task(number).filter(|task| self.shown.sees(task));
+        Ok(task.map(|task| pid::process_node(&task, &self.shown)))
     }
 
     fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {
         if cursor < FIRST_PID {
             let mut is_full = false;
+            let has_all = self.shown.has_system_files();
             self.fixed.list(cursor, &mut |next, name, ino, kind| {
+                if !has_all && !OWN_LINKS.contains(&name) {
+                    return true;
+                }
                 is_full = !out(next, name, ino, kind);
                 !is_full
             })?;
@@ -78,10 +89,10 @@ impl Directory for Root {
             }
         }
         let mut from = i32::try_from(cursor.saturating_sub(FIRST_PID)).unwrap_or(i32::MAX).max(1);
-        while let Some((number, group)) = self.ns.next_group(from) {
+        while let Some((number, group)) = self.shown.ns.next_group(from) {
             let Some(next) = number.checked_add(1) else { break };
             from = next;
-            let Some(task) = group.leader() else { continue };
+            let Some(task) = group.leader().filter(|task| self.shown.sees(task)) else { continue };
             let ino = pid::process_ino(&task);
             let name = format!("{number}");
             if !out(FIRST_PID + next as u64, name.as_bytes(), ino, 4) {
