@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use abi::{Errno, Result};
 use arch::addr::{PAGE_SHIFT, PAGE_SIZE};
 use block::{Bio, BioFlags, Op, SECTOR_SHIFT};
-use pagecache::{Backing, Flusher, Mapping, ReadRun, WriteRun};
+use pagecache::{Backing, Flusher, Mapping, Owner, ReadRun, WriteRun};
 
 use crate::extents::Extent;
 use crate::indirect;
@@ -258,6 +258,10 @@ impl Backing for FileBacking {
 
     fn has_small_blocks(&self) -> bool {
         self.block_size() < PAGE_SIZE
+    }
+
+    fn owner(&self) -> Option<Owner> {
+        self.node.me.upgrade().map(|inode| inode as Owner)
     }
 
     fn flusher(&self) -> Option<Arc<Flusher>> {

@@ -322,7 +322,12 @@ impl Node {
             return Ok(());
         }
         let fs = &self.fs;
+        // All that can fail but the map itself comes before the map counts as stored.
         let (block, at) = fs.alloc.inode_place(&fs.sb, self.ino)?;
+        if inode.kind == FileKind::Regular && inode.size() > i32::MAX as u64 {
+            fs.need(&LateFeature::LargeFile)?;
+        }
+        let buffer = fs.metadata_block(block)?;
         let mut state = self.state.lock();
         let root = match state.inline {
             Some(inline) => Some(inline),
@@ -344,10 +349,6 @@ impl Node {
         let blocks = self.sectors(&state);
         drop(state);
         let next_orphan = fs.orphans.next_of(self.ino);
-        if inode.kind == FileKind::Regular && inode.size() > i32::MAX as u64 {
-            fs.need(&LateFeature::LargeFile)?;
-        }
-        let buffer = fs.metadata_block(block)?;
         let size = fs.sb.inode_size;
         fs.buffers.modify(&buffer, |bytes| {
             // Deleted meanwhile: the place may be another file's by now.

@@ -26,7 +26,7 @@ mod tests;
 
 pub use errseq::{ErrorCursor, ErrorSequence};
 pub use io::{ReadRun, WriteRun};
-pub use mapping::{Backing, MAX_INDEX, Mapping};
+pub use mapping::{Backing, MAX_INDEX, Mapping, Owner};
 pub use observe::{MapObserver, ObserverId};
 pub use page::wait_writeback;
 pub use read::mark_accessed;

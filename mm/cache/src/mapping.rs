@@ -2,6 +2,7 @@
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::any::Any;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
@@ -45,6 +46,12 @@ pub trait Backing: Send + Sync {
         None
     }
 
+    /// What has to live while pages are dirty or on their way to the device: the file, which is to be
+    /// found again with these pages rather than read from the device.
+    fn owner(&self) -> Option<Owner> {
+        None
+    }
+
     /// Pages in the largest read-ahead window of this device.
     fn read_ahead_pages(&self) -> u32 {
         crate::readahead::DEFAULT_MAX_PAGES
@@ -55,6 +62,9 @@ pub trait Backing: Send + Sync {
         false
     }
 }
+
+/// A counted reference to what a mapping belongs to.
+pub type Owner = Arc<dyn Any + Send + Sync>;
 
 /// The cached pages of one file, its size, its dirty state and its write errors.
 pub struct Mapping {

@@ -20,7 +20,7 @@ use frames::{PageRef, flag};
 use sched::WaitQueue;
 
 use crate::io::WriteRun;
-use crate::mapping::{MAX_INDEX, Mapping};
+use crate::mapping::{MAX_INDEX, Mapping, Owner};
 use crate::page;
 use crate::stats::{self, Counter};
 use crate::tree::Mark;
@@ -115,11 +115,21 @@ impl Mapping {
             self.dirtied_ns.store(now_ns(), Ordering::Relaxed);
         }
         if !self.queued.load(Ordering::Relaxed) && !self.queued.swap(true, Ordering::AcqRel) {
-            match (self.backing().and_then(|backing| backing.flusher()), self.handle()) {
-                (Some(flusher), Some(handle)) => flusher.list.lock().push_back(handle),
+            let backing = self.backing();
+            match (backing.and_then(|backing| backing.flusher()), self.handle()) {
+                (Some(flusher), Some(mapping)) => {
+                    let _owner = backing.and_then(|backing| backing.owner());
+                    flusher.list.lock().push_back(Queued { mapping, _owner });
+                }
                 _ => self.queued.store(false, Ordering::Release),
             }
         }
+    }
+
+    /// Whether there is a page that the device does not have.
+    fn is_on_its_way(&self) -> bool {
+        self.dirty_pages.load(Ordering::Acquire) != 0
+            || self.writeback_pages.load(Ordering::Acquire) != 0
     }
 
     pub(crate) fn writeback_ended(&self, pages: usize) {
@@ -299,10 +309,18 @@ pub trait Periodic: Send + Sync {
     fn write_old(&self, older_than_ns: u64);
 }
 
+/// A mapping that has, or had a moment ago, pages that the device does not have. With it its owner
+/// lives.
+#[derive(Clone)]
+struct Queued {
+    mapping: Arc<Mapping>,
+    _owner: Option<Owner>,
+}
+
 /// Writes dirty mappings of one device in the background.
 pub struct Flusher {
     name: String,
-    list: IrqLock<VecDeque<Arc<Mapping>>>,
+    list: IrqLock<VecDeque<Queued>>,
     periodic: SpinLock<Vec<Weak<dyn Periodic>>>,
     wake: WaitQueue,
     kicked: AtomicBool,
@@ -378,46 +396,54 @@ impl Flusher {
         let old = now_ns().saturating_sub(expire);
         let over_background =
             || stats::sum(Counter::Dirty) + stats::sum(Counter::Writeback) > dirty_limits().0;
-        let count = self.list.lock().len();
-        for _ in 0..count {
-            let Some(mapping) = self.list.lock().pop_front() else { break };
+        self.each_queued(|mapping| {
             let expired = mapping.dirtied_ns.load(Ordering::Relaxed) <= old;
             if expired || over_background() {
                 mapping.writeback(0, MAX_INDEX, Mode::Background, 1 << 14);
                 mapping.dirtied_ns.store(now_ns(), Ordering::Relaxed);
             }
-            self.requeue(mapping);
-        }
+        });
         let periodic: Vec<_> = self.periodic.lock().iter().filter_map(Weak::upgrade).collect();
         for metadata in periodic {
             metadata.write_old(old);
         }
     }
 
-    fn requeue(&self, mapping: Arc<Mapping>) {
-        if mapping.dirty_pages.load(Ordering::Acquire) != 0 {
-            self.list.lock().push_back(mapping);
+    /// Takes each mapping out of the list for `act`; those whose pages the device has stay out.
+    fn each_queued(&self, act: impl Fn(&Mapping)) {
+        let count = self.list.lock().len();
+        for _ in 0..count {
+            let Some(queued) = self.list.lock().pop_front() else { break };
+            act(&queued.mapping);
+            self.requeue(queued);
+        }
+    }
+
+    fn requeue(&self, queued: Queued) {
+        let mapping = &queued.mapping;
+        if mapping.is_on_its_way() {
+            self.list.lock().push_back(queued);
             return;
         }
         mapping.queued.store(false, Ordering::Release);
         // A page that became dirty just now saw `queued` set and left the queueing to us.
-        if mapping.dirty_pages.load(Ordering::Acquire) != 0
-            && !mapping.queued.swap(true, Ordering::AcqRel)
-        {
-            self.list.lock().push_back(mapping);
+        if mapping.is_on_its_way() && !mapping.queued.swap(true, Ordering::AcqRel) {
+            self.list.lock().push_back(queued);
         }
     }
 
     /// Starts writing every dirty mapping of this device, and waits for them if told to.
     pub fn write_all(&self, wait: Wait) {
-        let mappings: Vec<_> = self.list.lock().iter().cloned().collect();
-        for mapping in &mappings {
-            mapping.start_writeback(0, i64::MAX as u64);
+        let all: Vec<_> = self.list.lock().iter().cloned().collect();
+        for queued in &all {
+            queued.mapping.start_writeback(0, i64::MAX as u64);
         }
         if wait == Wait::ForDevice {
-            for mapping in &mappings {
-                mapping.wait_writeback(0, i64::MAX as u64);
+            for queued in &all {
+                queued.mapping.wait_writeback(0, i64::MAX as u64);
             }
+            // Files that nobody uses need not live on to the next pass.
+            self.each_queued(|_| ());
         }
     }
 }

@@ -1,11 +1,14 @@
-//! What unmounting leaves: a device that is free, and a bare device that shows what is on it.
+//! What unmounting leaves: a device that is free, and a bare device that shows what is on it. And what
+//! becomes of files that nobody uses.
 
 use std::sync::Arc;
 
 use arch::uio::Source;
 use vfs::{FileKind, InodeRef};
 
-use super::{Fixture, new, write};
+use crate::node::Node;
+
+use super::{Fixture, new, read, write};
 
 #[test]
 fn the_device_is_free_though_an_inode_lives_on() {
@@ -57,6 +60,30 @@ fn the_bare_device_is_the_file_system_s() {
     drop(root);
     fixture.disk.remove();
     std::fs::remove_file(&fixture.path).unwrap();
+}
+
+#[test]
+fn a_file_that_nobody_uses_lives_until_its_data_is_on_the_disk() {
+    let fixture = Fixture::new("-t ext4", 16, None);
+    let root = fixture.root();
+    let inode = root.ops().create(&root, b"file", &new(FileKind::Regular, b"")).unwrap();
+    let file = InodeRef::new(inode);
+    write(&file, 0, b"contents").unwrap();
+    // The inode is stored long before the data; then the last user goes.
+    let fs = file.private::<Node>().unwrap().fs.clone();
+    fs.store_metadata().unwrap();
+    let known = Arc::downgrade(file.arc());
+    drop(file);
+    let again = InodeRef::new(root.ops().lookup(&root, b"file").unwrap().unwrap());
+    assert_eq!(read(&again), b"contents");
+    drop(again);
+    fixture.sb.ops().sync(&fixture.sb, true).unwrap();
+    fs.device.flusher().write_all(pagecache::Wait::ForDevice);
+    assert!(known.upgrade().is_none());
+    let again = InodeRef::new(root.ops().lookup(&root, b"file").unwrap().unwrap());
+    assert_eq!(read(&again), b"contents");
+    drop((root, again));
+    fixture.check();
 }
 
 #[test]
