@@ -74,7 +74,10 @@ fn settings(line: &CommandLine) {
 fn memory_nodes() {
     let nodes = &acpi::platform().affinity;
     frames::set_nodes(nodes.node_count(), &nodes.memory, |from, to| nodes.distance(from, to));
-    for node in (0..frames::node_count()).skip_while(|_| frames::node_count() == 1) {
+    if frames::node_count() == 1 {
+        return;
+    }
+    for node in 0..frames::node_count() {
         let frames = frames::node_stats(node).unwrap_or_default().total;
         log::info!("numa: node {node}: {} MiB", frames >> 8);
     }

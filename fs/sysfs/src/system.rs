@@ -61,14 +61,13 @@ fn processors_of(node: usize) -> CpuSet {
 }
 
 fn nodes(tree: &mut Builder) {
-    let all = 0..frames::node_count();
-    for node in all.clone() {
+    for node in all_nodes() {
         let path = format!("{NODES}/node{node}");
         tree.line(&format!("{path}/cpulist"), move || processors_of(node).to_string());
         tree.line(&format!("{path}/cpumap"), move || mask(&processors_of(node)));
         let affinity = &arch::acpi::platform().affinity;
         let distances: Vec<String> =
-            all.clone().map(|to| affinity.distance(node, to).to_string()).collect();
+            all_nodes().map(|to| affinity.distance(node, to).to_string()).collect();
         tree.fixed(&format!("{path}/distance"), distances.join(" "));
         tree.line(&format!("{path}/meminfo"), move || meminfo(node));
         tree.uevent(&path, &[]);

@@ -4,7 +4,7 @@ use abi::Result;
 use alloc::string::String;
 use alloc::vec::Vec;
 use process::pid::PidNamespace;
-use pseudo::{Node, Tree, show};
+use pseudo::{Tree, show};
 use spin::Once;
 use vfs::FileKind;
 
@@ -129,10 +129,7 @@ pub(crate) fn terminals() -> Tree {
         })
     };
     Tree::new()
-        .dir(
-            "driver",
-            Tree::new().with("serial", Node { mode: 0o444, ..text(tty::serial::describe) }),
-        )
+        .dir("driver", Tree::new().with("serial", text(tty::serial::describe)))
         .with("drivers", text(tty::describe_drivers))
         .dir("ldisc", Tree::new())
         .with(

@@ -144,11 +144,10 @@ impl Port {
             return;
         }
         let has_input = self.input.lock().collect();
-        if !has_input {
-        } else if self.is_terminal() {
-            self.worker.kick();
-        } else {
-            self.changed.notify(vfs::poll::POLLIN | vfs::poll::POLLRDNORM);
+        match self.is_terminal() {
+            _ if !has_input => {}
+            true => self.worker.kick(),
+            false => self.changed.notify(vfs::poll::POLLIN | vfs::poll::POLLRDNORM),
         }
     }
 
@@ -157,14 +156,14 @@ impl Port {
         if !self.is_live.load(Ordering::Acquire) {
             return;
         }
-        let had_room = {
+        let has_more_room = {
             let mut output = self.output.lock();
             let before = output.room();
             output.collect();
-            before == output.room()
+            output.room() > before
         };
         match self.tty.get() {
-            _ if had_room => {}
+            _ if !has_more_room => {}
             Some(tty) => {
                 tty.wake_writers();
                 self.worker.kick();
