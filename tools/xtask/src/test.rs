@@ -35,8 +35,9 @@ pub(crate) fn run() -> Result<u8> {
         ("zstd", "zstd"),
     ])?;
     ensure_components()?;
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 8] = [
         ("formatting", formatting),
+        ("rules of the source", rules),
         ("lints", lints),
         ("host tests", host_tests),
         ("boots in QEMU", boots),
@@ -72,6 +73,17 @@ fn ensure_components() -> Result {
 
 fn formatting() -> Result<Tally> {
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
+    Ok(Tally::default())
+}
+
+/// What `make stats` holds for broken.
+fn rules() -> Result<Tally> {
+    let output = patient_cargo(PATIENCE_PER_BUILD)
+        .args(["run", "--quiet", "--release", "-p", "stats"])
+        .output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stdout).into_owned().into());
+    }
     Ok(Tally::default())
 }
 
