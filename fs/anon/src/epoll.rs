@@ -47,16 +47,6 @@ struct Item {
 }
 
 impl Item {
-    /// Puts the item on the ready list and wakes who waits.
-    fn enqueue(&self) {
-        let (Some(epoll), Some(this)) = (self.epoll.upgrade(), self.this.upgrade()) else { return };
-        if !self.queued.swap(true, Ordering::SeqCst) {
-            epoll.ready.lock().push_back(this);
-        }
-        epoll.waiters.wake_one();
-        epoll.pollers.notify(POLLIN | POLLRDNORM);
-    }
-
     /// Listens to the file's queues; returns what the file is ready for.
     fn register(&self, file: &File) -> u32 {
         let events = self.events.load(Ordering::Relaxed);
@@ -77,16 +67,18 @@ impl Item {
         }
     }
 
-    /// The events to report now.
-    fn ready(&self) -> u32 {
+    /// The events to report now of its `file`.
+    fn ready(&self, file: &File) -> u32 {
         if self.gone.load(Ordering::SeqCst) {
             return 0;
         }
         let wanted = self.events.load(Ordering::Relaxed);
-        match self.file.upgrade() {
-            Some(file) => file.poll(None) & wanted & !PRIVATE_BITS,
-            None => 0,
-        }
+        file.poll(None) & wanted & !PRIVATE_BITS
+    }
+
+    /// The events to report now, unless its file has been closed.
+    fn look(&self) -> u32 {
+        self.file.upgrade().map_or(0, |file| self.ready(&file))
     }
 }
 
@@ -94,9 +86,12 @@ impl Listener for Item {
     fn notify(&self, events: u32) {
         let wanted = self.events.load(Ordering::Relaxed) & !PRIVATE_BITS;
         // A notification without events says "look yourself".
-        if wanted != 0 && (events == 0 || events & wanted != 0) && !self.gone.load(Ordering::SeqCst)
+        if wanted != 0
+            && (events == 0 || events & wanted != 0)
+            && !self.gone.load(Ordering::SeqCst)
+            && let (Some(epoll), Some(this)) = (self.epoll.upgrade(), self.this.upgrade())
         {
-            self.enqueue();
+            epoll.enqueue(&this);
         }
     }
 }
@@ -202,9 +197,18 @@ impl Epoll {
         let watcher: Weak<dyn FileWatcher> = self.this.clone();
         file.watch(watcher);
         if item.register(file) & item.events.load(Ordering::Relaxed) & !PRIVATE_BITS != 0 {
-            item.enqueue();
+            self.enqueue(&item);
         }
         Ok(())
+    }
+
+    /// Puts an item on the ready list and wakes who waits.
+    fn enqueue(&self, item: &Arc<Item>) {
+        if !item.queued.swap(true, Ordering::SeqCst) {
+            self.ready.lock().push_back(item.clone());
+        }
+        self.waiters.wake_one();
+        self.pollers.notify(POLLIN | POLLRDNORM);
     }
 
     /// Whether `target` can be reached from here through watched epolls.
@@ -236,8 +240,8 @@ impl Epoll {
         }
         item.data.store(data, Ordering::Relaxed);
         item.events.store(events | POLLERR | POLLHUP, Ordering::SeqCst);
-        if item.ready() != 0 {
-            item.enqueue();
+        if item.ready(file) != 0 {
+            self.enqueue(&item);
         }
         Ok(())
     }
@@ -264,7 +268,7 @@ impl Epoll {
             drop(ready);
             // Cleared before the file is asked: a change from now on queues it anew.
             item.queued.store(false, Ordering::SeqCst);
-            let events = item.ready();
+            let events = item.look();
             if events == 0 {
                 continue;
             }
@@ -288,6 +292,9 @@ impl Epoll {
                     ready.push_back(item);
                 }
             }
+            drop(ready);
+            // What is still ready is the next waiter's business too.
+            self.waiters.wake_one();
         }
         if count > 0 { Ok(count) } else { result.map(|()| 0) }
     }
@@ -335,7 +342,7 @@ impl FileOps for Epoll {
     fn poll(&self, _file: &File, table: Option<&mut PollTable<'_>>) -> u32 {
         vfs::poll_wait(table, &self.pollers);
         let items: Vec<Arc<Item>> = self.ready.lock().iter().cloned().collect();
-        if items.iter().any(|item| item.ready() != 0) { POLLIN | POLLRDNORM } else { 0 }
+        if items.iter().any(|item| item.look() != 0) { POLLIN | POLLRDNORM } else { 0 }
     }
 
     fn release(&self, _file: &File) {
