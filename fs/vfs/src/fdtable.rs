@@ -1,7 +1,7 @@
 //! File-descriptor tables.
 //!
-//! [`FdTable::get`] takes no lock: descriptors live in segments of doubling size that never move,
-//! and each slot is an RCU slot. Allocation and flags are under one spin lock; the lowest free
+//! [`FdTable::get`] takes no lock: descriptors live in the table itself and in segments of doubling
+//! size that never move, and each slot is an RCU slot. Allocation and flags are under one spin lock; the lowest free
 //! number comes from a bitmap of three levels, so its cost does not depend on how many are open.
 //!
 //! A number can be reserved without a file yet (while `open` works): it reads as `EBADF`.
@@ -19,8 +19,10 @@ use crate::file::{File, FileMode};
 
 static FD_TABLE: LockClass = LockClass::new("vfs.fd_table", 283);
 
+/// Descriptors that live in the table itself.
 const FIRST: u32 = 64;
-const SEGMENTS: usize = 16;
+/// As large as what is before it each: together with `FIRST` they hold `MAX_FD`.
+const SEGMENTS: usize = 14;
 /// No descriptor reaches this number (`/proc/sys/fs/nr_open`).
 pub const MAX_FD: u32 = 1 << 20;
 
@@ -28,6 +30,7 @@ type Segment = Box<[RcuSlot<File>]>;
 
 /// A table of open files: shared between the tasks that asked for it (`CLONE_FILES`).
 pub struct FdTable {
+    first: [RcuSlot<File>; FIRST as usize],
     segments: [Once<Segment>; SEGMENTS],
     state: SpinLock<State>,
     id: u64,
@@ -140,10 +143,10 @@ impl Bitmap {
     }
 }
 
+/// Where a descriptor from `FIRST` on is: the segment and the place there.
 fn place(fd: u32) -> (usize, usize) {
-    let n = fd + FIRST;
-    let segment = (31 - n.leading_zeros()) - FIRST.trailing_zeros();
-    (segment as usize, (n - (FIRST << segment)) as usize)
+    let segment = fd.ilog2() - FIRST.ilog2();
+    (segment as usize, (fd - (FIRST << segment)) as usize)
 }
 
 impl Default for FdTable {
@@ -157,6 +160,7 @@ impl FdTable {
     pub fn new() -> FdTable {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         FdTable {
+            first: [const { RcuSlot::empty() }; FIRST as usize],
             segments: [const { Once::new() }; SEGMENTS],
             state: SpinLock::new(&FD_TABLE, State::default()),
             // Relaxed: only uniqueness matters.
@@ -171,6 +175,11 @@ impl FdTable {
 
     #[inline]
     fn slot(&self, fd: u32) -> Option<&RcuSlot<File>> {
+        self.first.get(fd as usize).or_else(|| self.far_slot(fd))
+    }
+
+    #[inline(never)]
+    fn far_slot(&self, fd: u32) -> Option<&RcuSlot<File>> {
         if fd >= MAX_FD {
             return None;
         }
@@ -179,6 +188,9 @@ impl FdTable {
     }
 
     fn make_slot(&self, fd: u32) -> Result<&RcuSlot<File>> {
+        if let Some(slot) = self.first.get(fd as usize) {
+            return Ok(slot);
+        }
         if fd >= MAX_FD {
             return Err(Errno::EMFILE);
         }
@@ -393,8 +405,9 @@ impl FdTable {
 
     /// How many numbers the table has room for now (`FDSize` of `/proc/PID/status`).
     pub fn capacity(&self) -> u32 {
-        let segments = self.segments.iter().filter(|s| s.get().is_some()).count();
-        (FIRST << segments) - FIRST
+        let last = self.segments.iter().rposition(|segment| segment.get().is_some());
+        let segments = last.map_or(0, |last| last + 1);
+        FIRST << segments
     }
 
     /// How many descriptors are open.

@@ -8,6 +8,7 @@
 //! the *memory* until the grace period ends. Readers get an `Arc`, or nothing if they came late.
 
 use alloc::sync::{Arc, Weak};
+use core::hint::assert_unchecked;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
@@ -17,6 +18,9 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use crate::hooks::sched_after_grace;
 use crate::rcu_later::Later;
 use crate::rcu_read::{ReadGuard, read_lock};
+
+/// The bytes in which an `Arc` counts its references, before the object.
+const COUNTERS: usize = 2 * size_of::<usize>();
 
 /// A borrowed `Arc` that is valid for `'g`.
 pub struct RcuRef<'g, T> {
@@ -166,6 +170,9 @@ impl<T: Send + Sync + 'static> RcuSlot<T> {
         if raw.is_null() {
             return None;
         }
+        // SAFETY: `raw` points past the counters of an allocation, at aligned memory; `Weak` would
+        // otherwise look whether it was made of nothing.
+        unsafe { assert_unchecked(raw.addr() > COUNTERS && raw.addr() != usize::MAX) };
         // SAFETY: the slot's weak reference to `raw` is dropped after a grace period that waits for
         // the guard; it is not given up here, because it is not dropped.
         let weak = ManuallyDrop::new(unsafe { Weak::from_raw(raw) });

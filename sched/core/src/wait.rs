@@ -4,6 +4,11 @@
 //! sleeps; so a wake-up after the look finds it. `wake_one` takes the node off, so that the next
 //! one reaches somebody else; a waiter that leaves for another reason passes such a wake-up on.
 //!
+//! Most queues are empty when something happens. Who changes what a condition looks at therefore
+//! asks first, without the lock, whether anybody is there: he changes, then looks at
+//! [`WaitQueue::interest`]; who comes notes himself there, then looks at the condition. With a full
+//! fence between the two steps on both sides one of them sees the other.
+//!
 //! Locks: a queue (rank 700), then what waking takes.
 
 use crate::hooks::{self, AlarmKey};
@@ -14,7 +19,7 @@ use alloc::vec::Vec;
 use arch::cpu::CpuId;
 use arch::lock::{IrqLock, LockClass};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 
 static QUEUE_CLASS: LockClass = LockClass::new("sched.wait_queue", 700);
 
@@ -150,8 +155,15 @@ impl Drop for Alarm {
     }
 }
 
+/// In [`WaitQueue::interest`]: a thread waits.
+const WAITERS: u8 = 1;
+/// In [`WaitQueue::interest`]: somebody listens.
+const LISTENERS: u8 = 2;
+
 /// A queue of waiting threads.
 pub struct WaitQueue {
+    /// Who is there: changed under the lock, read also without.
+    interest: AtomicU8,
     inner: IrqLock<Inner>,
 }
 
@@ -171,6 +183,7 @@ impl WaitQueue {
     /// Nobody waits.
     pub const fn new() -> WaitQueue {
         WaitQueue {
+            interest: AtomicU8::new(0),
             inner: IrqLock::new(
                 &QUEUE_CLASS,
                 Inner {
@@ -244,8 +257,11 @@ impl WaitQueue {
                         inner.link(node);
                     }
                 }
+                self.note_interest(&inner);
                 thread.state.store(mode, Ordering::SeqCst);
             }
+            // Pairs with the fence in `interest`.
+            fence(Ordering::SeqCst);
             if let Some(result) = condition() {
                 break Ok(result);
             }
@@ -272,6 +288,7 @@ impl WaitQueue {
             unsafe {
                 if (*node).is_linked {
                     inner.unlink(node);
+                    self.note_interest(&inner);
                 }
                 (*node).is_chosen.load(Ordering::Relaxed)
             }
@@ -282,8 +299,28 @@ impl WaitQueue {
         outcome
     }
 
+    fn note_interest(&self, inner: &Inner) {
+        let waiters = if inner.head.is_null() { 0 } else { WAITERS };
+        let listeners = if inner.listeners.is_empty() { 0 } else { LISTENERS };
+        // Relaxed: writers hold the lock; the fences order it against conditions.
+        self.interest.store(waiters | listeners, Ordering::Relaxed);
+    }
+
+    /// Who is there, asked by somebody who has changed what conditions look at.
+    #[inline]
+    fn interest(&self) -> u8 {
+        // Pairs with the fences in `sleep` and `add_listener`.
+        fence(Ordering::SeqCst);
+        self.interest.load(Ordering::Relaxed)
+    }
+
     /// Wakes the one that has waited longest; whether there was one.
+    #[inline]
     pub fn wake_one(&self) -> bool {
+        self.interest() & WAITERS != 0 && self.wake_first()
+    }
+
+    fn wake_first(&self) -> bool {
         let mut inner = self.inner.lock();
         loop {
             let node = inner.head;
@@ -293,6 +330,7 @@ impl WaitQueue {
             // SAFETY: a linked node is alive, and so is the thread that waits with it.
             unsafe {
                 inner.unlink(node);
+                self.note_interest(&inner);
                 (*node).is_chosen.store(true, Ordering::Relaxed);
                 if run::wake(&*(*node).thread, state::ANY) {
                     return true;
@@ -310,7 +348,14 @@ impl WaitQueue {
     }
 
     /// Wakes everybody.
+    #[inline]
     pub fn wake_all(&self) {
+        if self.interest() & WAITERS != 0 {
+            self.wake_waiters();
+        }
+    }
+
+    fn wake_waiters(&self) {
         let inner = self.inner.lock();
         let mut node = inner.head;
         while !node.is_null() {
@@ -323,13 +368,26 @@ impl WaitQueue {
     }
 
     /// Wakes everybody and tells the listeners that something of `events` happened.
+    #[inline]
     pub fn notify(&self, events: u32) {
-        self.wake_all();
-        self.tell(events);
+        let who = self.interest();
+        if who & WAITERS != 0 {
+            self.wake_waiters();
+        }
+        if who & LISTENERS != 0 {
+            self.tell_listeners(events);
+        }
     }
 
     /// Tells the listeners only.
+    #[inline]
     pub fn tell(&self, events: u32) {
+        if self.interest() & LISTENERS != 0 {
+            self.tell_listeners(events);
+        }
+    }
+
+    fn tell_listeners(&self, events: u32) {
         const BATCH: usize = 8;
         let mut last = 0;
         loop {
@@ -358,16 +416,21 @@ impl WaitQueue {
 
     /// Whether anybody waits or listens.
     pub fn has_waiters(&self) -> bool {
-        let inner = self.inner.lock();
-        !inner.head.is_null() || !inner.listeners.is_empty()
+        self.interest() != 0
     }
 
     /// Adds a listener; the number is for [`WaitQueue::remove_listener`].
     pub fn add_listener(&self, listener: Arc<dyn Listener>, key: u64) -> u64 {
-        let mut inner = self.inner.lock();
-        let id = inner.next_listener;
-        inner.next_listener += 1;
-        inner.listeners.push((id, key, listener));
+        let id = {
+            let mut inner = self.inner.lock();
+            let id = inner.next_listener;
+            inner.next_listener += 1;
+            inner.listeners.push((id, key, listener));
+            self.note_interest(&inner);
+            id
+        };
+        // Pairs with the fence in `interest`.
+        fence(Ordering::SeqCst);
         id
     }
 
@@ -376,7 +439,9 @@ impl WaitQueue {
         let removed = {
             let mut inner = self.inner.lock();
             let at = inner.listeners.iter().position(|l| l.0 == id);
-            at.map(|at| inner.listeners.remove(at))
+            let removed = at.map(|at| inner.listeners.remove(at));
+            self.note_interest(&inner);
+            removed
         };
         drop(removed);
     }
