@@ -13,7 +13,7 @@ use process::Task;
 use process::signal::wait::{begin_temporary, end_temporary};
 use sched::{Deadline, Listener, Thread, WaitError, WaitQueue};
 use smallvec::SmallVec;
-use vfs::{File, PollTable};
+use vfs::{FdTable, File, PollTable};
 use zerocopy::IntoBytes;
 
 crate::syscalls! {
@@ -124,7 +124,87 @@ fn wait(
 /// Descriptors read from the caller at a time.
 const CHUNK: usize = 16;
 
-/// `struct pollfd`: descriptor, wanted and found events.
+/// `struct pollfd`: the descriptor; wanted events in the low half and found ones in the high half.
+type PollFd = [i32; 2];
+/// Its length.
+const POLL_FD: u64 = size_of::<PollFd>() as u64;
+/// Where the found events are in it.
+const FOUND: u64 = 6;
+
+/// What is looked for: the caller always hears of errors and hang-ups.
+fn wanted([_, events]: PollFd) -> u32 {
+    events as u32 & 0xffff | POLLERR | POLLHUP
+}
+
+/// Looks at each descriptor; how many have events. Apart from [`first_looks`], because it needs so
+/// little that all of it stays in registers.
+#[inline(never)]
+fn look_now(files: &FdTable, asked: &[PollFd], found: &mut [u16]) -> usize {
+    let mut ready = 0;
+    for (&entry, found) in asked.iter().zip(found) {
+        let events = match files.get(entry[0]) {
+            Ok(file) => first_look(&file, wanted(entry), None),
+            Err(_) if entry[0] < 0 => 0,
+            Err(_) => POLLNVAL,
+        };
+        *found = events as u16;
+        ready += usize::from(events != 0);
+    }
+    ready
+}
+
+/// The descriptors that a call waits for.
+#[derive(Default)]
+struct Waited {
+    registered: Registered,
+    entries: Entries,
+}
+
+/// As [`look_now`], and notes descriptors without events, the first at `place` of the caller's,
+/// to be waited for if none has some.
+#[inline(never)]
+fn first_looks(
+    waited: &mut Waited,
+    files: &FdTable,
+    asked: &[PollFd],
+    place: usize,
+    found: &mut [u16],
+) -> usize {
+    for (at, &entry) in asked.iter().enumerate() {
+        let events = match files.get(entry[0]) {
+            Ok(file) => {
+                let wanted = wanted(entry);
+                let events = first_look(&file, wanted, Some(&mut waited.registered));
+                if events == 0 {
+                    waited.entries.push(Entry { file, place: place + at, wanted, found: 0 });
+                    continue;
+                }
+                events
+            }
+            Err(_) if entry[0] < 0 => continue,
+            Err(_) => POLLNVAL,
+        };
+        let rest = at + 1;
+        if let (Some(asked), Some(found)) = (asked.get(rest..), found.get_mut(at..))
+            && let Some((first, found)) = found.split_first_mut()
+        {
+            *first = events as u16;
+            return 1 + look_now(files, asked, found);
+        }
+    }
+    0
+}
+
+/// Tells the caller what was found of the descriptors from `at` on.
+#[inline(never)]
+fn put_found(mut at: VirtAddr, found: &[u16]) -> Result<()> {
+    for &events in found {
+        user::store_u16(at.wrapping_add(FOUND), events)?;
+        at = at.wrapping_add(POLL_FD);
+    }
+    Ok(())
+}
+
 fn poll_descriptors(
     task: &Task,
     fds: VirtAddr,
@@ -135,45 +215,32 @@ fn poll_descriptors(
     if count as u64 > task.limit(Resource::Nofile) {
         return Err(Errno::EINVAL);
     }
-    if !user::range_ok(fds, count * 8) {
+    if !user::range_ok(fds, count * POLL_FD as usize) {
         return Err(Errno::EFAULT);
     }
     let files = task.files().ok_or(Errno::EBADF)?;
-    let mut registered = Registered::default();
-    let mut entries = Entries::new();
+    let mut waited = Waited::default();
     let mut ready = 0;
-    let put = |place: usize, events: u32| {
-        user::store_u16(fds.wrapping_add(place as u64 * 8 + 6), events as u16)
-    };
     for first in (0..count).step_by(CHUNK) {
-        let mut chunk = [[0i32; 2]; CHUNK];
+        let mut chunk = [PollFd::default(); CHUNK];
         let len = (count - first).min(CHUNK);
         let asked = chunk.get_mut(..len).unwrap_or_default();
-        user::copy_from_user(asked.as_mut_bytes(), fds.wrapping_add(first as u64 * 8))?;
-        for (place, &mut [fd, events]) in (first..).zip(asked) {
-            let wanted = events as u32 & 0xffff | POLLERR | POLLHUP;
-            let found = if fd < 0 {
-                0
-            } else if let Ok(file) = files.get(fd) {
-                let may_wait = !now && ready == 0;
-                let found = first_look(&file, wanted, may_wait.then_some(&mut registered));
-                if may_wait && found == 0 {
-                    entries.push(Entry { file, place, wanted, found });
-                }
-                found
-            } else {
-                POLLNVAL
-            };
-            ready += usize::from(found != 0);
-            put(place, found)?;
-        }
+        let at = fds.wrapping_add(first as u64 * POLL_FD);
+        user::copy_from_user(asked.as_mut_bytes(), at)?;
+        let mut found = [0; CHUNK];
+        ready += if now || ready > 0 {
+            look_now(&files, asked, &mut found)
+        } else {
+            first_looks(&mut waited, &files, asked, first, &mut found)
+        };
+        put_found(at, found.get(..len).unwrap_or_default())?;
     }
     if ready > 0 || now {
         return Ok(ready);
     }
-    let ready = wait(&mut entries, &registered, deadline)?;
-    for entry in entries.iter().filter(|entry| entry.found != 0) {
-        put(entry.place, entry.found)?;
+    let ready = wait(&mut waited.entries, &waited.registered, deadline)?;
+    for entry in waited.entries.iter().filter(|entry| entry.found != 0) {
+        put_found(fds.wrapping_add(entry.place as u64 * POLL_FD), &[entry.found as u16])?;
     }
     Ok(ready)
 }
