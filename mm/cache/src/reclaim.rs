@@ -195,6 +195,19 @@ pub(crate) fn activate(page: &PageRef) {
 
 /// Frees up to `target` clean pages; how many it did. May sleep (maps are removed).
 pub fn shrink(target: usize) -> usize {
+    shrink_some(target, Mapped::UnlessUsed)
+}
+
+/// Whether pages that programs map are given up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mapped {
+    /// Those that have not been used of late.
+    UnlessUsed,
+    /// None: they are not even asked about, which takes long for one that hundreds map.
+    Never,
+}
+
+fn shrink_some(target: usize, mapped: Mapped) -> usize {
     drain();
     let mut freed = 0;
     let mut dirty = 0;
@@ -220,7 +233,7 @@ pub fn shrink(target: usize) -> usize {
             let fate = if holds_back && now.wrapping_sub(page.used_at()) < RECENT {
                 Fate::HeldBack
             } else {
-                try_free(&page, now)
+                try_free(&page, now, mapped)
             };
             freed += usize::from(fate == Fate::Freed);
             dirty += usize::from(fate == Fate::Dirty);
@@ -295,16 +308,16 @@ enum Fate {
     Busy,
 }
 
-fn try_free(page: &PageRef, now: u8) -> Fate {
+fn try_free(page: &PageRef, now: u8, mapped: Mapped) -> Fate {
     if !page::try_lock(page) {
         return Fate::Busy;
     }
-    let fate = free_locked(page, now);
+    let fate = free_locked(page, now, mapped);
     page::unlock(page);
     fate
 }
 
-fn free_locked(page: &PageRef, now: u8) -> Fate {
+fn free_locked(page: &PageRef, now: u8, give_up: Mapped) -> Fate {
     let owner = page.owner.load(Ordering::Acquire);
     if owner == 0 {
         // It left the cache by itself.
@@ -317,6 +330,9 @@ fn free_locked(page: &PageRef, now: u8) -> Fate {
     let Some(pages) = Pages::of_owner(owner) else { return Fate::Busy };
     let index = page.index.load(Ordering::Relaxed);
     let mapped = page.map_count() != 0;
+    if mapped && give_up == Mapped::Never {
+        return Fate::Busy;
+    }
     let young = mapped && pages.observers.test_and_clear_young(index);
     if page.clear(flag::REFERENCED) & flag::REFERENCED != 0 || young {
         page.set_used_at(now);
@@ -344,11 +360,11 @@ fn put_back(pages: &[(PageRef, Fate)]) {
     }
 }
 
-/// Drops every clean page nobody uses: `echo 1 > /proc/sys/vm/drop_caches`. How many.
+/// Drops every clean page that nobody maps: `echo 1 > /proc/sys/vm/drop_caches`. How many.
 pub fn drop_caches() -> usize {
     let mut total = 0;
     for _ in 0..3 {
-        let freed = shrink(usize::MAX);
+        let freed = shrink_some(usize::MAX, Mapped::Never);
         total += freed;
         if freed == 0 {
             break;

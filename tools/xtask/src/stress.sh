@@ -1,6 +1,6 @@
 # Runs in the guest: rounds of stressors, each of one family, the last of all families together.
 # Prints a line for each round; `stress: FAILED …` for what must not be. Needs ROUND_SECONDS;
-# with ROUND runs the one of that name alone.
+# with ROUND runs those of these names alone.
 # The rounds measure themselves with bash's clock; what starts this may be another shell.
 [ -n "$BASH_VERSION" ] || exec bash "$0"
 failures=0
@@ -29,15 +29,24 @@ largest_slabs() {
 round() {
     local name=$1 words= stressor status
     shift
-    [[ -z $ROUND || $ROUND = "$name" ]] || return 0
+    [[ -z $ROUND || " $ROUND " = *" $name "* ]] || return 0
     rounds=$((rounds + 1))
     for stressor in "$@"; do words="$words --$stressor 1"; done
     local start=$SECONDS
-    # A stressor that does not end is given as long again, and two minutes: emulation is slow.
+    # A stressor that does not end is given as long again, and two minutes: emulation is slow. Before
+    # that is over, show what it hangs on.
+    (
+        sleep $((2 * ROUND_SECONDS + 90))
+        ps axHo pid,tid,ppid,stat,etime,time,comm | grep stress-ng | grep -v ' Z '
+        echo 9 > /proc/sysrq-trigger
+        echo t > /proc/sysrq-trigger
+    ) &
+    local watcher=$!
     timeout -k 10 $((2 * ROUND_SECONDS + 120)) stress-ng $words --timeout "$ROUND_SECONDS" \
         --temp-path /stress --hdd-bytes 8M --iomix-bytes 8M --fallocate-bytes 8M --vm-bytes 64M \
         --readahead-bytes 8M --sync-file-bytes 8M --oomable > /run/stress.log 2>&1
     status=$?
+    { local sleeper=$(pgrep -P $watcher); kill $watcher $sleeper; wait $watcher; } 2> /dev/null
     echo "stress: $name: status $status after $((SECONDS - start)) s"
     grep -E 'fail:|error:' /run/stress.log | cut -c1-160
     [ $status = 0 ] || failed "$name: status $status"

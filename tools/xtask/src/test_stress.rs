@@ -2,7 +2,7 @@
 //! stressors, family by family and then together, on four processors and 1 GiB.
 //!
 //! `MINUTES` (1) is the time of all rounds together, `DEBUG=1` takes the kernel with the lock
-//! checker; `ROUND=files` runs that family alone. It fails on a stressor that fails or does not
+//! checker; `ROUND="memory files"` runs these families alone. It fails on a stressor that fails or does not
 //! end, a panic, a report of the lock checker, memory that does not come back, and a file system
 //! that `e2fsck` finds fault with.
 
@@ -87,7 +87,7 @@ fn options(round_seconds: u64) -> Result<Options> {
         return Err("DISK=ram: the file stressors want a disk".into());
     }
     let round = std::env::var("ROUND").unwrap_or_default();
-    options.command = Some(format!("ROUND_SECONDS={round_seconds} ROUND={round}\n{SCRIPT}"));
+    options.command = Some(format!("ROUND_SECONDS={round_seconds} ROUND='{round}'\n{SCRIPT}"));
     // Damage that an earlier run left would count again.
     image::discard(&options)?;
     Ok(options)
