@@ -5,9 +5,8 @@ use crate::fsctx::*;
 use abi::fcntl::*;
 use abi::process::Resource;
 use abi::{Errno, Result};
-use alloc::vec::Vec;
 use arch::VirtAddr;
-use arch::uio::{Segment, Sink, Source};
+use arch::uio::{Sink, Source};
 use arch::user;
 use vfs::rw::{self, At};
 use vfs::{Cap, CloseOnExec, FileKind, FileMode};
@@ -84,7 +83,7 @@ fn sys_pwrite(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize, pos: i64) -
 
 /// The segments of a call on a file for which it is `allowed` or not: that a file has no offsets is
 /// told before what is wrong with the list, that it was not opened for this after.
-fn vector(allowed: Result<()>, iov: VirtAddr, count: usize) -> Result<Vec<Segment>> {
+fn vector(allowed: Result<()>, iov: VirtAddr, count: usize) -> Result<Segments> {
     if allowed == Err(Errno::ESPIPE) {
         return Err(Errno::ESPIPE);
     }

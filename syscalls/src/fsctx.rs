@@ -5,12 +5,13 @@ use abi::fcntl::*;
 use abi::process::Resource;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use arch::VirtAddr;
 use arch::uio::{Segment, Sink, Source};
 use arch::user;
 use process::FsContext;
+use smallvec::SmallVec;
 use vfs::{CloseOnExec, Context, FdTable, File, Path, Walk, walk};
+use zerocopy::IntoBytes;
 
 pub(crate) use crate::misc::{read_path, read_sized};
 
@@ -110,25 +111,35 @@ pub(crate) fn source(buf: VirtAddr, len: usize) -> Result<Source<'static>> {
     Ok(Source::user(buf, len.min(MAX_TRANSFER)))
 }
 
+/// The segments of most vector calls without an allocation.
+pub(crate) type Segments = SmallVec<[Segment; FEW_SEGMENTS]>;
+const FEW_SEGMENTS: usize = 8;
+
 /// The segments of a vector call, whose count is 32 bits of the register.
-pub(crate) fn segments(iov: VirtAddr, count: usize) -> Result<Vec<Segment>> {
+pub(crate) fn segments(iov: VirtAddr, count: usize) -> Result<Segments> {
     let count = count as u32 as usize;
     if count > IOV_MAX {
         return Err(Errno::EINVAL);
     }
     let mut left = MAX_TRANSFER;
-    let mut list = Vec::with_capacity(count);
-    for i in 0..count {
-        let [addr, len]: [u64; 2] = user::read_val(iov.wrapping_add(16 * i as u64))?;
-        if len > i64::MAX as u64 {
-            return Err(Errno::EINVAL);
+    let mut list = Segments::new();
+    list.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
+    for first in (0..count).step_by(FEW_SEGMENTS) {
+        // `struct iovec`: address and length.
+        let mut chunk = [[0u64; 2]; FEW_SEGMENTS];
+        let given = chunk.get_mut(..(count - first).min(FEW_SEGMENTS)).unwrap_or_default();
+        user::copy_from_user(given.as_mut_bytes(), iov.wrapping_add(16 * first as u64))?;
+        for &mut [addr, len] in given {
+            if len > i64::MAX as u64 {
+                return Err(Errno::EINVAL);
+            }
+            let len = (len as usize).min(left);
+            if !user::range_ok(VirtAddr(addr), len) {
+                return Err(Errno::EFAULT);
+            }
+            left -= len;
+            list.push(Segment { addr: VirtAddr(addr), len });
         }
-        let len = (len as usize).min(left);
-        if !user::range_ok(VirtAddr(addr), len) {
-            return Err(Errno::EFAULT);
-        }
-        left -= len;
-        list.push(Segment { addr: VirtAddr(addr), len });
     }
     Ok(list)
 }
