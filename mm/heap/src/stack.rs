@@ -1,10 +1,15 @@
 //! Kernel stacks: mapped in the kernel's area with an unmapped page below, and cached.
+//!
+//! An interrupt handler may drop the last reference to a thread that has ended, and must neither
+//! take the cache's lock nor wait for other processors to forget a stack. It leaves the stack on a
+//! list, linked through the stacks themselves, for the next one who asks for a stack.
 
 use crate::large;
 use arch::addr::{PAGE_SIZE, VirtAddr};
 use arch::lock::{LockClass, SpinLock};
 #[cfg(target_os = "none")]
 use arch::paging::{PteFlags, kernel};
+use core::sync::atomic::{AtomicU64, Ordering};
 use frames::{Counter, Flags, OutOfMemory};
 
 /// The size of a kernel stack in bytes.
@@ -25,6 +30,38 @@ struct Cache {
 static CACHE: SpinLock<Cache> =
     SpinLock::new(&CLASS, Cache { stacks: [VirtAddr::ZERO; CACHED], len: 0 });
 
+/// The stack left by an interrupt handler last; each holds the address of the one before in its
+/// lowest word, the first 0.
+static LEFT: AtomicU64 = AtomicU64::new(0);
+
+/// Leaves a stack that nobody uses.
+pub(crate) fn leave(stack: VirtAddr) {
+    let mut last = LEFT.load(Ordering::Relaxed);
+    loop {
+        // SAFETY: the stack is mapped and belongs to the caller, who gives it up.
+        unsafe { stack.as_mut_ptr::<u64>().write(last) };
+        // Release: pairs with the Acquire of who takes the list.
+        match LEFT.compare_exchange_weak(last, stack.0, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => return,
+            Err(now) => last = now,
+        }
+    }
+}
+
+/// Gives back the stacks that were left. Not in an interrupt handler.
+pub(crate) fn collect_left() {
+    if LEFT.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let mut next = VirtAddr(LEFT.swap(0, Ordering::Acquire));
+    while next != VirtAddr::ZERO {
+        let stack = KernelStack { bottom: next };
+        // SAFETY: `leave` wrote the word and gave the stack up; the swap took it from everyone else.
+        next = VirtAddr(unsafe { next.as_ptr::<u64>().read() });
+        drop(stack);
+    }
+}
+
 /// A stack for a thread in the kernel. Debug builds do not clear it between users.
 #[derive(Debug)]
 pub struct KernelStack {
@@ -34,6 +71,7 @@ pub struct KernelStack {
 impl KernelStack {
     /// A stack, from the cache if there is one.
     pub fn new() -> Result<KernelStack, OutOfMemory> {
+        collect_left();
         {
             let mut cache = CACHE.lock();
             if let Some(at) = cache.len.checked_sub(1) {
@@ -64,6 +102,10 @@ impl KernelStack {
 
 impl Drop for KernelStack {
     fn drop(&mut self) {
+        if arch::preempt::in_hardirq() {
+            leave(self.bottom);
+            return;
+        }
         {
             let mut cache = CACHE.lock();
             let len = cache.len;
@@ -80,6 +122,7 @@ impl Drop for KernelStack {
 
 /// Frees the cached stacks.
 pub(crate) fn shrink() {
+    collect_left();
     loop {
         let stack = {
             let mut cache = CACHE.lock();

@@ -1,4 +1,4 @@
-use crate::{Heap, KernelStack};
+use crate::{Heap, KernelStack, stack};
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout};
 use std::collections::BTreeMap;
@@ -64,4 +64,21 @@ fn what_is_kept_is_given_back_once() {
     assert!(freed >= 8, "{freed}");
     assert_eq!(frames::stats().free, before + freed as u64);
     assert_eq!(crate::pressure::reclaim(), 0);
+}
+
+#[test]
+fn stacks_that_were_left_come_back() {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    frames::init_host(128 << 20);
+    let mut bottoms = [(); 3].map(|()| {
+        let stack = core::mem::ManuallyDrop::new(KernelStack::new().expect("memory"));
+        stack.bottom()
+    });
+    bottoms.into_iter().for_each(stack::leave);
+    stack::collect_left();
+    let again = [(); 3].map(|()| KernelStack::new().expect("memory"));
+    let mut seen = again.each_ref().map(KernelStack::bottom);
+    bottoms.sort_unstable();
+    seen.sort_unstable();
+    assert_eq!(bottoms, seen);
 }
