@@ -26,7 +26,8 @@ use crate::stats::{self, Counter};
 use crate::tree::Mark;
 
 static LIST: LockClass = LockClass::new("pagecache.flusher", 470);
-static FLUSHERS: LockClass = LockClass::new("pagecache.flushers", 460);
+// Also taken by who reclaims memory for page tables (`vm.tables`).
+static FLUSHERS: LockClass = LockClass::new("pagecache.flushers", 467);
 
 /// Pages of one run at most (2 MiB).
 const RUN_PAGES: usize = 512;
