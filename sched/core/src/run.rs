@@ -13,7 +13,7 @@ mod moving;
 pub use dead::{has_dead, reap, relieve_reaper};
 pub use moving::wake;
 pub(crate) use moving::{change_params, set_affinity, with_entity, with_rest};
-use moving::{choose_cpu, own_queue, steal};
+use moving::{choose_cpu, own_queue, share, steal};
 
 use crate::hooks;
 use crate::io_wait::waiting_for_io;
@@ -44,6 +44,8 @@ struct Cpu {
     migrating: *const Thread,
     sampler: Sampler,
     ledger: Ledger,
+    /// When it looks next whether another processor has less to do.
+    next_share_ns: u64,
 }
 
 impl Cpu {
@@ -75,6 +77,7 @@ arch::percpu! {
         migrating: core::ptr::null(),
         sampler: Sampler::new(),
         ledger: Ledger::new(),
+        next_share_ns: 0,
     });
 }
 arch::percpu! {
@@ -434,6 +437,9 @@ fn slice_end(cpu: &mut Cpu, running: &Thread) -> Option<u64> {
     Some(end.map_or(look, |end| end.min(look)))
 }
 
+/// How often a processor on which threads wait looks whether another has less to do.
+const SHARE_NS: u64 = 8_000_000;
+
 /// The timer fired while the processor was in that mode: has the running thread had its share?
 /// Interrupts are off.
 pub fn tick(now: u64, mode: Mode) {
@@ -456,6 +462,11 @@ pub fn tick(now: u64, mode: Mode) {
         hooks::sched_slice_end(None);
     } else {
         hooks::sched_slice_end(current.and_then(|current| slice_end(&mut cpu, current)));
+    }
+    if cpu.queue.nr_waiting() > 0 && now >= cpu.next_share_ns {
+        cpu.next_share_ns = now + SHARE_NS;
+        drop(cpu);
+        share(arch::cpu::id(), now);
     }
 }
 

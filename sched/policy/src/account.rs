@@ -127,6 +127,11 @@ impl Account {
         };
     }
 
+    /// What it burdens a processor with, in the weight of a thread of nice 0.
+    pub fn burden(&self) -> u64 {
+        u64::from(if self.is_realtime() { weight::NICE_0_WEIGHT } else { self.weight })
+    }
+
     /// A sample found it in user mode.
     pub fn found_in_user_mode(&mut self) -> Found {
         self.split.count_user();

@@ -85,6 +85,11 @@ impl Timeline {
         self.nr_fair_waiting + self.nr_rt_waiting
     }
 
+    /// What there is to do, as [`Account::burden`] counts it; without a real-time thread that runs.
+    pub fn burden(&self) -> u64 {
+        self.load + u64::from(self.nr_rt_waiting) * u64::from(weight::NICE_0_WEIGHT)
+    }
+
     /// The clock as of the last [`update`](Self::update).
     #[inline]
     pub fn clock_ns(&self) -> u64 {

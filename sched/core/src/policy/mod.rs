@@ -62,6 +62,14 @@ impl RunQueue {
         self.line.nr_running()
     }
 
+    /// What the processor has to do, in the weight of a thread of nice 0.
+    pub fn burden(&self) -> u64 {
+        // SAFETY: the current entity is on this queue, hence valid and ours.
+        let running = self.current.map(|current| unsafe { &(*current.as_ptr()).account });
+        let realtime = running.filter(|running| running.is_realtime());
+        self.line.burden() + realtime.map_or(0, Account::burden)
+    }
+
     /// Entities waiting.
     #[inline]
     pub fn nr_waiting(&self) -> u32 {

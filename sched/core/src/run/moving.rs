@@ -118,6 +118,40 @@ pub(super) fn steal(this: CpuId) -> bool {
     false
 }
 
+/// Gives a thread that waits here to the processor with the least to do, if both are nearer to each
+/// other then. It is asked for now and then while threads wait: a processor that is busy with a few
+/// never looks for more by itself. Interrupts are off.
+pub(super) fn share(this: CpuId, now: u64) {
+    Deferred::Balance.count();
+    let mut least: Option<(u64, CpuId)> = None;
+    for cpu in arch::cpu::online().iter().filter(|cpu| *cpu != this) {
+        // One that is just being changed is left for another time.
+        let Some(other) = CPU.on(cpu).try_lock() else { continue };
+        let burden = other.queue.burden();
+        if least.is_none_or(|(least, _)| burden < least) {
+            least = Some((burden, cpu));
+        }
+    }
+    let Some((least, target)) = least else { return };
+    let mut cpu = CPU.this().lock();
+    cpu.queue.update(now);
+    let own = cpu.queue.burden();
+    let found = cpu.queue.find_waiting(8, |entity| {
+        // SAFETY: what waits on a queue is alive.
+        let thread = unsafe { &*of_entity(entity) };
+        // SAFETY: the lock of its queue is held.
+        let weight = unsafe { (*entity.as_ptr()).account.burden() };
+        least + 2 * weight <= own
+            && thread.affinity.lock().contains(target)
+            && !thread.on_cpu.load(Ordering::Acquire)
+    });
+    let Some(entity) = found else { return };
+    // SAFETY: it waits on this queue, which is locked.
+    let thread = unsafe { take(&mut cpu, entity, target) };
+    drop(cpu);
+    enqueue_on(thread, target, Enqueue::Move);
+}
+
 /// Takes a waiting thread off a locked queue; the caller queues it on `target`.
 ///
 /// # Safety
