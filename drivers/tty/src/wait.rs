@@ -64,8 +64,6 @@ pub(crate) struct TurnGuard<'a>(&'a Turn);
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
         self.0.is_taken.store(false, Ordering::Release);
-        if self.0.queue.has_waiters() {
-            self.0.queue.wake_one();
-        }
+        self.0.queue.wake_one();
     }
 }

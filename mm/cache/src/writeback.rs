@@ -10,7 +10,7 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::Result;
 use arch::addr::PAGE_SHIFT;
@@ -61,7 +61,6 @@ pub static TUNABLES: Tunables = Tunables {
 
 /// Writers that wait for write-back, and where.
 static THROTTLED: WaitQueue = WaitQueue::new();
-static THROTTLED_COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// The background and hard limit on dirty pages, in pages.
 pub fn dirty_limits() -> (u64, u64) {
@@ -95,10 +94,8 @@ pub(crate) fn balance(mapping: &Mapping, dirtied: usize) {
 
 /// Waits until more pages are written than `seen`, at most so long.
 pub(crate) fn wait_written(seen: u64, limit_ns: u64) {
-    THROTTLED_COUNT.fetch_add(1, Ordering::SeqCst);
     let deadline = now_ns() + limit_ns;
     THROTTLED.wait_deadline(deadline, || (stats::sum(Counter::Written) != seen).then_some(()));
-    THROTTLED_COUNT.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// How a range is written back.
@@ -135,9 +132,7 @@ impl Mapping {
 
     pub(crate) fn writeback_ended(&self, pages: usize) {
         self.writeback_pages.fetch_sub(pages, Ordering::AcqRel);
-        if THROTTLED_COUNT.load(Ordering::SeqCst) != 0 {
-            THROTTLED.wake_all();
-        }
+        THROTTLED.wake_all();
     }
 
     /// Starts writing the dirty pages that hold bytes `start..=end`, without waiting for the device.

@@ -150,9 +150,7 @@ fn send_record(target: Target<'_>, any: &Task, signal: Signal, made: Made) -> Re
     };
     drop(leftovers);
     // Readers of a signalfd(2); without the locks, for listeners take some of lower rank.
-    if group.signal_wait.has_waiters() {
-        group.signal_wait.notify(abi::poll::POLLIN);
-    }
+    group.signal_wait.notify(abi::poll::POLLIN);
     Ok(sent)
 }
 

@@ -286,9 +286,7 @@ impl<T: ?Sized> RwLock<T> {
     fn release_write(&self) {
         check::sleep_release(self.class);
         self.state.store(0, Ordering::Release);
-        if self.queue.has_waiters() {
-            self.queue.wake_all();
-        }
+        self.queue.wake_all();
     }
 }
 

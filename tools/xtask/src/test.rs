@@ -79,6 +79,7 @@ fn formatting() -> Result<Tally> {
 /// What `make stats` holds for broken.
 fn rules() -> Result<Tally> {
     let output = patient_cargo(PATIENCE_PER_BUILD)
+        .stderr(Stdio::inherit())
         .args(["run", "--quiet", "--release", "-p", "stats"])
         .output()?;
     if !output.status.success() {

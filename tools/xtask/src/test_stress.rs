@@ -2,8 +2,8 @@
 //! stressors, family by family and then together, on four processors and 1 GiB.
 //!
 //! `MINUTES` (1) is the time of all rounds together, `DEBUG=1` takes the kernel with the lock
-//! checker; `ROUND="memory files"` runs these families alone. It fails on a stressor that fails or does not
-//! end, a panic, a report of the lock checker, memory that does not come back, and a file system
+//! checker; `ROUND="memory files"` runs these families alone. It fails on a stressor that fails or
+//! does not end, a panic, a report of the lock checker, memory that does not come back, and a file system
 //! that `e2fsck` finds fault with.
 
 use crate::options::{Disk, Options};

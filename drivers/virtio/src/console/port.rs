@@ -143,11 +143,13 @@ impl Port {
         if !self.is_live.load(Ordering::Acquire) {
             return;
         }
-        let has_input = self.input.lock().collect();
-        match self.is_terminal() {
-            _ if !has_input => {}
-            true => self.worker.kick(),
-            false => self.changed.notify(vfs::poll::POLLIN | vfs::poll::POLLRDNORM),
+        if !self.input.lock().collect() {
+            return;
+        }
+        if self.is_terminal() {
+            self.worker.kick();
+        } else {
+            self.changed.notify(vfs::poll::POLLIN | vfs::poll::POLLRDNORM);
         }
     }
 
@@ -162,8 +164,10 @@ impl Port {
             output.collect();
             output.room() > before
         };
+        if !has_more_room {
+            return;
+        }
         match self.tty.get() {
-            _ if !has_more_room => {}
             Some(tty) => {
                 tty.wake_writers();
                 self.worker.kick();

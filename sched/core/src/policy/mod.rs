@@ -210,8 +210,8 @@ impl RunQueue {
         self.line.slice_is_over(running, self.rt.best_priority())
     }
 
-    /// A waiting entity that `may_go` accepts and that another processor should take: fair ones
-    /// first, at most `limit` looked at.
+    /// A waiting entity that `may_go` accepts and that another processor should take:
+    /// real-time ones first, at most `limit` of each class looked at.
     pub fn find_waiting(
         &self,
         limit: usize,

@@ -14,6 +14,9 @@ use crate::deferred::Deferred;
 use crate::policy::Params;
 use arch::thread::Rest;
 
+/// So many waiting threads are looked at for one that may go; their queue is locked meanwhile.
+const LOOKED_AT: usize = 32;
+
 /// Locks the queue that a thread is on, or was on last, or is on its way to.
 pub(super) fn own_queue(thread: &Thread) -> Queue {
     loop {
@@ -103,7 +106,7 @@ pub(super) fn steal(this: CpuId) -> bool {
             continue;
         }
         other.queue.update(arch::time::now_ns());
-        let found = other.queue.find_waiting(8, |entity| {
+        let found = other.queue.find_waiting(LOOKED_AT, |entity| {
             // SAFETY: what waits on a queue is alive.
             let thread = unsafe { &*of_entity(entity) };
             thread.affinity.lock().contains(this) && !thread.on_cpu.load(Ordering::Acquire)
@@ -118,13 +121,26 @@ pub(super) fn steal(this: CpuId) -> bool {
     false
 }
 
-/// Gives a thread that waits here to the processor with the least to do, if both are nearer to each
-/// other then. It is asked for now and then while threads wait: a processor that is busy with a few
-/// never looks for more by itself. Interrupts are off.
+/// Where a thread that waits on `this` processor might go; nowhere if none of them may leave.
+fn reach_of_waiting(this: CpuId) -> CpuSet {
+    let elsewhere = arch::cpu::online().minus(&CpuSet::single(this));
+    let mut reach = CpuSet::new();
+    CPU.on(this).lock().queue.find_waiting(LOOKED_AT, |entity| {
+        // SAFETY: what waits on a queue is alive.
+        let thread = unsafe { &*of_entity(entity) };
+        reach = thread.affinity.lock().and(&elsewhere);
+        !reach.is_empty()
+    });
+    reach
+}
+
+/// Gives a thread that waits here to the processor with the least to do of those it may run on, if
+/// both are nearer to each other then. It is asked for now and then while threads wait: a processor
+/// that is busy with a few never looks for more by itself. Interrupts are off.
 pub(super) fn share(this: CpuId, now: u64) {
     Deferred::Balance.count();
     let mut least: Option<(u64, CpuId)> = None;
-    for cpu in arch::cpu::online().iter().filter(|cpu| *cpu != this) {
+    for cpu in reach_of_waiting(this).iter() {
         // One that is just being changed is left for another time.
         let Some(other) = CPU.on(cpu).try_lock() else { continue };
         let burden = other.queue.burden();
@@ -136,7 +152,7 @@ pub(super) fn share(this: CpuId, now: u64) {
     let mut cpu = CPU.this().lock();
     cpu.queue.update(now);
     let own = cpu.queue.burden();
-    let found = cpu.queue.find_waiting(8, |entity| {
+    let found = cpu.queue.find_waiting(LOOKED_AT, |entity| {
         // SAFETY: what waits on a queue is alive.
         let thread = unsafe { &*of_entity(entity) };
         // SAFETY: the lock of its queue is held.
