@@ -6,7 +6,6 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 static POSSIBLE: AtomicU32 = AtomicU32::new(1);
 static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
-static ONLINE_COUNT: AtomicU32 = AtomicU32::new(1);
 
 /// The processor this code runs on; stale at once unless preemption is off.
 #[inline(always)]
@@ -14,9 +13,9 @@ pub fn id() -> CpuId {
     CpuId::from_raw(crate::percpu::local_cpu_number())
 }
 
-/// How many processors run.
+/// How many processors run, counted in the set: a number beside it would lag behind.
 pub fn count() -> usize {
-    ONLINE_COUNT.load(Ordering::Relaxed) as usize
+    online().len()
 }
 
 /// The processors that run.
@@ -44,7 +43,6 @@ pub fn set_possible(count: usize) {
 /// Marks a processor as running. Called by the processor itself at the end of its start-up.
 pub fn set_online(cpu: CpuId) {
     ONLINE.insert(cpu);
-    ONLINE_COUNT.store(online().len() as u32, Ordering::Relaxed);
 }
 
 /// Tells the processor that it waits in a spin loop.
