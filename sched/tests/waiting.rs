@@ -33,6 +33,74 @@ fn many_threads_count_right() {
     assert_eq!(*shared.read(), 8000);
 }
 
+/// Writers change two numbers, one after the other; a reader among them would see them differ.
+#[test]
+fn nobody_reads_while_somebody_writes_and_all_get_their_turn() {
+    const ROUNDS: u32 = 3000;
+    let pair = Arc::new(RwLock::new(&CLASS, (0u32, 0u32)));
+    let writers = (0..4).map(|number| {
+        let pair = pair.clone();
+        std::thread::spawn(move || {
+            for round in 0..ROUNDS {
+                let mut guard = match pair.try_write() {
+                    Some(guard) if round % 2 == 0 => guard,
+                    taken => {
+                        drop(taken);
+                        pair.write()
+                    }
+                };
+                guard.0 += 1;
+                if (round + number) % 64 == 0 {
+                    std::thread::yield_now();
+                }
+                guard.1 += 1;
+            }
+        })
+    });
+    let readers = (0..4).map(|_| {
+        let pair = pair.clone();
+        std::thread::spawn(move || {
+            for round in 0..ROUNDS {
+                let guard = pair.read();
+                assert_eq!(guard.0, guard.1);
+                if round % 64 == 0 {
+                    std::thread::yield_now();
+                    assert_eq!(guard.0, guard.1);
+                }
+            }
+        })
+    });
+    let threads: Vec<_> = writers.chain(readers).collect();
+    for thread in threads {
+        thread.join().expect("no panic");
+    }
+    assert_eq!(*pair.read(), (4 * ROUNDS, 4 * ROUNDS));
+    assert!(pair.try_write().is_some(), "free again");
+}
+
+/// Readers come and go so that one always holds it; a writer must come in all the same.
+#[test]
+fn a_writer_gets_its_turn_among_readers() {
+    let lock = Arc::new(RwLock::new(&CLASS, false));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let lock = lock.clone();
+            std::thread::spawn(move || {
+                while !*lock.read() {
+                    let guard = lock.read();
+                    std::thread::sleep(core::time::Duration::from_micros(200));
+                    drop(guard);
+                }
+            })
+        })
+        .collect();
+    std::thread::sleep(core::time::Duration::from_millis(5));
+    *lock.write() = true;
+    for reader in readers {
+        reader.join().expect("no panic");
+    }
+}
+
 #[test]
 fn waiters_are_woken_and_time_out() {
     let queue = Arc::new(WaitQueue::new());

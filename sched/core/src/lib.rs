@@ -16,12 +16,14 @@ pub mod run;
 #[cfg(not(target_os = "none"))]
 #[path = "run_host.rs"]
 pub mod run;
+mod rwlock;
 mod thread;
 mod wait;
 
 pub use deferred::Deferred;
 pub use io_wait::{IoWait, waiting_for_io};
-pub use mutex::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use mutex::{Mutex, MutexGuard};
+pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use schedpolicy::ProcessorTimes;
 pub use thread::{AtRest, CpuTimes, STACK_SIZE, Space, Thread, state};
 pub use wait::{Deadline, Listener, WaitError, WaitQueue};
