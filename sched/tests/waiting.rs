@@ -78,6 +78,84 @@ fn nobody_reads_while_somebody_writes_and_all_get_their_turn() {
     assert!(pair.try_write().is_some(), "free again");
 }
 
+/// Each job has one wake-up. A thread that takes a job in its last look before it sleeps, and is chosen for
+/// another job while it does, must pass that wake-up on.
+#[test]
+fn who_takes_a_job_passes_on_the_wake_up_of_another() {
+    struct Shop {
+        queue: WaitQueue,
+        jobs: AtomicU32,
+        /// Looks of the thread that sleeps.
+        looks: AtomicU32,
+        /// Looks of the thread that is slow; it goes on with its second one when told.
+        slow_looks: AtomicU32,
+        goes_on: AtomicU32,
+    }
+    impl Shop {
+        fn take(&self) -> Option<()> {
+            let taken = |jobs: u32| jobs.checked_sub(1);
+            self.jobs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).ok().map(|_| ())
+        }
+    }
+    let pause = || std::thread::sleep(core::time::Duration::from_millis(20));
+    let until = |counter: &AtomicU32, count: u32| {
+        let late = std::time::Instant::now() + core::time::Duration::from_secs(10);
+        while counter.load(Ordering::SeqCst) < count {
+            assert!(std::time::Instant::now() < late, "nobody came");
+            std::thread::yield_now();
+        }
+    };
+    let shop = Arc::new(Shop {
+        queue: WaitQueue::new(),
+        jobs: AtomicU32::new(0),
+        looks: AtomicU32::new(0),
+        slow_looks: AtomicU32::new(0),
+        goes_on: AtomicU32::new(0),
+    });
+    let sleeper = {
+        let shop = shop.clone();
+        std::thread::spawn(move || {
+            shop.queue.wait(|| {
+                shop.looks.fetch_add(1, Ordering::SeqCst);
+                shop.take()
+            });
+        })
+    };
+    until(&shop.looks, 2);
+    pause();
+    shop.jobs.store(1, Ordering::SeqCst);
+    let slow = {
+        let shop = shop.clone();
+        std::thread::spawn(move || {
+            shop.queue.wait(|| {
+                if shop.slow_looks.fetch_add(1, Ordering::SeqCst) == 0 {
+                    return None;
+                }
+                let job = shop.take();
+                until(&shop.goes_on, 1);
+                job
+            });
+        })
+    };
+    // The slow one takes the first job and is held up; the wake-up for it is the sleeper's.
+    until(&shop.slow_looks, 2);
+    pause();
+    let looks = shop.looks.load(Ordering::SeqCst);
+    shop.queue.wake_one();
+    until(&shop.looks, looks + 1);
+    pause();
+    // The second: the slow one is first in the queue now.
+    shop.jobs.fetch_add(1, Ordering::SeqCst);
+    shop.queue.wake_one();
+    shop.goes_on.store(1, Ordering::SeqCst);
+    slow.join().expect("no panic");
+    let late = std::time::Instant::now() + core::time::Duration::from_secs(5);
+    while !sleeper.is_finished() {
+        assert!(std::time::Instant::now() < late, "the second job is left");
+        pause();
+    }
+}
+
 /// Readers come and go so that one always holds it; a writer must come in all the same.
 #[test]
 fn a_writer_gets_its_turn_among_readers() {

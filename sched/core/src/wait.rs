@@ -2,7 +2,7 @@
 //!
 //! A waiter puts a node of its own stack on the queue, sets its state, looks at the condition and
 //! sleeps; so a wake-up after the look finds it. `wake_one` takes the node off, so that the next
-//! one reaches somebody else; a waiter that leaves for another reason passes such a wake-up on.
+//! one reaches somebody else; a waiter that leaves without having looked after it passes it on.
 //!
 //! Most queues are empty when something happens. Who changes what a condition looks at therefore
 //! asks first, without the lock, whether anybody is there: he changes, then looks at
@@ -254,6 +254,7 @@ impl WaitQueue {
                 // SAFETY: the node is ours, stays in place, and is taken off below.
                 unsafe {
                     if !(*node).is_linked {
+                        (*node).is_chosen.store(false, Ordering::Relaxed);
                         inner.link(node);
                     }
                 }
@@ -293,7 +294,9 @@ impl WaitQueue {
                 (*node).is_chosen.load(Ordering::Relaxed)
             }
         };
-        if was_chosen && outcome.is_err() {
+        // Chosen after the last look, or while it went on: that has not seen what the wake-up was for, or
+        // has seen something else.
+        if was_chosen {
             self.wake_one();
         }
         outcome
@@ -335,8 +338,7 @@ impl WaitQueue {
                 if run::wake(&*(*node).thread, state::ANY) {
                     return true;
                 }
-                // It is awake already and on its way out; it passes the wake-up on if it leaves
-                // without its condition, so the next one gets this one.
+                // It is awake already and on its way out: the next one gets this wake-up.
                 (*node).is_chosen.store(false, Ordering::Relaxed);
             }
         }
