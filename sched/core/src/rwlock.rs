@@ -1,10 +1,10 @@
 //! A lock for one writer or many readers, whose waiters sleep: [`RwLock`].
 //!
-//! Writers and readers wait in queues of their own, and nobody is woken who must sleep again for it: a
-//! writer who leaves gives the lock to all readers who wait, or else wakes one writer; the last reader
-//! wakes one writer. So readers and writers get their turns alternately, a writer who waits keeps new
-//! readers out, and a thousand who wait cost a thousand wake-ups. A writer who runs may take the lock
-//! before one who has just been woken: the lock does not stand idle for the switch.
+//! Writers and readers wait in queues of their own: a writer who leaves gives the lock to all readers who
+//! wait, or else wakes one writer; the last reader wakes one writer. So readers and writers get their turns
+//! alternately, and a writer who waits keeps new readers out. A writer who runs may take the lock before the
+//! one who was woken: the lock does not stand idle for the switch. Until the woken one has looked, no other
+//! is woken; so one at most is awake for nothing, and who was late waits at the end of the queue.
 //!
 //! Nobody waits: one atomic instruction each way. Otherwise `line` says who does, and its lock orders
 //! who comes to wait with who leaves. Locks: `sched.rwlock` (690); it is released before waking.
@@ -24,6 +24,11 @@ const WRITER: u32 = 1 << 31;
 const WRITERS_WAIT: u32 = 1 << 30;
 /// Readers wait. Changed under the line's lock.
 const READERS_WAIT: u32 = 1 << 29;
+/// A writer was woken and has not looked yet. Who sets this wakes one after that, and each look of a writer
+/// who waits takes it back; so somebody looks whenever it is set.
+const WRITER_COMES: u32 = 1 << 28;
+/// All but holders.
+const NOTES: u32 = WRITERS_WAIT | READERS_WAIT | WRITER_COMES;
 
 /// A lock for one writer or many readers.
 pub struct RwLock<T: ?Sized> {
@@ -154,9 +159,20 @@ impl<T: ?Sized> RwLock<T> {
         // Acquire: pairs with the releases below.
         self.state
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, |state| {
-                (state & !(WRITERS_WAIT | READERS_WAIT) == 0).then_some(state | WRITER)
+                (state & !NOTES == 0).then_some(state | WRITER)
             })
             .is_ok()
+    }
+
+    /// The look of a writer who waits.
+    fn take_write_waiting(&self) -> bool {
+        let look = |state: u32| {
+            let state = state & !WRITER_COMES;
+            Some(if state & !NOTES == 0 { state | WRITER } else { state })
+        };
+        // Acquire: pairs with the releases below.
+        let before = self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, look);
+        before.is_ok_and(|state| state & !NOTES == 0)
     }
 
     #[cold]
@@ -184,19 +200,19 @@ impl<T: ?Sized> RwLock<T> {
         {
             let mut line = self.line.lock();
             let before = self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, |state| {
-                let is_free = state & !(WRITERS_WAIT | READERS_WAIT) == 0;
+                let is_free = state & !NOTES == 0;
                 Some(state | if is_free { WRITER } else { WRITERS_WAIT })
             });
-            if before.is_ok_and(|state| state & !(WRITERS_WAIT | READERS_WAIT) == 0) {
+            if before.is_ok_and(|state| state & !NOTES == 0) {
                 return;
             }
             line.writers += 1;
         }
-        self.writers.wait(|| self.take_write().then_some(()));
+        self.writers.wait(|| self.take_write_waiting().then_some(()));
         let mut line = self.line.lock();
         line.writers -= 1;
         if line.writers == 0 {
-            // Relaxed: who finds it set takes the line's lock and looks there.
+            // Relaxed: a writer who leaves looks at the line, and a reader who finds it set wakes nobody.
             self.state.fetch_and(!WRITERS_WAIT, Ordering::Relaxed);
         }
     }
@@ -205,7 +221,16 @@ impl<T: ?Sized> RwLock<T> {
     fn release_read(&self) {
         check::sleep_release(self.class);
         let before = self.state.fetch_sub(1, Ordering::Release);
-        if before & WRITERS_WAIT != 0 && before & !(WRITERS_WAIT | READERS_WAIT) == 1 {
+        if before & WRITERS_WAIT != 0 && before & !NOTES == 1 {
+            self.wake_writer();
+        }
+    }
+
+    /// Wakes a writer unless one is awake and about to look.
+    #[cold]
+    fn wake_writer(&self) {
+        // Relaxed: the queue's fences order it with the look of who comes to wait.
+        if self.state.fetch_or(WRITER_COMES, Ordering::Relaxed) & WRITER_COMES == 0 {
             self.writers.wake_one();
         }
     }
@@ -222,11 +247,15 @@ impl<T: ?Sized> RwLock<T> {
     /// Gives the lock, which is held for writing, to the readers who wait, or leaves it to writers.
     #[cold]
     fn release_to_waiters(&self) {
+        // Sleeping readers have the lock from here until they are woken.
+        let _stays = arch::preempt::disable();
         let mut line = self.line.lock();
         let readers = core::mem::take(&mut line.readers);
         let writers_wait = if line.writers > 0 { WRITERS_WAIT } else { 0 };
-        // Nobody else changes the word now: it is held for writing, and the line is locked.
-        self.state.store(readers | writers_wait, Ordering::Release);
+        // Release: pairs with the acquires of who takes it next. Only a look of a writer who waits can come
+        // between: the lock is held for writing, and the line is locked.
+        let pass_on = |state: u32| Some(readers | writers_wait | state & WRITER_COMES);
+        _ = self.state.fetch_update(Ordering::Release, Ordering::Relaxed, pass_on);
         if readers > 0 {
             // Release: the word counts the readers before they go.
             self.turn.fetch_add(1, Ordering::Release);
@@ -234,8 +263,8 @@ impl<T: ?Sized> RwLock<T> {
         drop(line);
         if readers > 0 {
             self.readers.wake_all();
-        } else {
-            self.writers.wake_one();
+        } else if writers_wait != 0 {
+            self.wake_writer();
         }
     }
 }
