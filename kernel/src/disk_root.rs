@@ -103,7 +103,10 @@ fn no_file_system(device: &Device, tried: &str) -> ! {
 }
 
 /// Every disk and partition: number, size in KiB, name, and the identifier that `PARTUUID=` takes.
+///
+/// A boot ends with it: the console that was asked for is to show that, and may still be on its way.
 fn list() {
+    tty::console::wait_for_chosen();
     for device in block::devices() {
         let id = device.id();
         let mut number = String::new();
