@@ -16,6 +16,8 @@ use mapped::{Found, Taken};
 use pagecache::Mapping;
 
 const PAGE: u64 = PAGE_SIZE as u64;
+/// Pages that are moved at a time.
+const BATCH: usize = 32;
 
 impl AddressSpace {
     /// Changes the areas of a range one by one, split at its ends and merged afterwards. A gap ends
@@ -288,21 +290,47 @@ impl AddressSpace {
         self.unshare_range(from, from + len);
         self.split_range(from, from + len);
         self.unshare_range(to, to + len);
-        let mut found: Vec<(u64, Taken)> = Vec::new();
-        self.table.walk(va(from), va(from + len), |at, visit| {
-            if let Found::Entry(entry) = visit {
-                found.push((at.0, entry.take()));
+        let (mut at, end) = (from, from + len);
+        while at < end {
+            let next = end.min((at + 1).next_multiple_of(HUGE_SIZE as u64));
+            let batches = (at..next).step_by(BATCH * PAGE_SIZE);
+            if self.has_entries(at, next) {
+                batches.for_each(|start| {
+                    let end = next.min(start + BATCH as u64 * PAGE);
+                    self.move_batch(start, end, to.wrapping_sub(from));
+                });
+            }
+            at = next;
+        }
+        self.table.context().flush_range(va(from), va(from + len));
+    }
+
+    fn has_entries(&self, start: u64, end: u64) -> bool {
+        let mut is_any = false;
+        self.table.walk(va(start), va(end), |_, visit| is_any |= matches!(visit, Found::Entry(_)));
+        is_any
+    }
+
+    /// Moves the entries of at most [`BATCH`] pages by a distance. They are listed on the stack: programs
+    /// move memory when it is short, too.
+    fn move_batch(&self, start: u64, end: u64, distance: u64) {
+        let mut found: [Option<(u64, Taken)>; BATCH] = [const { None }; BATCH];
+        let mut places = found.iter_mut();
+        self.table.walk(va(start), va(end), |at, visit| {
+            if let Found::Entry(entry) = visit
+                && let Some(place) = places.next()
+            {
+                *place = Some((at.0, entry.take()));
             }
         });
-        for (at, taken) in found {
-            let left = match self.table.lookup(va(at - from + to)) {
+        for (at, taken) in found.into_iter().flatten() {
+            let left = match self.table.lookup(va(at.wrapping_add(distance))) {
                 Some(entry) => entry.put(taken).err(),
                 None => Some(taken),
             };
-            debug_assert!(left.is_none(), "no place for {at:#x} at {to:#x}");
+            debug_assert!(left.is_none(), "no place for {at:#x}, {distance:#x} further");
             drop(left.and_then(|taken| self.count_out(taken)));
         }
-        self.table.context().flush_range(va(from), va(from + len));
     }
 
     /// `madvise(2)`.
