@@ -6,7 +6,7 @@ use crate::vma::{Areas, Changing, Vma};
 use crate::{AddressSpace, flag};
 use abi::{Errno, Result};
 use alloc::vec::Vec;
-use arch::addr::{HUGE_SIZE, PAGE_SIZE, USER_END, VirtAddr};
+use arch::addr::{HUGE_SIZE, PAGE_SIZE, USER_END};
 use arch::paging::is_user_range;
 use arch::tlb::Gather;
 use core::sync::atomic::Ordering;
@@ -32,6 +32,9 @@ pub(crate) fn span(start: u64, len: u64) -> Result<u64> {
     }
     start.checked_add(whole).ok_or(Errno::EINVAL)
 }
+
+/// Shared tables of a range that are told apart in one pass.
+const SHARED_TABLES: usize = 128;
 
 /// How often [`AddressSpace::reap`] tries, 2 ms apart.
 const REAP_ATTEMPTS: u32 = 10;
@@ -63,13 +66,26 @@ impl AddressSpace {
 
     /// Gives this address space its own copies of all tables of a range, of pages at its edges. Holding `tables`.
     pub(crate) fn unshare_range(&self, start: u64, end: u64) {
-        let mut shared: Vec<VirtAddr> = Vec::new();
-        self.table.walk(va(start), va(end), |at, visit| {
-            if let Found::SharedTable = visit {
-                shared.push(at);
+        // Listed on the stack: nothing large can be had while the tables are walked. One pass, as a rule.
+        let mut from = start;
+        loop {
+            let mut shared = [0; SHARED_TABLES];
+            let mut places = shared.iter_mut();
+            let mut count = 0;
+            self.table.walk(va(from), va(end), |at, visit| {
+                if let Found::SharedTable = visit {
+                    count += 1;
+                    if let Some(place) = places.next() {
+                        *place = at.0;
+                    }
+                }
+            });
+            shared.iter().take(count).for_each(|at| self.unshare_at(*at));
+            if count <= SHARED_TABLES {
+                break;
             }
-        });
-        shared.iter().for_each(|at| self.unshare_at(at.0));
+            from = shared[SHARED_TABLES - 1] + HUGE_SIZE as u64;
+        }
         self.split_edges(start, end);
     }
 
