@@ -3,21 +3,35 @@
 
 use crate::Result;
 
-/// How many tests passed and failed.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+/// How many tests passed and failed, and the names of those that failed as far as they are known.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
+    pub(crate) failures: Vec<String>,
 }
 
 impl Tally {
     /// One failure.
-    pub(crate) const FAILURE: Tally = Tally { passed: 0, failed: 1 };
+    pub(crate) const FAILURE: Tally = Tally { passed: 0, failed: 1, failures: Vec::new() };
+
+    /// So many tests without names.
+    pub(crate) const fn of(passed: u64, failed: u64) -> Tally {
+        Tally { passed, failed, failures: Vec::new() }
+    }
 
     /// Adds what another step counted.
     pub(crate) fn add(&mut self, other: Tally) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.failures.extend(other.failures);
+    }
+
+    /// Names the failures after what failed, if none has a name yet.
+    pub(crate) fn name_failures(&mut self, name: &str) {
+        if self.failed > 0 && self.failures.is_empty() {
+            self.failures.push(format!("{name}: {}", self.failed));
+        }
     }
 
     /// Counts one test and prints how it went.
@@ -29,6 +43,7 @@ impl Tally {
             }
             Err(failure) => {
                 self.failed += 1;
+                self.failures.push(name.to_string());
                 println!("FAILED  {name}: {failure}");
             }
         }
@@ -79,6 +94,19 @@ mod tests {
         assert!(check(&two, &[], Some("not syncing: VFS")).is_err());
         assert!(check("lock check: rank\n", &[], None).is_err());
         assert!(check("DEBUG mode\n", &[], None).is_ok());
+    }
+
+    #[test]
+    fn failures_are_remembered_by_name() {
+        let mut step = Tally::default();
+        step.count("one", Ok(()));
+        step.count("two", Err("why".into()));
+        let mut program = Tally::of(5, 3);
+        program.name_failures("program");
+        step.add(program);
+        step.name_failures("step");
+        assert_eq!((step.passed, step.failed), (6, 4));
+        assert_eq!(step.failures, ["two", "program: 3"]);
     }
 
     #[test]

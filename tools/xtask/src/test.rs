@@ -47,15 +47,16 @@ pub(crate) fn run() -> Result<u8> {
     ];
     for (name, step) in steps {
         println!("==> {name} ({} s)", start.elapsed().as_secs());
-        match step() {
-            Ok(tally) => total.add(tally),
-            Err(failure) => {
-                println!("FAILED  {name}: {failure}");
-                total.add(Tally::FAILURE);
-            }
-        }
+        let mut tally = step().unwrap_or_else(|failure| {
+            println!("FAILED  {name}: {failure}");
+            Tally::FAILURE
+        });
+        tally.name_failures(name);
+        total.add(tally);
     }
     println!("==> done ({} s)", start.elapsed().as_secs());
+    // Again at the end, where they are found.
+    total.failures.iter().for_each(|name| println!("failed: {name}"));
     println!("{} passed, {} failed", total.passed, total.failed);
     Ok(u8::from(total.failed > 0))
 }
@@ -113,7 +114,8 @@ fn host_tests() -> Result<Tally> {
         let name = folder.strip_prefix(paths::project()).unwrap_or(folder).display().to_string();
         for program in programs {
             let start = Instant::now();
-            let tally = run_program(&name, folder, &program)?;
+            let mut tally = run_program(&name, folder, &program)?;
+            tally.name_failures(&name);
             let label = if tally.failed == 0 { "ok     " } else { "FAILED " };
             println!(
                 "{label} {name}: {} passed, {} failed ({:.1} s)",
@@ -179,7 +181,8 @@ fn run_program(name: &str, folder: &Path, program: &Path) -> Result<Tally> {
 fn doc_tests() -> Result<Tally> {
     let mut command = patient_cargo(PATIENCE_PER_CRATE);
     command.args(["test", "--quiet", "--workspace", "--doc", "--no-fail-fast"]);
-    let tally = run_logged("documentation", &mut command)?;
+    let mut tally = run_logged("documentation", &mut command)?;
+    tally.name_failures("documentation");
     println!("ok      documentation: {} passed, {} failed", tally.passed, tally.failed);
     Ok(tally)
 }
@@ -218,7 +221,7 @@ fn results(text: &str) -> Tally {
             let mut parts = counts.split([';', '.']).map(str::trim);
             parts.find_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok()).unwrap_or(0)
         };
-        tally.add(Tally { passed: count("passed"), failed: count("failed") });
+        tally.add(Tally::of(count("passed"), count("failed")));
     }
     tally
 }
@@ -239,7 +242,7 @@ mod tests {
     fn adds_up_results() {
         let text = "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured\n\
                     noise\ntest result: FAILED. 2 passed; 3 failed; 0 ignored";
-        assert_eq!(results(text), Tally { passed: 7, failed: 3 });
+        assert_eq!(results(text), Tally::of(7, 3));
     }
 
     #[test]

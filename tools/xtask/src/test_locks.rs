@@ -5,6 +5,7 @@ use crate::build::{Profile, build, cargo};
 use crate::tally::Tally;
 use crate::{Result, paths, test_boot};
 use std::path::PathBuf;
+use std::process::Command;
 
 /// Boots that say what others say too are left out.
 const BOOTS: [&str; 2] = ["PVH, 4 CPUs, x2APIC", "bzImage, old processor"];
@@ -29,6 +30,14 @@ pub(crate) fn rootfs() -> PathBuf {
     named.map_or(paths::project().join(ROOTFS), Into::into)
 }
 
+/// A command of `tests/runner`.
+pub(crate) fn runner(word: &str) -> Command {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--release", "-p", "runner", "--", word]);
+    command.current_dir(paths::project());
+    command
+}
+
 /// Runs all.
 pub(crate) fn cases() -> Result<Tally> {
     let mut tally = test_boot::cases(Profile::Debug, &BOOTS)?;
@@ -42,8 +51,7 @@ pub(crate) fn cases() -> Result<Tally> {
     }
     let kernel = build(Profile::Debug)?;
     for (shape, families) in RUNS {
-        let mut command = cargo();
-        command.args(["run", "--quiet", "--release", "-p", "runner", "--", "ours"]);
+        let mut command = runner("ours");
         command.args(["--shape", shape, "--kernel"]).arg(&kernel.vmlinuz);
         command.arg("--rootfs").arg(&rootfs).args(["--append", CASE_PATIENCE]);
         for family in families {

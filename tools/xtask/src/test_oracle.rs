@@ -1,8 +1,8 @@
 //! The cases of `tests/oracle` on Debian's Linux kernel and on ours: what they print must be equal.
 
-use crate::build::{Profile, build, cargo};
+use crate::build::{Profile, build};
 use crate::tally::Tally;
-use crate::{Result, paths, test_locks};
+use crate::{Result, test_locks};
 use std::process::Stdio;
 
 /// The machines: the first is part of `make test`.
@@ -29,8 +29,7 @@ fn compare(shapes: &[&str]) -> Result<Tally> {
         return Ok(Tally::FAILURE);
     }
     let kernel = build(Profile::Release)?;
-    let mut command = cargo();
-    command.args(["run", "--quiet", "--release", "-p", "runner", "--", "oracle"]);
+    let mut command = test_locks::runner("oracle");
     command.arg("--kernel").arg(&kernel.vmlinuz).arg("--rootfs").arg(&rootfs);
     for shape in shapes {
         command.args(["--shape", shape]);
@@ -38,18 +37,17 @@ fn compare(shapes: &[&str]) -> Result<Tally> {
     for word in SLOW_ON_LINUX {
         command.args(["--skip", word]);
     }
-    command.current_dir(paths::project()).stderr(Stdio::inherit());
-    let output = command.output()?;
+    let output = command.stderr(Stdio::inherit()).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     print!("{text}");
     Ok(total(&text).unwrap_or(Tally::FAILURE))
 }
 
 /// The runner's last line, `N passed, N failed`.
-fn total(text: &str) -> Option<Tally> {
+pub(crate) fn total(text: &str) -> Option<Tally> {
     let (passed, failed) = text.lines().last()?.split_once(" passed, ")?;
     let failed = failed.strip_suffix(" failed")?.parse().ok()?;
-    Some(Tally { passed: passed.parse().ok()?, failed })
+    Some(Tally::of(passed.parse().ok()?, failed))
 }
 
 #[cfg(test)]
@@ -58,7 +56,7 @@ mod tests {
 
     #[test]
     fn reads_the_total() {
-        let tally = Tally { passed: 200, failed: 3 };
+        let tally = Tally::of(200, 3);
         assert_eq!(total("noise\n200 passed, 3 failed\n"), Some(tally));
         assert_eq!(total("runner: no kernel"), None);
     }
