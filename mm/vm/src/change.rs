@@ -291,24 +291,14 @@ impl AddressSpace {
         self.split_range(from, from + len);
         self.unshare_range(to, to + len);
         let (mut at, end) = (from, from + len);
-        while at < end {
-            let next = end.min((at + 1).next_multiple_of(HUGE_SIZE as u64));
-            let batches = (at..next).step_by(BATCH * PAGE_SIZE);
-            if self.has_entries(at, next) {
-                batches.for_each(|start| {
-                    let end = next.min(start + BATCH as u64 * PAGE);
-                    self.move_batch(start, end, to.wrapping_sub(from));
-                });
+        while let Some(used) = self.table.next_used(va(at), va(end)) {
+            let first = used.0.max(at);
+            at = ((first & !(HUGE_SIZE as u64 - 1)) + HUGE_SIZE as u64).min(end);
+            for start in (first..at).step_by(BATCH * PAGE_SIZE) {
+                self.move_batch(start, at.min(start + BATCH as u64 * PAGE), to.wrapping_sub(from));
             }
-            at = next;
         }
         self.table.context().flush_range(va(from), va(from + len));
-    }
-
-    fn has_entries(&self, start: u64, end: u64) -> bool {
-        let mut is_any = false;
-        self.table.walk(va(start), va(end), |_, visit| is_any |= matches!(visit, Found::Entry(_)));
-        is_any
     }
 
     /// Moves the entries of at most [`BATCH`] pages by a distance. They are listed on the stack: programs

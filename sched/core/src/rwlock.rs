@@ -229,6 +229,8 @@ impl<T: ?Sized> RwLock<T> {
     /// Wakes a writer unless one is awake and about to look.
     #[cold]
     fn wake_writer(&self) {
+        // All others leave the waking to this one from here.
+        let _stays = arch::preempt::disable();
         // Relaxed: the queue's fences order it with the look of who comes to wait.
         if self.state.fetch_or(WRITER_COMES, Ordering::Relaxed) & WRITER_COMES == 0 {
             self.writers.wake_one();
@@ -251,10 +253,13 @@ impl<T: ?Sized> RwLock<T> {
         let _stays = arch::preempt::disable();
         let mut line = self.line.lock();
         let readers = core::mem::take(&mut line.readers);
-        let writers_wait = if line.writers > 0 { WRITERS_WAIT } else { 0 };
+        let has_writers = line.writers > 0;
         // Release: pairs with the acquires of who takes it next. Only a look of a writer who waits can come
         // between: the lock is held for writing, and the line is locked.
-        let pass_on = |state: u32| Some(readers | writers_wait | state & WRITER_COMES);
+        let pass_on = |state: u32| {
+            let writers = if has_writers { WRITERS_WAIT | state & WRITER_COMES } else { 0 };
+            Some(readers | writers)
+        };
         _ = self.state.fetch_update(Ordering::Release, Ordering::Relaxed, pass_on);
         if readers > 0 {
             // Release: the word counts the readers before they go.
@@ -263,7 +268,7 @@ impl<T: ?Sized> RwLock<T> {
         drop(line);
         if readers > 0 {
             self.readers.wake_all();
-        } else if writers_wait != 0 {
+        } else if has_writers {
             self.wake_writer();
         }
     }

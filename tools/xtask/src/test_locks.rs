@@ -34,7 +34,6 @@ pub(crate) fn rootfs() -> PathBuf {
 pub(crate) fn runner(word: &str) -> Command {
     let mut command = cargo();
     command.args(["run", "--quiet", "--release", "-p", "runner", "--", word]);
-    command.current_dir(paths::project());
     command
 }
 

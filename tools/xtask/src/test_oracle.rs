@@ -44,7 +44,7 @@ fn compare(shapes: &[&str]) -> Result<Tally> {
 }
 
 /// The runner's last line, `N passed, N failed`.
-pub(crate) fn total(text: &str) -> Option<Tally> {
+fn total(text: &str) -> Option<Tally> {
     let (passed, failed) = text.lines().last()?.split_once(" passed, ")?;
     let failed = failed.strip_suffix(" failed")?.parse().ok()?;
     Some(Tally::of(passed.parse().ok()?, failed))
