@@ -19,6 +19,7 @@
 //!
 //! `run` and `debug` are steered by the environment: see [`options`].
 
+mod accel;
 mod build;
 mod bzimage;
 mod debug;

@@ -39,10 +39,10 @@ pub(crate) struct Options {
     pub(crate) disk: Disk,
     /// `DISK_SIZE`: size of a root image that is made.
     pub(crate) disk_size: String,
-    /// `ACCEL`: QEMU's accelerator.
-    pub(crate) accel: String,
-    /// `CPU`: QEMU's CPU model.
-    pub(crate) cpu: String,
+    /// `ACCEL`: QEMU's accelerator; without it the best that runs the kernel.
+    pub(crate) accel: Option<String>,
+    /// `CPU`: QEMU's CPU model; without it all that the accelerator has.
+    pub(crate) cpu: Option<String>,
     /// `APPEND`: more words for the kernel's command line.
     pub(crate) append: String,
     /// `INIT`: another init than the helper.
@@ -80,8 +80,6 @@ impl Options {
         let extra = text("QEMU_ARGS").unwrap_or_default();
         let mut qemu_args: Vec<String> = extra.split_whitespace().map(String::from).collect();
         qemu_args.extend(rest.iter().map(|word| word.to_string()));
-        let accel = text("ACCEL").unwrap_or_else(|| default_accel().into());
-        let fallback = if accel.starts_with("kvm") { "host" } else { "max,-erms,-fsrm" };
         Ok(Options {
             rootfs: text("ROOTFS").map(PathBuf::from),
             image: text("IMAGE").map(PathBuf::from),
@@ -90,8 +88,8 @@ impl Options {
             memory: text("MEM").unwrap_or("1G".into()),
             disk,
             disk_size: text("DISK_SIZE").unwrap_or("4G".into()),
-            cpu: text("CPU").unwrap_or(fallback.into()),
-            accel,
+            accel: text("ACCEL"),
+            cpu: text("CPU"),
             append: text("APPEND").unwrap_or_default(),
             init: text("INIT"),
             initrd: text("INITRD").map(PathBuf::from),
@@ -100,25 +98,5 @@ impl Options {
             is_debug_build: text("DEBUG").is_some_and(|value| value == "1"),
             qemu_args,
         })
-    }
-}
-
-/// KVM where it works, else emulation with a thread per CPU.
-///
-/// That `/dev/kvm` can be opened says little on a machine that is itself virtual, so the firmware
-/// is run for a moment: a QEMU that is still there after that has a KVM that executes code.
-fn default_accel() -> &'static str {
-    let emulation = "tcg,thread=multi";
-    if std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
-        return emulation;
-    }
-    let mut trial = std::process::Command::new("timeout");
-    trial.args(["-k", "1", "0.3", "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host"]);
-    trial.args(["-display", "none", "-nodefaults", "-no-reboot", "-m", "64"]);
-    trial.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    const STOPPED_BY_TIMEOUT: i32 = 124;
-    match trial.status() {
-        Ok(status) if status.code() == Some(STOPPED_BY_TIMEOUT) => "kvm",
-        _ => emulation,
     }
 }

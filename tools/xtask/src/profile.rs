@@ -23,7 +23,7 @@ const KERNEL_START: u64 = 1 << 63;
 pub(crate) fn run(options: &Options) -> Result<u8> {
     let raw = paths::output().join("profile.raw");
     let mut options = options.clone();
-    options.accel = "tcg,thread=single".into();
+    options.accel = Some("tcg,thread=single".into());
     options.append.push_str(" nokaslr");
     options.qemu_args.push("-plugin".into());
     options.qemu_args.push(format!("{},out={}", plugin()?, raw.display()));

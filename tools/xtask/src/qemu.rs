@@ -2,7 +2,7 @@
 
 use crate::build::{Kernel, Profile, build};
 use crate::options::{Disk, Entry, Options};
-use crate::{Result, guest, image, paths, shell};
+use crate::{Result, accel, guest, image, paths, shell};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -86,10 +86,12 @@ pub(crate) fn machine(options: &Options, kernel: &Path, image: &Path, control: &
     words.push(' ');
     words.push_str(&options.append);
 
+    let accel = options.accel.as_deref().unwrap_or_else(|| accel::choose(kernel));
+    let cpu = options.cpu.as_deref().unwrap_or(accel::cpu(accel));
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-M", "q35", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-accel", &options.accel, "-cpu", &options.cpu])
+        .args(["-accel", accel, "-cpu", cpu])
         .args(["-smp", &options.cpus.to_string(), "-m", &options.memory])
         .arg("-kernel")
         .arg(kernel)
