@@ -98,6 +98,22 @@ impl Lists {
         result
     }
 
+    /// Something became free: who waits for a POSIX lock that nobody keeps from it any more waits for
+    /// nobody, even before it runs. Else the owner that it waited for could not wait in turn
+    /// without `EDEADLK`. Waiters are woken afterwards and say themselves for whom they wait next.
+    fn forget_satisfied(&self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut graph = WAITING.lock();
+        for line in self.waiting.iter().filter(|line| !line.is_flock) {
+            let holder = self.holder(line).map(|lock| lock.owner);
+            if graph.get(&line.lock.owner).copied() != holder {
+                graph.remove(&line.lock.owner);
+            }
+        }
+    }
+
     /// The first lock that keeps `wanted` from being set.
     fn holder(&self, wanted: &LockLine) -> Option<RecordLock> {
         let list = if wanted.is_flock { &self.flocks } else { &self.records };
@@ -181,13 +197,22 @@ impl LockState {
         list.iter().take_while(|l| l.start <= wanted.end).find(|l| l.conflicts(wanted)).copied()
     }
 
-    fn try_record(&self, inode: &Arc<Inode>, wanted: &RecordLock) -> Result<(), RecordLock> {
+    /// Sets a lock, or tells `refused` which one is in its way, before that can go.
+    fn try_record<E>(
+        &self,
+        inode: &Arc<Inode>,
+        wanted: &RecordLock,
+        refused: impl FnOnce(RecordLock) -> E,
+    ) -> Result<(), E> {
         let mut lists = self.lists.lock();
         if let Some(conflict) = Self::first_conflict(&lists.records, wanted) {
-            return Err(conflict);
+            return Err(refused(conflict));
         }
         let freed =
             lists.change(inode, |lists| apply(&mut lists.records, wanted, Some(wanted.kind)));
+        if freed {
+            lists.forget_satisfied();
+        }
         drop(lists);
         if freed {
             self.queue.wake_all();
@@ -247,25 +272,30 @@ impl Drop for Waiter<'_> {
 /// `F_SETLK` and `F_SETLKW` (and their OFD forms).
 pub fn set_record(inode: &Arc<Inode>, wanted: RecordLock, wait: Wait) -> Result<()> {
     let state = &inode.extra().locks;
-    match state.try_record(inode, &wanted) {
+    match state.try_record(inode, &wanted, |_| ()) {
         Ok(()) => return Ok(()),
         Err(_) if wait == Wait::No => return Err(Errno::EAGAIN),
         Err(_) => {}
     }
     let is_posix = matches!(wanted.owner, Owner::Table(_));
     let _waiter = Waiter::new(state, false, wanted);
+    // Nothing for another round, else the outcome.
+    let waits_for = |conflict: RecordLock| {
+        if !is_posix {
+            return None;
+        }
+        let mut graph = WAITING.lock();
+        if would_deadlock(wanted.owner, conflict.owner, &graph) {
+            return Some(Errno::EDEADLK);
+        }
+        graph.insert(wanted.owner, conflict.owner);
+        None
+    };
     let result = state.queue.wait_interruptible(
-        || match state.try_record(inode, &wanted) {
+        || match state.try_record(inode, &wanted, waits_for) {
             Ok(()) => Some(Ok(())),
-            Err(conflict) if is_posix => {
-                let mut graph = WAITING.lock();
-                if would_deadlock(wanted.owner, conflict.owner, &graph) {
-                    return Some(Err(Errno::EDEADLK));
-                }
-                graph.insert(wanted.owner, conflict.owner);
-                None
-            }
-            Err(_) => None,
+            Err(Some(error)) => Some(Err(error)),
+            Err(None) => None,
         },
         None,
     );
@@ -281,8 +311,12 @@ pub fn set_record(inode: &Arc<Inode>, wanted: RecordLock, wait: Wait) -> Result<
 /// `F_UNLCK`.
 pub fn unlock_record(inode: &Arc<Inode>, range: &RecordLock) {
     let Some(extra) = inode.existing_extra() else { return };
-    let freed =
-        extra.locks.lists.lock().change(inode, |lists| apply(&mut lists.records, range, None));
+    let mut lists = extra.locks.lists.lock();
+    let freed = lists.change(inode, |lists| apply(&mut lists.records, range, None));
+    if freed {
+        lists.forget_satisfied();
+    }
+    drop(lists);
     if freed {
         extra.locks.queue.wake_all();
     }
@@ -339,6 +373,9 @@ fn drop_owner(inode: &Arc<Inode>, owner: Owner) {
         lists.flocks.retain(|l| l.owner != owner);
     });
     let freed = lists.records.len() + lists.flocks.len() != before;
+    if freed {
+        lists.forget_satisfied();
+    }
     drop(lists);
     if freed {
         extra.locks.queue.wake_all();

@@ -44,9 +44,18 @@ impl Numbers {
         self.last
     }
 
-    /// No number above this has ever been taken.
-    pub fn highest(&self) -> i32 {
-        i32::try_from(self.words.len() * 64).unwrap_or(i32::MAX)
+    /// The first number from `from` on that is taken.
+    pub fn next_taken(&self, from: i32) -> Option<i32> {
+        let from = usize::try_from(from).ok()?;
+        let mut mask = !0u64 << (from % 64);
+        for (index, word) in self.words.iter().enumerate().skip(from / 64) {
+            let taken = word & mask;
+            if taken != 0 {
+                return i32::try_from(index * 64 + taken.trailing_zeros() as usize).ok();
+            }
+            mask = !0;
+        }
+        None
     }
 
     /// Makes the next allocation start after `last` (`/proc/sys/kernel/ns_last_pid`).
@@ -186,6 +195,8 @@ mod tests {
                 let victim = i32::from(f) % 512;
                 if held.remove(&victim) { n.free(victim); }
                 prop_assert_eq!(n.used(), held.len());
+                let above = held.range(victim..).next().copied();
+                prop_assert_eq!(n.next_taken(victim), above);
             }
         }
     }

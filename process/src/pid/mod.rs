@@ -138,16 +138,17 @@ impl PidNamespace {
     }
 
     /// The first process with a number of at least `from`, with that number: for `/proc`.
-    /// Numbers are few and a directory is read in order, so the bitmap is scanned from `from`.
+    /// Costs a hash lookup for each number in use that is no process's, and a word of the bitmap for 64
+    /// that are free.
     pub fn next_group(&self, from: i32) -> Option<(i32, Arc<ThreadGroup>)> {
         let max = self.max();
-        let mut nr = from.max(1);
         let table = self.table.lock();
-        while nr < max && nr <= table.numbers.highest() {
-            if let Some(group) = table.map.get(&nr).and_then(|p| p.group()) {
+        let mut taken = table.numbers.next_taken(from.max(1));
+        while let Some(nr) = taken.filter(|&nr| nr < max) {
+            if let Some(group) = table.map.get(&nr).and_then(|pid| pid.group()) {
                 return Some((nr, group));
             }
-            nr += 1;
+            taken = table.numbers.next_taken(nr + 1);
         }
         None
     }
