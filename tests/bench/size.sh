@@ -1,0 +1,31 @@
+#!/bin/bash
+# Runs as init on both kernels: how much memory the kernel takes, rows as tests/bench/applications.sh
+# writes them. The host measures the time until the first line.
+# /oracle/words has the machine's memory in KiB and the number of idle processes.
+. /oracle/machine.sh
+echo @@INIT >$report
+
+# KiB that are neither free nor hold files or memory of programs. They are counted against what the
+# machine has: MemTotal leaves out what a kernel takes for itself before it counts.
+kernel_memory() {
+  sync
+  echo 3 >/proc/sys/vm/drop_caches
+  sleep 2
+  awk -v used="$machine" '
+    /^(MemFree|Buffers|Cached|AnonPages):/ { used -= $2; fields++ }
+    END { if (fields != 4) exit 1; print used }' /proc/meminfo
+}
+
+set_up
+{ read -r machine; read -r count; } </oracle/words
+before=$(kernel_memory)
+for ((i = 0; i < count; i++)); do
+  sleep 1000 &
+done
+sleep 5
+after=$(kernel_memory)
+printf 'memory\tkernel memory after boot\t%s\tKiB\n' "$before" >$report
+awk -v grown=$((after - before)) -v count="$count" 'BEGIN {
+  printf "memory\tkernel memory of an idle process\t%.1f\tKiB\n", grown / count }' >$report
+echo @@DONE >$report
+power_off
