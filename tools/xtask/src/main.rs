@@ -36,6 +36,7 @@ mod shell;
 mod symbols;
 mod tally;
 mod test;
+mod test_bench;
 mod test_boot;
 mod test_loaders;
 mod test_locks;
