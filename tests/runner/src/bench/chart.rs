@@ -12,7 +12,7 @@ use super::table::{Summary, groups};
 
 const WIDTH: f64 = 760.0;
 /// Where bars begin, and where the longest may end.
-const LEFT: f64 = 190.0;
+const LEFT: f64 = 200.0;
 const RIGHT: f64 = 690.0;
 const TOP: f64 = 64.0;
 const ROW: f64 = 22.0;
@@ -24,14 +24,17 @@ const LONGEST_RATIO: f64 = 6.0;
 
 const STYLE: &str = "\
 .ground { fill: #ffffff; stroke: #d0d7de } .text { fill: #1f2328 } .faint { fill: #59636e }
-.grid { stroke: #d0d7de; stroke-width: 1 } .linux { stroke: #1f2328; stroke-width: 1.5; stroke-dasharray: 4 3 }
-.faster { fill: #1a7f64 } .slower { fill: #c4542b }
+.value { stroke: #ffffff; stroke-width: 4; paint-order: stroke } .faster, .slower { fill-opacity: 0.85 }
+.grid, polyline.grid { stroke: #d0d7de; stroke-width: 1 } .linux { stroke: #1f2328; stroke-width: 1.5; stroke-dasharray: 4 3 }
+.faster { fill: #1a7f64 } .slower { fill: #c4542b } polyline { fill: none; stroke-width: 2.5; stroke-linejoin: round }
+.ours { stroke: #1a7f64 } .theirs { stroke: #6e7781 }
 text { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif }
 .title { font-size: 15px; font-weight: 600 } .heading { font-weight: 600 } .end { text-anchor: end }
 .middle { text-anchor: middle }
 @media (prefers-color-scheme: dark) {
-.ground { fill: #0d1117; stroke: #3d444d } .text { fill: #f0f6fc } .faint { fill: #9198a1 }
-.grid { stroke: #2a3038 } .linux { stroke: #f0f6fc } .faster { fill: #3fb68b } .slower { fill: #f0883e }
+.ground { fill: #0d1117; stroke: #3d444d } .value { stroke: #0d1117 } .text { fill: #f0f6fc } .faint { fill: #9198a1 }
+.grid, polyline.grid { stroke: #2a3038 } .linux { stroke: #f0f6fc } .faster { fill: #3fb68b } .slower { fill: #f0883e }
+.ours { stroke: #3fb68b } .theirs { stroke: #9198a1 }
 }";
 
 /// A section of the chart: a heading and a bar for each group.
@@ -50,14 +53,7 @@ pub(crate) fn svg(record: &Record) -> String {
     let height = bottom + 44.0;
     let x = |ratio: f64| LEFT + ratio.min(most) / most * (RIGHT - LEFT);
 
-    let mut out = Drawing(format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-         width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-label=\"Speed beside Linux by group\">\n\
-         <style>\n{STYLE}\n</style>\n\
-         <rect class=\"ground\" x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\" rx=\"6\"/>\n",
-        WIDTH - 1.0,
-        height - 1.0
-    ));
+    let mut out = Drawing::new(WIDTH, height, "Speed beside Linux by group");
     out.text("title text", 20.0, 28.0, "Speed beside Linux");
     out.text("faint", 20.0, 46.0, "geometric mean of each group's ratios; longer is faster");
     for tick in 0..=most as u32 {
@@ -67,26 +63,26 @@ pub(crate) fn svg(record: &Record) -> String {
         }
         out.text("faint middle", at, bottom + 16.0, &format!("{tick}×"));
     }
+    out.line("linux", x(1.0), TOP, bottom);
+    out.text("text middle", x(1.0), bottom + 32.0, "Linux");
     let mut y = TOP;
     for section in &sections {
         y += HEADING + ROW;
         out.text("heading text", 20.0, y - 7.0, &section.heading);
         for (label, ratio) in &section.bars {
             let class = if *ratio < 1.0 { "slower" } else { "faster" };
-            out.text("text end", LEFT - 10.0, y + 12.0, label);
+            out.text("text end", LEFT - 10.0, y + 15.0, label);
             out.bar(class, y + (ROW - BAR) / 2.0, x(*ratio) - LEFT);
-            out.text("text", x(*ratio) + 6.0, y + 15.0, &format!("{ratio:.2}"));
+            out.text("text value", x(*ratio) + 6.0, y + 15.0, &format!("{ratio:.2}"));
             y += ROW;
         }
     }
-    out.line("linux", x(1.0), TOP, bottom);
-    out.text("text middle", x(1.0), bottom + 32.0, "Linux");
-    out.0.push_str("</svg>\n");
-    out.0
+    out.finish()
 }
 
 fn sections(part: &Part) -> Vec<Section> {
-    if part.kind == Kind::Size {
+    // Curves are not for bars, and bytes are no speed.
+    if [Kind::Scaling, Kind::Size].contains(&part.kind) {
         return Vec::new();
     }
     let section = |(cpus, rows): (u32, Vec<_>)| {
@@ -101,13 +97,37 @@ fn sections(part: &Part) -> Vec<Section> {
 }
 
 /// SVG as it is written.
-struct Drawing(String);
+pub(crate) struct Drawing(String);
 
 impl Drawing {
-    fn text(&mut self, class: &str, x: f64, y: f64, text: &str) {
+    /// A ground of this size.
+    pub(crate) fn new(width: f64, height: f64, label: &str) -> Drawing {
+        let size = format!("width=\"{width}\" height=\"{height}\"");
+        let (inner_width, inner_height) = (width - 1.0, height - 1.0);
+        Drawing(format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" {size} \
+             role=\"img\" aria-label=\"{label}\">\n<style>\n{STYLE}\n</style>\n\
+             <rect class=\"ground\" x=\"0.5\" y=\"0.5\" width=\"{inner_width}\" \
+             height=\"{inner_height}\" rx=\"6\"/>\n"
+        ))
+    }
+
+    pub(crate) fn finish(mut self) -> String {
+        self.0.push_str("</svg>\n");
+        self.0
+    }
+
+    pub(crate) fn text(&mut self, class: &str, x: f64, y: f64, text: &str) {
         let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         // Writing to a string cannot fail.
         let _ = writeln!(self.0, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>");
+    }
+
+    /// From point to point.
+    pub(crate) fn curve(&mut self, class: &str, points: &[(f64, f64)]) {
+        let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let points = points.join(" ");
+        let _ = writeln!(self.0, "<polyline class=\"{class}\" points=\"{points}\"/>");
     }
 
     fn line(&mut self, class: &str, x: f64, from: f64, to: f64) {

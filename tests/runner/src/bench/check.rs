@@ -58,7 +58,8 @@ pub(crate) fn record(options: &Options) -> Result<usize, String> {
     }
     for finding in findings(&rows, &run.readings) {
         if finding.verdict != Verdict::Same {
-            println!("{finding}");
+            // A choice of whoever records it, which must not go unseen.
+            println!("{}", finding.to_string().replacen("FAILED", "worse ", 1));
         }
     }
     renew(&mut rows, &run.readings)?;

@@ -1,5 +1,5 @@
-//! What is kept of the measurements: `latest.json`, and what is written from it: `latest.md`, the chart
-//! `latest.svg`, and the digest in the project's README.
+//! What is kept of the measurements: `latest.json`, and what is written from it: `latest.md`, the charts
+//! `latest.svg` and `scaling.svg`, and the digest in the project's README.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::table::Row;
-use super::{Kind, chart, markdown};
+use super::{Kind, chart, curves, markdown};
 
 /// The digest goes between these lines of the README.
 const MARKS: [&str; 2] = ["<!-- benchmarks -->", "<!-- /benchmarks -->"];
@@ -61,12 +61,13 @@ impl Record {
         let new = with_digest(&old, &digest).ok_or_else(|| {
             format!("{}: no {} and {} in it", readme.display(), MARKS[0], MARKS[1])
         })?;
-        let files = [
+        let mut files = vec![
             (docs.join("latest.json"), self.json()?),
             (docs.join("latest.md"), markdown::document(self)),
             (docs.join("latest.svg"), chart::svg(self)),
             (readme.to_path_buf(), new),
         ];
+        files.extend(curves::svg(self).map(|text| (docs.join("scaling.svg"), text)));
         for (path, text) in files {
             fs::write(&path, text).map_err(|why| format!("{}: {why}", path.display()))?;
         }

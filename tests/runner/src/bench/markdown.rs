@@ -17,6 +17,9 @@ pub(crate) fn document(record: &Record) -> String {
     text.push_str(&summary_table(record));
     for part in &record.parts {
         text.push_str(&format!("\n## {}\n\n{}", part.kind.title(), measured(part)));
+        if part.kind == Kind::Scaling {
+            text.push_str("\n![Operations per second by workers](scaling.svg)\n");
+        }
         for (cpus, rows) in by_cpus(part) {
             for (group, members) in groups(&rows) {
                 text.push_str(&group_table(part.kind, &caption(part.kind, cpus, group), &members));
@@ -73,9 +76,12 @@ pub(crate) fn by_cpus(part: &Part) -> Vec<(u32, Vec<Row>)> {
 }
 
 fn measured(part: &Part) -> String {
-    let Part { date, commit, linux, rows, .. } = part;
-    let summary = Summary::of(rows);
-    format!("Measured on {date}, our commit `{commit}`, Linux's `{linux}`. The {summary}.\n")
+    let Part { kind, date, commit, linux, rows } = part;
+    let mut text = format!("Measured on {date}, our commit `{commit}`, Linux's `{linux}`.");
+    if *kind != Kind::Size {
+        text.push_str(&format!(" The {}.", Summary::of(rows)));
+    }
+    text + "\n"
 }
 
 fn caption(kind: Kind, cpus: u32, group: &str) -> String {
@@ -136,7 +142,9 @@ pub(crate) fn printed(part: &Part) -> String {
                 text.push_str(&format!("  {:<44}{linux:>16}{ours:>16}{ratio:>8}\n", row.name));
             }
         }
-        text.push_str(&format!("{}: {}\n", part.kind.label(cpus), Summary::of(&rows)));
+        if part.kind != Kind::Size {
+            text.push_str(&format!("{}: {}\n", part.kind.label(cpus), Summary::of(&rows)));
+        }
     }
     text
 }

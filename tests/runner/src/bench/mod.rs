@@ -13,6 +13,7 @@
 mod applications;
 mod chart;
 pub(crate) mod check;
+mod curves;
 mod document;
 mod markdown;
 mod paths;

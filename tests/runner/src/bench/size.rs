@@ -10,8 +10,8 @@ use crate::options::Options;
 
 /// Runs of each kernel.
 const PAIRS: usize = 5;
-/// Processes that sleep while memory is measured.
-const IDLE_PROCESSES: u32 = 200;
+/// Processes that sleep while memory is measured: so many that what comes and goes meanwhile is little beside.
+const IDLE_PROCESSES: u32 = 500;
 /// No messages on the serial line, which would be most of the time to init.
 const SETUP: Setup = Setup {
     shape: Shape { cpus: 2, memory_mib: 1024, disk: Disk::Nvme },
