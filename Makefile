@@ -3,7 +3,7 @@
 CARGO := tools/cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all build run run-machine debug profile test bench stats clean
+.PHONY: all build run run-machine debug profile test bench bench-check bench-record stats clean
 all: build
 
 build:
@@ -36,8 +36,19 @@ profile:
 test:
 	@$(CARGO) xtask test
 
-bench:
-	@$(CARGO) run --quiet --release -p runner -- bench --save docs/benchmarks/latest.md
+# Both kernels side by side; docs/benchmarks has the results and tells how they come about.
+# PARTS=paths,applications,scaling,size  ROWS=fork,pipe (printed, not saved)  PAIRS= CPUS= (of scaling)
+RUNNER := $(CARGO) run --quiet --release -p runner --
+bench: build
+	@$(RUNNER) bench --parts "$(PARTS)" --rows "$(ROWS)" $(if $(PAIRS),--pairs $(PAIRS)) \
+		$(if $(CPUS),--cpus $(CPUS))
+
+# Instruction counts of our kernel's paths: compared with docs/benchmarks/latest.json, or put there.
+bench-check: build
+	@$(RUNNER) bench-check --rows "$(ROWS)"
+
+bench-record: build
+	@$(RUNNER) bench-record
 
 stats:
 	@$(CARGO) run --quiet --release -p stats

@@ -23,10 +23,20 @@ impl Image {
 pub(crate) enum Content<'a> {
     /// The comparison of command lines, and the folder of guest programs.
     Cases(&'a [Case], &'a Path),
-    /// The microbenchmarks: the rows' words and the folder of guest programs.
-    Bench(&'a [String], &'a Path),
+    /// A measurement.
+    Bench(Measurement<'a>),
     /// One command, and the folder of a strace that runs anywhere.
     Trace(&'a str, &'a Path),
+}
+
+/// What a measurement runs.
+pub(crate) struct Measurement<'a> {
+    /// The script that is init.
+    pub(crate) script: &'a str,
+    /// What it reads from `/oracle/words`, one a line.
+    pub(crate) words: &'a [String],
+    /// The folder of guest programs, if it needs them.
+    pub(crate) programs: Option<&'a Path>,
 }
 
 /// Unpacks `tarball`, adds the content and makes an image below `work_dir`.
@@ -38,14 +48,17 @@ pub(crate) fn build(
     let stem = tarball.file_name().unwrap_or_default().to_string_lossy();
     let stem = stem.split(".tar").next().unwrap_or_default().to_string();
     let root = work_dir.join(format!("root-{stem}"));
-    if !root.join(".unpacked").exists() {
+    // The archive may have been made anew.
+    let unpacked = root.join(".unpacked");
+    let stamp = stamp(tarball)?;
+    if !fs::read_to_string(&unpacked).is_ok_and(|old| old == stamp) {
         let _ = fs::remove_dir_all(&root);
         make_dir(&root)?;
         let options = ["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xf"];
         let mut words: Vec<&std::ffi::OsStr> = options.iter().map(|o| o.as_ref()).collect();
         words.extend([tarball.as_os_str(), "-C".as_ref(), root.as_os_str()]);
         command("tar", &words)?;
-        write(&root.join(".unpacked"), "")?;
+        write(&unpacked, &stamp)?;
     }
 
     let oracle = root.join("oracle");
@@ -61,10 +74,13 @@ pub(crate) fn build(
             }
             include_str!("../../oracle/init.sh")
         }
-        Content::Bench(rows, programs) => {
-            write(&oracle.join("rows"), &rows.join(" "))?;
-            add_programs(&oracle, programs)?;
-            include_str!("../../oracle/bench.sh")
+        Content::Bench(measurement) => {
+            let lines: String = measurement.words.iter().map(|word| format!("{word}\n")).collect();
+            write(&oracle.join("words"), &lines)?;
+            if let Some(programs) = measurement.programs {
+                add_programs(&oracle, programs)?;
+            }
+            measurement.script
         }
         Content::Trace(line, strace) => {
             write(&oracle.join("command"), line)?;
@@ -98,6 +114,14 @@ pub(crate) fn build(
         ],
     )?;
     Ok(Image { path })
+}
+
+/// Tells one archive from another of the same name.
+fn stamp(tarball: &Path) -> Result<String, String> {
+    let why = |e| format!("{}: {e}", tarball.display());
+    let metadata = fs::metadata(tarball).map_err(why)?;
+    let modified = metadata.modified().map_err(why)?;
+    Ok(format!("{} {modified:?}\n", metadata.len()))
 }
 
 fn add_programs(oracle: &Path, programs: &Path) -> Result<(), String> {

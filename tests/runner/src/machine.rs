@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::image::{self, Image};
 use crate::options::Options;
+use crate::packages;
 use crate::report::Report;
 
 /// A run is given up when its report has not grown for this long: longer than any case may take, on
@@ -74,6 +75,22 @@ pub(crate) enum Clock {
     Instructions,
 }
 
+/// What a run is made on, but for the kernel and the disk's content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Setup {
+    pub(crate) shape: Shape,
+    pub(crate) clock: Clock,
+    /// Added to the command line of both kernels.
+    pub(crate) words: &'static str,
+}
+
+impl Setup {
+    /// A machine whose clock is the host's.
+    pub(crate) fn wall(shape: Shape) -> Setup {
+        Setup { shape, clock: Clock::Wall, words: "" }
+    }
+}
+
 /// Boots `kernel` on a copy of `base`, waits for the end and reads the report.
 pub(crate) fn run(
     kernel: Kernel,
@@ -81,7 +98,7 @@ pub(crate) fn run(
     options: &Options,
     base: &Image,
 ) -> Result<Report, String> {
-    let raw = run_raw(kernel, shape, Clock::Wall, options, base)?;
+    let raw = run_raw(kernel, &Setup::wall(*shape), options, base, &mut |_| {})?;
     let mut report = Report::parse(&raw.report);
     if !report.is_complete && raw.trouble.is_empty() {
         report.trouble.push("the guest stopped early".into());
@@ -98,6 +115,8 @@ pub(crate) struct Raw {
     pub(crate) console: String,
     /// What went wrong.
     pub(crate) trouble: Vec<String>,
+    /// The time from the start of QEMU until the report began.
+    pub(crate) began_after: Option<Duration>,
 }
 
 impl Raw {
@@ -116,14 +135,15 @@ impl Raw {
     }
 }
 
-/// Boots `kernel` on a copy of `base`.
+/// Boots `kernel` on a copy of `base`; `on_line` sees the report's lines as they come.
 pub(crate) fn run_raw(
     kernel: Kernel,
-    shape: &Shape,
-    clock: Clock,
+    setup: &Setup,
     options: &Options,
     base: &Image,
+    on_line: &mut dyn FnMut(&str),
 ) -> Result<Raw, String> {
+    let shape = &setup.shape;
     let side = if kernel == Kernel::Linux { "linux" } else { "ours" };
     let stem = format!("{side}-{}-{}-{}", shape.cpus, shape.memory_mib, std::process::id());
     let file = |end: &str| options.work_dir.join(format!("{stem}.{end}"));
@@ -131,8 +151,8 @@ pub(crate) fn run_raw(
     base.copy_to(&disk)?;
     let _ = fs::remove_file(&report_path);
 
-    let mut command = qemu(kernel, shape, options, &disk, &report_path, &console)?;
-    match clock {
+    let mut command = qemu(kernel, setup, options, &disk, &report_path, &console)?;
+    match setup.clock {
         Clock::Wall => command.args(["-accel", "tcg,thread=multi"]),
         Clock::Instructions => command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off"]),
     };
@@ -141,7 +161,8 @@ pub(crate) fn run_raw(
         .stdout(Stdio::null())
         .spawn()
         .map_err(|e| format!("qemu-system-x86_64: {e}"))?;
-    let ended = follow(&mut child, &report_path, side);
+    let mut follower = Follower::new(&report_path, side);
+    let ended = follower.follow(&mut child, on_line);
     let text = String::from_utf8_lossy(&fs::read(&report_path).unwrap_or_default()).into_owned();
     let mut trouble = Vec::new();
     if let Err(why) = ended {
@@ -158,7 +179,7 @@ pub(crate) fn run_raw(
     if kernel == Kernel::Ours {
         trouble.extend(complaints(&log));
     }
-    Ok(Raw { report: text, console: log, trouble })
+    Ok(Raw { report: text, console: log, trouble, began_after: follower.began_after })
 }
 
 /// What the kernel's log says of its own mistakes: reports of the lock checker, which is part of
@@ -172,12 +193,13 @@ fn complaints(log: &str) -> Vec<String> {
 
 fn qemu(
     kernel: Kernel,
-    shape: &Shape,
+    setup: &Setup,
     options: &Options,
     disk: &Path,
     report: &Path,
     console: &Path,
 ) -> Result<Command, String> {
+    let shape = &setup.shape;
     let (device, root) = match shape.disk {
         Disk::Virtio => ("virtio-blk-pci,drive=d", "/dev/vda"),
         Disk::Nvme => ("nvme,drive=d,serial=1", "/dev/nvme0n1"),
@@ -187,6 +209,8 @@ fn qemu(
         Kernel::Linux => (linux_kernel()?, "mitigations=off vsyscall=xonly"),
         Kernel::Ours => (options.vmlinuz.clone(), options.append.as_str()),
     };
+    let words =
+        format!("console=ttyS0 root={root} rw init=/oracle/init.sh {} {extra}", setup.words);
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-machine", "q35", "-cpu", "max,-erms,-fsrm"])
@@ -194,7 +218,7 @@ fn qemu(
         .args(["-smp", &shape.cpus.to_string(), "-m", &shape.memory_mib.to_string()])
         .arg("-kernel")
         .arg(image)
-        .args(["-append", &format!("console=ttyS0 root={root} rw init=/oracle/init.sh {extra}")])
+        .args(["-append", &words])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .arg("-serial")
@@ -207,21 +231,12 @@ fn qemu(
 }
 
 /// Debian's newest cloud kernel, installed if need be.
-fn linux_kernel() -> Result<PathBuf, String> {
+pub(crate) fn linux_kernel() -> Result<PathBuf, String> {
     const PACKAGE: &str = "linux-image-cloud-amd64";
     if let Some(kernel) = installed_kernel() {
         return Ok(kernel);
     }
-    let apt = |words: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.args(words).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    eprintln!("runner: installing {PACKAGE}");
-    let install = ["-y", "-qq", "--no-install-recommends", "install", PACKAGE];
-    if !apt(&install) && apt(&["-qq", "update"]) {
-        apt(&install);
-    }
+    packages::install(PACKAGE);
     installed_kernel().ok_or_else(|| format!("no /boot/vmlinuz-*-cloud-amd64: install {PACKAGE}"))
 }
 
@@ -234,26 +249,62 @@ fn installed_kernel() -> Option<PathBuf> {
     entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_kernel).max()
 }
 
-/// Waits until QEMU ends; kills it when the report has stalled. Shows progress.
-fn follow(child: &mut Child, report: &Path, side: &str) -> Result<(), String> {
-    let mut size = 0;
-    let mut last_growth = Instant::now();
-    loop {
-        if child.try_wait().map_err(|e| e.to_string())?.is_some() {
-            return Ok(());
+/// Follows a report while QEMU writes it.
+struct Follower<'a> {
+    report: &'a Path,
+    side: &'a str,
+    started: Instant,
+    began_after: Option<Duration>,
+    /// How much of the report has been read, to the end of a line.
+    seen: usize,
+}
+
+/// How often the report is looked at: until it begins, whose time is measured, and from then on.
+const EAGER_LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(200);
+
+impl Follower<'_> {
+    fn new<'a>(report: &'a Path, side: &'a str) -> Follower<'a> {
+        Follower { report, side, started: Instant::now(), began_after: None, seen: 0 }
+    }
+
+    /// Waits until QEMU ends; kills it when the report has stalled.
+    fn follow(&mut self, child: &mut Child, on_line: &mut dyn FnMut(&str)) -> Result<(), String> {
+        let mut size = 0;
+        let mut last_growth = Instant::now();
+        loop {
+            let has_ended = child.try_wait().map_err(|e| e.to_string())?.is_some();
+            let now = fs::metadata(self.report).map_or(0, |m| m.len());
+            if now != size {
+                size = now;
+                last_growth = Instant::now();
+                self.began_after.get_or_insert(self.started.elapsed());
+                self.pass_lines(on_line);
+            }
+            if has_ended {
+                return Ok(());
+            }
+            if last_growth.elapsed() > STALL {
+                let _ = child.kill();
+                let _ = child.wait();
+                let text = fs::read_to_string(self.report).unwrap_or_default();
+                let at = text.lines().rev().find(|l| l.starts_with("@@BEGIN")).unwrap_or("boot");
+                return Err(format!(
+                    "{}: no progress for {} s in {at}",
+                    self.side,
+                    STALL.as_secs()
+                ));
+            }
+            std::thread::sleep(if self.began_after.is_some() { LOOK } else { EAGER_LOOK });
         }
-        let now = fs::metadata(report).map_or(0, |m| m.len());
-        if now != size {
-            size = now;
-            last_growth = Instant::now();
-        }
-        if last_growth.elapsed() > STALL {
-            let _ = child.kill();
-            let _ = child.wait();
-            let text = fs::read_to_string(report).unwrap_or_default();
-            let at = text.lines().rev().find(|l| l.starts_with("@@BEGIN")).unwrap_or("boot");
-            return Err(format!("{side}: no progress for {} s in {at}", STALL.as_secs()));
-        }
-        std::thread::sleep(Duration::from_millis(200));
+    }
+
+    fn pass_lines(&mut self, on_line: &mut dyn FnMut(&str)) {
+        let text = fs::read(self.report).unwrap_or_default();
+        let fresh = text.get(self.seen..).unwrap_or_default();
+        let Some(end) = fresh.iter().rposition(|byte| *byte == b'\n') else { return };
+        let whole = fresh.get(..=end).unwrap_or_default();
+        self.seen += whole.len();
+        String::from_utf8_lossy(whole).lines().for_each(|line| on_line(line.trim_end()));
     }
 }

@@ -5,7 +5,9 @@
 //! `cargo run -p runner -- linux|ours [options]` runs one side and prints its report.
 //! `cargo run -p runner -- trace --cmd 'COMMAND'` traces one command on both and shows the first call
 //! that differs.
-//! `cargo run -p runner -- bench [options]` compares the cost of single kernel operations.
+//! `cargo run -p runner -- bench [options]` measures both kernels side by side: see [`bench`].
+//! `cargo run -p runner -- bench-check|bench-record` compares our kernel's paths with the record, or
+//! renews it.
 
 mod bench;
 mod cases;
@@ -15,6 +17,7 @@ mod image;
 mod machine;
 mod options;
 mod oracle;
+mod packages;
 mod report;
 mod trace;
 
@@ -43,8 +46,11 @@ fn main() -> ExitCode {
 
 /// Carries out the command; returns how many cases failed.
 fn run(options: &Options) -> Result<usize, String> {
+    packages::ensure_programs()?;
     match options.command {
         Command::Bench => bench::run(options),
+        Command::BenchCheck => bench::check::run(options),
+        Command::BenchRecord => bench::check::record(options),
         Command::Trace => trace::run(options),
         Command::Linux => one_side(Kernel::Linux, options),
         Command::Ours => one_side(Kernel::Ours, options),
@@ -61,7 +67,7 @@ fn one_side(kernel: Kernel, options: &Options) -> Result<usize, String> {
     let selected = cases::select(options)?;
     let programs = guest::build(&options.work_dir)?;
     let content = image::Content::Cases(&selected, &programs);
-    let base = image::build(&options.rootfs, content, &options.work_dir)?;
+    let base = image::build(&options.rootfs(), content, &options.work_dir)?;
     let mut report = machine::run(kernel, &options.machines[0], options, &base)?;
     for outcome in &report.outcomes {
         println!("=== {} -> {}\n{}", outcome.name, outcome.status, outcome.output);

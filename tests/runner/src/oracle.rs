@@ -15,7 +15,7 @@ use crate::report::Report;
 /// Returns how many cases failed.
 pub(crate) fn run(options: &Options, programs: &Path, selected: &[Case]) -> Result<usize, String> {
     let content = image::Content::Cases(selected, programs);
-    let base = image::build(&options.rootfs, content, &options.work_dir)?;
+    let base = image::build(&options.rootfs(), content, &options.work_dir)?;
     let mut reference = Reference::default();
     let (mut passed, mut failed) = (0, 0);
     for shape in &options.machines {
@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options, programs: &Path, selected: &[Case]) -> Resu
 fn repeat(options: &Options, shape: &Shape, programs: &Path, verdict: &mut Verdict) {
     let again: Vec<Case> = verdict.differences.iter().map(|d| d.case.clone()).collect();
     let content = image::Content::Cases(&again, programs);
-    match image::build(&options.rootfs, content, &options.work_dir) {
+    match image::build(&options.rootfs(), content, &options.work_dir) {
         Ok(base) => {
             let none = &mut Reference::default();
             verdict.settle(both(options, shape, none, &base, &again, false));

@@ -4,7 +4,7 @@
 //! under `target/images` and made again when their archive or this helper's files change.
 
 use crate::options::Options;
-use crate::{Result, guest, paths, shell};
+use crate::{Result, guest, paths, rootfs, shell};
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -18,7 +18,7 @@ pub(crate) fn ensure(options: &Options) -> Result<PathBuf> {
     let archive = match &options.rootfs {
         Some(archive) => fs::canonicalize(archive)
             .map_err(|error| format!("ROOTFS={}: {error}", archive.display()))?,
-        None => crate::rootfs::default_archive()?,
+        None => rootfs::archive(&rootfs::DEFAULT)?,
     };
     let image = place(&archive);
     let stamp_file = image.with_extension("stamp");
@@ -64,7 +64,7 @@ pub(crate) fn ramdisk(options: &Options) -> Result<PathBuf> {
     shell::ensure_programs(&[("cpio", "cpio")])?;
     let archive = match &options.rootfs {
         Some(archive) => fs::canonicalize(archive)?,
-        None => crate::rootfs::default_archive()?,
+        None => rootfs::archive(&rootfs::DEFAULT)?,
     };
     let directory = paths::output().join("images");
     fs::create_dir_all(&directory)?;

@@ -7,6 +7,7 @@
 //! | `debug`             | the same with QEMU waiting for gdb                                      |
 //! | `image [ROOTFS]`    | only the root image; prints its path                                    |
 //! | `image --uefi`      | a disk image for UEFI by the `bootloader` crate, the root as RAM disk    |
+//! | `rootfs NAME`       | only a root's archive (debian, stress, applications); prints its path    |
 //! | `profile`           | `run` with a count of instructions by kernel function                   |
 //! | `profile-report`    | the table of a file written by the profiler's plugin                    |
 //! | `test`              | formatting, lints, host tests, boots in QEMU; ends in a total           |
@@ -36,6 +37,7 @@ mod shell;
 mod symbols;
 mod tally;
 mod test;
+mod test_bench;
 mod test_boot;
 mod test_loaders;
 mod test_locks;
@@ -76,6 +78,10 @@ fn main() -> ExitCode {
             println!("{}", image::ensure(&o)?.display());
             Ok(0)
         }),
+        ["rootfs", name] => rootfs::recipe(name).and_then(|recipe| {
+            println!("{}", rootfs::archive(recipe)?.display());
+            Ok(0)
+        }),
         ["profile", rest @ ..] => Options::from_env(rest).and_then(|o| profile::run(&o)),
         ["profile-report", raw, vmlinux] => {
             profile::report(raw.as_ref(), vmlinux.as_ref()).map(|()| 0)
@@ -88,8 +94,8 @@ fn main() -> ExitCode {
         ["test-stress"] => test_stress::run(),
         ["compat"] => compat(),
         _ => Err(
-            "usage: cargo xtask build [--debug] | run | debug | profile | image [ROOTFS | --uefi] | test \
-             | test-boot | test-shell | test-oracle | test-locks | test-stress | compat"
+            "usage: cargo xtask build [--debug] | run | debug | profile | image [ROOTFS | --uefi] | rootfs NAME \
+             | test | test-boot | test-shell | test-oracle | test-locks | test-stress | compat"
                 .into(),
         ),
     };

@@ -13,7 +13,6 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 const SCRIPT: &str = include_str!("stress.sh");
-const PACKAGES: &[&str] = &["stress-ng", "procps", "util-linux", "python3-minimal"];
 /// Rounds in the script, which share the time.
 const ROUNDS: u64 = 7;
 /// Seconds beyond its own time that a round may take, by the script's patience with it, and that the
@@ -78,7 +77,7 @@ fn options(round_seconds: u64) -> Result<Options> {
     let mut options = Options::from_env(&[])?;
     let given = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if options.rootfs.is_none() {
-        options.rootfs = Some(rootfs::archive("stress", "minbase", PACKAGES)?);
+        options.rootfs = Some(rootfs::archive(&rootfs::STRESS)?);
     }
     if !given("SMP") {
         options.cpus = 4;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::image::{self, Content};
-use crate::machine::{self, Clock, Kernel};
+use crate::machine::{self, Kernel, Setup};
 use crate::options::Options;
 use call::Call;
 
@@ -32,13 +32,14 @@ pub(crate) struct Trace {
 pub(crate) fn run(options: &Options) -> Result<usize, String> {
     let command = options.cmd.as_deref().ok_or("trace wants --cmd 'COMMAND'")?;
     let strace = collect_strace(&options.work_dir)?;
-    let base = image::build(&options.rootfs, Content::Trace(command, &strace), &options.work_dir)?;
-    let shape = &options.machines[0];
-    let linux = machine::run_raw(Kernel::Linux, shape, Clock::Wall, options, &base)?;
+    let base =
+        image::build(&options.rootfs(), Content::Trace(command, &strace), &options.work_dir)?;
+    let setup = Setup::wall(options.machines[0]);
+    let linux = machine::run_raw(Kernel::Linux, &setup, options, &base, &mut |_| {})?;
     let mut traced = options.clone();
     // The whole trace goes through the log to the console.
     traced.append = format!("{} tkernel.strace={TRACEE}+ ignore_loglevel", options.append);
-    let ours = machine::run_raw(Kernel::Ours, shape, Clock::Wall, &traced, &base)?;
+    let ours = machine::run_raw(Kernel::Ours, &setup, &traced, &base, &mut |_| {})?;
     let mut bad = 0;
     for (name, side) in [("Linux", &linux), ("ours", &ours)] {
         if let Err(why) = side.sound() {

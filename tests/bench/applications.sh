@@ -1,0 +1,312 @@
+#!/bin/bash
+# Runs as init on both kernels: programs from Debian's packages, one row a line, on the second serial line:
+#
+#   GROUP<TAB>NAME<TAB>FIGURE<TAB>UNIT
+#
+# FIGURE is a number, `-` where the kernel lacks what the row needs, or `! why` where the program failed.
+# UNIT is `s`, of which less is better, or ends in `/s`, of which more is.
+#
+# A row is a function that prints the figure. It runs in a shell of its own, which is ended when it takes
+# too long, so that the others have their turn. What a row needs (files, a warm cache) it makes before it
+# starts to measure. The words in /oracle/words, one a line, select rows by parts of GROUP/NAME; without any, all run.
+. /oracle/machine.sh
+place=/bench
+log=/run/bench.log
+# Seconds that a row may take.
+patience=150
+
+# The seconds that a command takes.
+seconds() {
+  local start=$EPOCHREALTIME
+  "$@" >&2 || return
+  awk -v start="$start" -v end="$EPOCHREALTIME" 'BEGIN { printf "%.3f\n", end - start }'
+}
+
+# The figure after the first match of a pattern in what a command prints; it is given in the last `(…)`.
+figure() {
+  local pattern=$1 output
+  shift
+  output=$("$@" 2>&1) || { echo "$output" >&2; return 1; }
+  [[ $output =~ $pattern ]] || { echo "$output" >&2; return 1; }
+  echo "${BASH_REMATCH[-1]}"
+}
+
+# Milliseconds as seconds.
+from_milliseconds() {
+  awk '{ printf "%.6f\n", $1 / 1000 }'
+}
+
+## hackbench: groups of 20 senders and 20 receivers
+
+hackbench() { figure 'Time: ([0-9.]+)' command hackbench -g 2 "$@"; }
+
+## perf bench
+
+perf_seconds() { figure '^([0-9.]+)$' perf bench -f simple "$@"; }
+perf_rate() { figure 'Averaged:? ([0-9]+) ' perf bench "$@"; }
+perf_milliseconds() { figure ' in ([0-9.]+) ms \(' perf bench -r 20 "$@" | from_milliseconds; }
+
+## sysbench
+
+sysbench_rate() {
+  local events
+  # It counts without a rest and stops by the clock, so its own seconds are those of the rate.
+  events=$(figure 'total number of events: +([0-9]+)' sysbench --time=3 "$@" run) || return
+  echo $((events / 3))
+}
+sysbench_seconds() { figure 'total time: +([0-9.]+)s' sysbench --time=0 "$@" run; }
+sysbench_memory() {
+  figure 'transferred \(([0-9.]+) MiB/sec' sysbench memory --time=3 --memory-total-size=1T "$@" run
+}
+sysbench_files() {
+  cd $place || return
+  sysbench fileio --file-num=16 --file-total-size=32M prepare >&2 && sync &&
+    sysbench_rate fileio --file-num=16 --file-total-size=32M --threads=2 "$@"
+}
+
+## stress-ng: two instances of a stressor, operations by the wall clock
+
+stressor() {
+  local name=$1
+  shift
+  figure "\\] $name +[0-9]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +([0-9.]+)" \
+    stress-ng "--$name" 2 --timeout 3 --metrics-brief --temp-path $place "$@"
+}
+
+## sqlite
+
+sqlite() { sqlite3 -batch -bail $place/base.db "$@"; }
+numbers() { echo "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < $1)"; }
+sqlite_table() {
+  rm -f $place/base.db*
+  sqlite "PRAGMA journal_mode = $1; PRAGMA synchronous = FULL;
+    CREATE TABLE t(id INTEGER PRIMARY KEY, word TEXT, number INTEGER);" >&2 && sync
+}
+sqlite_insert() {
+  sqlite_table DELETE && seconds sqlite "BEGIN; CREATE INDEX by_word ON t(word); $(numbers 20000)
+    INSERT INTO t SELECT x, printf('%08x', x * 2654435761 % 4294967296), x FROM n; COMMIT;"
+}
+sqlite_commits() {
+  local i
+  sqlite_table "$1" || return
+  for ((i = 0; i < $2; i++)); do
+    echo "INSERT INTO t(word, number) VALUES('word $i', $i);"
+  done >/run/commits.sql
+  seconds sqlite ".read /run/commits.sql"
+}
+sqlite_select() {
+  sqlite_insert >&2 && seconds sqlite "$(numbers 50000)
+    SELECT sum(length(word)) FROM n JOIN t ON t.id = n.x * 7919 % 20000 + 1;
+    SELECT count(*) FROM t WHERE word LIKE '%7f%'; SELECT count(DISTINCT substr(word, 1, 4)) FROM t;"
+}
+
+## fio: one job on a file of 32 MiB. Fields of its terse format: man 1 fio, "TERSE OUTPUT"
+
+fio_field() {
+  local field=$1
+  shift
+  local file=$place/fio.data
+  [ -s $file ] || dd if=/dev/urandom of=$file bs=1M count=32 >&2 || return
+  sync
+  local output
+  output=$(fio --name=row --filename=$file --size=32M --ioengine=psync --time_based --runtime=2 \
+    --randseed=1 --output-format=terse --terse-version=3 "$@" 2>&1)
+  # A kernel that has no statistics of its disks for fio makes it say so before the line that counts.
+  echo "$output" | awk -F ';' -v field="$field" '$1 == 3 && $5 == 0 { print $field; found = 1 }
+    END { exit !found }' || { echo "$output" >&2; return 1; }
+}
+fio_reads() { fio_field 8 "$@"; }
+fio_read_speed() { fio_field 7 "$@"; }
+fio_writes() { fio_field 49 "$@"; }
+fio_write_speed() { fio_field 48 "$@"; }
+
+## Programs and scripts
+
+repeat() {
+  local count=$1 i
+  shift
+  for ((i = 0; i < count; i++)); do "$@" || return; done
+}
+python_starts() {
+  python3 -c 'import os, re' && seconds repeat 20 python3 -c 'import os, re'
+}
+processes() {
+  echo 'i=0; while [ $i -lt 1000 ]; do /bin/true; i=$((i + 1)); done' >/run/processes.sh
+  /bin/true && seconds dash /run/processes.sh
+}
+pipeline() {
+  echo 'i=0; while [ $i -lt 100 ]; do echo $i | cat | grep -c 1; i=$((i + 1)); done; true' >/run/pipeline.sh
+  dash -c 'echo 1 | cat | grep -c 1' >&2 && seconds dash /run/pipeline.sh
+}
+unpack() {
+  rm -rf $place/tree && mkdir -p $place/tree && sync
+  cat /usr/src/curl_*.orig.tar.gz >/dev/null
+  seconds tar -xzf /usr/src/curl_*.orig.tar.gz -C $place/tree
+}
+# The tree is made by the first row that wants it.
+tree() { [ -d $place/tree ] || unpack >&2; }
+search() { tree && seconds repeat 3 grep -rc 'struct connectdata' $place/tree; }
+list() { tree && seconds repeat 5 find $place/tree -type f -size +100k; }
+copy() { tree && seconds cp -a $place/tree $place/copy; }
+remove() {
+  [ -d $place/copy ] || copy >&2
+  sync
+  seconds rm -r $place/copy
+}
+compile() {
+  rm -rf $place/project && mkdir -p $place/project || return
+  tar -xzf /usr/src/bzip2_*.orig.tar.gz -C $place/project --strip-components=1 || return
+  cd $place/project && make CFLAGS=-O0 bzip2recover >&2 && rm -f bzip2recover* || return
+  sync
+  seconds make -j4 CFLAGS=-O0 libbz2.a bzip2
+}
+
+## Servers on loopback
+
+redis_rate() {
+  local rate
+  redis-server --port 7000 --save '' --daemonize yes --logfile /run/redis.log >&2 || return
+  repeat_until_ready redis-cli -p 7000 ping || return
+  rate=$(redis-benchmark -p 7000 -c 20 -n 4000 --csv "$@" | awk -F '"' 'END { print $4 }')
+  redis-cli -p 7000 shutdown nosave >&2
+  echo "$rate"
+}
+nginx_rate() {
+  mkdir -p $place/www && head -c 4096 /dev/zero >$place/www/page
+  cat >/run/nginx.conf <<-CONF
+	worker_processes 2; pid /run/nginx.pid; error_log /run/nginx.log; user root;
+	events { worker_connections 256; }
+	http { access_log off; server { listen 127.0.0.1:7001; root $place/www; } }
+	CONF
+  nginx -c /run/nginx.conf >&2 || return
+  repeat_until_ready ab -n 1 http://127.0.0.1:7001/page || return
+  figure 'Requests per second: +([0-9.]+)' ab -n 2000 -c 10 "$@" http://127.0.0.1:7001/page
+  local status=$?
+  kill "$(cat /run/nginx.pid)"
+  return $status
+}
+repeat_until_ready() {
+  local i
+  for ((i = 0; i < 50; i++)); do
+    "$@" >/dev/null 2>&1 && return
+    sleep 0.2
+  done
+  echo "never ready: $*" >&2
+  return 1
+}
+
+# Whether the kernel has what a row needs.
+has_sockets() { python3 -c 'import _socket; _socket.socketpair()' 2>/dev/null; }
+has_internet() { python3 -c 'import _socket; _socket.socket(_socket.AF_INET)' 2>/dev/null; }
+
+# What follows is init's; a row comes here in a shell of its own.
+[ $$ = 1 ] || { "$@"; exit; }
+
+# row GROUP NAME UNIT COMMAND…: measures one row and reports it, if it is selected.
+row() {
+  local group=$1 name=$2 unit=$3 value status
+  shift 3
+  is_selected "$group/$name" || return
+  echo "@@BEGIN $group/$name" >$report
+  sync
+  value=$(timeout -k 5 $patience /oracle/init.sh "$@" 2>$log </dev/null)
+  status=$?
+  if [[ $status = 124 || $status = 137 ]]; then
+    value="! no end after $patience s"
+    # What made itself independent of the row goes too.
+    pkill -KILL 'redis-server|nginx'
+  elif [[ $status != 0 || ! $value =~ ^[0-9]+(\.[0-9]+)?$ ]]; then
+    # The report is one line a row, and its fields are separated by tabs.
+    value="! status $status: $(tail -n 3 $log | tr '\n\t' '; ' | tail -c 200)"
+  fi
+  printf '%s\t%s\t%s\t%s\n' "$group" "$name" "$value" "$unit" >$report
+}
+
+# row_if NEED GROUP NAME UNIT COMMAND…: a row of which the kernel must have something.
+row_if() {
+  local need=$1
+  shift
+  if $need; then
+    row "$@"
+  elif is_selected "$1/$2"; then
+    printf '%s\t%s\t-\t%s\n' "$1" "$2" "$3" >$report
+  fi
+}
+
+is_selected() {
+  local word
+  for word in "${words[@]}"; do
+    [[ $1 == *"$word"* ]] && return
+  done
+  [ ${#words[@]} = 0 ]
+}
+
+set_up
+mapfile -t words </oracle/words
+mkdir -p $place
+
+row hackbench 'processes, pipes' s hackbench -P -p -l 100
+row hackbench 'threads, pipes' s hackbench -T -p -l 100
+row_if has_sockets hackbench 'processes, sockets' s hackbench -P -l 100
+row_if has_sockets hackbench 'threads, sockets' s hackbench -T -l 100
+
+row perf 'sched pipe' s perf_seconds sched pipe -l 2000
+row perf 'sched messaging, pipes' s perf_seconds sched messaging -p -g 2 -l 40
+row_if has_sockets perf 'sched messaging, sockets' s perf_seconds sched messaging -g 2 -l 40
+row perf 'futex hash' ops/s perf_rate futex hash -r 2 -t 4 -f 256
+row perf 'futex wake' s perf_milliseconds futex wake -t 64
+row perf 'futex requeue' s perf_milliseconds futex requeue -t 256
+row perf 'futex lock-pi' ops/s perf_rate futex lock-pi -r 2 -t 4
+row perf 'epoll wait' ops/s perf_rate epoll wait -r 2 -t 2 -f 16
+row perf 'epoll ctl' ops/s perf_rate epoll ctl -r 2 -t 2 -f 16
+
+row sysbench threads events/s sysbench_rate threads --threads=8 --thread-yields=100 --thread-locks=4
+row sysbench mutex s sysbench_seconds mutex --threads=8 --mutex-num=64 --mutex-locks=50000 --mutex-loops=100
+row sysbench 'memory, 1 KiB' MiB/s sysbench_memory --memory-block-size=1K
+row sysbench 'memory, 1 MiB' MiB/s sysbench_memory --memory-block-size=1M
+row sysbench 'fileio, random' events/s sysbench_files --file-test-mode=rndrw
+row sysbench 'fileio, sequential' events/s sysbench_files --file-test-mode=seqwr
+
+row stress-ng fork ops/s stressor fork
+row stress-ng pipe ops/s stressor pipe
+row stress-ng switch ops/s stressor switch
+row stress-ng mmap ops/s stressor mmap --mmap-bytes 16M
+row stress-ng vm ops/s stressor vm --vm-bytes 16M
+row stress-ng futex ops/s stressor futex
+row stress-ng sem ops/s stressor sem
+row stress-ng mutex ops/s stressor mutex
+row stress-ng signal ops/s stressor signal
+row stress-ng dir ops/s stressor dir --dir-dirs 256
+row stress-ng hdd ops/s stressor hdd --hdd-bytes 8M
+
+row sqlite 'insert 20,000 rows' s sqlite_insert
+row sqlite '200 commits to the WAL' s sqlite_commits WAL 200
+row sqlite '50 commits with a journal' s sqlite_commits DELETE 50
+row sqlite select s sqlite_select
+
+row fio 'buffered random read' ops/s fio_reads --rw=randread --bs=4k --invalidate=0
+row fio 'buffered random write' ops/s fio_writes --rw=randwrite --bs=4k
+row fio 'buffered sequential read' KiB/s fio_read_speed --rw=read --bs=64k --invalidate=0
+row fio 'buffered sequential write' KiB/s fio_write_speed --rw=write --bs=64k
+row fio 'direct random read' ops/s fio_reads --rw=randread --bs=4k --direct=1
+row fio 'direct random write' ops/s fio_writes --rw=randwrite --bs=4k --direct=1
+row fio 'direct sequential read' KiB/s fio_read_speed --rw=read --bs=64k --direct=1
+row fio 'direct sequential write' KiB/s fio_write_speed --rw=write --bs=64k --direct=1
+
+row programs 'python starts 20 times' s python_starts
+row programs 'shell script, 1,000 processes' s processes
+row programs 'shell script, 100 pipelines' s pipeline
+row programs 'unpack a source tree' s unpack
+row programs 'search a source tree' s search
+row programs 'list a source tree' s list
+row programs 'copy a source tree' s copy
+row programs 'remove a source tree' s remove
+row programs 'compile with make -j4' s compile
+
+row_if has_internet servers 'redis SET' ops/s redis_rate -t set
+row_if has_internet servers 'redis GET' ops/s redis_rate -t get
+row_if has_internet servers 'nginx, a connection each' ops/s nginx_rate
+row_if has_internet servers 'nginx, kept alive' ops/s nginx_rate -k
+
+echo @@DONE >$report
+power_off
