@@ -14,6 +14,8 @@ use vfs::{
     DeviceNumber, FileKind, Inode, InodeRef, NewInode, RenameEnd, RenameFlags, SuperBlock, Time,
 };
 
+mod crash;
+mod power;
 mod put_away;
 mod sealed;
 
