@@ -302,7 +302,8 @@ impl Ext4 {
     /// to be writable again: it is among the orphans on the disk.
     pub(crate) fn delete_unused(&self, node: &Node, inode: &Arc<Inode>) -> Result<()> {
         self.deleting.fetch_add(1, Ordering::SeqCst);
-        let result = if self.sealed.load(Ordering::SeqCst) || self.read_only.load(Ordering::SeqCst) {
+        let result = if self.sealed.load(Ordering::SeqCst) || self.read_only.load(Ordering::SeqCst)
+        {
             self.forget_dirty(node.ino);
             self.inodes.remove(node.ino.into());
             Ok(())

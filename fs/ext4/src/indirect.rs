@@ -173,7 +173,8 @@ mod tests {
         if depth == 0 || next >= logical + fan.pow(depth) {
             return 0;
         }
-        let below = (0..fan).map(|at| count(map, fan, depth - 1, logical + at * fan.pow(depth - 1)));
+        let below =
+            (0..fan).map(|at| count(map, fan, depth - 1, logical + at * fan.pow(depth - 1)));
         1 + below.sum::<usize>()
     }
 

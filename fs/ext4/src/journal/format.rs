@@ -293,10 +293,7 @@ mod tests {
             let found = format.tags(&block).unwrap();
             assert_eq!(found.len(), count);
             for (a, b) in found.iter().zip(&tags) {
-                assert_eq!(
-                    (a.home, a.escaped, a.checksum),
-                    (b.home, b.escaped, b.checksum)
-                );
+                assert_eq!((a.home, a.escaped, a.checksum), (b.home, b.escaped, b.checksum));
             }
             block[20] ^= 1;
             assert_eq!(format.tail_holds(&block), !format.has_csum());

@@ -40,6 +40,12 @@ impl Recorder {
         self.state.lock().unwrap().events.len()
     }
 
+    /// Gives its memory back: the file system that was on it may live on.
+    pub(crate) fn empty(&self) {
+        let mut state = self.state.lock().unwrap();
+        (state.before, state.now, state.events) = (Vec::new(), Vec::new(), Vec::new());
+    }
+
     pub(crate) fn contents(&self) -> Vec<u8> {
         self.state.lock().unwrap().now.clone()
     }
