@@ -283,7 +283,7 @@ mod tests {
             let high = if format.is_wide() { 3u64 << 32 } else { 0 };
             let tags: Vec<Tag> = (0..count)
                 .map(|n| Tag {
-                    home: n as u64 * 77 | high,
+                    home: (n as u64 * 77) | high,
                     escaped: n % 5 == 0,
                     checksum: if format.has_csum() { n as u32 } else { 0 },
                 })
@@ -305,7 +305,7 @@ mod tests {
         for format in formats() {
             let high = if format.is_wide() { 5u64 << 32 } else { 0 };
             let count = format.revokes_per_block() as u64;
-            let blocks: Vec<u64> = (1..=count).map(|n| n * 3 | high).collect();
+            let blocks: Vec<u64> = (1..=count).map(|n| (n * 3) | high).collect();
             let block = format.revoke(4, &blocks);
             assert!(format.tail_holds(&block));
             assert!(format.revoked(&block).eq(blocks.iter().copied()));

@@ -226,7 +226,7 @@ impl Worker<'_> {
         let Some((inode, model)) = self.files.get(path) else { return };
         inode.mapping().unwrap().sync().unwrap();
         let node = inode.private::<crate::node::Node>().unwrap();
-        let data_only = self.step % 2 == 0;
+        let data_only = self.step.is_multiple_of(2);
         node.fs.make_durable(node.last_change(data_only)).unwrap();
         let at = self.bench.drive.position();
         self.story.durable.push((path.to_owned(), at, Some(model.clone())));
