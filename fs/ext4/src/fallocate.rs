@@ -89,7 +89,7 @@ impl Node {
     }
 
     /// Allocates unwritten blocks where there are none, a run in each operation.
-    fn preallocate(&self, first: u32, end: u32) -> Result<()> {
+    pub(crate) fn preallocate(&self, first: u32, end: u32) -> Result<()> {
         let mut block = first;
         while block < end {
             block = self.fs.transact(self.map_credits(), |_| self.take_unwritten(block, end))?;

@@ -14,10 +14,12 @@ use vfs::{
     DeviceNumber, FileKind, Inode, InodeRef, NewInode, RenameEnd, RenameFlags, SuperBlock, Time,
 };
 
+mod bench;
 mod crash;
 mod power;
 mod put_away;
 mod sealed;
+mod worker;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
