@@ -477,9 +477,10 @@ pub fn mount(device: &Arc<Device>, flags: u64) -> Result<Arc<SuperBlock>> {
     sb.set_root(root);
     if !read_only {
         fs.begin_writing()?;
-        let periodic: Weak<dyn Periodic> = Arc::downgrade(&(fs.clone() as Arc<dyn Periodic>));
-        device.flusher().add_periodic(periodic);
     }
+    // It may become writable later.
+    let periodic: Weak<dyn Periodic> = Arc::downgrade(&(fs.clone() as Arc<dyn Periodic>));
+    device.flusher().add_periodic(periodic);
     log::info!("ext4: mounted {}{}", device.name(), if read_only { " read-only" } else { "" });
     Ok(sb)
 }

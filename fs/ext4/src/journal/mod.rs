@@ -32,6 +32,9 @@ pub(crate) use ring::{Frozen, Ring, Transaction};
 
 static RING: LockClass = LockClass::new("ext4.ring", 321);
 
+/// Blocks of the largest transaction, however large the log is.
+const LARGEST: u32 = 4096;
+
 /// Whether operations may change something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
@@ -60,8 +63,8 @@ impl Journal {
     pub(crate) fn open(device: &Arc<Device>, sb: &Super) -> Result<Journal> {
         let ring = Ring::open(device, sb)?;
         let gate = Gate::new();
-        // Four of the largest fit, whatever their descriptors take.
-        gate.set_limit((ring.capacity() / 4).max(1));
+        // Four of the largest fit, whatever their descriptors take; their blocks are memory.
+        gate.set_limit((ring.capacity() / 4).clamp(1, LARGEST));
         Ok(Journal {
             gate,
             ring: Mutex::new(&RING, ring),

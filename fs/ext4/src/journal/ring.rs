@@ -20,6 +20,9 @@ use crate::bytes::{be32_at, put_be32};
 use crate::io::{Writes, write_block};
 use crate::layout::Super;
 
+/// Blocks pinned at most between two transactions: they are memory that cannot be freed.
+const MOST_PINNED: usize = 8192;
+
 /// A block as a transaction left it.
 pub(crate) struct Frozen {
     pub(crate) block: u64,
@@ -125,7 +128,9 @@ impl Ring {
             log::error!("ext4: {}: a transaction of {need} blocks", self.area.device.name());
             return Err(Errno::EIO);
         }
-        if self.free() < need {
+        if self.pinned.len() > MOST_PINNED {
+            self.checkpoint(u32::MAX)?;
+        } else if self.free() < need {
             self.checkpoint(need.max(self.capacity() / 2))?;
         }
         let (first, at) = (self.head, self.write_blocks(&transaction)?);

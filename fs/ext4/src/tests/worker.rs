@@ -37,7 +37,17 @@ impl Story {
                         panic!("{context}: {path}, durable since {when}, is lost");
                     };
                     assert_eq!(*size, contents.len() as u64, "{context}: size of {path}");
-                    assert!(found.starts_with(contents), "{context}: contents of {path}");
+                    let differs = |at: &usize| found[*at] != contents[*at];
+                    let bad: Vec<usize> = (0..contents.len()).filter(differs).collect();
+                    if let (Some(first), Some(last)) = (bad.first(), bad.last()) {
+                        panic!(
+                            "{context}: {path}, durable since {when}: bytes {first}..={last} of {} are \
+                             {} instead of {}",
+                            contents.len(),
+                            found[*first],
+                            contents[*first]
+                        );
+                    }
                 }
             }
         }
@@ -142,6 +152,7 @@ impl<'a> Worker<'a> {
 
     fn fsync(&mut self, path: &str) {
         let Some((inode, model)) = self.files.get(path) else { return };
+        assert!(&read(inode) == model, "{path} is another in step {}", self.step);
         inode.mapping().unwrap().sync().unwrap();
         let node = inode.private::<crate::node::Node>().unwrap();
         let data_only = self.step.is_multiple_of(2);
