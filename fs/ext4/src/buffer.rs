@@ -215,6 +215,12 @@ impl Buffers {
         self.charged.fetch_add(blocks, Ordering::Relaxed);
     }
 
+    /// So many of those it need not write after all.
+    pub(crate) fn discharge(&self, blocks: u32) {
+        let less = |charged: u32| Some(charged.saturating_sub(blocks));
+        let _ = self.charged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// From now on (not any more) dirty blocks wait for a commit.
     pub(crate) fn set_journaled(&self, is_journaled: bool) {
         self.is_journaled.store(is_journaled, Ordering::Release);
@@ -250,6 +256,7 @@ impl Buffers {
         drop(dirty);
         if let Some(buffer) = waited {
             buffer.dirty.store(false, Ordering::Release);
+            self.discharge(1);
         }
         self.shard(block).lock().remove(&block);
         if is_journaled {

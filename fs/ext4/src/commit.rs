@@ -100,6 +100,10 @@ impl Ext4 {
             if journal.state() != State::Running {
                 return Err(Errno::EROFS);
             }
+            if journal.gate.is_filling(&self.buffers.charged) {
+                // Committed in the background, before somebody has to wait for it.
+                self.device.flusher().kick();
+            }
             return Ok(handle);
         }
     }

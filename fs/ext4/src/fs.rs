@@ -189,7 +189,9 @@ impl Ext4 {
     /// Forgets an inode that is deleted.
     pub(crate) fn forget_dirty(&self, ino: u32) {
         let gone = self.dirty.lock().remove(&ino);
-        drop(gone);
+        if gone.is_some() {
+            self.buffers.discharge(1);
+        }
     }
 
     /// Commits, or without a journal writes inodes, bitmaps and descriptors to the device.

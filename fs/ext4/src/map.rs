@@ -270,7 +270,10 @@ impl Node {
         }
         let fs = &self.fs;
         let mut result = Ok(());
-        let tree = core::mem::take(&mut self.state.lock().map.tree_blocks);
+        let mut state = self.state.lock();
+        let tree = core::mem::take(&mut state.map.tree_blocks);
+        fs.buffers.discharge(core::mem::take(&mut state.charged));
+        drop(state);
         for block in tree {
             fs.buffers.forget(block);
             result = result.and(fs.alloc.give_blocks(&fs.sb, &fs.buffers, block, 1));

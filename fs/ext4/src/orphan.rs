@@ -22,6 +22,8 @@ static CLASS: LockClass = LockClass::new("ext4.orphans", 459);
 
 struct List {
     inos: BTreeSet<u32>,
+    /// Those that are not in the chain on the disk.
+    added: BTreeSet<u32>,
     /// The chain on the disk is another.
     changed: bool,
 }
@@ -31,7 +33,10 @@ pub(crate) struct Orphans(SpinLock<List>);
 
 impl Orphans {
     pub(crate) fn new() -> Orphans {
-        Orphans(SpinLock::new(&CLASS, List { inos: BTreeSet::new(), changed: false }))
+        Orphans(SpinLock::new(
+            &CLASS,
+            List { inos: BTreeSet::new(), added: BTreeSet::new(), changed: false },
+        ))
     }
 
     /// Whether no file waits.
@@ -40,17 +45,25 @@ impl Orphans {
     }
 
     /// The file lost its last link.
-    fn add(&self, ino: u32) {
+    /// Whether it was not there.
+    fn add(&self, ino: u32) -> bool {
         let mut list = self.0.lock();
-        list.changed |= list.inos.insert(ino);
+        let is_new = list.inos.insert(ino);
+        if is_new {
+            list.changed = true;
+            list.added.insert(ino);
+        }
+        is_new
     }
 
-    /// The file is gone, or has a link again.
-    fn remove(&self, ino: u32) -> bool {
+    /// The file is gone, or has a link again. Whether it was there, and in the chain on the disk.
+    fn remove(&self, ino: u32) -> Option<bool> {
         let mut list = self.0.lock();
-        let was_there = list.inos.remove(&ino);
-        list.changed |= was_there;
-        was_there
+        if !list.inos.remove(&ino) {
+            return None;
+        }
+        list.changed = true;
+        Some(!list.added.remove(&ino))
     }
 
     fn contains(&self, ino: u32) -> bool {
@@ -69,6 +82,7 @@ impl Orphans {
     /// The chain, if it is not the one on the disk.
     fn take_changes(&self) -> Option<Vec<u32>> {
         let mut list = self.0.lock();
+        list.added.clear();
         core::mem::take(&mut list.changed).then(|| list.inos.iter().copied().collect())
     }
 }
@@ -109,15 +123,19 @@ impl Ext4 {
 
     /// The file waits to be deleted or shortened. In an operation.
     pub(crate) fn add_orphan(&self, ino: u32) {
-        self.orphans.add(ino);
-        // The one before it in the chain, or the super block.
-        self.buffers.charge(2);
+        if self.orphans.add(ino) {
+            // The one before it in the chain, or the super block.
+            self.buffers.charge(1);
+        }
     }
 
     /// It does not any more. In an operation.
     pub(crate) fn remove_orphan(&self, ino: u32) {
-        if self.orphans.remove(ino) {
-            self.buffers.charge(2);
+        match self.orphans.remove(ino) {
+            Some(true) => self.buffers.charge(1),
+            // Nothing comes of what was charged for it.
+            Some(false) => self.buffers.discharge(1),
+            None => {}
         }
     }
 

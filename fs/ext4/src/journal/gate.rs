@@ -29,6 +29,8 @@ pub(crate) struct Gate {
     promised: AtomicU32,
     /// Most blocks of a transaction.
     limit: AtomicU32,
+    /// The last transaction that was found to be filling.
+    told: AtomicU64,
 }
 
 impl Gate {
@@ -39,6 +41,7 @@ impl Gate {
             running: AtomicU64::new(1),
             promised: AtomicU32::new(0),
             limit: AtomicU32::new(u32::MAX),
+            told: AtomicU64::new(0),
         }
     }
 
@@ -74,6 +77,16 @@ impl Gate {
             return Entry::Full(full);
         }
         Entry::Inside
+    }
+
+    /// Whether the running transaction should soon be committed: once for each.
+    #[inline]
+    pub(crate) fn is_filling(&self, charged: &AtomicU32) -> bool {
+        if charged.load(Ordering::Relaxed) < self.limit() / 2 {
+            return false;
+        }
+        let running = self.running();
+        self.told.swap(running, Ordering::Relaxed) != running
     }
 
     /// Leaves; `blocks` as when entering.
