@@ -101,11 +101,13 @@ fn set(bits: &mut [u8], at: usize, on: bool) {
         *byte = if on { *byte | 1 << (at % 8) } else { *byte & !(1 << (at % 8)) };
     }
 }
-/// The first clear bit in `from..len`; whole bytes are skipped.
+/// The first clear bit in `from..len`; whole words and bytes are skipped.
 fn next_clear(bits: &[u8], from: usize, len: usize) -> Option<usize> {
     let mut at = from;
     while at < len {
-        if at.is_multiple_of(8) && bits.get(at / 8) == Some(&0xff) {
+        if at.is_multiple_of(64) && bits.get(at / 8..at / 8 + 8) == Some(&[0xff; 8]) {
+            at += 64;
+        } else if at.is_multiple_of(8) && bits.get(at / 8) == Some(&0xff) {
             at += 8;
         } else if bit(bits, at) {
             at += 1;

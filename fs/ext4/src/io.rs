@@ -5,12 +5,32 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
 use block::{Bio, BioFlags, Device, Op, SECTOR_SIZE};
+use frames::PageRef;
 use sched::{Completion, IoWait};
 
 /// Blocks under way at most: their copies take memory.
 const IN_FLIGHT: usize = 256;
 /// Blocks in one bio at most.
 const IN_BIO: usize = 64;
+/// How often, and how long after, one asks again for a page where memory is short: what is written here
+/// may be what is to be freed, and giving up can mean giving up the file system.
+const ATTEMPTS: usize = 300;
+const PAUSE_NS: u64 = 10_000_000;
+
+/// A page with a copy of `bytes`. Sleeps; `ENOMEM` only after a long time.
+fn page_with(bytes: &[u8]) -> Result<PageRef> {
+    let mut attempts = 0;
+    let page = loop {
+        match frames::alloc_page(frames::Flags::RESERVE) {
+            Ok(page) => break page,
+            Err(error) if attempts == ATTEMPTS => return Err(error.into()),
+            Err(_) => sched::timer::sleep_ns(PAUSE_NS),
+        }
+        attempts += 1;
+    };
+    page.copy_in(0, bytes);
+    Ok(page)
+}
 
 struct Batch {
     left: AtomicUsize,
@@ -57,9 +77,7 @@ impl<'a> Writes<'a> {
         if self.count == IN_FLIGHT {
             self.wait()?;
         }
-        // What waits for it may be on its way to free memory.
-        let page = frames::alloc_page(frames::Flags::RESERVE)?;
-        page.copy_in(0, bytes);
+        let page = page_with(bytes)?;
         let sector = block * (self.block_size / SECTOR_SIZE) as u64;
         let follows = self
             .pending
@@ -115,8 +133,7 @@ pub(crate) fn write_block(
     bytes: &[u8],
     flags: BioFlags,
 ) -> Result<()> {
-    let page = frames::alloc_page(frames::Flags::RESERVE)?;
-    page.copy_in(0, bytes);
+    let page = page_with(bytes)?;
     let sector = block * (bytes.len() / SECTOR_SIZE) as u64;
     let mut bio = Bio::new(Op::Write, sector, |_| {}).with_flags(flags);
     bio.push(page, 0, bytes.len() as u32);

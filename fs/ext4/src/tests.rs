@@ -19,6 +19,7 @@ mod crash;
 mod power;
 mod put_away;
 mod sealed;
+mod transactions;
 mod worker;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
