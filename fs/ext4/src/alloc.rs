@@ -1,26 +1,75 @@
 //! Blocks and inodes: which are free, and which to take.
 //!
 //! Each group has its own lock around its descriptor and bitmaps, which are loaded when first
-//! needed and stored when the file system is synced. Counts over all groups are atomics.
+//! needed and stored when the file system is synced or a transaction committed. Counts over all groups
+//! are atomics. With a journal nobody gets a block before the transaction that gave it up is
+//! committed: a crash would bring its old owner back.
 
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicI64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use abi::{Errno, Result};
-use arch::lock::LockClass;
+use arch::lock::{LockClass, SpinLock};
 use sched::Mutex;
 
-use crate::buffer::Buffers;
+use crate::buffer::{Buffer, Buffers};
 use crate::csum::crc32c;
 use crate::layout::{BLOCK_UNINIT, Group, INODE_UNINIT, Super};
 
 static GROUP: LockClass = LockClass::new("ext4.group", 457);
+static TOUCHED: LockClass = LockClass::new("ext4.touched_groups", 459);
+/// Blocks of a transaction that a changed group may take: two bitmaps and the descriptor.
+const GROUP_BLOCKS: u32 = 3;
 
 struct GroupState {
     desc: Group,
+    /// What cannot be allocated: what is in use, and what is held back.
     blocks: Option<Vec<u8>>,
     inodes: Option<Vec<u8>>,
+    /// Blocks that the running transaction gave up.
+    freed: Option<Vec<u8>>,
+    /// Blocks that the transaction being committed gave up.
+    leaving: Option<Vec<u8>>,
+    /// How many are in both: the descriptor counts them as free.
+    held: u32,
     dirty: bool,
+}
+
+impl GroupState {
+    fn new(desc: Group) -> GroupState {
+        GroupState {
+            desc,
+            blocks: None,
+            inodes: None,
+            freed: None,
+            leaving: None,
+            held: 0,
+            dirty: false,
+        }
+    }
+
+    /// Blocks that can be allocated.
+    fn available(&self) -> u32 {
+        self.desc.free_blocks.saturating_sub(self.held)
+    }
+
+    /// The bitmap as it is on the disk after the running transaction.
+    fn shown(&self) -> Option<Vec<u8>> {
+        let mut bits = self.blocks.clone()?;
+        for held in [&self.freed, &self.leaving].into_iter().flatten() {
+            subtract(&mut bits, held);
+        }
+        Some(bits)
+    }
+}
+
+/// Clears the bits that are set in `other`.
+fn subtract(bits: &mut [u8], other: &[u8]) {
+    for (byte, other) in bits.iter_mut().zip(other) {
+        *byte &= !other;
+    }
 }
 
 /// The allocators of one file system.
@@ -32,6 +81,16 @@ pub(crate) struct Allocator {
     pub(crate) free_inodes: AtomicI64,
     /// Promised to dirty pages that have no blocks yet.
     reserved: AtomicI64,
+    /// The blocks of descriptors.
+    descs: Vec<Arc<Buffer>>,
+    /// Groups whose state is not in the buffers.
+    touched: SpinLock<BTreeSet<u32>>,
+    /// Groups with blocks that the transaction being committed gave up.
+    leaving: SpinLock<Vec<u32>>,
+    /// Whether blocks that are given up are held back.
+    is_holding: AtomicBool,
+    /// Blocks held back.
+    held: AtomicI64,
 }
 
 fn bit(bits: &[u8], at: usize) -> bool {
@@ -42,11 +101,13 @@ fn set(bits: &mut [u8], at: usize, on: bool) {
         *byte = if on { *byte | 1 << (at % 8) } else { *byte & !(1 << (at % 8)) };
     }
 }
-/// The first clear bit in `from..len`; whole bytes are skipped.
+/// The first clear bit in `from..len`; whole words and bytes are skipped.
 fn next_clear(bits: &[u8], from: usize, len: usize) -> Option<usize> {
     let mut at = from;
     while at < len {
-        if at.is_multiple_of(8) && bits.get(at / 8) == Some(&0xff) {
+        if at.is_multiple_of(64) && bits.get(at / 8..at / 8 + 8) == Some(&[0xff; 8]) {
+            at += 64;
+        } else if at.is_multiple_of(8) && bits.get(at / 8) == Some(&0xff) {
             at += 8;
         } else if bit(bits, at) {
             at += 1;
@@ -84,9 +145,13 @@ impl Allocator {
         let mut groups = Vec::with_capacity(sb.groups as usize);
         let mut places = Vec::with_capacity(sb.groups as usize);
         let (mut free_blocks, mut free_inodes) = (0i64, 0i64);
+        let mut descs: Vec<Arc<Buffer>> = Vec::new();
         for number in 0..sb.groups {
             let per = sb.descs_per_block() as u32;
             let buffer = buffers.get(sb.desc_block(u64::from(number / per)))?;
+            if number % per == 0 {
+                descs.push(buffer.clone());
+            }
             let at = (number % per) as usize * sb.desc_size;
             let desc = buffer.read(|block| {
                 let raw = block.get(at..at + sb.desc_size).unwrap_or(&[]);
@@ -115,8 +180,7 @@ impl Allocator {
             free_blocks += i64::from(desc.free_blocks);
             free_inodes += i64::from(desc.free_inodes);
             places.push([desc.block_bitmap, desc.inode_bitmap, desc.inode_table]);
-            let state = GroupState { desc, blocks: None, inodes: None, dirty: false };
-            groups.push(Mutex::new(&GROUP, state));
+            groups.push(Mutex::new(&GROUP, GroupState::new(desc)));
         }
         Ok(Allocator {
             groups,
@@ -124,7 +188,31 @@ impl Allocator {
             free_blocks: AtomicI64::new(free_blocks),
             free_inodes: AtomicI64::new(free_inodes),
             reserved: AtomicI64::new(0),
+            descs,
+            touched: SpinLock::new(&TOUCHED, BTreeSet::new()),
+            leaving: SpinLock::new(&TOUCHED, Vec::new()),
+            is_holding: AtomicBool::new(false),
+            held: AtomicI64::new(0),
         })
+    }
+
+    /// Whether blocks that are given up wait for the commit of that.
+    pub(crate) fn set_holding(&self, is_holding: bool) {
+        self.is_holding.store(is_holding, Ordering::Release);
+    }
+
+    /// Whether a commit makes blocks available.
+    pub(crate) fn is_holding_back(&self) -> bool {
+        self.held.load(Ordering::Acquire) > 0
+    }
+
+    /// Notes that the group's state has to be stored.
+    fn touch(&self, buffers: &Buffers, number: u32, state: &mut GroupState) {
+        if !state.dirty {
+            state.dirty = true;
+            buffers.charge(GROUP_BLOCKS);
+            self.touched.lock().insert(number);
+        }
     }
 
     /// Block of the inode table and byte in it that hold inode `ino`.
@@ -152,6 +240,11 @@ impl Allocator {
             return Err(Errno::ENOSPC);
         }
         Ok(())
+    }
+
+    /// Promises blocks again that were allocated and are given back.
+    pub(crate) fn renew(&self, count: u64) {
+        self.reserved.fetch_add(count as i64, Ordering::AcqRel);
     }
 
     /// Takes a promise back (it was kept, or is not needed).
@@ -235,7 +328,7 @@ impl Allocator {
                 let number = (home + step) % sb.groups;
                 let Some(group) = self.groups.get(number as usize) else { break };
                 let mut state = group.lock();
-                if state.desc.free_blocks < minimum {
+                if state.available() < minimum {
                     continue;
                 }
                 self.load_blocks(sb, buffers, number, &mut state)?;
@@ -253,7 +346,7 @@ impl Allocator {
                 let run = run as u32;
                 state.desc.free_blocks = state.desc.free_blocks.saturating_sub(run);
                 state.desc.flags &= !BLOCK_UNINIT;
-                state.dirty = true;
+                self.touch(buffers, number, &mut state);
                 self.free_blocks.fetch_sub(i64::from(run), Ordering::AcqRel);
                 return Ok((sb.group_start(number) + first as u64, run));
             }
@@ -279,24 +372,43 @@ impl Allocator {
             let mut state = self.groups.get(number as usize).ok_or(Errno::EUCLEAN)?.lock();
             self.load_blocks(sb, buffers, number, &mut state)?;
             let base = sb.group_start(number);
-            let mut freed = 0;
-            if let Some(bits) = &mut state.blocks {
-                for at in block..stop {
-                    let at = (at - base) as usize;
-                    if !bit(bits, at) {
-                        log::error!("ext4: block {} is freed twice", base + at as u64);
-                        continue;
-                    }
-                    set(bits, at, false);
-                    freed += 1;
-                }
+            let freed = self.free_in(&mut state, (block - base) as usize, (stop - base) as usize);
+            if freed < (stop - block) as u32 {
+                log::error!("ext4: blocks {block}..{stop} are freed twice");
             }
             state.desc.free_blocks += freed;
-            state.dirty = true;
+            self.touch(buffers, number, &mut state);
             self.free_blocks.fetch_add(i64::from(freed), Ordering::AcqRel);
             block = stop;
         }
         Ok(())
+    }
+
+    /// Frees bits `from..to` of a group, or holds them back; returns how many were in use.
+    fn free_in(&self, state: &mut GroupState, from: usize, to: usize) -> u32 {
+        let is_holding = self.is_holding.load(Ordering::Acquire);
+        let GroupState { blocks: Some(bits), freed, leaving, held, .. } = state else { return 0 };
+        let mut count = 0;
+        for at in from..to {
+            let is_held = [freed.as_ref(), leaving.as_ref()]
+                .into_iter()
+                .flatten()
+                .any(|bits: &Vec<u8>| bit(bits, at));
+            if !bit(bits, at) || is_held {
+                continue;
+            }
+            count += 1;
+            if is_holding {
+                set(freed.get_or_insert_with(|| alloc::vec![0; bits.len()]), at, true);
+            } else {
+                set(bits, at, false);
+            }
+        }
+        if is_holding {
+            *held += count;
+            self.held.fetch_add(i64::from(count), Ordering::AcqRel);
+        }
+        count
     }
 
     fn load_inodes(&self, sb: &Super, buffers: &Buffers, state: &mut GroupState) -> Result<()> {
@@ -354,7 +466,7 @@ impl Allocator {
                 self.load_blocks(sb, buffers, number, &mut state)?;
                 state.desc.flags &= !BLOCK_UNINIT;
             }
-            state.dirty = true;
+            self.touch(buffers, number, &mut state);
             self.free_inodes.fetch_sub(1, Ordering::AcqRel);
             return Ok(number * sb.inodes_per_group + at as u32 + 1);
         }
@@ -378,46 +490,74 @@ impl Allocator {
         }
         state.desc.free_inodes += 1;
         state.desc.used_dirs = state.desc.used_dirs.saturating_sub(u32::from(is_dir));
-        state.dirty = true;
+        self.touch(buffers, number, &mut state);
         self.free_inodes.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 
-    /// Puts bitmaps and descriptors into their buffers.
+    /// Puts bitmaps and descriptors into their buffers. With a journal, nobody is in an operation.
     pub(crate) fn store(&self, sb: &Super, buffers: &Buffers) -> Result<()> {
-        for (number, group) in self.groups.iter().enumerate() {
-            let mut state = group.lock();
-            if !state.dirty {
-                continue;
+        let touched = core::mem::take(&mut *self.touched.lock());
+        for &number in &touched {
+            let result = self.store_group(sb, buffers, number);
+            if result.is_err() {
+                // Those that were stored are not dirty any more.
+                self.touched.lock().extend(touched.iter().copied());
+                return result;
             }
-            let mut desc = state.desc;
-            if let Some(bits) = &state.blocks {
-                let used = sb.blocks_per_group as usize / 8;
-                desc.block_csum = crc32c(sb.seed, bits.get(..used).unwrap_or(&[]));
-                let buffer = buffers.get(desc.block_bitmap)?;
-                buffers.modify(&buffer, |bytes| bytes.copy_from_slice(bits));
-            }
-            if let Some(bits) = &state.inodes {
-                let used = sb.inodes_per_group as usize / 8;
-                desc.inode_csum = crc32c(sb.seed, bits.get(..used).unwrap_or(&[]));
-                let buffer = buffers.get(desc.inode_bitmap)?;
-                buffers.modify(&buffer, |bytes| bytes.copy_from_slice(bits));
-            }
-            if !sb.has_csum() {
-                (desc.block_csum, desc.inode_csum) = (state.desc.block_csum, state.desc.inode_csum);
-            }
-            let number = number as u32;
-            let per = sb.descs_per_block() as u32;
-            let buffer = buffers.get(sb.desc_block(u64::from(number / per)))?;
-            let at = (number % per) as usize * sb.desc_size;
-            buffers.modify(&buffer, |bytes| {
-                if let Some(raw) = bytes.get_mut(at..at + sb.desc_size) {
-                    desc.store(raw, sb, number);
-                }
-            });
-            state.desc = desc;
-            state.dirty = false;
         }
         Ok(())
+    }
+
+    fn store_group(&self, sb: &Super, buffers: &Buffers, number: u32) -> Result<()> {
+        let mut state = self.groups.get(number as usize).ok_or(Errno::EUCLEAN)?.lock();
+        if !state.dirty {
+            return Ok(());
+        }
+        let mut desc = state.desc;
+        if let Some(bits) = state.shown() {
+            let used = sb.blocks_per_group as usize / 8;
+            desc.block_csum = crc32c(sb.seed, bits.get(..used).unwrap_or(&[]));
+            buffers.replace(desc.block_bitmap, &bits);
+        }
+        if let Some(bits) = &state.inodes {
+            let used = sb.inodes_per_group as usize / 8;
+            desc.inode_csum = crc32c(sb.seed, bits.get(..used).unwrap_or(&[]));
+            buffers.replace(desc.inode_bitmap, bits);
+        }
+        if !sb.has_csum() {
+            (desc.block_csum, desc.inode_csum) = (state.desc.block_csum, state.desc.inode_csum);
+        }
+        let per = sb.descs_per_block() as u32;
+        let buffer = self.descs.get((number / per) as usize).ok_or(Errno::EUCLEAN)?;
+        let at = (number % per) as usize * sb.desc_size;
+        buffers.modify(buffer, |bytes| {
+            if let Some(raw) = bytes.get_mut(at..at + sb.desc_size) {
+                desc.store(raw, sb, number);
+            }
+        });
+        state.desc = desc;
+        state.dirty = false;
+        if let Some(freed) = state.freed.take() {
+            state.leaving = Some(freed);
+            self.leaving.lock().push(number);
+        }
+        Ok(())
+    }
+
+    /// What was stored last is committed: the blocks that it gave up can be allocated.
+    pub(crate) fn release_held(&self) {
+        let leaving = core::mem::take(&mut *self.leaving.lock());
+        for number in leaving {
+            let Some(group) = self.groups.get(number as usize) else { continue };
+            let mut state = group.lock();
+            let Some(gone) = state.leaving.take() else { continue };
+            let count = gone.iter().map(|byte| byte.count_ones()).sum::<u32>();
+            if let Some(bits) = &mut state.blocks {
+                subtract(bits, &gone);
+            }
+            state.held = state.held.saturating_sub(count);
+            self.held.fetch_sub(i64::from(count), Ordering::AcqRel);
+        }
     }
 }

@@ -1,21 +1,24 @@
 //! Metadata blocks in memory: the running state of the file system's own structures.
 //!
-//! The [`Buffer`] is what operations look at and change; dirty ones are copied into pages and
-//! written when the file system is synced. That copy is where a journal commit takes its snapshot.
-//! Blocks go to the device one by one, not through the page cache of the bare device: a page there
-//! may hold a neighbour that is file data now.
+//! The [`Buffer`] is what operations look at and change. With a journal, what is dirty belongs to the
+//! running transaction, and a commit takes snapshots of it ([`Buffers::take`]): a block is copied only
+//! if it changes while somebody has one. Without, dirty blocks are written when the file system is
+//! synced. Blocks go to the device one by one, not through the page cache of the bare device: a page
+//! there may hold a neighbour that is file data now.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use abi::{Errno, Result};
+use abi::Result;
 use arch::lock::{LockClass, RwSpinLock, SpinLock};
 use block::{Bio, BioFlags, Device, Op, SECTOR_SIZE};
 use hashbrown::HashMap;
-use sched::{Completion, IoWait, WaitQueue};
+use sched::{IoWait, WaitQueue};
 
+use crate::io::Writes;
+use crate::journal::{Frozen, Transaction};
 use crate::seal::{self, Seal};
 use crate::shrink;
 
@@ -29,7 +32,8 @@ const SHARD_LIMIT: usize = 512;
 /// One metadata block.
 pub(crate) struct Buffer {
     pub(crate) block: u64,
-    data: RwSpinLock<Vec<u8>>,
+    /// Shared with the snapshots that were taken since it last changed.
+    data: RwSpinLock<Arc<Vec<u8>>>,
     dirty: AtomicBool,
     /// How it is signed when written, and the seed: see [`Buffer::set_seal`].
     seal: AtomicU64,
@@ -66,20 +70,21 @@ impl Buffer {
         }
     }
 
-    /// Signs the bytes and hands them to `take`.
-    fn signed(&self, take: impl FnOnce(&[u8])) {
+    /// The bytes as they are now, signed.
+    fn snapshot(&self) -> Arc<Vec<u8>> {
         let seal = self.seal();
         if seal == Seal::None {
-            return self.read(take);
+            return self.data.read().clone();
         }
         let mut bytes = self.data.write();
-        seal::apply(seal, &mut bytes, self.seal.load(Ordering::Relaxed) as u32);
-        take(&bytes);
+        let seed = self.seal.load(Ordering::Relaxed) as u32;
+        seal::apply(seal, Arc::<Vec<u8>>::make_mut(&mut bytes), seed);
+        bytes.clone()
     }
 
     /// A copy of the bytes.
     pub(crate) fn copy(&self) -> Vec<u8> {
-        self.data.read().clone()
+        self.data.read().to_vec()
     }
 }
 
@@ -93,12 +98,19 @@ pub(crate) struct Buffers {
     dirty: SpinLock<Dirty>,
     /// Told when a write-out has ended.
     written: WaitQueue,
+    /// Dirty blocks wait for a commit, not for a write-out.
+    is_journaled: AtomicBool,
+    /// Blocks that the next commit may have to write: an upper bound.
+    pub(crate) charged: AtomicU32,
 }
 
 /// What the device does not have yet.
 #[derive(Default)]
 struct Dirty {
+    /// What the next write-out writes, or the running transaction has changed.
     waiting: BTreeMap<u64, Arc<Buffer>>,
+    /// Blocks that the running transaction gave up.
+    revoked: BTreeSet<u64>,
     /// What the running write-out has yet to copy. A block that changes after its copy waits for the
     /// next one: a device keeps no order between two writes of a block that are on their way.
     leaving: BTreeMap<u64, Arc<Buffer>>,
@@ -112,7 +124,15 @@ impl Buffers {
         let shards = Arc::new(shards);
         shrink::register(&shards);
         let dirty = SpinLock::new(&DIRTY, Dirty::default());
-        Buffers { device, block_size, shards, dirty, written: WaitQueue::new() }
+        Buffers {
+            device,
+            block_size,
+            shards,
+            dirty,
+            written: WaitQueue::new(),
+            is_journaled: AtomicBool::new(false),
+            charged: AtomicU32::new(0),
+        }
     }
 
     fn shard(&self, block: u64) -> &SpinLock<HashMap<u64, Arc<Buffer>>> {
@@ -122,7 +142,7 @@ impl Buffers {
     fn enter(&self, block: u64, data: Vec<u8>) -> Arc<Buffer> {
         let fresh = Arc::new(Buffer {
             block,
-            data: RwSpinLock::new(&DATA, data),
+            data: RwSpinLock::new(&DATA, Arc::new(data)),
             dirty: AtomicBool::new(false),
             seal: AtomicU64::new(0),
         });
@@ -164,23 +184,84 @@ impl Buffers {
         buffer
     }
 
-    /// Changes the bytes and remembers that they must be written.
+    /// Gives a block of which everything is known new contents, if they are others.
+    pub(crate) fn replace(&self, block: u64, bytes: &[u8]) {
+        let known = self.shard(block).lock().get(&block).cloned();
+        let buffer = match known {
+            Some(known) if known.read(|old| old == bytes) => return,
+            Some(known) => known,
+            None => self.enter(block, alloc::vec![0; self.block_size]),
+        };
+        self.modify(&buffer, |place| place.copy_from_slice(bytes));
+    }
+
+    /// Changes the bytes and remembers that they must be written. With a journal the caller is in an
+    /// operation that it belongs to ([`crate::commit::Handle`]), or is the commit.
     pub(crate) fn modify<R>(&self, buffer: &Arc<Buffer>, change: impl FnOnce(&mut [u8]) -> R) -> R {
-        let result = change(&mut buffer.data.write());
+        let result = change(Arc::<Vec<u8>>::make_mut(&mut buffer.data.write()));
         if !buffer.dirty.swap(true, Ordering::AcqRel) {
-            self.dirty.lock().waiting.insert(buffer.block, buffer.clone());
+            self.charge(1);
+            let mut dirty = self.dirty.lock();
+            // In use again, so what is in the log is to be copied after all: this comes last.
+            dirty.revoked.remove(&buffer.block);
+            dirty.waiting.insert(buffer.block, buffer.clone());
         }
         result
     }
 
-    /// The block becomes free: what was to be written to it no longer matters, and what is on its
-    /// way has arrived when this returns, so that it cannot overtake the next owner's data.
-    pub(crate) fn forget(&self, block: u64) {
+    /// The next commit may have to write so many blocks more.
+    pub(crate) fn charge(&self, blocks: u32) {
+        // Relaxed: an estimate.
+        self.charged.fetch_add(blocks, Ordering::Relaxed);
+    }
+
+    /// So many of those it need not write after all.
+    pub(crate) fn discharge(&self, blocks: u32) {
+        let less = |charged: u32| Some(charged.saturating_sub(blocks));
+        let _ = self.charged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// From now on (not any more) dirty blocks wait for a commit.
+    pub(crate) fn set_journaled(&self, is_journaled: bool) {
+        self.is_journaled.store(is_journaled, Ordering::Release);
+    }
+
+    /// Takes what the running transaction has changed. Nobody changes anything meanwhile.
+    pub(crate) fn take(&self) -> Transaction {
         let mut dirty = self.dirty.lock();
-        dirty.waiting.remove(&block);
-        dirty.leaving.remove(&block);
+        let waiting = core::mem::take(&mut dirty.waiting);
+        let revoked = core::mem::take(&mut dirty.revoked);
         drop(dirty);
+        self.charged.store(0, Ordering::Relaxed);
+        let freeze = |(block, buffer): (u64, Arc<Buffer>)| {
+            buffer.dirty.store(false, Ordering::Release);
+            let bytes = buffer.snapshot();
+            Frozen { block, _buffer: buffer, bytes }
+        };
+        let blocks = waiting.into_iter().map(freeze).collect();
+        Transaction { blocks, revoked: revoked.into_iter().collect() }
+    }
+
+    /// The block becomes free: what was to be written to it no longer matters. Without a journal, what
+    /// is on its way has arrived when this returns, so that it cannot overtake the next owner's data;
+    /// with one, nobody gets the block before the commit, which tells recovery of it.
+    pub(crate) fn forget(&self, block: u64) {
+        let is_journaled = self.is_journaled.load(Ordering::Acquire);
+        let mut dirty = self.dirty.lock();
+        let waited = dirty.waiting.remove(&block);
+        dirty.leaving.remove(&block);
+        if is_journaled {
+            dirty.revoked.insert(block);
+        }
+        drop(dirty);
+        if let Some(buffer) = waited {
+            buffer.dirty.store(false, Ordering::Release);
+            self.discharge(1);
+        }
         self.shard(block).lock().remove(&block);
+        if is_journaled {
+            return;
+        }
         let _waiting = IoWait::begin();
         self.written.wait(|| (!self.dirty.lock().writing.contains(&block)).then_some(()));
     }
@@ -192,30 +273,12 @@ impl Buffers {
     /// Writes what is dirty now and waits for the device to have it. One at a time: callers hold
     /// `ext4.sync`.
     pub(crate) fn write_out(&self) -> Result<()> {
-        struct Batch {
-            left: AtomicUsize,
-            failed: AtomicBool,
-            done: Completion,
-        }
-        let batch = Arc::new(Batch {
-            left: AtomicUsize::new(1),
-            failed: AtomicBool::new(false),
-            done: Completion::new(),
-        });
-        let end = |batch: &Batch, result: Result<()>| {
-            if result.is_err() {
-                batch.failed.store(true, Ordering::Relaxed);
-            }
-            // AcqRel: the last one sees the others' failures.
-            if batch.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                batch.done.complete();
-            }
-        };
-        let mut outcome = Ok(());
         // Kept until the device has them: a block that is dropped and read again before that would
         // come back as it was, and one that could not be written is dirty still.
         let mut held: Vec<Arc<Buffer>> = Vec::new();
-        let mut pending: Option<Bio> = None;
+        let mut writes =
+            Writes::new(&self.device, self.block_size, BioFlags::META | BioFlags::SYNC);
+        let mut outcome = Ok(());
         {
             let mut dirty = self.dirty.lock();
             debug_assert!(dirty.writing.is_empty(), "two write-outs at a time");
@@ -227,47 +290,17 @@ impl Buffers {
                 dirty.leaving.extend(waiting);
             }
         }
-        loop {
+        self.charged.store(0, Ordering::Relaxed);
+        while outcome.is_ok() {
             let mut dirty = self.dirty.lock();
             let Some((block, buffer)) = dirty.leaving.pop_first() else { break };
             dirty.writing.insert(block);
             drop(dirty);
             held.push(buffer.clone());
             buffer.dirty.store(false, Ordering::Release);
-            let page = match frames::alloc_page(frames::Flags::RESERVE) {
-                Ok(page) => page,
-                Err(error) => {
-                    self.modify(&buffer, |_| ());
-                    outcome = Err(error.into());
-                    break;
-                }
-            };
-            buffer.signed(|bytes| page.copy_in(0, bytes));
-            let sector = self.sector(block);
-            let follows = pending
-                .as_ref()
-                .is_some_and(|bio| bio.end_sector() == sector && bio.segments.len() < 64);
-            if !follows {
-                if let Some(bio) = pending.take() {
-                    self.device.submit(bio);
-                }
-                batch.left.fetch_add(1, Ordering::Relaxed);
-                let told = batch.clone();
-                let mut bio = Bio::new(Op::Write, sector, move |result| end(&told, result));
-                bio.flags |= BioFlags::META | BioFlags::SYNC;
-                pending = Some(bio);
-            }
-            if let Some(bio) = &mut pending {
-                bio.push(page, 0, self.block_size as u32);
-            }
+            outcome = writes.add(block, &buffer.snapshot());
         }
-        if let Some(bio) = pending.take() {
-            self.device.submit(bio);
-        }
-        end(&batch, Ok(()));
-        let waiting = IoWait::begin();
-        batch.done.wait();
-        drop(waiting);
+        outcome = outcome.and(writes.wait());
         // Who reads the bare device from now on sees the new blocks.
         for buffer in &held {
             let index = buffer.block * self.block_size as u64 / 4096;
@@ -279,7 +312,7 @@ impl Buffers {
         }
         drop(dirty);
         self.written.wake_all();
-        if !batch.failed.load(Ordering::Relaxed) {
+        if outcome.is_ok() {
             return outcome;
         }
         for buffer in &held {
@@ -288,7 +321,7 @@ impl Buffers {
                 self.modify(buffer, |_| ());
             }
         }
-        Err(Errno::EIO)
+        outcome
     }
 }
 

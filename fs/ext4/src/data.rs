@@ -1,5 +1,6 @@
 //! File data: between pages and blocks. Space is promised when a page becomes dirty and allocated,
-//! in long runs, when it is written back.
+//! in long runs, when it is written back. The transaction that hands blocks to a file waits for their
+//! data, so that a crash does not show what was in them before.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -10,6 +11,7 @@ use arch::addr::{PAGE_SHIFT, PAGE_SIZE};
 use block::{Bio, BioFlags, Op, SECTOR_SHIFT};
 use pagecache::{Backing, Flusher, Mapping, Owner, ReadRun, WriteRun};
 
+use crate::commit::{Handle, Ordered};
 use crate::extents::Extent;
 use crate::indirect;
 use crate::node::{Node, State, flags};
@@ -23,7 +25,7 @@ pub(crate) struct FileBacking {
 struct Joint<R> {
     left: AtomicUsize,
     failed: AtomicUsize,
-    run: spin::Mutex<Option<R>>,
+    run: spin::Mutex<Option<(R, Option<Ordered>)>>,
     end: fn(R, Result<()>),
 }
 
@@ -35,16 +37,20 @@ impl<R> Joint<R> {
         // AcqRel: the last part sees the others' errors.
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             let run = self.run.lock().take();
-            if let Some(run) = run {
+            if let Some((run, ordered)) = run {
                 let outcome = match self.failed.load(Ordering::Relaxed) {
                     0 => Ok(()),
                     error => Err(Errno::from_raw(error as i32)),
                 };
+                drop(ordered);
                 (self.end)(run, outcome);
             }
         }
     }
 }
+
+/// Where the pieces of a run are written, and who waits for that.
+type Placed = (Vec<Piece>, Option<Ordered>);
 
 /// A piece of a transfer: `len` bytes at `offset` from the run's start, at a device block.
 struct Piece {
@@ -68,7 +74,7 @@ impl FileBacking {
         &self,
         op: Op,
         flags: BioFlags,
-        run: R,
+        (run, ordered): (R, Option<Ordered>),
         pages: &[frames::PageRef],
         pieces: &[Piece],
         end: fn(R, Result<()>),
@@ -77,7 +83,7 @@ impl FileBacking {
         let joint = Arc::new(Joint {
             left: AtomicUsize::new(1),
             failed: AtomicUsize::new(0),
-            run: spin::Mutex::new(Some(run)),
+            run: spin::Mutex::new(Some((run, ordered))),
             end,
         });
         let mut at = 0;
@@ -110,8 +116,86 @@ impl FileBacking {
         joint.part_done(Ok(()));
     }
 
-    /// Allocates what was promised for `first..end`.
-    fn allocate(&self, state: &mut State, first: u32, end: u32) -> Result<()> {
+    /// Where the file blocks `first..end` go: allocates what was promised for them.
+    fn place(&self, first: u32, end: u32) -> Result<Placed> {
+        let node = &self.node;
+        {
+            let state = node.state.lock();
+            let is_settled = state.delayed.range(first..end).next().is_none()
+                && !state.map.has_unwritten(first, end);
+            if is_settled {
+                return Ok((self.pieces(&state, first, end), None));
+            }
+        }
+        let credits = node.map_credits();
+        node.fs.transact(credits, |handle| self.place_anew(handle, first, end))
+    }
+
+    /// The same for blocks that change hands. In an operation.
+    fn place_anew(&self, handle: &Handle<'_>, first: u32, end: u32) -> Result<Placed> {
+        let node = &self.node;
+        let mut state = node.state.lock();
+        let mut taken = Vec::new();
+        let mut result = self.allocate(&mut state, first, end, &mut taken);
+        if result.is_ok() && state.map.has_unwritten(first, end) {
+            result = node.prepare_map(&mut state, 2);
+        }
+        if result.is_err() {
+            self.give_back(&mut state, &taken)?;
+        } else if state.map.mark_written(first, end) {
+            result = node.map_changed(&mut state);
+        }
+        node.count_blocks(&state);
+        let pieces = self.pieces(&state, first, end);
+        drop(state);
+        node.changed();
+        result?;
+        Ok((pieces, node.fs.order(handle)))
+    }
+
+    /// Undoes [`FileBacking::allocate`]: blocks without data are not to be committed.
+    fn give_back(&self, state: &mut State, taken: &[Extent]) -> Result<()> {
+        let fs = &self.node.fs;
+        for extent in taken {
+            state.map.remove(extent.logical, extent.end());
+            state.delayed.extend(extent.logical..extent.end());
+            fs.alloc.renew(extent.len.into());
+            let len = extent.len.into();
+            fs.alloc.give_blocks(&fs.sb, &fs.buffers, extent.physical, len)?;
+        }
+        self.node.map_changed(state)
+    }
+
+    /// The parts of `first..end` that have blocks.
+    fn pieces(&self, state: &State, first: u32, end: u32) -> Vec<Piece> {
+        let size = self.block_size();
+        let mut pieces = Vec::new();
+        let mut block = first;
+        while block < end {
+            match state.map.find(block) {
+                Ok(extent) => {
+                    let len = extent.end().min(end) - block;
+                    pieces.push(Piece {
+                        offset: (block - first) as usize * size,
+                        len: len as usize * size,
+                        physical: extent.physical + u64::from(block - extent.logical),
+                    });
+                    block += len;
+                }
+                Err(next) => block = next.unwrap_or(end).min(end),
+            }
+        }
+        pieces
+    }
+
+    /// Allocates what was promised for `first..end`, and adds it to `taken`. In an operation.
+    fn allocate(
+        &self,
+        state: &mut State,
+        first: u32,
+        end: u32,
+        taken: &mut Vec<Extent>,
+    ) -> Result<()> {
         let fs = &self.node.fs;
         let group = (self.node.ino - 1) / fs.sb.inodes_per_group;
         loop {
@@ -125,12 +209,13 @@ impl FileBacking {
             let goal = state.map.goal(start).unwrap_or_else(|| fs.sb.group_start(group));
             let want = (stop - start).min(32767);
             let (physical, len) = fs.alloc.take_blocks(&fs.sb, &fs.buffers, goal, want)?;
+            let extent = Extent { logical: start, len, physical, unwritten: false };
+            self.node.add_extent(state, extent)?;
             for block in start..start + len {
                 state.delayed.remove(&block);
             }
             fs.alloc.unreserve(len.into());
-            state.map.insert(Extent { logical: start, len, physical, unwritten: false });
-            state.map_dirty = true;
+            taken.push(extent);
         }
     }
 }
@@ -171,6 +256,7 @@ impl Backing for FileBacking {
         if pieces.is_empty() {
             return run.complete(Ok(()));
         }
+        let run = (run, None);
         self.submit(Op::Read, BioFlags::empty(), run, &pages, &pieces, ReadRun::complete);
     }
 
@@ -185,39 +271,18 @@ impl Backing for FileBacking {
         if end <= first {
             return run.complete(Ok(()));
         }
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut state = self.node.state.lock();
-        if let Err(error) = self.allocate(&mut state, first, end) {
-            drop(state);
-            log::error!("ext4: inode {}: cannot allocate: {error}; data lost", self.node.ino);
-            return run.complete(Err(error));
-        }
-        if state.map.mark_written(first, end) {
-            state.map_dirty = true;
-        }
-        let mut block = first;
-        while block < end {
-            match state.map.find(block) {
-                Ok(extent) => {
-                    let len = extent.end().min(end) - block;
-                    pieces.push(Piece {
-                        offset: (block - first) as usize * size,
-                        len: len as usize * size,
-                        physical: extent.physical + u64::from(block - extent.logical),
-                    });
-                    block += len;
-                }
-                Err(next) => block = next.unwrap_or(end).min(end),
+        let (pieces, ordered) = match self.place(first, end) {
+            Ok(placed) => placed,
+            Err(error) => {
+                log::error!("ext4: inode {}: cannot allocate: {error}; data lost", self.node.ino);
+                return run.complete(Err(error));
             }
-        }
-        self.node.count_blocks(&state);
-        drop(state);
-        self.node.changed();
+        };
         let flags = if run.is_sync() { BioFlags::SYNC } else { BioFlags::empty() };
         if pieces.is_empty() {
             return run.complete(Ok(()));
         }
-        self.submit(Op::Write, flags, run, &pages, &pieces, WriteRun::complete);
+        self.submit(Op::Write, flags, (run, ordered), &pages, &pieces, WriteRun::complete);
     }
 
     fn prepare_write(&self, _mapping: &Mapping, pos: u64, len: usize) -> Result<()> {

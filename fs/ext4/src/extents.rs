@@ -110,6 +110,12 @@ impl BlockMap {
         removed
     }
 
+    /// Whether any of `start..end` has blocks that are not written.
+    pub(crate) fn has_unwritten(&self, start: u32, end: u32) -> bool {
+        let from = self.extents.iter().skip(self.position(start));
+        from.take_while(|e| e.logical < end).any(|e| e.unwritten)
+    }
+
     /// Marks `start..end` as written where it is mapped; whether anything changed.
     pub(crate) fn mark_written(&mut self, start: u32, end: u32) -> bool {
         self.mark(start, end, false)
@@ -362,13 +368,7 @@ impl Ext4 {
                 entry
             })
             .collect();
-        let room = self.node_room();
-        let (mut nodes, mut width) = (0, level.len());
-        while width > 4 {
-            width = width.div_ceil(room);
-            nodes += width;
-        }
-        self.resize_tree(map, nodes, goal)?;
+        self.resize_tree(map, self.extent_nodes(map.extents.len()), goal)?;
         let mut blocks = map.tree_blocks.iter();
         let mut depth = 0u16;
         while level.len() > 4 {
@@ -383,6 +383,16 @@ impl Ext4 {
     /// How many entries a block of an extent tree holds.
     fn node_room(&self) -> usize {
         (self.sb.block_size - 12 - 4) / 12
+    }
+
+    /// How many blocks the tree of so many extents needs besides the root.
+    pub(crate) fn extent_nodes(&self, extents: usize) -> usize {
+        let (mut nodes, mut width) = (0, extents);
+        while width > 4 {
+            width = width.div_ceil(self.node_room());
+            nodes += width;
+        }
+        nodes
     }
 
     /// Gives the map as many blocks for its tree as it is going to need: all of them before the first
@@ -413,14 +423,14 @@ impl Ext4 {
         let room = self.node_room();
         let mut above = Vec::new();
         for (chunk, &block) in entries.chunks(room).zip(blocks) {
-            self.buffers.fresh_with(block, |bytes| {
-                fill_node(bytes, chunk, room, depth);
-                if self.sb.has_csum() {
-                    let at = 12 + 12 * room;
-                    let sum = crc32c(seed, &bytes[..at]);
-                    put32(bytes, at, sum);
-                }
-            });
+            let mut bytes = alloc::vec![0; self.sb.block_size];
+            fill_node(&mut bytes, chunk, room, depth);
+            if self.sb.has_csum() {
+                let at = 12 + 12 * room;
+                let sum = crc32c(seed, &bytes[..at]);
+                put32(&mut bytes, at, sum);
+            }
+            self.buffers.replace(block, &bytes);
             let mut entry = [0; 12];
             entry[..4].copy_from_slice(&chunk[0][..4]);
             put32(&mut entry, 4, block as u32);

@@ -1,7 +1,6 @@
 //! Open files and directories.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::any::Any;
 use core::ops::Range;
 
@@ -13,29 +12,22 @@ use vfs::file::{DirSink, PageSink};
 use vfs::{Context, File, FileOps, MapArgs, pagefile};
 use vm::MapSource;
 
-use crate::extents::Extent;
-use crate::node::State;
-use crate::node::{Node, flags};
+use crate::commit::INODE;
+use crate::node::Node;
 
 const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
-const KEEP_SIZE: u32 = 1;
-const PUNCH_HOLE: u32 = 2;
-const COLLAPSE_RANGE: u32 = 8;
-const ZERO_RANGE: u32 = 0x10;
-const INSERT_RANGE: u32 = 0x20;
 
-fn node(file: &File) -> Result<&Node> {
+pub(crate) fn node(file: &File) -> Result<&Node> {
     file.inode().private().ok_or(Errno::EIO)
 }
 
-fn sync(file: &File, range: Range<u64>) -> Result<()> {
+fn sync(file: &File, range: Range<u64>, data_only: bool) -> Result<()> {
     if let Some(mapping) = file.inode().mapping() {
         mapping.write_and_wait(range.start, range.end.saturating_sub(1).max(range.start))?;
     }
-    let fs = &node(file)?.fs;
-    fs.store_metadata()?;
-    fs.device.sync()
+    let node = node(file)?;
+    node.fs.sync_file(file, node, data_only)
 }
 
 /// Operations of regular files.
@@ -114,131 +106,6 @@ impl Node {
             block = end;
         }
     }
-
-    /// Makes file blocks read as zeros without giving up their space. Their pages are gone.
-    fn zero_range(&self, first: u32, end: u32) {
-        let mut state = self.state.lock();
-        let promised: Vec<u32> = state.delayed.range(first..end).copied().collect();
-        for block in &promised {
-            state.delayed.remove(block);
-        }
-        self.fs.alloc.unreserve(promised.len() as u64);
-        if state.map.mark_unwritten(first, end) {
-            state.map_dirty = true;
-        }
-    }
-
-    /// Allocates unwritten blocks where there are none.
-    fn preallocate(&self, first: u32, end: u32) -> Result<()> {
-        let mut state = self.state.lock();
-        let result = self.take_unwritten(&mut state, first, end);
-        // What was taken before an error is the file's all the same.
-        self.count_blocks(&state);
-        drop(state);
-        self.changed();
-        result
-    }
-
-    fn take_unwritten(&self, state: &mut State, first: u32, end: u32) -> Result<()> {
-        let fs = &self.fs;
-        let mut block = first;
-        while block < end {
-            let stop = match state.map.find(block) {
-                Ok(extent) => {
-                    block = extent.end();
-                    continue;
-                }
-                Err(next) => next.unwrap_or(end).min(end),
-            };
-            if state.delayed.contains(&block) {
-                block += 1;
-                continue;
-            }
-            let stop = state.delayed.range(block..stop).next().copied().unwrap_or(stop);
-            let want = (stop - block).min(32767);
-            if fs.alloc.available() <= u64::from(want) {
-                return Err(Errno::ENOSPC);
-            }
-            let goal = state.map.goal(block).unwrap_or(0);
-            let (physical, len) = fs.alloc.take_blocks(&fs.sb, &fs.buffers, goal, want)?;
-            state.map.insert(Extent { logical: block, len, physical, unwritten: true });
-            state.map_dirty = true;
-            block += len;
-        }
-        Ok(())
-    }
-}
-
-/// The first and the count of the blocks that a shifting `fallocate` names.
-fn shifted(file: &File, offset: u64, len: u64) -> Result<(u32, u32)> {
-    let size = node(file)?.fs.sb.block_size as u64;
-    if !offset.is_multiple_of(size) || !len.is_multiple_of(size) {
-        return Err(Errno::EINVAL);
-    }
-    let block = |bytes: u64| u32::try_from(bytes / size).map_err(|_| Errno::EFBIG);
-    Ok((block(offset)?, block(len)?))
-}
-
-/// Writes out and drops the pages from `offset` on: their blocks are about to move.
-fn settle(file: &File, offset: u64) -> Result<()> {
-    let mapping = file.inode().mapping().ok_or(Errno::EIO)?;
-    let start = offset & !4095;
-    loop {
-        mapping.write_and_wait(start, i64::MAX as u64)?;
-        match mapping.invalidate(start >> 12, i64::MAX as u64 >> 12) {
-            // A mapping of the file wrote to a page in between.
-            Err(Errno::EBUSY) => {}
-            outcome => return outcome,
-        }
-    }
-}
-
-/// `FALLOC_FL_COLLAPSE_RANGE`: takes a range out of the file.
-fn collapse(file: &File, offset: u64, len: u64) -> Result<()> {
-    let (first, count) = shifted(file, offset, len)?;
-    let (inode, node) = (file.inode(), node(file)?);
-    let mapping = inode.mapping().ok_or(Errno::EIO)?;
-    // man 2 fallocate: a range that reaches the end is a truncation.
-    if offset + len >= mapping.size() {
-        return Err(Errno::EINVAL);
-    }
-    settle(file, offset)?;
-    node.free_range(first, first + count)?;
-    let mut state = node.state.lock();
-    state.map.close_gap(first, first + count);
-    state.map_dirty = true;
-    drop(state);
-    mapping.set_size(mapping.size() - len);
-    inode.touch(vfs::Time::now());
-    node.changed();
-    Ok(())
-}
-
-/// `FALLOC_FL_INSERT_RANGE`: makes a hole, moving what is behind.
-fn insert(file: &File, offset: u64, len: u64) -> Result<()> {
-    let (first, count) = shifted(file, offset, len)?;
-    let (inode, node) = (file.inode(), node(file)?);
-    let mapping = inode.mapping().ok_or(Errno::EIO)?;
-    let size = mapping.size();
-    if offset >= size {
-        return Err(Errno::EINVAL);
-    }
-    if size.saturating_add(len) > inode.sb().max_file_size {
-        return Err(Errno::EFBIG);
-    }
-    settle(file, offset)?;
-    let mut state = node.state.lock();
-    let last = state.map.extents.last().map_or(0, Extent::end);
-    if last.checked_add(count).is_none() {
-        return Err(Errno::EFBIG);
-    }
-    state.map.open_gap(first, count);
-    state.map_dirty = true;
-    drop(state);
-    mapping.set_size(size + len);
-    inode.touch(vfs::Time::now());
-    node.changed();
-    Ok(())
 }
 
 /// `O_DIRECT`: position, length and memory must suit the device's blocks.
@@ -297,6 +164,7 @@ impl FileOps for RegularOps {
         source.reexpand(cut);
         let written = result?;
         if file.inode().size() != before {
+            let _handle = node.fs.begin(INODE)?;
             node.changed();
         }
         Ok(written)
@@ -329,54 +197,12 @@ impl FileOps for RegularOps {
         pagefile::map(file)
     }
 
-    fn fsync(&self, file: &File, range: Range<u64>, _data_only: bool) -> Result<()> {
-        sync(file, range)
+    fn fsync(&self, file: &File, range: Range<u64>, data_only: bool) -> Result<()> {
+        sync(file, range, data_only)
     }
 
     fn fallocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {
-        let node = node(file)?;
-        let size = node.fs.sb.block_size as u64;
-        // Without extents there is no way to say that a block is not written yet.
-        if node.state.lock().flags & flags::EXTENTS == 0 && mode != PUNCH_HOLE | KEEP_SIZE {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let mapping = file.inode().mapping().ok_or(Errno::EIO)?;
-        let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
-        if end > file.inode().sb().max_file_size {
-            return Err(Errno::EFBIG);
-        }
-        let (first, last) = (offset.div_ceil(size) as u32, (end / size) as u32);
-        match mode {
-            0 | KEEP_SIZE => {
-                node.preallocate((offset / size) as u32, end.div_ceil(size) as u32)?;
-            }
-            _ if mode == PUNCH_HOLE | KEEP_SIZE => {
-                mapping.punch(offset, end)?;
-                mapping.write_and_wait(offset, end)?;
-                if first < last {
-                    node.free_range(first, last)?;
-                }
-                file.inode().touch(vfs::Time::now());
-                return Ok(());
-            }
-            COLLAPSE_RANGE => return collapse(file, offset, len),
-            INSERT_RANGE => return insert(file, offset, len),
-            _ if mode & !KEEP_SIZE == ZERO_RANGE => {
-                mapping.punch(offset, end)?;
-                mapping.write_and_wait(offset, end)?;
-                if first < last {
-                    node.zero_range(first, last);
-                }
-                node.preallocate((offset / size) as u32, end.div_ceil(size) as u32)?;
-            }
-            _ => return Err(Errno::EOPNOTSUPP),
-        }
-        if mode & KEEP_SIZE == 0 && end > mapping.size() {
-            mapping.truncate(end)?;
-        }
-        file.inode().touch(vfs::Time::now());
-        node.changed();
-        Ok(())
+        node(file)?.fallocate(file, mode, offset, len)
     }
 
     fn splice_read(
@@ -440,8 +266,8 @@ impl FileOps for DirOps {
         node(file)?.list(file.inode(), cursor, out)
     }
 
-    fn fsync(&self, file: &File, range: Range<u64>, _data_only: bool) -> Result<()> {
-        sync(file, range)
+    fn fsync(&self, file: &File, range: Range<u64>, data_only: bool) -> Result<()> {
+        sync(file, range, data_only)
     }
 
     fn ioctl(&self, file: &Arc<File>, ctx: &Context<'_>, cmd: u32, arg: usize) -> Result<usize> {

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -19,10 +20,11 @@ use vfs::superblock::{FileSystemType, MountRequest, SuperInit, SuperOps};
 use vfs::{DeviceNumber, FsStat, Inode, InodeCache, SuperBlock, Time};
 
 use crate::alloc_::Allocator;
-use crate::buffer::Buffers;
+use crate::buffer::{Buffer, Buffers};
 use crate::bytes::{put16, put32, u16_at, u32_at};
 use crate::indirect;
-use crate::layout::{LateFeature, Super, incompat, ro_compat, store_super};
+use crate::journal::Journal;
+use crate::layout::{LateFeature, Super, clear_recovery, incompat, ro_compat, store_super};
 use crate::node::{self, Node};
 use crate::orphan::Orphans;
 
@@ -38,6 +40,8 @@ pub(crate) struct Ext4 {
     pub(crate) sb: Super,
     pub(crate) device: Arc<Device>,
     pub(crate) buffers: Buffers,
+    /// `None`: changes are written in place.
+    pub(crate) journal: Option<Journal>,
     pub(crate) alloc: Allocator,
     pub(crate) inodes: InodeCache,
     pub(crate) vfs: spin::Once<Weak<SuperBlock>>,
@@ -45,7 +49,9 @@ pub(crate) struct Ext4 {
     dirty: SpinLock<BTreeMap<u32, Arc<Inode>>>,
     pub(crate) orphans: Orphans,
     pub(crate) syncing: Mutex<()>,
-    read_only: AtomicBool,
+    /// The block of the super block, at hand while the file system is mounted.
+    super_block: Arc<Buffer>,
+    pub(crate) read_only: AtomicBool,
     /// Files that are open for writing get `EROFS`, what waits to be deleted goes on waiting.
     pub(crate) sealed: AtomicBool,
     /// Files that are being deleted just now.
@@ -105,17 +111,24 @@ impl Ext4 {
             sb
         };
         let buffers = Buffers::new(device.clone(), sb.block_size);
+        let super_block = buffers.get(sb.place().0)?;
         let alloc = Allocator::load(&sb, &buffers)?;
+        let journal = match sb.has_journal() {
+            true => Some(Journal::open(&device, &sb)?),
+            false => None,
+        };
         Ok(Arc::new(Ext4 {
             sb,
             device,
             buffers,
+            journal,
             alloc,
             inodes: InodeCache::new(),
             vfs: spin::Once::new(),
             dirty: SpinLock::new(&DIRTY, BTreeMap::new()),
             orphans: Orphans::new(),
             syncing: Mutex::new(&SYNC, ()),
+            super_block,
             read_only: AtomicBool::new(read_only),
             sealed: AtomicBool::new(false),
             deleting: AtomicU32::new(0),
@@ -137,9 +150,8 @@ impl Ext4 {
 
     /// Changes the raw super block.
     pub(crate) fn modify_super(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
-        let (block, at) = self.sb.place();
-        let buffer = self.buffers.get(block)?;
-        self.buffers.modify(&buffer, |block| {
+        let (_, at) = self.sb.place();
+        self.buffers.modify(&self.super_block, |block| {
             if let Some(raw) = block.get_mut(at..at + 1024) {
                 change(raw);
             }
@@ -150,7 +162,9 @@ impl Ext4 {
     /// Says in the super block that the file system has `feature`, if it did not have it when it was
     /// mounted.
     pub(crate) fn need(&self, feature: &LateFeature) -> Result<()> {
-        if feature.is_in(&self.sb.raw) {
+        let (_, at) = self.sb.place();
+        let is_in = |block: &[u8]| block.get(at..).is_some_and(|raw| feature.is_in(raw));
+        if feature.is_in(&self.sb.raw) || self.super_block.read(is_in) {
             return Ok(());
         }
         self.modify_super(|raw| feature.add_to(raw))
@@ -161,17 +175,30 @@ impl Ext4 {
         if self.read_only.load(Ordering::Relaxed) {
             return;
         }
-        self.dirty.lock().entry(ino).or_insert_with(|| inode.clone());
+        if let Entry::Vacant(place) = self.dirty.lock().entry(ino) {
+            place.insert(inode.clone());
+            self.buffers.charge(1);
+        }
+    }
+
+    /// The inodes to be stored.
+    pub(crate) fn take_dirty(&self) -> BTreeMap<u32, Arc<Inode>> {
+        core::mem::take(&mut *self.dirty.lock())
     }
 
     /// Forgets an inode that is deleted.
     pub(crate) fn forget_dirty(&self, ino: u32) {
         let gone = self.dirty.lock().remove(&ino);
-        drop(gone);
+        if gone.is_some() {
+            self.buffers.discharge(1);
+        }
     }
 
-    /// Writes inodes, bitmaps and descriptors to the device.
+    /// Commits, or without a journal writes inodes, bitmaps and descriptors to the device.
     pub(crate) fn store_metadata(&self) -> Result<()> {
+        if self.journal.is_some() {
+            return self.commit(self.running());
+        }
         let _one = self.syncing.lock();
         if self.read_only.load(Ordering::Acquire) {
             return Ok(());
@@ -193,15 +220,39 @@ impl Ext4 {
         result.and(self.buffers.write_out())
     }
 
-    /// Writes the super block with its counters; `clean` is the state the next mount finds.
-    fn store_super(&self, clean: bool) -> Result<()> {
-        let _one = self.syncing.lock();
+    /// Free blocks and inodes.
+    fn counts(&self) -> (u64, u32) {
         let free_blocks = self.alloc.free_blocks.load(Ordering::Acquire).max(0) as u64;
         let free_inodes = self.alloc.free_inodes.load(Ordering::Acquire).max(0) as u32;
+        (free_blocks, free_inodes)
+    }
+
+    /// Puts the counters into the buffer of the super block, if they are others.
+    pub(crate) fn store_counts(&self) -> Result<()> {
+        let (free_blocks, free_inodes) = self.counts();
+        let (_, at) = self.sb.place();
+        let is_there = self.super_block.read(|block| {
+            let low = u32_at(block, at + 0xc) == free_blocks as u32;
+            low && u32_at(block, at + 0x10) == free_inodes
+        });
+        if is_there {
+            return Ok(());
+        }
+        self.modify_super(|raw| store_super(&self.sb, raw, free_blocks, free_inodes))
+    }
+
+    /// Writes the super block with its counters; `clean` is the state the next mount finds. With a
+    /// journal, which is empty then, only in the end: in between the state is what recovery makes.
+    fn store_super(&self, clean: bool) -> Result<()> {
+        let _one = self.syncing.lock();
+        let (free_blocks, free_inodes) = self.counts();
         self.modify_super(|raw| {
             let state = u16_at(raw, 0x3a);
             put16(raw, 0x3a, if clean { state | 1 } else { state & !1 });
             put32(raw, 0x30, Time::now().sec as u32);
+            if self.journal.is_some() {
+                clear_recovery(raw);
+            }
             store_super(&self.sb, raw, free_blocks, free_inodes);
         })?;
         self.buffers.write_out()
@@ -225,6 +276,9 @@ impl Ext4 {
                     mapping.sync()?;
                 }
             }
+        }
+        if self.journal.is_some() {
+            return if wait { self.make_durable(self.running()) } else { Ok(()) };
         }
         self.store_metadata()?;
         self.store_super(false)?;
@@ -250,7 +304,8 @@ impl Ext4 {
     /// to be writable again: it is among the orphans on the disk.
     pub(crate) fn delete_unused(&self, node: &Node, inode: &Arc<Inode>) -> Result<()> {
         self.deleting.fetch_add(1, Ordering::SeqCst);
-        let result = if self.sealed.load(Ordering::SeqCst) {
+        let result = if self.sealed.load(Ordering::SeqCst) || self.read_only.load(Ordering::SeqCst)
+        {
             self.forget_dirty(node.ino);
             self.inodes.remove(node.ino.into());
             Ok(())
@@ -261,11 +316,20 @@ impl Ext4 {
         result
     }
 
+    /// Readies a file system that may be written from now on.
+    fn begin_writing(self: &Arc<Self>) -> Result<()> {
+        self.start_journal()?;
+        self.delete_orphans()?;
+        if self.journal.is_some() { Ok(()) } else { self.store_super(false) }
+    }
+
+    /// Leaves everything on the disk, clean.
     fn finish(&self) -> Result<()> {
         if self.read_only.load(Ordering::Relaxed) {
             return Ok(());
         }
         self.sync(true)?;
+        self.stop_journal()?;
         self.store_super(true)?;
         self.device.sync()
     }
@@ -276,7 +340,7 @@ impl Periodic for Ext4 {
         if self.read_only.load(Ordering::Relaxed) {
             return;
         }
-        if let Err(error) = self.store_metadata() {
+        if let Err(error) = self.commit_old() {
             log::error!("ext4: {}: cannot write metadata: {error}", self.device.name());
         }
     }
@@ -333,8 +397,10 @@ impl SuperOps for SuperPart {
         let was = fs.read_only.swap(read_only, Ordering::AcqRel);
         if was && !read_only {
             fs.sealed.store(false, Ordering::SeqCst);
-            fs.delete_orphans()?;
-            fs.store_super(false)?;
+            if let Err(error) = fs.begin_writing() {
+                fs.read_only.store(true, Ordering::Release);
+                return Err(error);
+            }
         }
         let kept = sb.flags() & !MS_RDONLY;
         sb.set_flags(kept | flags & MS_RDONLY);
@@ -412,11 +478,11 @@ pub fn mount(device: &Arc<Device>, flags: u64) -> Result<Arc<SuperBlock>> {
     }
     sb.set_root(root);
     if !read_only {
-        fs.delete_orphans()?;
-        fs.store_super(false)?;
-        let periodic: Weak<dyn Periodic> = Arc::downgrade(&(fs.clone() as Arc<dyn Periodic>));
-        device.flusher().add_periodic(periodic);
+        fs.begin_writing()?;
     }
+    // It may become writable later.
+    let periodic: Weak<dyn Periodic> = Arc::downgrade(&(fs.clone() as Arc<dyn Periodic>));
+    device.flusher().add_periodic(periodic);
     log::info!("ext4: mounted {}{}", device.name(), if read_only { " read-only" } else { "" });
     Ok(sb)
 }

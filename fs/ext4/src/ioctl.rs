@@ -121,6 +121,7 @@ impl Node {
         if changed & flags::EXTENTS != 0 {
             self.check_migration(inode, new)?;
         }
+        let _handle = self.fs.begin(self.map_credits())?;
         if let Some(project) = project
             && project != self.project()?
         {
@@ -128,8 +129,14 @@ impl Node {
         }
         let mut state = self.state.lock();
         state.flags = new;
-        // The map is stored whole, in the other form.
-        state.map_dirty |= changed & flags::EXTENTS != 0;
+        if changed & flags::EXTENTS != 0
+            && let Err(error) = self.map_changed(&mut state)
+        {
+            // The map stays as it is; otherwise it is stored whole, in the other form.
+            state.flags = old;
+            self.map_changed(&mut state)?;
+            return Err(error);
+        }
         drop(state);
         show(inode, new);
         inode.set_ctime(Time::now());

@@ -9,6 +9,7 @@ use crate::hash::Hasher;
 pub(crate) const MAGIC: u16 = 0xef53;
 
 pub(crate) mod compat {
+    pub(crate) const HAS_JOURNAL: u32 = 0x4;
     pub(crate) const DIR_INDEX: u32 = 0x20;
 }
 pub(crate) mod incompat {
@@ -144,6 +145,11 @@ impl Super {
 
     pub(crate) fn desc_blocks(&self) -> u64 {
         u64::from(self.groups).div_ceil(self.descs_per_block() as u64)
+    }
+
+    /// Whether there is a journal.
+    pub(crate) fn has_journal(&self) -> bool {
+        self.compat & compat::HAS_JOURNAL != 0
     }
 
     /// Whether directories may be hashed.
@@ -337,6 +343,13 @@ pub(crate) fn store_super(sb: &Super, raw: &mut [u8], free_blocks: u64, free_ino
         put32(raw, 0x158, (free_blocks >> 32) as u32);
     }
     put32(raw, 0x10, free_inodes);
+    sign_super(raw);
+}
+
+/// Says in a raw super block that the journal needs recovery and signs it.
+pub(crate) fn set_recovery(raw: &mut [u8]) {
+    let incompat = u32_at(raw, 0x60) | incompat::RECOVER;
+    put32(raw, 0x60, incompat);
     sign_super(raw);
 }
 

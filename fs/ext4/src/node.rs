@@ -1,9 +1,8 @@
-//! [`Node`]: ext4's part of an inode: loading it, storing it, its block map, its death.
+//! [`Node`]: ext4's part of an inode: making it, loading it, storing it.
 
 use alloc::collections::BTreeSet;
 use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use arch::lock::LockClass;
@@ -15,7 +14,7 @@ use crate::buffer::Buffer;
 use crate::bytes::{put16, put32, u16_at, u32_at};
 use crate::csum::crc32c;
 use crate::data::FileBacking;
-use crate::extents::{BlockMap, Extent};
+use crate::extents::BlockMap;
 use crate::fs::Ext4;
 use crate::layout::{LateFeature, ro_compat};
 
@@ -49,6 +48,10 @@ pub(crate) struct State {
     pub(crate) inline: Option<[u8; 60]>,
     /// The map differs from `i_block`.
     pub(crate) map_dirty: bool,
+    /// The length that the disk knows: promised blocks do not count before they are allocated.
+    pub(crate) disk_size: u64,
+    /// Blocks of the running transaction that the map's tree was charged for.
+    pub(crate) charged: u32,
     /// The block with extended attributes; 0: none.
     pub(crate) acl_block: u64,
 }
@@ -61,7 +64,15 @@ pub(crate) struct Node {
     /// Checksum seed of this inode's blocks.
     pub(crate) seed: u32,
     pub(crate) state: Mutex<State>,
-    dead: AtomicBool,
+    /// Its block of the inode table, which is at hand while the inode is, and its place in it.
+    table: Arc<Buffer>,
+    at: usize,
+    /// The transactions of the last change, and of the last that reading the file needs.
+    changed_in: AtomicU64,
+    needed_in: AtomicU64,
+    /// The file is deleted: its place may be another's.
+    pub(crate) dead: AtomicBool,
+    pub(crate) deleting: AtomicBool,
 }
 
 impl Drop for Node {
@@ -108,14 +119,20 @@ impl Node {
         }
         let (block, at) = fs.alloc.inode_place(&fs.sb, ino)?;
         let size = fs.sb.inode_size;
-        let raw = fs.metadata_block(block)?.read(|b| b.get(at..at + size).map(<[u8]>::to_vec));
+        let table = fs.metadata_block(block)?;
+        let raw = table.read(|b| b.get(at..at + size).map(<[u8]>::to_vec));
         let raw = raw.ok_or(Errno::EUCLEAN)?;
-        let inode = Self::from_raw(fs, ino, &raw)?;
+        let inode = Self::from_raw(fs, ino, &raw, (table, at))?;
         vfs::acl::load(&inode)?;
         Ok(fs.inodes.insert(inode))
     }
 
-    fn from_raw(fs: &Arc<Ext4>, ino: u32, raw: &[u8]) -> Result<Arc<Inode>> {
+    fn from_raw(
+        fs: &Arc<Ext4>,
+        ino: u32,
+        raw: &[u8],
+        place: (Arc<Buffer>, usize),
+    ) -> Result<Arc<Inode>> {
         let sb = fs.vfs.get().and_then(Weak::upgrade).ok_or(Errno::EIO)?;
         let wide = raw.len() > 128 && u16_at(raw, 0x80) >= 28;
         let generation = u32_at(raw, 0x64);
@@ -185,18 +202,20 @@ impl Node {
             flags: raw_flags,
             inline,
             map_dirty: false,
+            disk_size: size,
+            charged: 0,
             acl_block,
         };
-        Ok(Self::build(fs, &sb, &init, kind, seed, state))
+        Ok(Self::build(fs, &sb, &init, (kind, seed), state, place))
     }
 
     fn build(
         fs: &Arc<Ext4>,
         sb: &Arc<SuperBlock>,
         init: &InodeInit,
-        kind: FileKind,
-        seed: u32,
+        (kind, seed): (FileKind, u32),
         state: State,
+        (table, at): (Arc<Buffer>, usize),
     ) -> Arc<Inode> {
         Inode::new_cyclic(sb, init, |me| {
             let node = Arc::new(Node {
@@ -205,7 +224,12 @@ impl Node {
                 me: me.clone(),
                 seed,
                 state: Mutex::new(&STATE, state),
+                table: table.clone(),
+                at,
+                changed_in: AtomicU64::new(0),
+                needed_in: AtomicU64::new(0),
                 dead: AtomicBool::new(false),
+                deleting: AtomicBool::new(false),
             });
             let mapping = (kind == FileKind::Regular)
                 .then(|| Mapping::new(Arc::new(FileBacking::new(node.clone())), init.size));
@@ -213,7 +237,7 @@ impl Node {
         })
     }
 
-    /// A new inode, without a name yet.
+    /// A new inode, without a name yet. In an operation.
     pub(crate) fn create(fs: &Arc<Ext4>, dir: &Node, new: &NewInode<'_>) -> Result<Arc<Inode>> {
         let sb = fs.vfs.get().and_then(Weak::upgrade).ok_or(Errno::EIO)?;
         let is_dir = new.kind == FileKind::Directory;
@@ -268,6 +292,8 @@ impl Node {
             flags: raw_flags,
             inline,
             map_dirty: true,
+            disk_size: 0,
+            charged: 0,
             acl_block: 0,
         };
         let seed = seed_of(fs, ino, generation);
@@ -286,8 +312,11 @@ impl Node {
             }
         });
         fs.inodes.remove(ino.into());
-        let inode = fs.inodes.insert(Self::build(fs, &sb, &init, new.kind, seed, state));
-        fs.mark_dirty(ino, &inode);
+        let built = Self::build(fs, &sb, &init, (new.kind, seed), state, (buffer, at));
+        let inode = fs.inodes.insert(built);
+        if let Some(node) = inode.private::<Node>() {
+            node.changed();
+        }
         if new.kind == FileKind::Symlink
             && new.target.len() >= 60
             && let Some(node) = inode.private::<Node>()
@@ -296,7 +325,7 @@ impl Node {
                 Ok(buffer) => buffer,
                 Err(error) => {
                     inode.set_nlink(0);
-                    node.delete(&inode)?;
+                    node.discard(&inode)?;
                     return Err(error);
                 }
             };
@@ -309,11 +338,25 @@ impl Node {
         Ok(inode)
     }
 
-    /// Notes that the inode's fields changed.
+    /// Notes that the inode changed. In an operation.
     pub(crate) fn changed(&self) {
+        self.note_change();
+        // Relaxed: whoever syncs the file does so after the change.
+        self.needed_in.fetch_max(self.fs.running(), Ordering::Relaxed);
+    }
+
+    /// The same for what a reader does not miss: times.
+    pub(crate) fn note_change(&self) {
         if let Some(inode) = self.me.upgrade() {
             self.fs.mark_dirty(self.ino, &inode);
         }
+        self.changed_in.fetch_max(self.fs.running(), Ordering::Relaxed);
+    }
+
+    /// The transaction of the last change, or of the last that reading the file needs.
+    pub(crate) fn last_change(&self, data_only: bool) -> u64 {
+        let last = if data_only { &self.needed_in } else { &self.changed_in };
+        last.load(Ordering::Relaxed)
     }
 
     /// Writes the fields into the inode table's buffer.
@@ -321,13 +364,11 @@ impl Node {
         if self.dead.load(Ordering::Acquire) {
             return Ok(());
         }
-        let fs = &self.fs;
+        let (fs, at) = (&self.fs, self.at);
         // All that can fail but the map itself comes before the map counts as stored.
-        let (block, at) = fs.alloc.inode_place(&fs.sb, self.ino)?;
         if inode.kind == FileKind::Regular && inode.size() > i32::MAX as u64 {
             fs.need(&LateFeature::LargeFile)?;
         }
-        let buffer = fs.metadata_block(block)?;
         let mut state = self.state.lock();
         let root = match state.inline {
             Some(inline) => Some(inline),
@@ -344,13 +385,15 @@ impl Node {
             }
             None => None,
         };
+        state.charged = 0;
+        let length = self.length_for_disk(&mut state, inode.size());
         let (raw_flags, acl_block) = (state.flags, state.acl_block);
         // Promised blocks count for programs, not on the disk.
         let blocks = self.sectors(&state);
         drop(state);
         let next_orphan = fs.orphans.next_of(self.ino);
         let size = fs.sb.inode_size;
-        fs.buffers.modify(&buffer, |bytes| {
+        fs.buffers.modify(&self.table, |bytes| {
             // Deleted meanwhile: the place may be another file's by now.
             if self.dead.load(Ordering::Acquire) {
                 return;
@@ -367,7 +410,6 @@ impl Node {
             put16(raw, 0x18, inode.gid() as u16);
             put16(raw, 0x7a, (inode.gid() >> 16) as u16);
             put16(raw, 0x1a, inode.nlink().min(65000) as u16);
-            let length = inode.size();
             put32(raw, 4, length as u32);
             if matches!(inode.kind, FileKind::Regular | FileKind::Directory) {
                 put32(raw, 0x6c, (length >> 32) as u32);
@@ -412,101 +454,6 @@ impl Node {
             let delayed = state.delayed.len() as u64 * (self.fs.sb.block_size as u64 / 512);
             inode.set_blocks(self.sectors(state) + delayed);
         }
-    }
-
-    /// The metadata block that holds file block `logical` of a directory or link.
-    pub(crate) fn block(&self, logical: u32) -> Result<Option<Arc<Buffer>>> {
-        let found = self.state.lock().map.find(logical);
-        match found {
-            Ok(extent) => {
-                let block = extent.physical + u64::from(logical - extent.logical);
-                self.fs.metadata_block(block).map(Some)
-            }
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Adds a zeroed metadata block at the end of a directory (or a link's first).
-    pub(crate) fn add_block(&self, logical: u32) -> Result<Arc<Buffer>> {
-        let fs = &self.fs;
-        let mut state = self.state.lock();
-        let group = (self.ino - 1) / fs.sb.inodes_per_group;
-        let goal = state.map.goal(logical).unwrap_or(fs.sb.group_start(group));
-        if fs.alloc.available() == 0 {
-            return Err(Errno::ENOSPC);
-        }
-        let (physical, _) = fs.alloc.take_blocks(&fs.sb, &fs.buffers, goal, 1)?;
-        state.map.insert(Extent { logical, len: 1, physical, unwritten: false });
-        state.map_dirty = true;
-        self.count_blocks(&state);
-        drop(state);
-        self.changed();
-        Ok(fs.buffers.fresh(physical))
-    }
-
-    /// Frees file blocks from `first` up to `end`.
-    pub(crate) fn free_range(&self, first: u32, end: u32) -> Result<()> {
-        let fs = &self.fs;
-        let mut state = self.state.lock();
-        let removed = state.map.remove(first, end);
-        let promised: Vec<u32> = state.delayed.range(first..end).copied().collect();
-        for block in &promised {
-            state.delayed.remove(block);
-        }
-        fs.alloc.unreserve(promised.len() as u64);
-        if !removed.is_empty() {
-            state.map_dirty = true;
-        }
-        self.count_blocks(&state);
-        drop(state);
-        let mut result = Ok(());
-        for extent in removed {
-            for block in extent.physical..extent.physical + u64::from(extent.len) {
-                if self.me.upgrade().is_none_or(|inode| inode.mapping().is_none()) {
-                    fs.buffers.forget(block);
-                }
-            }
-            // What one group refuses does not keep the others from taking theirs.
-            let len = extent.len.into();
-            result = result.and(fs.alloc.give_blocks(&fs.sb, &fs.buffers, extent.physical, len));
-        }
-        self.changed();
-        result
-    }
-
-    /// The last user of a file without links is gone.
-    pub(crate) fn delete(&self, inode: &Arc<Inode>) -> Result<()> {
-        if self.dead.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let fs = &self.fs;
-        let mut result = inode.mapping().map_or(Ok(()), |mapping| mapping.truncate(0));
-        result = result.and(self.free_range(0, u32::MAX));
-        let tree = core::mem::take(&mut self.state.lock().map.tree_blocks);
-        for block in tree {
-            fs.buffers.forget(block);
-            result = result.and(fs.alloc.give_blocks(&fs.sb, &fs.buffers, block, 1));
-        }
-        fs.forget_dirty(self.ino);
-        fs.orphans.remove(self.ino);
-        fs.inodes.remove(self.ino.into());
-        let (block, at) = fs.alloc.inode_place(&fs.sb, self.ino)?;
-        let buffer = fs.metadata_block(block)?;
-        let size = fs.sb.inode_size;
-        let now = Time::now().sec as u32;
-        fs.buffers.modify(&buffer, |bytes| {
-            let Some(raw) = bytes.get_mut(at..at + size) else { return };
-            let generation = u32_at(raw, 0x64);
-            raw.fill(0);
-            put32(raw, 0x14, now);
-            put32(raw, 0x64, generation);
-            sign(fs, raw, self.seed);
-        });
-        let acl_block = core::mem::take(&mut self.state.lock().acl_block);
-        if acl_block != 0 {
-            result = result.and(crate::xattr::release_block(fs, acl_block));
-        }
-        result.and(fs.alloc.give_inode(&fs.sb, &fs.buffers, self.ino, inode.is_dir()))
     }
 }
 

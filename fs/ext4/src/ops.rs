@@ -10,6 +10,7 @@ use vfs::{
     RenameFlags, SetAttr, Time,
 };
 
+use crate::commit::{CREATE, ENTRY, INODE, XATTR};
 use crate::file::{DirOps, RegularOps};
 use crate::node::Node;
 
@@ -42,7 +43,118 @@ fn drop_dir_link(dir: &Inode) {
     }
 }
 
+/// Lets two names change places. In an operation.
+fn exchange(
+    old: &RenameEnd<'_>,
+    moved: &Arc<Inode>,
+    new: &RenameEnd<'_>,
+    other: &Arc<Inode>,
+) -> Result<()> {
+    let (from, to) = (node(old.dir)?, node(new.dir)?);
+    let across = from.ino != to.ino;
+    to.replace_entry(new.dir, new.name, number(moved), moved.kind)?;
+    from.replace_entry(old.dir, old.name, number(other), other.kind)?;
+    if across && moved.is_dir() {
+        node(moved)?.replace_entry(moved, b"..", to.ino, FileKind::Directory)?;
+    }
+    if across && other.is_dir() {
+        node(other)?.replace_entry(other, b"..", from.ino, FileKind::Directory)?;
+    }
+    if across && moved.is_dir() != other.is_dir() {
+        let (gains, loses) = if moved.is_dir() { (new.dir, old.dir) } else { (old.dir, new.dir) };
+        add_dir_link(gains);
+        drop_dir_link(loses);
+    }
+    for inode in [moved, other] {
+        inode.set_ctime(Time::now());
+        node(inode)?.changed();
+    }
+    stamp(old.dir)?;
+    stamp(new.dir)
+}
+
+/// Moves a name; what it replaces, if it is a directory, is empty. In an operation.
+fn move_entry(
+    old: &RenameEnd<'_>,
+    moved: &Arc<Inode>,
+    new: &RenameEnd<'_>,
+    replaced: Option<&Arc<Inode>>,
+    flags: RenameFlags,
+) -> Result<()> {
+    let (from, to) = (node(old.dir)?, node(new.dir)?);
+    let across = from.ino != to.ino;
+    // Made first: it is the part that can still be undone.
+    let whiteout = match flags.contains(RenameFlags::WHITEOUT) {
+        true => Some(Node::create(&from.fs, from, &whiteout(moved))?),
+        false => None,
+    };
+    if let Some(victim) = replaced {
+        to.replace_entry(new.dir, new.name, number(moved), moved.kind)?;
+        Node::unlinked(victim)?;
+        if victim.is_dir() {
+            drop_dir_link(new.dir);
+        }
+    } else if let Err(error) = to.add_entry(new.dir, new.name, number(moved), moved.kind) {
+        if let Some(inode) = whiteout {
+            inode.set_nlink(0);
+            node(&inode)?.discard(&inode)?;
+        }
+        return Err(error);
+    }
+    match whiteout {
+        Some(inode) => from.replace_entry(old.dir, old.name, number(&inode), inode.kind)?,
+        None => from.remove_entry(old.dir, old.name)?,
+    }
+    if moved.is_dir() && across {
+        node(moved)?.replace_entry(moved, b"..", to.ino, FileKind::Directory)?;
+        drop_dir_link(old.dir);
+        add_dir_link(new.dir);
+    }
+    moved.set_ctime(Time::now());
+    node(moved)?.changed();
+    stamp(old.dir)?;
+    stamp(new.dir)
+}
+
+/// What stays where `moved` was: a device of number 0, which hides a name below.
+fn whiteout(moved: &Inode) -> NewInode<'static> {
+    NewInode {
+        kind: FileKind::CharDevice,
+        mode: 0,
+        uid: moved.uid(),
+        gid: moved.gid(),
+        rdev: vfs::DeviceNumber::NONE,
+        target: b"",
+        now: Time::now(),
+    }
+}
+
+fn number(inode: &Inode) -> u32 {
+    inode.ino as u32
+}
+
 impl Node {
+    /// Makes an inode with a name. In an operation.
+    fn make(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        let inode = Node::create(&self.fs, self, new)?;
+        let made = || -> Result<()> {
+            if new.kind == FileKind::Directory {
+                node(&inode)?.init_dir(&inode, self.ino)?;
+            }
+            self.add_entry(dir, name, inode.ino as u32, new.kind)
+        };
+        if let Err(error) = made() {
+            inode.set_nlink(0);
+            node(&inode)?.discard(&inode)?;
+            return Err(error);
+        }
+        if new.kind == FileKind::Directory {
+            add_dir_link(dir);
+        }
+        stamp(dir)?;
+        Ok(inode)
+    }
+
     fn unlinked(victim: &Arc<Inode>) -> Result<()> {
         if victim.is_dir() {
             victim.set_nlink(0)
@@ -52,7 +164,7 @@ impl Node {
         victim.set_ctime(Time::now());
         let node = node(victim)?;
         if victim.nlink() == 0 {
-            node.fs.orphans.add(node.ino);
+            node.fs.add_orphan(node.ino);
         }
         node.changed();
         Ok(())
@@ -71,38 +183,25 @@ impl InodeOps for Node {
     }
 
     fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
-        let inode = Node::create(&self.fs, self, new)?;
-        let made = || -> Result<()> {
-            if new.kind == FileKind::Directory {
-                node(&inode)?.init_dir(&inode, self.ino)?;
-            }
-            self.add_entry(dir, name, inode.ino as u32, new.kind)
-        };
-        if let Err(error) = made() {
-            inode.set_nlink(0);
-            node(&inode)?.delete(&inode)?;
-            return Err(error);
-        }
-        if new.kind == FileKind::Directory {
-            add_dir_link(dir);
-        }
-        stamp(dir)?;
-        Ok(inode)
+        self.fs.transact(CREATE + ENTRY, |_| self.make(dir, name, new))
     }
 
     fn link(&self, dir: &Arc<Inode>, name: &[u8], target: &Arc<Inode>) -> Result<()> {
         if target.nlink() >= MAX_LINKS {
             return Err(Errno::EMLINK);
         }
-        self.add_entry(dir, name, target.ino as u32, target.kind)?;
-        target.add_link();
-        self.fs.orphans.remove(target.ino as u32);
-        target.set_ctime(Time::now());
-        node(target)?.changed();
-        stamp(dir)
+        self.fs.transact(ENTRY + INODE, |_| {
+            self.add_entry(dir, name, target.ino as u32, target.kind)?;
+            target.add_link();
+            self.fs.remove_orphan(target.ino as u32);
+            target.set_ctime(Time::now());
+            node(target)?.changed();
+            stamp(dir)
+        })
     }
 
     fn unlink(&self, dir: &Arc<Inode>, name: &[u8], victim: &Arc<Inode>) -> Result<()> {
+        let _handle = self.fs.begin(ENTRY + INODE)?;
         self.remove_entry(dir, name)?;
         Node::unlinked(victim)?;
         stamp(dir)
@@ -112,6 +211,7 @@ impl InodeOps for Node {
         if !node(victim)?.is_empty_dir(victim)? {
             return Err(Errno::ENOTEMPTY);
         }
+        let _handle = self.fs.begin(ENTRY + INODE)?;
         self.remove_entry(dir, name)?;
         Node::unlinked(victim)?;
         drop_dir_link(dir);
@@ -126,75 +226,27 @@ impl InodeOps for Node {
         replaced: Option<&Arc<Inode>>,
         flags: RenameFlags,
     ) -> Result<()> {
-        let (from, to) = (node(old.dir)?, node(new.dir)?);
-        let across = from.ino != to.ino;
-        let number = |inode: &Inode| inode.ino as u32;
         if flags.contains(RenameFlags::EXCHANGE) {
             let other = replaced.ok_or(Errno::ENOENT)?;
-            to.replace_entry(new.dir, new.name, number(moved), moved.kind)?;
-            from.replace_entry(old.dir, old.name, number(other), other.kind)?;
-            if across && moved.is_dir() {
-                node(moved)?.replace_entry(moved, b"..", to.ino, FileKind::Directory)?;
-            }
-            if across && other.is_dir() {
-                node(other)?.replace_entry(other, b"..", from.ino, FileKind::Directory)?;
-            }
-            if across && moved.is_dir() != other.is_dir() {
-                let (gains, loses) =
-                    if moved.is_dir() { (new.dir, old.dir) } else { (old.dir, new.dir) };
-                add_dir_link(gains);
-                drop_dir_link(loses);
-            }
-            for inode in [moved, other] {
-                inode.set_ctime(Time::now());
-                node(inode)?.changed();
-            }
-            stamp(old.dir)?;
-            return stamp(new.dir);
+            let _handle = self.fs.begin(2 * ENTRY)?;
+            return exchange(&old, moved, &new, other);
         }
-        if let Some(victim) = replaced {
-            if victim.is_dir() && !node(victim)?.is_empty_dir(victim)? {
-                return Err(Errno::ENOTEMPTY);
-            }
-            to.replace_entry(new.dir, new.name, number(moved), moved.kind)?;
-            Node::unlinked(victim)?;
-            if victim.is_dir() {
-                drop_dir_link(new.dir);
-            }
-        } else {
-            to.add_entry(new.dir, new.name, number(moved), moved.kind)?;
+        if let Some(victim) = replaced
+            && victim.is_dir()
+            && !node(victim)?.is_empty_dir(victim)?
+        {
+            return Err(Errno::ENOTEMPTY);
         }
-        if flags.contains(RenameFlags::WHITEOUT) {
-            let whiteout = NewInode {
-                kind: FileKind::CharDevice,
-                mode: 0,
-                uid: moved.uid(),
-                gid: moved.gid(),
-                rdev: vfs::DeviceNumber::NONE,
-                target: b"",
-                now: Time::now(),
-            };
-            let inode = Node::create(&self.fs, from, &whiteout)?;
-            from.replace_entry(old.dir, old.name, number(&inode), inode.kind)?;
-        } else {
-            from.remove_entry(old.dir, old.name)?;
-        }
-        if moved.is_dir() && across {
-            node(moved)?.replace_entry(moved, b"..", to.ino, FileKind::Directory)?;
-            drop_dir_link(old.dir);
-            add_dir_link(new.dir);
-        }
-        moved.set_ctime(Time::now());
-        node(moved)?.changed();
-        stamp(old.dir)?;
-        stamp(new.dir)
+        self.fs.transact(2 * ENTRY + CREATE, |_| move_entry(&old, moved, &new, replaced, flags))
     }
 
     fn tmpfile(&self, _dir: &Arc<Inode>, new: &NewInode<'_>) -> Result<Arc<Inode>> {
-        let inode = Node::create(&self.fs, self, new)?;
-        inode.set_nlink(0);
-        self.fs.orphans.add(inode.ino as u32);
-        Ok(inode)
+        self.fs.transact(CREATE, |_| {
+            let inode = Node::create(&self.fs, self, new)?;
+            inode.set_nlink(0);
+            self.fs.add_orphan(inode.ino as u32);
+            Ok(inode)
+        })
     }
 
     fn follow(&self, inode: &Arc<Inode>, _ctx: &Context<'_>) -> Result<Link> {
@@ -214,17 +266,20 @@ impl InodeOps for Node {
             let shrinks = size < mapping.size();
             mapping.truncate(size)?;
             if shrinks {
-                let first = size.div_ceil(self.fs.sb.block_size as u64);
-                self.free_range(first.min(u64::from(u32::MAX)) as u32, u32::MAX)?;
+                self.shorten(inode)?;
             }
         }
+        let _handle = self.fs.begin(INODE)?;
         inode.apply(change);
         self.changed();
         Ok(())
     }
 
     fn dirty(&self, _inode: &Inode) {
-        self.changed();
+        // Where nothing may be written, nothing is.
+        if let Ok(_handle) = self.fs.begin(INODE) {
+            self.note_change();
+        }
     }
 
     fn get_xattr(&self, _inode: &Arc<Inode>, name: &[u8], value: &mut Vec<u8>) -> Result<()> {
@@ -232,13 +287,13 @@ impl InodeOps for Node {
     }
 
     fn set_xattr(&self, inode: &Arc<Inode>, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
-        self.write_xattr(name, Some(value), flags)?;
+        self.fs.transact(XATTR, |_| self.write_xattr(name, Some(value), flags))?;
         inode.clear_flags(InodeFlags::NOSEC);
         Ok(())
     }
 
     fn remove_xattr(&self, _inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
-        self.write_xattr(name, None, 0)
+        self.fs.transact(XATTR, |_| self.write_xattr(name, None, 0))
     }
 
     fn list_xattr(&self, _inode: &Arc<Inode>, names: &mut Vec<u8>) -> Result<()> {

@@ -14,8 +14,13 @@ use vfs::{
     DeviceNumber, FileKind, Inode, InodeRef, NewInode, RenameEnd, RenameFlags, SuperBlock, Time,
 };
 
+mod bench;
+mod crash;
+mod power;
 mod put_away;
 mod sealed;
+mod transactions;
+mod worker;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -456,6 +461,38 @@ fn a_crash_frees_files_without_names() {
     let fixture = Fixture::on(path, crashed, 0).unwrap();
     assert_eq!(fixture.sb.ops().statfs(&fixture.sb).unwrap().free, free);
     fixture.check();
+}
+
+/// Cutting a page in a hole makes it dirty; what is written to it then is not lost.
+#[test]
+fn a_write_next_to_a_short_end_in_a_hole_is_kept() {
+    for options in ["-t ext4 -b 4096", "-t ext4 -b 1024", "-t ext2 -b 4096"] {
+        let fixture = Fixture::new(options, 16, None);
+        let root = fixture.root();
+        let make = |name: &[u8]| {
+            InodeRef::new(root.ops().create(&root, name, &new(FileKind::Regular, b"")).unwrap())
+        };
+        let cut = |file: &InodeRef, size| {
+            let change = vfs::SetAttr { size: Some(size), now: Time::now(), ..Default::default() };
+            file.ops().setattr(file, &change).unwrap();
+        };
+        let (longer, shorter) = (make(b"longer"), make(b"shorter"));
+        // Behind the end, in its page.
+        cut(&longer, 1741);
+        write(&longer, 3820, &[7; 1525]).unwrap();
+        // Before the end, which has just moved into the hole.
+        cut(&shorter, 9000);
+        cut(&shorter, 5000);
+        write(&shorter, 4200, &[9; 700]).unwrap();
+        for (file, range, byte) in [(&longer, 3820..5345, 7), (&shorter, 4200..4900, 9)] {
+            let mapping = file.mapping().unwrap();
+            mapping.sync().unwrap();
+            mapping.drop_clean(0, u64::MAX >> 13);
+            assert!(read(file)[range].iter().all(|&found| found == byte), "{options}");
+        }
+        drop((root, longer, shorter));
+        fixture.check();
+    }
 }
 
 /// Does everything a program could with whatever is there; errors are fine.

@@ -76,6 +76,8 @@ pub struct Mapping {
     errors: ErrorSequence,
     /// Somebody mapped it shared and writable at some time.
     mapped_writable: AtomicBool,
+    /// Pages were made dirty without space for them: they may lie in holes.
+    unreserved: AtomicBool,
     /// Faults hold it shared from the look at the size until the translation is there; truncation
     /// and hole punching hold it exclusively.
     invalidate: RwLock<()>,
@@ -116,6 +118,7 @@ impl Mapping {
             me: me.clone(),
             errors: ErrorSequence::new(),
             mapped_writable: AtomicBool::new(false),
+            unreserved: AtomicBool::new(false),
             invalidate: RwLock::new(&INVALIDATE, ()),
             dirty_pages: AtomicUsize::new(0),
             writeback_pages: AtomicUsize::new(0),
@@ -146,10 +149,6 @@ impl Mapping {
     /// A strong handle to itself; `None` only while it is being dropped.
     pub fn handle(&self) -> Option<Arc<Mapping>> {
         self.me.upgrade()
-    }
-
-    pub(crate) fn has_small_blocks(&self) -> bool {
-        self.small_blocks
     }
 
     /// Pages in the cache.
@@ -261,6 +260,19 @@ impl Mapping {
 
     pub(crate) fn was_mapped_writable(&self) -> bool {
         self.mapped_writable.load(Ordering::Acquire)
+    }
+
+    /// Notes that `page` was changed where no space is needed: holes stay holes, write-back skips
+    /// blocks nobody reserved. From then on writers reserve space for dirty pages too.
+    pub(crate) fn set_dirty_unreserved(&self, page: &PageRef, index: u64) {
+        // Before the page is dirty: who finds it so looks here.
+        self.unreserved.store(true, Ordering::SeqCst);
+        self.set_dirty(page, index);
+    }
+
+    /// Whether a dirty page may lack the space to be written to.
+    pub(crate) fn may_be_unreserved(&self) -> bool {
+        self.small_blocks || self.unreserved.load(Ordering::SeqCst)
     }
 
     /// Removes all translations of pages `first..=last`.

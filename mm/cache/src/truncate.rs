@@ -63,8 +63,7 @@ impl Mapping {
         }
         let page = self.get_page(index)?;
         page.zero(from..to);
-        // Holes stay holes: write-back skips blocks nobody reserved.
-        self.set_dirty(&page, index);
+        self.set_dirty_unreserved(&page, index);
         Ok(())
     }
 

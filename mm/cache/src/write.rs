@@ -144,7 +144,7 @@ impl Mapping {
 
     fn reserve(&self, page: &PageRef, pos: u64, len: usize) -> Result<()> {
         match self.backing() {
-            Some(backing) if self.has_small_blocks() || page.flags() & flag::DIRTY == 0 => {
+            Some(backing) if page.flags() & flag::DIRTY == 0 || self.may_be_unreserved() => {
                 backing.prepare_write(self, pos, len)
             }
             _ => Ok(()),
@@ -178,7 +178,7 @@ impl Mapping {
             _ => self.get_page(index)?,
         };
         page.zero(offset..PAGE_SIZE);
-        self.set_dirty(&page, index);
+        self.set_dirty_unreserved(&page, index);
         Ok(())
     }
 
