@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::document::Record;
-use super::table::{Figure, INSTRUCTIONS, Reading, Row, amount, find};
+use super::table::{Figure, INSTRUCTIONS, Reading, Row, amount, find, joined};
 use super::{Kind, part, paths, save};
 use crate::options::Options;
 
@@ -52,36 +52,36 @@ pub(crate) fn record(options: &Options) -> Result<usize, String> {
         return Err("the record is made of all rows".into());
     }
     let mut rows = selected(&record, options)?;
-    let run = paths::ours(&[], options)?;
-    if run.trouble > 0 {
-        return Ok(run.trouble);
+    let (runs, trouble) = paths::ours_repeatedly(options)?;
+    if trouble > 0 {
+        return Ok(trouble);
     }
-    for finding in findings(&rows, &run.readings) {
+    for finding in runs.iter().flat_map(|readings| findings(&rows, readings)) {
         if finding.verdict != Verdict::Same {
             // A choice of whoever records it, which must not go unseen.
             println!("{}", finding.to_string().replacen("FAILED", "worse ", 1));
         }
     }
-    renew(&mut rows, &run.readings)?;
+    renew(&mut rows, &runs)?;
     record.replace(part(Kind::Paths, rows, options)?);
     save(&record, options)?;
     Ok(0)
 }
 
 /// Replaces the figures of ours; an error if a row is missing, new or failing.
-fn renew(rows: &mut [Row], readings: &[Reading]) -> Result<(), String> {
+fn renew(rows: &mut [Row], runs: &[Vec<Reading>]) -> Result<(), String> {
     let advice = "measure both kernels with `make bench PARTS=paths`";
     let is_known = |reading: &&Reading| rows.iter().any(|r| r.full_name() == reading.full_name());
-    if let Some(new) = readings.iter().find(|reading| !is_known(reading)) {
+    if let Some(new) = runs.iter().flatten().find(|reading| !is_known(reading)) {
         return Err(format!("{} is new: {advice}", new.full_name()));
     }
     for row in rows {
         let name = row.full_name();
-        let reading = find(readings, &name).ok_or_else(|| format!("{name} is gone: {advice}"))?;
-        if let Figure::Fails(why) = &reading.figure {
-            return Err(format!("{name}: {why}"));
-        }
-        row.ours = reading.figure.clone();
+        row.ours = match joined(runs, &name, "ours") {
+            Ok(Figure::Fails(why)) => return Err(format!("{name}: {why}")),
+            Ok(figure) => figure,
+            Err(_) => return Err(format!("{name} is gone: {advice}")),
+        };
     }
     Ok(())
 }
@@ -189,17 +189,18 @@ fn findings(recorded: &[Row], readings: &[Reading]) -> Vec<Finding> {
     known.chain(new).collect()
 }
 
+/// A row that went one way or another when it was recorded may do so again.
 fn verdict(recorded: &Figure, now: Option<&Figure>) -> Verdict {
-    match (recorded.median(), now) {
+    match (recorded.bounds(), now) {
         (_, Some(Figure::Fails(why))) => Verdict::Fails(why.clone()),
         (None, Some(Figure::Lacks)) => Verdict::Same,
         (_, None | Some(Figure::Lacks)) => Verdict::Vanished,
         (recorded, Some(figure)) => match (recorded, figure.median()) {
-            (Some(recorded), Some(now)) if now > recorded * (1.0 + TOLERANCE) => {
-                Verdict::Worse { recorded, now }
+            (Some((_, most)), Some(now)) if now > most * (1.0 + TOLERANCE) => {
+                Verdict::Worse { recorded: most, now }
             }
-            (Some(recorded), Some(now)) if now < recorded * (1.0 - TOLERANCE) => {
-                Verdict::Better { recorded, now }
+            (Some((least, _)), Some(now)) if now < least * (1.0 - TOLERANCE) => {
+                Verdict::Better { recorded: least, now }
             }
             (Some(_), Some(_)) => Verdict::Same,
             _ => Verdict::Arrived,
@@ -252,6 +253,15 @@ mod tests {
     }
 
     #[test]
+    fn all_recorded_runs_count() {
+        let recorded = Figure::Runs(vec![120.0, 100.0, 101.0]);
+        let now = |figure| verdict(&recorded, Some(&Figure::Runs(vec![figure])));
+        assert_eq!((now(98.0), now(123.0)), (Verdict::Same, Verdict::Same));
+        assert_eq!(now(96.0), Verdict::Better { recorded: 100.0, now: 96.0 });
+        assert_eq!(now(124.0), Verdict::Worse { recorded: 120.0, now: 124.0 });
+    }
+
+    #[test]
     fn the_better_of_two_figures_counts() {
         let names = ["a/worse", "a/same", "a/late", "a/dead"].map(String::from);
         let mut first = run("a\tworse\t110\na\tsame\t100\na\tdead\t! no\n");
@@ -262,12 +272,14 @@ mod tests {
     #[test]
     fn the_record_takes_ours_and_keeps_linux() {
         let mut rows = recorded("a\tx\t100\na\ty\t100\n");
-        renew(&mut rows, &run("a\tx\t50\na\ty\t40\n")).expect("the same rows");
+        renew(&mut rows, &[run("a\tx\t50\na\ty\t40\n")]).expect("the same rows");
         assert_eq!(rows[0].ratio(), Some(2.0));
         assert_eq!(rows[1].linux.median(), Some(100.0));
-        assert!(renew(&mut rows, &run("a\tx\t50\n")).is_err_and(|why| why.contains("a/y is gone")));
+        assert!(
+            renew(&mut rows, &[run("a\tx\t50\n")]).is_err_and(|why| why.contains("a/y is gone"))
+        );
         let more = run("a\tx\t50\na\ty\t40\na\tz\t1\n");
-        assert!(renew(&mut rows, &more).is_err_and(|why| why.contains("a/z is new")));
-        assert!(renew(&mut rows, &run("a\tx\t50\na\ty\t! no\n")).is_err());
+        assert!(renew(&mut rows, &[more]).is_err_and(|why| why.contains("a/z is new")));
+        assert!(renew(&mut rows, &[run("a\tx\t50\na\ty\t! no\n")]).is_err());
     }
 }
