@@ -19,7 +19,7 @@ usage: runner oracle|linux|ours|trace|bench|bench-check|bench-record [OPTION VAL
   --append   words added to our kernel's command line
   --parts    what `bench` measures: paths,applications,scaling,size (default: all; with --rows: paths)
   --rows     the rows of `bench` whose GROUP/NAME contains one of WORD,WORD: printed and not saved
-  --pairs    runs of each kernel where the host's clock counts (default: 5; scaling: 3)
+  --pairs    runs of each kernel (default: 5; paths and scaling: 3)
   --cpus     processors of the machine that `scaling` runs on (default: 16)
   --docs     where the results of `bench` are kept (default: docs/benchmarks)";
 

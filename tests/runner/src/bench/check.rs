@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::document::Record;
-use super::table::{Figure, INSTRUCTIONS, Reading, Row, amount, find};
+use super::table::{Figure, INSTRUCTIONS, Reading, Row, amount, find, joined};
 use super::{Kind, part, paths, save};
 use crate::options::Options;
 
-/// How far from the record a row may be, as a part of it. The counts repeat to a thousandth.
+/// How far from the recorded runs a row may be, as a part of them. Most counts repeat to a thousandth.
 const TOLERANCE: f64 = 0.03;
 
 /// Measures ours and compares; returns how many rows failed. Rows that fail are measured a second time,
@@ -15,9 +15,9 @@ const TOLERANCE: f64 = 0.03;
 pub(crate) fn run(options: &Options) -> Result<usize, String> {
     let record = Record::load(&options.docs_dir)?;
     let recorded = selected(&record, options)?;
-    let first = paths::ours(&options.only, options)?;
+    let first = paths::once(&options.only, options)?;
     let mut trouble = first.trouble;
-    let mut readings = first.readings;
+    let mut readings: Vec<Reading> = first.runs.into_iter().flatten().collect();
     let failing: Vec<String> = findings(&recorded, &readings)
         .into_iter()
         .filter(Finding::is_bad)
@@ -25,9 +25,9 @@ pub(crate) fn run(options: &Options) -> Result<usize, String> {
         .collect();
     if !failing.is_empty() {
         eprintln!("==> once more: {}", failing.join(", "));
-        let second = paths::ours(&failing, options)?;
+        let second = paths::once(&failing, options)?;
         trouble += second.trouble;
-        settle(&mut readings, &failing, &second.readings);
+        second.runs.iter().for_each(|run| settle(&mut readings, &failing, run));
     }
     let findings = findings(&recorded, &readings);
     let failed = findings.iter().filter(|finding| finding.is_bad()).count() + trouble;
@@ -52,36 +52,37 @@ pub(crate) fn record(options: &Options) -> Result<usize, String> {
         return Err("the record is made of all rows".into());
     }
     let mut rows = selected(&record, options)?;
-    let run = paths::ours(&[], options)?;
-    if run.trouble > 0 {
-        return Ok(run.trouble);
+    let measured = paths::for_record(options)?;
+    if measured.trouble > 0 {
+        return Ok(measured.trouble);
     }
-    for finding in findings(&rows, &run.readings) {
+    let first = measured.runs.first().map_or(&[][..], Vec::as_slice);
+    for finding in findings(&rows, first) {
         if finding.verdict != Verdict::Same {
             // A choice of whoever records it, which must not go unseen.
             println!("{}", finding.to_string().replacen("FAILED", "worse ", 1));
         }
     }
-    renew(&mut rows, &run.readings)?;
+    renew(&mut rows, &measured.runs)?;
     record.replace(part(Kind::Paths, rows, options)?);
     save(&record, options)?;
     Ok(0)
 }
 
 /// Replaces the figures of ours; an error if a row is missing, new or failing.
-fn renew(rows: &mut [Row], readings: &[Reading]) -> Result<(), String> {
+fn renew(rows: &mut [Row], runs: &[Vec<Reading>]) -> Result<(), String> {
     let advice = "measure both kernels with `make bench PARTS=paths`";
-    let is_known = |reading: &&Reading| rows.iter().any(|r| r.full_name() == reading.full_name());
-    if let Some(new) = readings.iter().find(|reading| !is_known(reading)) {
+    let is_new = |reading: &&Reading| rows.iter().all(|r| r.full_name() != reading.full_name());
+    if let Some(new) = runs.iter().flatten().find(is_new) {
         return Err(format!("{} is new: {advice}", new.full_name()));
     }
     for row in rows {
         let name = row.full_name();
-        let reading = find(readings, &name).ok_or_else(|| format!("{name} is gone: {advice}"))?;
-        if let Figure::Fails(why) = &reading.figure {
+        let figure = joined(runs, &name, "ours").map_err(|why| format!("{why}: {advice}"))?;
+        if let Figure::Fails(why) = &figure {
             return Err(format!("{name}: {why}"));
         }
-        row.ours = reading.figure.clone();
+        row.ours = figure;
     }
     Ok(())
 }
@@ -190,16 +191,16 @@ fn findings(recorded: &[Row], readings: &[Reading]) -> Vec<Finding> {
 }
 
 fn verdict(recorded: &Figure, now: Option<&Figure>) -> Verdict {
-    match (recorded.median(), now) {
+    match (recorded.extremes(), now) {
         (_, Some(Figure::Fails(why))) => Verdict::Fails(why.clone()),
         (None, Some(Figure::Lacks)) => Verdict::Same,
         (_, None | Some(Figure::Lacks)) => Verdict::Vanished,
         (recorded, Some(figure)) => match (recorded, figure.median()) {
-            (Some(recorded), Some(now)) if now > recorded * (1.0 + TOLERANCE) => {
-                Verdict::Worse { recorded, now }
+            (Some((_, most)), Some(now)) if now > most * (1.0 + TOLERANCE) => {
+                Verdict::Worse { recorded: most, now }
             }
-            (Some(recorded), Some(now)) if now < recorded * (1.0 - TOLERANCE) => {
-                Verdict::Better { recorded, now }
+            (Some((least, _)), Some(now)) if now < least * (1.0 - TOLERANCE) => {
+                Verdict::Better { recorded: least, now }
             }
             (Some(_), Some(_)) => Verdict::Same,
             _ => Verdict::Arrived,
@@ -252,6 +253,15 @@ mod tests {
     }
 
     #[test]
+    fn a_row_may_cost_what_it_did_in_any_recorded_run() {
+        let recorded = Figure::Runs(vec![100.0, 120.0, 100.0]);
+        let now = |figure: f64| verdict(&recorded, Some(&Figure::Runs(vec![figure])));
+        assert_eq!((now(98.0), now(123.0)), (Verdict::Same, Verdict::Same));
+        assert_eq!(now(124.0), Verdict::Worse { recorded: 120.0, now: 124.0 });
+        assert_eq!(now(96.0), Verdict::Better { recorded: 100.0, now: 96.0 });
+    }
+
+    #[test]
     fn the_better_of_two_figures_counts() {
         let names = ["a/worse", "a/same", "a/late", "a/dead"].map(String::from);
         let mut first = run("a\tworse\t110\na\tsame\t100\na\tdead\t! no\n");
@@ -262,12 +272,16 @@ mod tests {
     #[test]
     fn the_record_takes_ours_and_keeps_linux() {
         let mut rows = recorded("a\tx\t100\na\ty\t100\n");
-        renew(&mut rows, &run("a\tx\t50\na\ty\t40\n")).expect("the same rows");
-        assert_eq!(rows[0].ratio(), Some(2.0));
+        let both = [run("a\tx\t50\na\ty\t40\n"), run("a\tx\t52\na\ty\t40\n")];
+        renew(&mut rows, &both).expect("the same rows");
+        assert_eq!(rows[0].ours, Figure::Runs(vec![50.0, 52.0]));
+        assert_eq!(rows[1].ratio(), Some(2.5));
         assert_eq!(rows[1].linux.median(), Some(100.0));
-        assert!(renew(&mut rows, &run("a\tx\t50\n")).is_err_and(|why| why.contains("a/y is gone")));
+        assert!(
+            renew(&mut rows, &[run("a\tx\t50\n")]).is_err_and(|why| why.contains("a/y: no figure"))
+        );
         let more = run("a\tx\t50\na\ty\t40\na\tz\t1\n");
-        assert!(renew(&mut rows, &more).is_err_and(|why| why.contains("a/z is new")));
-        assert!(renew(&mut rows, &run("a\tx\t50\na\ty\t! no\n")).is_err());
+        assert!(renew(&mut rows, &[more]).is_err_and(|why| why.contains("a/z is new")));
+        assert!(renew(&mut rows, &[run("a\tx\t50\na\ty\t! no\n")]).is_err());
     }
 }

@@ -101,7 +101,7 @@ fn group_table(kind: Kind, caption: &str, rows: &[&Row]) -> String {
         text.push_str(&format!("| {} | {linux} | {ours} | {ratio} |", row.name));
         if has_spread {
             let percent =
-                spread(row).map_or(String::new(), |part| format!("{:.0} %", part * 100.0));
+                spread(row).map_or(String::new(), |part| format!("{:.1} %", part * 100.0));
             text.push_str(&format!(" {percent} |"));
         }
         text.push('\n');
@@ -159,7 +159,7 @@ mod tests {
         let text = document(&sample());
         for expected in [
             "| call | 337.4 | 158.1 | 2.13 |\n",
-            "| rate | 11.0 ops/s | 22.0 ops/s | 2.00 | 18 % |",
+            "| rate | 11.0 ops/s | 22.0 ops/s | 2.00 | 18.2 % |",
             "| 1.00 s | not there yet | — |",
             "| dies | 1.00 s | fails | — |",
             "\ndies fails on ours: `status 1",

@@ -27,11 +27,16 @@ impl Figure {
         Some((lower + upper) / 2.0)
     }
 
-    /// How far apart the runs are, as a part of their median.
-    pub(crate) fn spread(&self) -> Option<f64> {
+    /// The least and the most of the runs.
+    pub(crate) fn extremes(&self) -> Option<(f64, f64)> {
         let Figure::Runs(runs) = self else { return None };
         let least = runs.iter().copied().reduce(f64::min)?;
-        let most = runs.iter().copied().reduce(f64::max)?;
+        Some((least, runs.iter().copied().reduce(f64::max)?))
+    }
+
+    /// How far apart the runs are, as a part of their median.
+    pub(crate) fn spread(&self) -> Option<f64> {
+        let (least, most) = self.extremes()?;
         Some((most - least) / self.median()?)
     }
 
@@ -191,7 +196,8 @@ pub(crate) fn find<'a>(run: &'a [Reading], full_name: &str) -> Option<&'a Readin
     run.iter().find(|reading| reading.full_name() == full_name)
 }
 
-fn joined(runs: &[Vec<Reading>], full_name: &str, side: &str) -> Result<Figure, String> {
+/// The figures of all runs for a row; an error if one lacks it. `side` is whose runs they are.
+pub(crate) fn joined(runs: &[Vec<Reading>], full_name: &str, side: &str) -> Result<Figure, String> {
     let of_run = |run: &Vec<Reading>| find(run, full_name).map(|reading| reading.figure.clone());
     let figures: Option<Vec<Figure>> = runs.iter().map(of_run).collect();
     Ok(Figure::of_runs(figures.ok_or_else(|| format!("{full_name}: no figure on {side}"))?))
