@@ -15,6 +15,11 @@ use crate::report::Report;
 /// A run is given up when its report has not grown for this long: longer than any case may take, on
 /// the debug build too.
 const STALL: Duration = Duration::from_secs(240);
+/// The same once the guest has reported to the end and has only to switch itself off, where its clock counts
+/// instructions: while it waits for the disk, that clock leaps, and Linux may give the disk up for good.
+const STALL_AT_END: Duration = Duration::from_secs(60);
+/// The last line of a report.
+const DONE: &str = "@@DONE";
 
 /// Whose kernel runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +127,7 @@ pub(crate) struct Raw {
 impl Raw {
     /// Whether the guest reported to the end.
     pub(crate) fn is_complete(&self) -> bool {
-        self.report.lines().any(|line| line.trim_end() == "@@DONE")
+        self.report.lines().any(|line| line.trim_end() == DONE)
     }
 
     /// An error unless the run had no trouble and the guest reported to the end.
@@ -161,7 +166,7 @@ pub(crate) fn run_raw(
         .stdout(Stdio::null())
         .spawn()
         .map_err(|e| format!("qemu-system-x86_64: {e}"))?;
-    let mut follower = Follower::new(&report_path, side);
+    let mut follower = Follower::new(&report_path, side, setup.clock);
     let ended = follower.follow(&mut child, on_line);
     let text = String::from_utf8_lossy(&fs::read(&report_path).unwrap_or_default()).into_owned();
     let mut trouble = Vec::new();
@@ -257,6 +262,9 @@ struct Follower<'a> {
     began_after: Option<Duration>,
     /// How much of the report has been read, to the end of a line.
     seen: usize,
+    /// The report is complete.
+    is_done: bool,
+    clock: Clock,
 }
 
 /// How often the report is looked at: until it begins, whose time is measured, and from then on.
@@ -264,8 +272,16 @@ const EAGER_LOOK: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(200);
 
 impl Follower<'_> {
-    fn new<'a>(report: &'a Path, side: &'a str) -> Follower<'a> {
-        Follower { report, side, started: Instant::now(), began_after: None, seen: 0 }
+    fn new<'a>(report: &'a Path, side: &'a str, clock: Clock) -> Follower<'a> {
+        Follower {
+            report,
+            side,
+            started: Instant::now(),
+            began_after: None,
+            seen: 0,
+            is_done: false,
+            clock,
+        }
     }
 
     /// Waits until QEMU ends; kills it when the report has stalled.
@@ -284,19 +300,28 @@ impl Follower<'_> {
             if has_ended {
                 return Ok(());
             }
-            if last_growth.elapsed() > STALL {
+            let patience = self.patience();
+            if last_growth.elapsed() > patience {
                 let _ = child.kill();
                 let _ = child.wait();
-                let text = fs::read_to_string(self.report).unwrap_or_default();
-                let at = text.lines().rev().find(|l| l.starts_with("@@BEGIN")).unwrap_or("boot");
-                return Err(format!(
-                    "{}: no progress for {} s in {at}",
-                    self.side,
-                    STALL.as_secs()
-                ));
+                let (side, at) = (self.side, self.stage());
+                return Err(format!("{side}: no progress for {} s in {at}", patience.as_secs()));
             }
             std::thread::sleep(if self.began_after.is_some() { LOOK } else { EAGER_LOOK });
         }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.is_done && self.clock == Clock::Instructions { STALL_AT_END } else { STALL }
+    }
+
+    /// What the guest is at.
+    fn stage(&self) -> String {
+        if self.is_done {
+            return "the end".into();
+        }
+        let text = fs::read_to_string(self.report).unwrap_or_default();
+        text.lines().rev().find(|l| l.starts_with("@@BEGIN")).unwrap_or("boot").into()
     }
 
     fn pass_lines(&mut self, on_line: &mut dyn FnMut(&str)) {
@@ -305,6 +330,9 @@ impl Follower<'_> {
         let Some(end) = fresh.iter().rposition(|byte| *byte == b'\n') else { return };
         let whole = fresh.get(..=end).unwrap_or_default();
         self.seen += whole.len();
-        String::from_utf8_lossy(whole).lines().for_each(|line| on_line(line.trim_end()));
+        for line in String::from_utf8_lossy(whole).lines().map(str::trim_end) {
+            self.is_done |= line == DONE;
+            on_line(line);
+        }
     }
 }
