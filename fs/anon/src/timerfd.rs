@@ -1,4 +1,7 @@
 //! `timerfd_create(2)`.
+//!
+//! A timer with expiries that nobody has read does not run: reading counts those that passed meanwhile
+//! and arms the next. However short its interval, it takes no more time than its readers.
 
 use alloc::sync::{Arc, Weak};
 use core::any::Any;
@@ -41,10 +44,10 @@ impl Clock {
 
 #[derive(Clone, Copy, Default)]
 struct State {
-    /// Next expiry on the monotonic clock; 0 is disarmed.
+    /// Next expiry on the monotonic clock, passed perhaps if expiries wait to be read; 0 is disarmed.
     next: u64,
     interval: u64,
-    /// Expiries not yet read.
+    /// Expiries not yet read, without those since the first of them was noticed.
     expired: u64,
     /// The time of the clock that `next` stands for, where the clock can be set.
     follows: Option<u64>,
@@ -70,6 +73,28 @@ impl State {
         }
         self.expired = self.expired.saturating_add(count);
     }
+
+    /// What there is to read, if anything; the timer runs on.
+    fn take(&mut self, now: u64) -> Option<u64> {
+        if self.expired == 0 {
+            return None;
+        }
+        if self.next != 0 && self.next <= now {
+            self.expire(now);
+        }
+        Some(core::mem::take(&mut self.expired))
+    }
+
+    /// Time to the next expiry; 0 if there is none.
+    fn left(&self, now: u64) -> u64 {
+        if self.next == 0 {
+            return 0;
+        }
+        match now.checked_sub(self.next) {
+            None => self.next - now,
+            Some(late) => late.checked_rem(self.interval).map_or(1, |part| self.interval - part),
+        }
+    }
 }
 
 struct Shared {
@@ -80,42 +105,40 @@ struct Shared {
 
 impl Shared {
     fn fired(&self, timer: &Timer) {
-        let next = {
+        {
             let mut state = self.state.lock();
+            if state.next == 0 || state.expired != 0 {
+                return;
+            }
             let now = arch::time::now_ns();
-            // Set anew, or moved with its clock, since it fired.
-            if state.next == 0 || state.next > now {
+            if state.next > now {
+                // Set anew, or moved with its clock, since it fired.
+                timer.arm(state.next);
                 return;
             }
             state.expire(now);
-            state.next
-        };
-        self.queue.notify(POLLIN | POLLRDNORM);
-        if next != 0 {
-            timer.arm(next);
         }
+        self.queue.notify(POLLIN | POLLRDNORM);
     }
 }
 
 /// The real-time clock was set.
 impl Listener for Shared {
     fn notify(&self, _: u32) {
-        let (next, cancelled) = {
+        let cancelled = {
             let mut state = self.state.lock();
             state.cancelled |= state.cancel_on_set;
             if let Some(at) = state.follows.filter(|_| state.next != 0) {
                 let left = at.saturating_sub(sched::clock::realtime_ns());
                 state.next = arch::time::now_ns().saturating_add(left).max(1);
-                (state.next, state.cancelled)
-            } else {
-                (0, state.cancelled)
+                if state.expired == 0
+                    && let Some(timer) = self.timer.get().and_then(Weak::upgrade)
+                {
+                    timer.arm(state.next);
+                }
             }
+            state.cancelled
         };
-        if next != 0
-            && let Some(timer) = self.timer.get().and_then(Weak::upgrade)
-        {
-            timer.arm(next);
-        }
         if cancelled {
             self.queue.notify(POLLIN | POLLRDNORM);
         }
@@ -179,16 +202,12 @@ pub fn get(file: &File) -> Result<Setting> {
 }
 
 fn setting(state: &State) -> Setting {
-    if state.next == 0 {
-        return (0, state.interval);
-    }
-    (state.next.saturating_sub(arch::time::now_ns()).max(1), state.interval)
+    (state.left(arch::time::now_ns()), state.interval)
 }
 
 /// `timerfd_settime(2)`; what was set before.
 pub fn set(file: &File, value: u64, interval: u64, start: Start) -> Result<Setting> {
     let timer = timer_of(file)?;
-    timer.timer.cancel();
     let now = arch::time::now_ns();
     let next = match (value, start) {
         (0, _) => 0,
@@ -196,20 +215,20 @@ pub fn set(file: &File, value: u64, interval: u64, start: Start) -> Result<Setti
         (value, _) => now.saturating_add(value.saturating_sub(timer.clock.now())).max(1),
     };
     let is_settable = timer.clock == Clock::Realtime && start != Start::In;
-    let old = {
-        let mut state = timer.shared.state.lock();
-        let old = setting(&state);
-        *state = State {
-            next,
-            interval,
-            follows: is_settable.then_some(value),
-            cancel_on_set: is_settable && start == Start::AtUnlessSet,
-            ..State::default()
-        };
-        old
+    // Whoever changes the state arms the timer with it: the last one to do so is the last to arm it.
+    let mut state = timer.shared.state.lock();
+    let old = setting(&state);
+    *state = State {
+        next,
+        interval,
+        follows: is_settable.then_some(value),
+        cancel_on_set: is_settable && start == Start::AtUnlessSet,
+        ..State::default()
     };
     if next != 0 {
         timer.timer.arm(next);
+    } else {
+        timer.timer.cancel();
     }
     Ok(old)
 }
@@ -221,8 +240,11 @@ impl TimerFd {
         if core::mem::take(&mut state.cancelled) {
             return Some(Err(Errno::ECANCELED));
         }
-        let count = core::mem::take(&mut state.expired);
-        (count != 0).then_some(Ok(count))
+        let count = state.take(arch::time::now_ns())?;
+        if state.next != 0 {
+            self.timer.arm(state.next);
+        }
+        Some(Ok(count))
     }
 }
 
@@ -256,5 +278,32 @@ impl FileOps for TimerFd {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::State;
+
+    #[test]
+    fn expiries_that_nobody_reads_are_counted_by_the_reader() {
+        let mut state = State { next: 100, interval: 10, ..State::default() };
+        assert_eq!(state.take(500), None);
+        state.expire(104);
+        assert_eq!((state.next, state.expired), (110, 1));
+        assert_eq!((state.left(104), state.left(110), state.left(137)), (6, 10, 3));
+        assert_eq!(state.take(137), Some(4));
+        assert_eq!((state.next, state.expired), (140, 0));
+        state.expire(140);
+        assert_eq!(state.take(141), Some(1));
+        assert_eq!(state.next, 150);
+    }
+
+    #[test]
+    fn one_expiry_ends_a_timer_without_interval() {
+        let mut state = State { next: 100, ..State::default() };
+        assert_eq!((state.left(40), state.left(100), state.left(130)), (60, 1, 1));
+        state.expire(130);
+        assert_eq!((state.take(500), state.next, state.left(500)), (Some(1), 0, 0));
     }
 }

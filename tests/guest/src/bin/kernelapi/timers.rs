@@ -315,6 +315,35 @@ fn cpu_limit() {
     }
 }
 
+/// A timer with a period that no reader keeps up with, and what an edge-triggered epoll says of it.
+fn unread(fd: i32) {
+    // SAFETY: system calls on local data.
+    unsafe {
+        let mut ticks = 0u64;
+        let at = (&raw mut ticks).cast();
+        let epoll = libc::epoll_create1(0);
+        let mut event =
+            libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: 7 };
+        libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event);
+        libc::timerfd_settime(fd, 0, &setting(1000, 1000), ptr::null_mut());
+        show("first edge", libc::epoll_wait(epoll, &mut event, 1, 2000).into());
+        show("no edge unread", libc::epoll_wait(epoll, &mut event, 1, 100).into());
+        burn(20);
+        show("read", libc::read(fd, at, 8) as i64);
+        println!("many ticks {}", (100_000..60_000_000).contains(&ticks));
+        show("next edge", libc::epoll_wait(epoll, &mut event, 1, 2000).into());
+        libc::close(epoll);
+        libc::timerfd_settime(fd, 0, &setting(MILLI, 400 * MILLI), ptr::null_mut());
+        sleep_ms(450);
+        let mut now = setting(0, 0);
+        libc::timerfd_gettime(fd, &mut now);
+        println!("left {}", (1..=400 * MILLI).contains(&now.it_value.tv_nsec));
+        show("read both", libc::read(fd, at, 8) as i64);
+        println!("ticks {}", (2..5).contains(&ticks));
+        libc::timerfd_settime(fd, 0, &setting(0, 0), ptr::null_mut());
+    }
+}
+
 fn descriptors() {
     // SAFETY: system calls on local data.
     unsafe {
@@ -332,6 +361,7 @@ fn descriptors() {
         let mut old = setting(0, 0);
         show("disarm", libc::timerfd_settime(fd, 0, &setting(0, 0), &mut old).into());
         println!("old period {} left {}", old.it_interval.tv_nsec, old.it_value.tv_nsec > 0);
+        unread(fd);
         show("wrong flags", libc::timerfd_settime(fd, 8, &setting(0, 0), ptr::null_mut()).into());
         show("not one", libc::timerfd_settime(0, 0, &setting(0, 0), ptr::null_mut()).into());
         let real = libc::timerfd_create(libc::CLOCK_REALTIME, libc::TFD_NONBLOCK);
