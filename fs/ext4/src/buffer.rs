@@ -26,7 +26,7 @@ static DATA: LockClass = LockClass::new("ext4.buffer", 458);
 static SHARD: LockClass = LockClass::new("ext4.buffers", 459);
 static DIRTY: LockClass = LockClass::new("ext4.dirty_buffers", 459);
 const SHARDS: usize = 64;
-/// Clean buffers kept per shard before old ones are dropped.
+/// Buffers of a shard from which on unused ones are dropped.
 const SHARD_LIMIT: usize = 512;
 
 /// One metadata block.
@@ -82,13 +82,36 @@ impl Buffer {
         bytes.clone()
     }
 
+    /// Whether there is a snapshot of the bytes.
+    fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.data.read()) > 1
+    }
+
     /// A copy of the bytes.
     pub(crate) fn copy(&self) -> Vec<u8> {
         self.data.read().to_vec()
     }
 }
 
-pub(crate) type Shards = Vec<SpinLock<HashMap<u64, Arc<Buffer>>>>;
+pub(crate) type Shards = Vec<SpinLock<Shard>>;
+
+/// A part of the table of buffers.
+pub(crate) struct Shard {
+    known: HashMap<u64, Arc<Buffer>>,
+    /// How many there are when unused ones are looked for next: twice as many as were left then, so that
+    /// those in use cost nobody a search each time.
+    sweep_at: usize,
+}
+
+impl Shard {
+    /// Drops what is unused; how many that were.
+    pub(crate) fn sweep(&mut self) -> usize {
+        let before = self.known.len();
+        self.known.retain(|_, buffer| !Buffer::is_unused(buffer));
+        self.sweep_at = (self.known.len() * 2).max(SHARD_LIMIT);
+        before - self.known.len()
+    }
+}
 
 /// All metadata blocks of one file system.
 pub(crate) struct Buffers {
@@ -120,7 +143,8 @@ struct Dirty {
 
 impl Buffers {
     pub(crate) fn new(device: Arc<Device>, block_size: usize) -> Buffers {
-        let shards: Shards = (0..SHARDS).map(|_| SpinLock::new(&SHARD, HashMap::new())).collect();
+        let empty = || Shard { known: HashMap::new(), sweep_at: SHARD_LIMIT };
+        let shards: Shards = (0..SHARDS).map(|_| SpinLock::new(&SHARD, empty())).collect();
         let shards = Arc::new(shards);
         shrink::register(&shards);
         let dirty = SpinLock::new(&DIRTY, Dirty::default());
@@ -135,8 +159,13 @@ impl Buffers {
         }
     }
 
-    fn shard(&self, block: u64) -> &SpinLock<HashMap<u64, Arc<Buffer>>> {
+    fn shard(&self, block: u64) -> &SpinLock<Shard> {
         &self.shards[block as usize % SHARDS]
+    }
+
+    /// The block, if it is in memory.
+    fn known(&self, block: u64) -> Option<Arc<Buffer>> {
+        self.shard(block).lock().known.get(&block).cloned()
     }
 
     fn enter(&self, block: u64, data: Vec<u8>) -> Arc<Buffer> {
@@ -147,16 +176,16 @@ impl Buffers {
             seal: AtomicU64::new(0),
         });
         let mut shard = self.shard(block).lock();
-        if shard.len() >= SHARD_LIMIT {
-            shard.retain(|_, b| Arc::strong_count(b) > 1 || b.dirty.load(Ordering::Acquire));
+        if shard.known.len() >= shard.sweep_at {
+            shard.sweep();
         }
-        shard.entry(block).or_insert(fresh).clone()
+        shard.known.entry(block).or_insert(fresh).clone()
     }
 
     /// The block, read if need be.
     pub(crate) fn get(&self, block: u64) -> Result<Arc<Buffer>> {
-        if let Some(found) = self.shard(block).lock().get(&block) {
-            return Ok(found.clone());
+        if let Some(found) = self.known(block) {
+            return Ok(found);
         }
         // For the time of the transfer only, and what waits for it may be on its way to free memory.
         let page = frames::alloc_page(frames::Flags::RESERVE)?;
@@ -186,8 +215,7 @@ impl Buffers {
 
     /// Gives a block of which everything is known new contents, if they are others.
     pub(crate) fn replace(&self, block: u64, bytes: &[u8]) {
-        let known = self.shard(block).lock().get(&block).cloned();
-        let buffer = match known {
+        let buffer = match self.known(block) {
             Some(known) if known.read(|old| old == bytes) => return,
             Some(known) => known,
             None => self.enter(block, alloc::vec![0; self.block_size]),
@@ -198,7 +226,17 @@ impl Buffers {
     /// Changes the bytes and remembers that they must be written. With a journal the caller is in an
     /// operation that it belongs to ([`crate::commit::Handle`]), or is the commit.
     pub(crate) fn modify<R>(&self, buffer: &Arc<Buffer>, change: impl FnOnce(&mut [u8]) -> R) -> R {
-        let result = change(Arc::<Vec<u8>>::make_mut(&mut buffer.data.write()));
+        // The memory for a copy is had before the lock, under which nobody may wait for it.
+        let copy = buffer.is_shared().then(|| Arc::new(alloc::vec![0; self.block_size]));
+        let mut data = buffer.data.write();
+        if let Some(mut copy) = copy
+            && let Some(place) = Arc::get_mut(&mut copy)
+        {
+            place.copy_from_slice(&data);
+            *data = copy;
+        }
+        let result = change(Arc::<Vec<u8>>::make_mut(&mut data));
+        drop(data);
         if !buffer.dirty.swap(true, Ordering::AcqRel) {
             self.charge(1);
             let mut dirty = self.dirty.lock();
@@ -258,7 +296,7 @@ impl Buffers {
             buffer.dirty.store(false, Ordering::Release);
             self.discharge(1);
         }
-        self.shard(block).lock().remove(&block);
+        self.shard(block).lock().known.remove(&block);
         if is_journaled {
             return;
         }
@@ -316,7 +354,7 @@ impl Buffers {
             return outcome;
         }
         for buffer in &held {
-            let known = self.shard(buffer.block).lock().get(&buffer.block).cloned();
+            let known = self.known(buffer.block);
             if known.is_some_and(|known| Arc::ptr_eq(&known, buffer)) {
                 self.modify(buffer, |_| ());
             }

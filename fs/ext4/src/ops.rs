@@ -85,7 +85,7 @@ fn move_entry(
     let across = from.ino != to.ino;
     // Made first: it is the part that can still be undone.
     let whiteout = match flags.contains(RenameFlags::WHITEOUT) {
-        true => Some(Node::create(&from.fs, from, &whiteout(moved))?),
+        true => Some(Node::create(&from.fs, from, &NewInode::whiteout(moved))?),
         false => None,
     };
     if let Some(victim) = replaced {
@@ -114,19 +114,6 @@ fn move_entry(
     node(moved)?.changed();
     stamp(old.dir)?;
     stamp(new.dir)
-}
-
-/// What stays where `moved` was: a device of number 0, which hides a name below.
-fn whiteout(moved: &Inode) -> NewInode<'static> {
-    NewInode {
-        kind: FileKind::CharDevice,
-        mode: 0,
-        uid: moved.uid(),
-        gid: moved.gid(),
-        rdev: vfs::DeviceNumber::NONE,
-        target: b"",
-        now: Time::now(),
-    }
 }
 
 fn number(inode: &Inode) -> u32 {

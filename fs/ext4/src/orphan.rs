@@ -44,8 +44,7 @@ impl Orphans {
         self.0.lock().inos.is_empty()
     }
 
-    /// The file lost its last link.
-    /// Whether it was not there.
+    /// The file lost its last link. Whether it was not there.
     fn add(&self, ino: u32) -> bool {
         let mut list = self.0.lock();
         let is_new = list.inos.insert(ino);
@@ -179,6 +178,7 @@ impl Ext4 {
                 }
                 Err(error) => {
                     log::error!("ext4: {}: bad orphan inode {ino}: {error}", self.device.name());
+                    let _handle = self.begin(INODE)?;
                     self.remove_orphan(ino);
                 }
             }

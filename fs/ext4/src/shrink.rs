@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arch::lock::{LockClass, SpinLock};
 
-use crate::buffer::{Buffer, Shards};
+use crate::buffer::Shards;
 
 static CLASS: LockClass = LockClass::new("ext4.all_buffers", 457);
 /// The buffers of every mounted file system.
@@ -28,10 +28,7 @@ impl frames::Reclaim for Shrinker {
                 // Relaxed: any shard will do.
                 let index = HAND.fetch_add(1, Ordering::Relaxed) % shards.len();
                 let Some(shard) = shards.get(index) else { continue };
-                let mut shard = shard.lock();
-                let before = shard.len();
-                shard.retain(|_, buffer| !Buffer::is_unused(buffer));
-                freed += before - shard.len();
+                freed += shard.lock().sweep();
             }
         }
         freed

@@ -228,16 +228,7 @@ impl InodeOps for TmpInode {
             return exchange(from, to, old, moved, new, replaced.ok_or(Errno::ENOENT)?);
         }
         let whiteout = if flags.contains(RenameFlags::WHITEOUT) {
-            let node = NewInode {
-                kind: FileKind::CharDevice,
-                mode: 0,
-                uid: moved.uid(),
-                gid: moved.gid(),
-                rdev: vfs::DeviceNumber::NONE,
-                target: b"",
-                now: Time::now(),
-            };
-            Some(make(old.dir.sb(), &node)?)
+            Some(make(old.dir.sb(), &NewInode::whiteout(moved))?)
         } else {
             None
         };

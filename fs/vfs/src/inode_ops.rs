@@ -33,6 +33,21 @@ pub struct NewInode<'a> {
     pub now: Time,
 }
 
+impl NewInode<'static> {
+    /// What stays where `moved` was (`RENAME_WHITEOUT`): a device of number 0, which hides a name below.
+    pub fn whiteout(moved: &Inode) -> NewInode<'static> {
+        NewInode {
+            kind: FileKind::CharDevice,
+            mode: 0,
+            uid: moved.uid(),
+            gid: moved.gid(),
+            rdev: DeviceNumber::NONE,
+            target: b"",
+            now: Time::now(),
+        }
+    }
+}
+
 /// One side of a rename.
 #[derive(Clone, Copy, Debug)]
 pub struct RenameEnd<'a> {

@@ -98,17 +98,18 @@ impl Lists {
         result
     }
 
-    /// Something became free: who waits for a POSIX lock that nobody keeps from it any more waits for
-    /// nobody, even before it runs. Else the owner that it waited for could not wait in turn
-    /// without `EDEADLK`. Waiters are woken afterwards and say themselves for whom they wait next.
-    fn forget_satisfied(&self) {
+    /// `owner` gave something back: who waited for it, and not any more, waits for nobody even before it
+    /// runs. Else `owner` could not wait for that one in turn without `EDEADLK`. Waiters are woken
+    /// afterwards and say themselves for whom they wait next.
+    fn forget_waiters_for(&self, owner: Owner) {
         if self.waiting.is_empty() {
             return;
         }
         let mut graph = WAITING.lock();
         for line in self.waiting.iter().filter(|line| !line.is_flock) {
-            let holder = self.holder(line).map(|lock| lock.owner);
-            if graph.get(&line.lock.owner).copied() != holder {
+            if graph.get(&line.lock.owner) == Some(&owner)
+                && self.holder(line).is_none_or(|lock| lock.owner != owner)
+            {
                 graph.remove(&line.lock.owner);
             }
         }
@@ -211,7 +212,7 @@ impl LockState {
         let freed =
             lists.change(inode, |lists| apply(&mut lists.records, wanted, Some(wanted.kind)));
         if freed {
-            lists.forget_satisfied();
+            lists.forget_waiters_for(wanted.owner);
         }
         drop(lists);
         if freed {
@@ -314,7 +315,7 @@ pub fn unlock_record(inode: &Arc<Inode>, range: &RecordLock) {
     let mut lists = extra.locks.lists.lock();
     let freed = lists.change(inode, |lists| apply(&mut lists.records, range, None));
     if freed {
-        lists.forget_satisfied();
+        lists.forget_waiters_for(range.owner);
     }
     drop(lists);
     if freed {
@@ -374,7 +375,7 @@ fn drop_owner(inode: &Arc<Inode>, owner: Owner) {
     });
     let freed = lists.records.len() + lists.flocks.len() != before;
     if freed {
-        lists.forget_satisfied();
+        lists.forget_waiters_for(owner);
     }
     drop(lists);
     if freed {

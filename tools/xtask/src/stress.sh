@@ -63,11 +63,6 @@ round() {
     echo "stress: $name: kB$(memory_use)$(largest_slabs)"
 }
 
-# QEMU keeps a translation for each address that code is run at, and looks at all of a frame's whenever
-# something is stored in the frame afterwards: a thousand programs at random addresses, whose pages
-# are dropped between rounds, make the next use of that memory take minutes.
-echo 0 > /proc/sys/kernel/randomize_va_space
-
 mkdir -p /stress
 # The first run brings in what stays: the program's pages, slabs.
 stress-ng --fork 1 --timeout 1 --temp-path /stress > /dev/null 2>&1

@@ -20,6 +20,17 @@ impl Tally {
         Tally { passed, failed, failures: Vec::new() }
     }
 
+    /// What a program's last line tells, `N passed, N failed`, with the names on the lines that begin with
+    /// `FAILED`.
+    pub(crate) fn told(text: &str) -> Option<Tally> {
+        let (passed, failed) = text.lines().last()?.split_once(" passed, ")?;
+        let failed = failed.strip_suffix(" failed")?.parse().ok()?;
+        let mut tally = Tally::of(passed.parse().ok()?, failed);
+        let name = |line: &str| line.strip_prefix("FAILED  ").map(String::from);
+        tally.failures = text.lines().filter_map(name).collect();
+        Some(tally)
+    }
+
     /// Adds what another step counted.
     pub(crate) fn add(&mut self, other: Tally) {
         self.passed += other.passed;
@@ -94,6 +105,18 @@ mod tests {
         assert!(check(&two, &[], Some("not syncing: VFS")).is_err());
         assert!(check("lock check: rank\n", &[], None).is_err());
         assert!(check("DEBUG mode\n", &[], None).is_ok());
+    }
+
+    #[test]
+    fn totals_are_read_with_the_names() {
+        let text = "better  a/x: recorded 3.0, now 2.0 (-33.3 %)\n\
+                    FAILED  a/y z: recorded 2.0, now 3.0 (+50.0 %)\n7 passed, 1 failed\n";
+        let tally = Tally::told(text);
+        assert_eq!(tally.as_ref().map(|tally| (tally.passed, tally.failed)), Some((7, 1)));
+        let names = tally.map(|tally| tally.failures).unwrap_or_default();
+        assert_eq!(names, ["a/y z: recorded 2.0, now 3.0 (+50.0 %)"]);
+        assert_eq!(Tally::told("noise\n200 passed, 3 failed\n"), Some(Tally::of(200, 3)));
+        assert_eq!(Tally::told("runner: no kernel"), None);
     }
 
     #[test]

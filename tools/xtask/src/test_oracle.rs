@@ -40,24 +40,5 @@ fn compare(shapes: &[&str]) -> Result<Tally> {
     let output = command.stderr(Stdio::inherit()).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     print!("{text}");
-    Ok(total(&text).unwrap_or(Tally::FAILURE))
-}
-
-/// The runner's last line, `N passed, N failed`.
-fn total(text: &str) -> Option<Tally> {
-    let (passed, failed) = text.lines().last()?.split_once(" passed, ")?;
-    let failed = failed.strip_suffix(" failed")?.parse().ok()?;
-    Some(Tally::of(passed.parse().ok()?, failed))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_the_total() {
-        let tally = Tally::of(200, 3);
-        assert_eq!(total("noise\n200 passed, 3 failed\n"), Some(tally));
-        assert_eq!(total("runner: no kernel"), None);
-    }
+    Ok(Tally::told(&text).unwrap_or(Tally::FAILURE))
 }
