@@ -262,16 +262,25 @@ fn push(table: &Table, entry: Arc<Entry>) {
 }
 
 /// Takes `entry` out of its chain; the stripe is locked.
-fn cut(table: &Table, guard: &ReadGuard, entry: &Entry) -> bool {
+fn cut(table: &Table, guard: &ReadGuard, entry: &Entry) {
     let mut link = table.head(entry.hash);
-    loop {
-        let Some(at) = link.load(guard) else { return false };
+    while let Some(at) = link.load(guard) {
         let at = at.get();
         if core::ptr::eq(at, entry) {
-            link.set(at.next.get());
-            return true;
+            bypass(link, entry);
+            return;
         }
         link = &at.next;
+    }
+}
+
+/// Makes `link`, which points at `entry`, point at what follows. The entry forgets its neighbour,
+/// which it would keep, with the directory of that, for as long as a removed file stays open. A
+/// reader that has come to the entry sees the chain's end and looks again under the lock.
+fn bypass(link: &RcuArc<Entry>, entry: &Entry) {
+    link.set(entry.next.get());
+    if entry.next.is_some() {
+        entry.next.set(None);
     }
 }
 
@@ -483,7 +492,7 @@ fn sweep(table: &Table, index: usize, mode: Sweep) -> usize {
             {
                 let dentry = dentry.get();
                 dentry.clear(HASHED);
-                link.set(entry.next.get());
+                bypass(link, entry);
                 entry.dentry.set(None);
                 COUNT.fetch_sub(1, Ordering::Relaxed);
                 freed += 1;

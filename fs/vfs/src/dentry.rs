@@ -78,6 +78,17 @@ impl Entry {
     }
 }
 
+impl Drop for Entry {
+    /// Gives the directories above back in a loop: a tree may be deeper than a kernel stack.
+    fn drop(&mut self) {
+        let mut above = self.parent.take();
+        while let Some(mut dentry) = above.and_then(Arc::into_inner) {
+            let entry = dentry.entry.take().and_then(Arc::into_inner);
+            above = entry.and_then(|mut entry| entry.parent.take());
+        }
+    }
+}
+
 /// The shrinker has chosen it: look it up again.
 pub(crate) const DEAD: u32 = 1;
 /// In the hash table.
@@ -226,5 +237,21 @@ pub(crate) fn sb_id(sb: &Arc<SuperBlock>) -> usize {
 impl fmt::Debug for Dentry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.with_name(|name| write!(f, "Dentry({})", name.escape_ascii()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deep_tree_is_dropped_on_a_small_stack() {
+        let mut deepest = None;
+        for _ in 0..100_000 {
+            let entry = Entry::new(0, deepest.take(), b"d");
+            deepest = Some(Arc::new(Dentry::with(entry, None, 0, 0)));
+        }
+        let dropping = std::thread::Builder::new().stack_size(32 << 10).spawn(|| drop(deepest));
+        assert!(dropping.is_ok_and(|thread| thread.join().is_ok()));
     }
 }

@@ -126,15 +126,18 @@ impl<T: Send + Sync + 'static> RcuArc<T> {
             sched_after_grace(Later::drop_arc(unsafe { Arc::from_raw(old) }));
         }
     }
+
+    /// Empties a cell that nobody else sees any more, and returns what it held.
+    pub fn take(&mut self) -> Option<Arc<T>> {
+        let old = core::mem::replace(self.raw.get_mut(), ptr::null_mut());
+        // SAFETY: the cell owned the reference; no reader borrows the cell.
+        if old.is_null() { None } else { Some(unsafe { Arc::from_raw(old) }) }
+    }
 }
 
 impl<T: Send + Sync + 'static> Drop for RcuArc<T> {
     fn drop(&mut self) {
-        let old = *self.raw.get_mut();
-        if !old.is_null() {
-            // SAFETY: the cell owned it; no reader borrows the cell.
-            drop(unsafe { Arc::from_raw(old) });
-        }
+        drop(self.take());
     }
 }
 
