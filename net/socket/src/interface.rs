@@ -19,6 +19,17 @@ use crate::common::Common;
 use crate::namespace::NetNamespace;
 use crate::options;
 
+/// Which control messages of `SOL_SOCKET` a family takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scm {
+    /// Descriptors and credentials, checked (`AF_UNIX`).
+    Rights,
+    /// Credentials, checked (`AF_NETLINK`).
+    Credentials,
+    /// All come as [`Ancillary::Raw`]; descriptors and credentials are left out.
+    Raw,
+}
+
 /// Who calls, and from which network namespace.
 #[derive(Clone, Copy)]
 pub struct Call<'a> {
@@ -306,6 +317,11 @@ pub trait Socket: Any + Send + Sync {
     /// Device control; what is unknown is `ENOIOCTLCMD`, and interfaces are asked next.
     fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: VirtAddr) -> Result<usize> {
         Err(Errno::ENOIOCTLCMD)
+    }
+
+    /// Which control messages a send takes.
+    fn scm(&self) -> Scm {
+        Scm::Raw
     }
 
     /// Whether `EPIPE` comes with `SIGPIPE`.

@@ -22,7 +22,7 @@ pub use common::{Common, Flag, Kind};
 pub use family::{Family, create, create_pair, family, register};
 pub use file::{file_of, socket_of};
 pub use interface::{
-    Call, OptionIn, OptionOut, RecvMessage, SendMessage, Shutdown, Socket, set_device_control,
+    Call, OptionIn, OptionOut, RecvMessage, Scm, SendMessage, Shutdown, Socket, set_device_control,
 };
 pub use namespace::{NamespacePart, NetNamespace, Slot};
 pub use wait::Patience;
