@@ -114,6 +114,7 @@ fn file_systems(info: &BootInfo) {
     anon::pipe::init();
     socket::trees::init();
     unix::init();
+    netlink::init();
     procfs::init(info.command_line());
     sysfs::init();
     devtmpfs::set_random(process::random::fill);

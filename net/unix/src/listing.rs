@@ -87,7 +87,7 @@ pub fn sockets(namespace: &NetNamespace) -> Vec<Shown> {
         found.extend(sockets);
     }
     found.sort_unstable_by_key(|socket| socket.common.ino);
-    found.iter().map(|socket| show(socket)).collect()
+    found.iter().map(show).collect()
 }
 
 fn show(socket: &Arc<Unix>) -> Shown {

@@ -16,6 +16,8 @@ use crate::rights::{Extra, Rights};
 use crate::sock::{DEAD, Inbox, RECV_SHUT, SEND_SHUT, Unix, WRITABLE};
 
 const PAGE: usize = 4096;
+/// No `SO_SNDBUF` is smaller.
+const SNDBUF_MIN: usize = 4608;
 /// Descriptors come with at most so many bytes: what follows is another message.
 const RIGHTS_MAX: usize = 32 * 1024;
 
@@ -510,7 +512,10 @@ fn pull(socket: &Unix, sink: &mut Sink<'_>, got: &mut Got) -> Result<usize> {
         let left = offset.saturating_sub(i32::try_from(count).unwrap_or(i32::MAX)).max(0);
         peek_off.store(left, Ordering::Relaxed);
     }
-    if let Some(peer) = socket.peer.get() {
+    // Below the mark of the smallest buffer nothing was full.
+    if before.saturating_mul(4) > SNDBUF_MIN
+        && let Some(peer) = socket.peer.get()
+    {
         let limit = peer.sndbuf();
         // Told once, when the queue falls below the mark.
         if before.saturating_mul(4) > limit && after.saturating_mul(4) <= limit {

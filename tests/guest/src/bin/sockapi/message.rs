@@ -197,7 +197,7 @@ pub fn odd_headers([a, b]: &[OwnedFd; 2]) {
     let mut header: libc::msghdr = unsafe { zeroed() };
     header.msg_iov = &raw mut part;
     // SAFETY (here and below): wrong pointers and counts are the question.
-    let mut ask = |what: &str, header: &mut libc::msghdr| {
+    let ask = |what: &str, header: &mut libc::msghdr| {
         let sent = unsafe { libc::sendmsg(a.as_raw_fd(), header, libc::MSG_DONTWAIT) };
         show(&format!("send {what}"), sent);
         let got = unsafe { libc::recvmsg(b.as_raw_fd(), header, libc::MSG_DONTWAIT) };

@@ -31,7 +31,7 @@ struct Arena {
 
 fn step(arena: &Arena, random: &mut Random) {
     const KINDS: [i32; 3] = [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_SEQPACKET];
-    let mut pick = |random: &mut Random| {
+    let pick = |random: &mut Random| {
         let slot = &arena.slots[random.below(SLOTS as u64) as usize];
         slot.lock().map(|pair| pair.clone()).expect("nobody panics")
     };
