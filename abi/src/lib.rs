@@ -11,6 +11,7 @@ pub mod poll;
 pub mod process;
 pub mod ptrace;
 pub mod signal;
+pub mod socket;
 pub mod stat;
 pub mod termios;
 

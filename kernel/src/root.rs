@@ -112,6 +112,9 @@ fn file_systems(info: &BootInfo) {
     tmpfs::init();
     ext4::init();
     anon::pipe::init();
+    socket::trees::init();
+    unix::init();
+    netlink::init();
     procfs::init(info.command_line());
     sysfs::init();
     devtmpfs::set_random(process::random::fill);

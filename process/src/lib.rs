@@ -18,6 +18,7 @@ pub mod jobs;
 pub mod limits;
 mod memory;
 pub mod namespaces;
+mod net;
 pub mod nsfs;
 pub mod nsproxy;
 pub mod oom;

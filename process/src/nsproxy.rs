@@ -1,5 +1,5 @@
-//! The namespaces of a task: UTS names, System V IPC and message queues, mounts, network (the place
-//! for it), control groups.
+//! The namespaces of a task: UTS names, System V IPC and message queues, mounts, network, control
+//! groups.
 //!
 //! An [`NsProxy`] never changes; `clone`, `unshare` and `setns` give the task another one.
 
@@ -10,6 +10,7 @@ use abi::{Errno, Result};
 use alloc::sync::Arc;
 use arch::lock::{LockClass, SpinLock};
 use core::sync::atomic::{AtomicBool, Ordering};
+use socket::NetNamespace;
 use spin::Once;
 use vfs::context::FsPaths;
 use vfs::cred::UserNamespace;
@@ -94,8 +95,8 @@ pub struct NsProxy {
     pub ipc: Arc<IpcNamespace>,
     /// Mounts.
     pub mounts: Arc<MountNamespace>,
-    /// The network stack's place.
-    pub net: Arc<PlainNamespace>,
+    /// The network.
+    pub net: Arc<NetNamespace>,
     /// Control groups.
     pub cgroup: Arc<PlainNamespace>,
 }
@@ -114,7 +115,7 @@ pub fn init(mounts: Arc<MountNamespace>, root: Path) -> Arc<NsProxy> {
                 uts: Arc::new(UtsNamespace::initial(user_ns.clone())),
                 ipc: Arc::new(IpcNamespace::new(0xefff_ffff, user_ns.clone())),
                 mounts,
-                net: Arc::new(PlainNamespace { id: 0xf000_0000 - 0x65, user_ns: user_ns.clone() }),
+                net: crate::net::initial(user_ns.clone()),
                 cgroup: Arc::new(PlainNamespace { id: 0xefff_fffb, user_ns: user_ns.clone() }),
             })
         })
@@ -147,8 +148,6 @@ impl NsProxy {
     ) -> Result<NsProxy> {
         use abi::process::clone;
         let mut new = self.clone();
-        let plain =
-            || Arc::new(PlainNamespace { id: next_namespace_id(), user_ns: user_ns.clone() });
         if flags & clone::NEWUTS != 0 {
             new.uts = Arc::new(self.uts.duplicate(user_ns.clone()));
         }
@@ -156,10 +155,11 @@ impl NsProxy {
             new.ipc = Arc::new(IpcNamespace::new(next_namespace_id(), user_ns.clone()));
         }
         if flags & clone::NEWNET != 0 {
-            new.net = plain();
+            new.net = NetNamespace::new(next_namespace_id(), user_ns.clone());
         }
         if flags & clone::NEWCGROUP != 0 {
-            new.cgroup = plain();
+            let id = next_namespace_id();
+            new.cgroup = Arc::new(PlainNamespace { id, user_ns: user_ns.clone() });
         }
         if let Some(mounts) = mounts {
             new.mounts = mounts;
@@ -188,7 +188,7 @@ pub enum Namespace {
     /// Users.
     User(Arc<UserNamespace>),
     /// Network.
-    Net(Arc<PlainNamespace>),
+    Net(Arc<NetNamespace>),
     /// Control groups.
     Cgroup(Arc<PlainNamespace>),
 }
@@ -202,7 +202,8 @@ impl Namespace {
             Namespace::Mount(ns) => ns.id,
             Namespace::Pid(ns) => ns.id,
             Namespace::User(ns) => ns.id,
-            Namespace::Net(ns) | Namespace::Cgroup(ns) => ns.id,
+            Namespace::Net(ns) => ns.id,
+            Namespace::Cgroup(ns) => ns.id,
         }
     }
 
@@ -214,7 +215,8 @@ impl Namespace {
             Namespace::Mount(ns) => Some(ns.user_ns.clone()),
             Namespace::Pid(ns) => Some(ns.user_ns.clone()),
             Namespace::User(ns) => ns.parent.clone(),
-            Namespace::Net(ns) | Namespace::Cgroup(ns) => Some(ns.user_ns.clone()),
+            Namespace::Net(ns) => Some(ns.user_ns.clone()),
+            Namespace::Cgroup(ns) => Some(ns.user_ns.clone()),
         }
     }
 

@@ -215,6 +215,18 @@ fn local_id(cx: &Cx<'_>, id: i32) -> i32 {
     pid.map_or(0, |pid| pid.number_in(cx.task.group.pid_ns()))
 }
 
+/// `FIOSETOWN` and its relatives of sockets: `F_SETOWN` and `F_GETOWN` through memory.
+pub(crate) fn socket_owner(cx: &Cx<'_>, file: &File, cmd: u32, at: VirtAddr) -> Result<usize> {
+    use abi::socket::{FIOSETOWN, SIOCSPGRP};
+    if matches!(cmd, FIOSETOWN | SIOCSPGRP) {
+        let id: i32 = user::read_val(at)?;
+        return owner(cx, file, F_SETOWN, id as u64);
+    }
+    let id = owner(cx, file, F_GETOWN, 0)? as i32;
+    user::write_val(at, &id)?;
+    Ok(0)
+}
+
 fn owner(cx: &Cx<'_>, file: &File, cmd: u32, arg: u64) -> Result<usize> {
     let creds = cx.task.creds();
     let mut owner = file.signal_owner().unwrap_or_default();

@@ -4,6 +4,7 @@ use crate::Cx;
 use crate::fsctx::*;
 use abi::fcntl::*;
 use abi::process::Resource;
+use abi::socket::{FIOGETOWN, FIOSETOWN, SIOCGPGRP, SIOCSPGRP};
 use abi::{Errno, Result};
 use arch::VirtAddr;
 use arch::uio::{Sink, Source};
@@ -299,6 +300,9 @@ fn sys_ioctl(cx: &mut Cx<'_>, fd: i32, cmd: u32, arg: usize) -> Result<usize> {
         FICLONERANGE => {
             let range: [u64; 4] = user::read_val(at)?;
             clone_range(cx, &file, range[0] as i32)
+        }
+        FIOSETOWN | SIOCSPGRP | FIOGETOWN | SIOCGPGRP if socket::socket_of(&file).is_ok() => {
+            crate::fcntl::socket_owner(cx, &file, cmd, at)
         }
         _ => {
             let ctx = context(cx);

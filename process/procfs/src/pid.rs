@@ -44,6 +44,7 @@ const FILES: &[(&str, Kind)] = &[
     ("fd", Kind::Dir(0o500)),
     ("fdinfo", Kind::Dir(0o500)),
     ("ns", Kind::Dir(0o511)),
+    ("net", Kind::Dir(0o555)),
     ("auxv", Kind::File(0o400, status::auxv)),
     ("cgroup", Kind::File(0o444, status::cgroup)),
     ("cmdline", Kind::File(0o444, status::cmdline)),
@@ -189,6 +190,10 @@ impl Directory for TaskDir {
             Kind::Link(place) => {
                 let link = TaskLink { task: self.task.clone(), place: *place };
                 (0o777, Body::Link(Arc::new(link)))
+            }
+            Kind::Dir(_) if *own == "net" => {
+                // The namespace's, whoever of it is asked.
+                return Ok(Some(socket::trees::proc_net(&task.ns().net)));
             }
             Kind::Dir(mode) => {
                 let weak = self.task.clone();

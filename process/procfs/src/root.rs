@@ -46,7 +46,7 @@ pub(crate) fn node(shown: Arc<Shown>) -> Node {
         .with("softirqs", show(interrupts::softirqs))
         .with("stat", show(cpu::stat))
         .with("swaps", show(memory::swaps))
-        .dir("sys", sysctl::tree())
+        .with("sys", sysctl::node())
         .with("sysrq-trigger", sysrq::trigger())
         .dir("sysvipc", sysvipc::tree())
         .with("thread-self", self_link(ns.clone(), true))

@@ -4,11 +4,12 @@ use crate::global::text;
 use crate::status::parse;
 use crate::sysrq;
 use abi::{Errno, Result};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use process::pid::PidNamespace;
-use pseudo::{Node, Tree, knob, show};
+use pseudo::{Body, Directory, Lister, Node, Tree, knob, show};
 
 /// A number that a lower layer obeys.
 pub(crate) trait Value: Sync {
@@ -270,8 +271,54 @@ fn file_nr() -> Node {
     })
 }
 
+/// The root of the knobs. Those of the network are those of the caller's namespace.
+struct Root(Tree);
+
+const NET: &[u8] = b"net";
+/// The cursor behind `net`, which is listed last.
+const END: u64 = u64::MAX >> 1;
+
+fn net() -> Option<Node> {
+    let namespace = match process::try_current() {
+        Some(task) => task.ns().net.clone(),
+        None => process::nsproxy::try_initial()?.net.clone(),
+    };
+    Some(socket::trees::sys_net(&namespace))
+}
+
+impl Directory for Root {
+    fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
+        if name == NET { Ok(net()) } else { self.0.lookup(name) }
+    }
+
+    fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {
+        if cursor >= END {
+            return Ok(());
+        }
+        let mut is_full = false;
+        self.0.list(cursor, &mut |next, name, ino, kind| {
+            is_full = !out(next, name, ino, kind);
+            !is_full
+        })?;
+        if let Some(node) = net().filter(|_| !is_full) {
+            out(END, NET, node.ino, node.dirent_kind());
+        }
+        Ok(())
+    }
+
+    fn is_volatile(&self) -> bool {
+        true
+    }
+}
+
 /// `/proc/sys`.
-pub(crate) fn tree() -> Tree {
+pub(crate) fn node() -> Node {
+    let tree = tree();
+    let body = Body::Dir(Arc::new(Root(tree)));
+    Node { ino: Tree::new().into_node().ino, mode: 0o555, owner: (0, 0), body }
+}
+
+fn tree() -> Tree {
     let fs = Tree::new()
         .dir("mqueue", crate::sysvipc::mqueue())
         .dir("inotify", inotify())

@@ -21,12 +21,25 @@ fn allowed(owner: &SignalOwner, task: &Task) -> bool {
     euid == 0 || [uid, euid].iter().any(|id| *id == target.uid || *id == target.suid)
 }
 
+/// Out-of-band data came for a socket: whoever owns it gets `SIGURG`.
+pub(crate) fn signal_urgent(file: &vfs::File) {
+    if let Some(owner) = file.signal_owner().filter(|owner| owner.id != 0) {
+        signal_with(&owner, SigInfo::new(Signal::SIGURG, si::KERNEL));
+    }
+}
+
 fn signal_owner(owner: &SignalOwner, notice: &Notice) {
-    let info = match Signal::new(owner.signal as i32) {
-        // With a signal of its own, the owner hears which file it was and why.
-        Some(signal) => SigInfo::poll(signal, notice.code, notice.band, notice.fd),
-        None => SigInfo::new(Signal::SIGIO, si::KERNEL),
-    };
+    signal_with(
+        owner,
+        match Signal::new(owner.signal as i32) {
+            // With a signal of its own, the owner hears which file it was and why.
+            Some(signal) => SigInfo::poll(signal, notice.code, notice.band, notice.fd),
+            None => SigInfo::new(Signal::SIGIO, si::KERNEL),
+        },
+    );
+}
+
+fn signal_with(owner: &SignalOwner, info: SigInfo) {
     let pids = PidNamespace::initial();
     match owner.kind {
         F_OWNER_TID => {

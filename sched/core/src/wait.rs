@@ -381,6 +381,19 @@ impl WaitQueue {
         }
     }
 
+    /// Wakes the one that has waited longest and tells the listeners that something of `events`
+    /// happened: for what one waiter can use up.
+    #[inline]
+    pub fn notify_one(&self, events: u32) {
+        let who = self.interest();
+        if who & WAITERS != 0 {
+            self.wake_first();
+        }
+        if who & LISTENERS != 0 {
+            self.tell_listeners(events);
+        }
+    }
+
     /// Tells the listeners only.
     #[inline]
     pub fn tell(&self, events: u32) {

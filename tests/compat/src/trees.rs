@@ -3,6 +3,8 @@
 use crate::words::{LINUX_PROC, LINUX_PROCESS, LINUX_SYS};
 use process::pid::PidNamespace;
 use pseudo::{Body, Node};
+use socket::NetNamespace;
+use vfs::UserNamespace;
 
 /// One file.
 pub(crate) struct Row {
@@ -15,7 +17,12 @@ pub(crate) struct Row {
 pub(crate) fn proc() -> Vec<Row> {
     let mut rows = Vec::new();
     walk(&procfs::root_node(PidNamespace::initial().clone()), "/proc", &mut rows);
-    for (name, mode) in procfs::process_files() {
+    socket::trees::init();
+    unix::init();
+    let namespace = NetNamespace::new(1, UserNamespace::initial());
+    walk(&socket::trees::sys_net(&namespace), "/proc/sys/net", &mut rows);
+    walk(&socket::trees::proc_net(&namespace), "/proc/[pid]/net", &mut rows);
+    for (name, mode) in procfs::process_files().filter(|(name, _)| *name != "net") {
         rows.push(Row { path: format!("/proc/[pid]/{name}"), mode: Some(mode) });
     }
     add_absent(&mut rows, "/proc/", LINUX_PROC);

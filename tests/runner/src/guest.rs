@@ -23,7 +23,9 @@ pub(crate) fn build(work_dir: &Path) -> Result<PathBuf, String> {
     let programs = work_dir.join("guest-bin");
     let _ = std::fs::remove_dir_all(&programs);
     std::fs::create_dir_all(&programs).map_err(|e| format!("{}: {e}", programs.display()))?;
-    for name in ["microbench", "scaling", "hostile", "kernelapi", "fsapi", "mmapapi", "traceapi"] {
+    for name in
+        ["microbench", "scaling", "hostile", "kernelapi", "fsapi", "mmapapi", "sockapi", "traceapi"]
+    {
         let built = target_dir.join(TARGET).join("release").join(name);
         std::fs::copy(&built, programs.join(name))
             .map_err(|e| format!("{}: {e}", built.display()))?;

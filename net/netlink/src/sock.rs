@@ -1,0 +1,508 @@
+//! The socket.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::Ordering;
+
+use abi::poll::*;
+use abi::socket::*;
+use abi::{Errno, Result};
+use arch::lock::{LockClass, SpinLock};
+use arch::uio::{Sink, Source};
+use sched::WaitQueue;
+use socket::{
+    Address, Ancillary, Call, Common, Cred, Flag, Kind, NetNamespace, OptionIn, OptionOut,
+    RecvMessage, Scm, SendMessage, Socket,
+};
+use vfs::{Cap, PollTable};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{AUDIT, kernel, ports};
+
+static STATE: LockClass = LockClass::new("netlink.socket", 568);
+
+/// `struct sockaddr_nl`.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct SockAddr {
+    family: u16,
+    pad: u16,
+    port: u32,
+    groups: u32,
+}
+
+const ADD_MEMBERSHIP: i32 = 1;
+const DROP_MEMBERSHIP: i32 = 2;
+const PKTINFO: i32 = 3;
+const BROADCAST_ERROR: i32 = 4;
+const NO_ENOBUFS: i32 = 5;
+const LISTEN_ALL_NSID: i32 = 8;
+const LIST_MEMBERSHIPS: i32 = 9;
+const CAP_ACK: i32 = 10;
+const EXT_ACK: i32 = 11;
+const GET_STRICT_CHK: i32 = 12;
+/// Groups of a protocol end here.
+const GROUPS_MAX: u32 = 1024;
+/// What the bookkeeping of a queued message costs.
+const OVERHEAD: usize = 256;
+/// A dump is passed on in pieces of this size.
+const DUMP_CHUNK: usize = 16 * 1024;
+
+/// A message on its way to a program.
+pub(crate) struct Incoming {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) port: u32,
+    pub(crate) group: u32,
+    pub(crate) cred: Cred,
+}
+
+/// What is left of a dump: finished messages, the last of which says that it is over.
+pub(crate) type Dump = Box<dyn Iterator<Item = Vec<u8>> + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Incoming>,
+    bytes: usize,
+    port: u32,
+    is_bound: bool,
+    groups: BTreeSet<u32>,
+    to_port: u32,
+    to_groups: u32,
+    dump: Option<core::iter::Peekable<Dump>>,
+    options: BTreeSet<i32>,
+}
+
+/// A socket.
+pub struct Netlink {
+    common: Common,
+    pub(crate) this: Weak<Netlink>,
+    queue: Arc<WaitQueue>,
+    state: SpinLock<State>,
+}
+
+impl Netlink {
+    pub(crate) fn new(namespace: &Arc<NetNamespace>, kind: Kind, protocol: i32) -> Arc<Netlink> {
+        Arc::new_cyclic(|this| Netlink {
+            common: Common::new(namespace, AF_NETLINK, kind, protocol),
+            this: this.clone(),
+            queue: Arc::new(WaitQueue::new()),
+            state: SpinLock::new(&STATE, State::default()),
+        })
+    }
+
+    pub(crate) fn protocol(&self) -> i32 {
+        self.common.protocol
+    }
+
+    pub(crate) fn namespace(&self) -> &Arc<NetNamespace> {
+        &self.common.namespace
+    }
+
+    pub(crate) fn has_option(&self, name: i32) -> bool {
+        self.state.lock().options.contains(&name)
+    }
+
+    pub(crate) fn caps_acknowledgements(&self) -> bool {
+        self.has_option(CAP_ACK)
+    }
+
+    /// Queues a message; one too many is lost, and that is told.
+    pub(crate) fn deliver(&self, message: Incoming) {
+        let limit = usize::try_from(self.common.options.rcvbuf.load(Ordering::Relaxed));
+        let cost = message.bytes.len() + OVERHEAD;
+        let is_lost = {
+            let mut state = self.state.lock();
+            let is_lost = state.bytes + cost > limit.unwrap_or(0);
+            if !is_lost {
+                state.bytes += cost;
+                state.queue.push_back(message);
+            }
+            is_lost
+        };
+        if is_lost {
+            if !self.has_option(NO_ENOBUFS) {
+                self.common.set_error(Errno::ENOBUFS);
+                self.queue.notify(POLLERR);
+            }
+            return;
+        }
+        self.queue.notify_one(POLLIN | POLLRDNORM);
+    }
+
+    /// An answer of the kernel.
+    pub(crate) fn answer(&self, bytes: Vec<u8>) {
+        self.deliver(Incoming { bytes, port: 0, group: 0, cred: kernel_cred() });
+    }
+
+    /// Starts a dump; `EBUSY` while one goes on.
+    pub(crate) fn start_dump(&self, dump: Dump) -> Result<()> {
+        {
+            let mut state = self.state.lock();
+            if state.dump.is_some() {
+                return Err(Errno::EBUSY);
+            }
+            state.dump = Some(dump.peekable());
+        }
+        self.queue.notify_one(POLLIN | POLLRDNORM);
+        Ok(())
+    }
+
+    /// Gives the socket a port if it has none.
+    fn bind_any(&self, call: Option<&Call<'_>>) -> Result<u32> {
+        let process = call.map_or(0, |call| call.fs.caller.process_id());
+        {
+            let state = self.state.lock();
+            if state.is_bound {
+                return Ok(state.port);
+            }
+        }
+        let port = ports::of(self.namespace())?.take_any(self, process)?;
+        let mut state = self.state.lock();
+        (state.port, state.is_bound) = (port, true);
+        Ok(port)
+    }
+
+    fn read_address(address: &Address) -> Result<SockAddr> {
+        let read: SockAddr = address.read()?;
+        if read.family != AF_NETLINK { Err(Errno::EINVAL) } else { Ok(read) }
+    }
+
+    /// Who may listen to groups: everybody, but to audit records.
+    fn may_listen(&self, call: &Call<'_>) -> Result<()> {
+        if self.protocol() != AUDIT || call.creds().capable(Cap::AUDIT_READ) {
+            return Ok(());
+        }
+        Err(Errno::EPERM)
+    }
+
+    fn join(&self, group: u32) -> Result<()> {
+        ports::of(self.namespace())?.join(self, group);
+        self.state.lock().groups.insert(group);
+        Ok(())
+    }
+
+    fn leave(&self, group: u32) -> Result<()> {
+        ports::of(self.namespace())?.leave(self, group);
+        self.state.lock().groups.remove(&group);
+        Ok(())
+    }
+
+    /// The next message: a queued one, or a piece of the dump.
+    fn next(&self, is_peek: bool) -> Option<Incoming> {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() && state.dump.is_some() {
+            let bytes = take_chunk(&mut state.dump);
+            state.bytes += bytes.len() + OVERHEAD;
+            state.queue.push_back(Incoming { bytes, port: 0, group: 0, cred: kernel_cred() });
+        }
+        if is_peek {
+            let first = state.queue.front()?;
+            return Some(Incoming {
+                bytes: first.bytes.clone(),
+                port: first.port,
+                group: first.group,
+                cred: first.cred.clone(),
+            });
+        }
+        let first = state.queue.pop_front()?;
+        state.bytes = state.bytes.saturating_sub(first.bytes.len() + OVERHEAD);
+        Some(first)
+    }
+
+    fn has_input(&self) -> bool {
+        let state = self.state.lock();
+        !state.queue.is_empty() || state.dump.is_some()
+    }
+}
+
+fn kernel_cred() -> Cred {
+    Cred { who: None, uid: 0, gid: 0 }
+}
+
+/// As many messages as fit into a buffer; the dump is over when none is left.
+fn take_chunk(dump: &mut Option<core::iter::Peekable<Dump>>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(messages) = dump {
+        while let Some(next) = messages.peek() {
+            if !bytes.is_empty() && bytes.len() + next.len() > DUMP_CHUNK {
+                return bytes;
+            }
+            if let Some(next) = messages.next() {
+                bytes.extend_from_slice(&next);
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+            }
+        }
+    }
+    *dump = None;
+    bytes
+}
+
+impl Socket for Netlink {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn bind(&self, call: &Call<'_>, address: &Address) -> Result<()> {
+        let wanted = Self::read_address(address)?;
+        if wanted.groups != 0 {
+            self.may_listen(call)?;
+        }
+        let bound = {
+            let state = self.state.lock();
+            state.is_bound.then_some(state.port)
+        };
+        match (bound, wanted.port) {
+            (Some(port), wanted) if port != wanted => return Err(Errno::EINVAL),
+            (Some(_), _) => {}
+            (None, 0) => {
+                self.bind_any(Some(call))?;
+            }
+            (None, port) => {
+                ports::of(self.namespace())?.take(self, port)?;
+                let mut state = self.state.lock();
+                (state.port, state.is_bound) = (port, true);
+            }
+        }
+        // The first 32 groups are as the mask says.
+        for group in 1..=u32::BITS {
+            let is_member = self.state.lock().groups.contains(&group);
+            match (wanted.groups & 1 << (group - 1) != 0, is_member) {
+                (true, false) => self.join(group)?,
+                (false, true) => self.leave(group)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&self, call: &Call<'_>, address: &Address, _nonblocking: bool) -> Result<()> {
+        if address.len() < 2 {
+            return Err(Errno::EINVAL);
+        }
+        if address.family() == AF_UNSPEC {
+            let mut state = self.state.lock();
+            (state.to_port, state.to_groups) = (0, 0);
+            return Ok(());
+        }
+        let to = Self::read_address(address)?;
+        if to.groups != 0 && !call.creds().capable(Cap::NET_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        self.bind_any(Some(call))?;
+        let mut state = self.state.lock();
+        (state.to_port, state.to_groups) = (to.port, to.groups);
+        Ok(())
+    }
+
+    fn send(&self, source: &mut Source<'_>, message: &mut SendMessage<'_>) -> Result<usize> {
+        if message.flags & MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let (to_port, to_groups) = match message.address {
+            Some(address) => {
+                let to = Self::read_address(address)?;
+                (to.port, to.groups)
+            }
+            None => {
+                let state = self.state.lock();
+                (state.to_port, state.to_groups)
+            }
+        };
+        let is_admin = message.call.is_none_or(|call| call.creds().capable(Cap::NET_ADMIN));
+        if to_groups != 0 && message.address.is_some() && !is_admin {
+            return Err(Errno::EPERM);
+        }
+        let port = self.bind_any(message.call)?;
+        let len = source.remaining();
+        let limit = self.common.options.sndbuf.load(Ordering::Relaxed).saturating_sub(32);
+        if len > usize::try_from(limit).unwrap_or(0) {
+            return Err(Errno::EMSGSIZE);
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| Errno::ENOBUFS)?;
+        bytes.resize(len, 0);
+        source.take_all(&mut bytes)?;
+        let cred = message.control.iter().find_map(|control| match control {
+            Ancillary::Credentials(cred) => Some(cred.clone()),
+            _ => None,
+        });
+        let cred = cred.unwrap_or_else(Cred::current);
+        if to_groups != 0 {
+            let group = to_groups.trailing_zeros() + 1;
+            for member in ports::of(self.namespace())?.members(self.protocol(), group) {
+                if !core::ptr::eq(&*member, self) {
+                    let (bytes, cred) = (bytes.clone(), cred.clone());
+                    member.deliver(Incoming { bytes, port, group, cred });
+                }
+            }
+        }
+        if to_port == 0 {
+            kernel::receive(self, &bytes);
+            return Ok(len);
+        }
+        let to = ports::of(self.namespace())?.find(self.protocol(), to_port);
+        let to = to.ok_or(Errno::ECONNREFUSED)?;
+        to.deliver(Incoming { bytes, port, group: 0, cred });
+        Ok(len)
+    }
+
+    fn recv(&self, sink: &mut Sink<'_>, message: &mut RecvMessage) -> Result<usize> {
+        if message.flags & MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let is_peek = message.flags & MSG_PEEK != 0;
+        let mut patience = None;
+        let incoming = loop {
+            self.common.check_error()?;
+            if let Some(incoming) = self.next(is_peek) {
+                break incoming;
+            }
+            let nonblocking = message.is_nonblocking();
+            let patience = patience.get_or_insert_with(|| self.common.recv_patience(nonblocking));
+            patience.wait(&self.queue, || {
+                (self.has_input() || self.common.has_error()).then_some(())
+            })?;
+        };
+        let count = incoming.bytes.len().min(sink.remaining());
+        sink.put_all(incoming.bytes.get(..count).unwrap_or_default())?;
+        if count < incoming.bytes.len() {
+            message.result_flags |= MSG_TRUNC;
+        }
+        let groups = if incoming.group == 0 { 0 } else { 1 << ((incoming.group - 1) & 31) };
+        message.address = Address::from_struct(&SockAddr {
+            family: AF_NETLINK,
+            pad: 0,
+            port: incoming.port,
+            groups,
+        });
+        if self.has_option(PKTINFO) && message.wants_control {
+            let data = incoming.group.to_ne_bytes().to_vec();
+            message.control.push(Ancillary::Raw { level: SOL_NETLINK, kind: PKTINFO, data });
+        }
+        if self.common.options.has(Flag::PASSCRED) {
+            if message.wants_control {
+                message.control.push(Ancillary::Credentials(incoming.cred));
+            } else {
+                message.result_flags |= MSG_CTRUNC;
+            }
+        }
+        Ok(if message.flags & MSG_TRUNC != 0 { incoming.bytes.len() } else { count })
+    }
+
+    fn local_address(&self) -> Result<Address> {
+        let state = self.state.lock();
+        let low = state.groups.range(1..=u32::BITS);
+        let groups = low.fold(0, |mask, group| mask | 1 << (group - 1));
+        Ok(Address::from_struct(&SockAddr { family: AF_NETLINK, pad: 0, port: state.port, groups }))
+    }
+
+    fn peer_address(&self) -> Result<Address> {
+        let state = self.state.lock();
+        let (port, groups) = (state.to_port, state.to_groups);
+        Ok(Address::from_struct(&SockAddr { family: AF_NETLINK, pad: 0, port, groups }))
+    }
+
+    fn poll(&self, table: Option<&mut PollTable<'_>>) -> u32 {
+        vfs::poll_wait(table, &self.queue);
+        let mut events = POLLOUT | POLLWRNORM | POLLWRBAND;
+        if self.has_input() {
+            events |= POLLIN | POLLRDNORM;
+        }
+        if self.common.has_error() {
+            events |= POLLERR;
+        }
+        events
+    }
+
+    fn set_option(
+        &self,
+        call: &Call<'_>,
+        level: i32,
+        name: i32,
+        value: &mut OptionIn<'_>,
+    ) -> Result<()> {
+        if level != SOL_NETLINK {
+            return Err(Errno::ENOPROTOOPT);
+        }
+        let value = value.int()?;
+        match name {
+            ADD_MEMBERSHIP | DROP_MEMBERSHIP => {
+                self.may_listen(call)?;
+                let group = u32::try_from(value).map_err(|_| Errno::EINVAL)?;
+                if group == 0 || group > GROUPS_MAX {
+                    return Err(Errno::EINVAL);
+                }
+                if name == ADD_MEMBERSHIP { self.join(group) } else { self.leave(group) }
+            }
+            LISTEN_ALL_NSID if !call.creds().capable(Cap::NET_ADMIN) => Err(Errno::EPERM),
+            PKTINFO | BROADCAST_ERROR | NO_ENOBUFS | LISTEN_ALL_NSID | CAP_ACK | EXT_ACK
+            | GET_STRICT_CHK => {
+                let mut state = self.state.lock();
+                if value != 0 {
+                    state.options.insert(name);
+                } else {
+                    state.options.remove(&name);
+                }
+                Ok(())
+            }
+            _ => Err(Errno::ENOPROTOOPT),
+        }
+    }
+
+    fn get_option(
+        &self,
+        _call: &Call<'_>,
+        level: i32,
+        name: i32,
+        value: &mut OptionOut<'_>,
+    ) -> Result<()> {
+        if level != SOL_NETLINK {
+            return Err(Errno::ENOPROTOOPT);
+        }
+        match name {
+            PKTINFO | BROADCAST_ERROR | NO_ENOBUFS | LISTEN_ALL_NSID | CAP_ACK | EXT_ACK
+            | GET_STRICT_CHK => {
+                if value.room() < size_of::<i32>() {
+                    return Err(Errno::EINVAL);
+                }
+                value.int(i32::from(self.has_option(name)))
+            }
+            LIST_MEMBERSHIPS => {
+                let mut words = Vec::new();
+                for group in &self.state.lock().groups {
+                    let (word, bit) = ((group - 1) as usize / 32, (group - 1) % 32);
+                    words.resize(words.len().max(word + 1), 0u32);
+                    if let Some(word) = words.get_mut(word) {
+                        *word |= 1 << bit;
+                    }
+                }
+                value.bytes(words.as_bytes())
+            }
+            _ => Err(Errno::ENOPROTOOPT),
+        }
+    }
+
+    fn scm(&self) -> Scm {
+        Scm::Credentials
+    }
+
+    fn release(&self) {
+        let (port, groups) = {
+            let mut state = self.state.lock();
+            (state.is_bound.then_some(state.port), core::mem::take(&mut state.groups))
+        };
+        if let Ok(ports) = ports::of(self.namespace()) {
+            port.into_iter().for_each(|port| ports.give_back(self, port));
+            groups.into_iter().for_each(|group| ports.leave(self, group));
+        }
+        let dropped = core::mem::take(&mut *self.state.lock());
+        drop(dropped);
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
