@@ -13,5 +13,6 @@ pub mod ptrace;
 pub mod signal;
 pub mod stat;
 pub mod termios;
+pub mod uring;
 
 pub use errno::{Errno, Result};

@@ -100,6 +100,58 @@ impl<'a> UserCursor<'a> {
     }
 }
 
+/// A position in pieces of kernel memory that others may use at the same time: a program's pages, held
+/// for a transfer that goes on when the program does something else.
+struct PieceCursor<'a> {
+    list: &'a [SharedBytes<'a>],
+    index: usize,
+    offset: usize,
+}
+
+impl<'a> PieceCursor<'a> {
+    /// The rest of the current piece.
+    fn current(&mut self) -> Option<SharedBytes<'a>> {
+        loop {
+            let piece = self.list.get(self.index)?;
+            if self.offset < piece.len() {
+                return Some(piece.part(self.offset, piece.len() - self.offset));
+            }
+            self.index += 1;
+            self.offset = 0;
+        }
+    }
+
+    /// Passes over `len` bytes in pieces: their place in the whole, and themselves.
+    fn walk(&mut self, len: usize, mut each: impl FnMut(usize, SharedBytes<'a>)) -> usize {
+        let mut done = 0;
+        while done < len {
+            let Some(piece) = self.current() else { break };
+            let part = piece.part(0, len - done);
+            each(done, part);
+            self.offset += part.len();
+            done += part.len();
+        }
+        done
+    }
+
+    fn revert(&mut self, mut bytes: usize) {
+        loop {
+            let step = bytes.min(self.offset);
+            self.offset -= step;
+            bytes -= step;
+            if bytes == 0 || self.index == 0 {
+                return;
+            }
+            self.index -= 1;
+            self.offset = self.list.get(self.index).map_or(0, SharedBytes::len);
+        }
+    }
+}
+
+fn total(pieces: &[SharedBytes<'_>]) -> usize {
+    pieces.iter().fold(0usize, |sum, piece| sum.saturating_add(piece.len()))
+}
+
 /// Takes data that goes somewhere else than a buffer: into a pipe, a socket, nowhere.
 pub trait Collector {
     /// Takes some or all of what there is; how many bytes.
@@ -109,6 +161,7 @@ pub trait Collector {
 enum SinkTo<'a> {
     User(UserCursor<'a>),
     Kernel { buffer: &'a mut [u8], at: usize },
+    Pieces(PieceCursor<'a>),
     Collector(&'a mut dyn Collector),
     Discard,
 }
@@ -135,6 +188,11 @@ impl<'a> Sink<'a> {
     pub fn kernel(buffer: &'a mut [u8]) -> Sink<'a> {
         let remaining = buffer.len();
         Sink { to: SinkTo::Kernel { buffer, at: 0 }, remaining, done: 0 }
+    }
+    /// Several pieces of kernel memory.
+    pub fn pieces(list: &'a [SharedBytes<'a>]) -> Sink<'a> {
+        let to = SinkTo::Pieces(PieceCursor { list, index: 0, offset: 0 });
+        Sink { to, remaining: total(list), done: 0 }
     }
     /// Something that takes up to `limit` bytes as they come.
     pub fn collector(collector: &'a mut dyn Collector, limit: usize) -> Sink<'a> {
@@ -190,6 +248,11 @@ impl<'a> Sink<'a> {
                 *at += len;
                 len
             }
+            SinkTo::Pieces(cursor) => cursor.walk(len, |at, piece| {
+                if let Some(bytes) = bytes.get(at..at + piece.len()) {
+                    piece.copy_from(bytes);
+                }
+            }),
             SinkTo::Collector(collector) => collector.collect(&mut Source::kernel(bytes))?.min(len),
             SinkTo::Discard => len,
         };
@@ -216,6 +279,7 @@ impl<'a> Sink<'a> {
                 *at += len;
                 len
             }
+            SinkTo::Pieces(cursor) => cursor.walk(len, |_, piece| piece.clear()),
             SinkTo::Collector(collector) => collector.collect(&mut Source::zeros(len))?.min(len),
             SinkTo::Discard => len,
         };
@@ -239,6 +303,9 @@ impl<'a> Sink<'a> {
                 *at += len;
                 len
             }
+            SinkTo::Pieces(cursor) => {
+                cursor.walk(len, |at, piece| piece.copy_from_shared(from.part(at, piece.len())))
+            }
             SinkTo::Collector(collector) => collector.collect(&mut Source::shared(from))?.min(len),
             SinkTo::Discard => len,
         };
@@ -257,6 +324,9 @@ impl<'a> Sink<'a> {
         match &mut self.to {
             SinkTo::User(cursor) => cursor.advance(bytes),
             SinkTo::Kernel { at, .. } => *at += bytes,
+            SinkTo::Pieces(cursor) => {
+                cursor.walk(bytes, |_, _| ());
+            }
             SinkTo::Collector(_) | SinkTo::Discard => {}
         }
         self.note(bytes);
@@ -268,6 +338,7 @@ impl<'a> Sink<'a> {
         match &mut self.to {
             SinkTo::User(cursor) => cursor.revert(bytes),
             SinkTo::Kernel { at, .. } => *at -= bytes,
+            SinkTo::Pieces(cursor) => cursor.revert(bytes),
             SinkTo::Collector(_) | SinkTo::Discard => {}
         }
         self.remaining += bytes;
@@ -299,6 +370,7 @@ enum SourceFrom<'a> {
     User(UserCursor<'a>),
     Kernel { buffer: &'a [u8], at: usize },
     Shared { bytes: SharedBytes<'a>, at: usize },
+    Pieces(PieceCursor<'a>),
     Zeros,
 }
 
@@ -327,6 +399,11 @@ impl<'a> Source<'a> {
     /// Bytes that may change meanwhile.
     pub fn shared(bytes: SharedBytes<'a>) -> Source<'a> {
         Source { from: SourceFrom::Shared { bytes, at: 0 }, remaining: bytes.len(), done: 0 }
+    }
+    /// Several pieces of kernel memory.
+    pub fn pieces(list: &'a [SharedBytes<'a>]) -> Source<'a> {
+        let from = SourceFrom::Pieces(PieceCursor { list, index: 0, offset: 0 });
+        Source { from, remaining: total(list), done: 0 }
     }
     /// Zeros.
     pub fn zeros(len: usize) -> Source<'static> {
@@ -394,6 +471,9 @@ impl<'a> Source<'a> {
                 *at += len;
                 len
             }
+            SourceFrom::Pieces(cursor) => {
+                cursor.walk(len, |at, piece| to.part(at, piece.len()).copy_from_shared(piece))
+            }
             SourceFrom::Zeros => {
                 to.part(0, len).clear();
                 len
@@ -414,6 +494,9 @@ impl<'a> Source<'a> {
         match &mut self.from {
             SourceFrom::User(cursor) => cursor.advance(bytes),
             SourceFrom::Kernel { at, .. } | SourceFrom::Shared { at, .. } => *at += bytes,
+            SourceFrom::Pieces(cursor) => {
+                cursor.walk(bytes, |_, _| ());
+            }
             SourceFrom::Zeros => {}
         }
         self.note(bytes);
@@ -425,6 +508,7 @@ impl<'a> Source<'a> {
         match &mut self.from {
             SourceFrom::User(cursor) => cursor.revert(bytes),
             SourceFrom::Kernel { at, .. } | SourceFrom::Shared { at, .. } => *at -= bytes,
+            SourceFrom::Pieces(cursor) => cursor.revert(bytes),
             SourceFrom::Zeros => {}
         }
         self.remaining += bytes;
@@ -545,5 +629,26 @@ mod tests {
         assert_eq!(source.take(&mut bytes), Ok(4));
         source.revert(1);
         assert_eq!((source.take(&mut bytes), &bytes), (Ok(3), b"defd"));
+    }
+
+    #[test]
+    fn pieces_are_walked_like_one_buffer() {
+        let (mut a, mut b, mut c) = ([0u8; 3], [0u8; 0], [0u8; 5]);
+        let list = [SharedBytes::of(&mut a), SharedBytes::of(&mut b), SharedBytes::of(&mut c)];
+        let mut sink = Sink::pieces(&list);
+        assert_eq!(sink.remaining(), 8);
+        assert_eq!(sink.put(b"abcd"), Ok(4));
+        sink.revert(2);
+        assert_eq!(sink.put(b"CD"), Ok(2));
+        sink.advance(1);
+        assert_eq!(sink.put_zeros(1), Ok(1));
+        assert_eq!(sink.put(b"xyz"), Ok(2));
+        assert!(sink.is_full());
+        let mut source = Source::pieces(&list);
+        let mut all = [0; 8];
+        assert_eq!(source.take(&mut all[..5]), Ok(5));
+        source.revert(4);
+        assert_eq!(source.take(&mut all[1..]), Ok(7));
+        assert_eq!(&all, b"abCD\0\0xy");
     }
 }
