@@ -14,5 +14,6 @@ pub mod signal;
 pub mod socket;
 pub mod stat;
 pub mod termios;
+pub mod uring;
 
 pub use errno::{Errno, Result};

@@ -20,6 +20,10 @@ pub struct Segment {
     pub len: usize,
 }
 
+fn total(pieces: &[SharedBytes<'_>]) -> usize {
+    pieces.iter().fold(0usize, |sum, piece| sum.saturating_add(piece.len()))
+}
+
 /// Takes data that goes somewhere else than a buffer: into a pipe, a socket, nowhere.
 pub trait Collector {
     /// Takes some or all of what there is; how many bytes.
@@ -29,6 +33,7 @@ pub trait Collector {
 enum SinkTo<'a> {
     User(UserCursor<'a>),
     Kernel { buffer: &'a mut [u8], at: usize },
+    Pieces(PieceCursor<'a>),
     Collector(&'a mut dyn Collector),
     Discard,
 }
@@ -55,6 +60,10 @@ impl<'a> Sink<'a> {
     pub fn kernel(buffer: &'a mut [u8]) -> Sink<'a> {
         let remaining = buffer.len();
         Sink { to: SinkTo::Kernel { buffer, at: 0 }, remaining, done: 0 }
+    }
+    /// Several pieces of kernel memory.
+    pub fn pieces(list: &'a [SharedBytes<'a>]) -> Sink<'a> {
+        Sink { to: SinkTo::Pieces(PieceCursor::new(list)), remaining: total(list), done: 0 }
     }
     /// Something that takes up to `limit` bytes as they come.
     pub fn collector(collector: &'a mut dyn Collector, limit: usize) -> Sink<'a> {
@@ -110,6 +119,14 @@ impl<'a> Sink<'a> {
                 *at += len;
                 len
             }
+            SinkTo::Pieces(cursor) => {
+                cursor.pass(len, |at, piece| {
+                    if let Some(bytes) = bytes.get(at..at + piece.len()) {
+                        piece.copy_from(bytes);
+                    }
+                });
+                len
+            }
             SinkTo::Collector(collector) => collector.collect(&mut Source::kernel(bytes))?.min(len),
             SinkTo::Discard => len,
         };
@@ -136,6 +153,10 @@ impl<'a> Sink<'a> {
                 *at += len;
                 len
             }
+            SinkTo::Pieces(cursor) => {
+                cursor.pass(len, |_, piece| piece.clear());
+                len
+            }
             SinkTo::Collector(collector) => collector.collect(&mut Source::zeros(len))?.min(len),
             SinkTo::Discard => len,
         };
@@ -159,6 +180,10 @@ impl<'a> Sink<'a> {
                 *at += len;
                 len
             }
+            SinkTo::Pieces(cursor) => {
+                cursor.pass(len, |at, piece| piece.copy_from_shared(from.part(at, piece.len())));
+                len
+            }
             SinkTo::Collector(collector) => collector.collect(&mut Source::shared(from))?.min(len),
             SinkTo::Discard => len,
         };
@@ -177,6 +202,7 @@ impl<'a> Sink<'a> {
         match &mut self.to {
             SinkTo::User(cursor) => cursor.advance(bytes),
             SinkTo::Kernel { at, .. } => *at += bytes,
+            SinkTo::Pieces(cursor) => cursor.pass(bytes, |_, _| {}),
             SinkTo::Collector(_) | SinkTo::Discard => {}
         }
         self.note(bytes);
@@ -188,6 +214,7 @@ impl<'a> Sink<'a> {
         match &mut self.to {
             SinkTo::User(cursor) => cursor.revert(bytes),
             SinkTo::Kernel { at, .. } => *at -= bytes,
+            SinkTo::Pieces(cursor) => cursor.revert(bytes),
             SinkTo::Collector(_) | SinkTo::Discard => {}
         }
         self.remaining += bytes;
@@ -251,9 +278,8 @@ impl<'a> Source<'a> {
     }
     /// Several pieces of such, one after the other.
     pub fn pieces(pieces: &'a [SharedBytes<'a>]) -> Source<'a> {
-        let remaining = pieces.iter().fold(0usize, |sum, piece| sum.saturating_add(piece.len()));
         let from = SourceFrom::Pieces(PieceCursor::new(pieces));
-        Source { from, remaining, done: 0 }
+        Source { from, remaining: total(pieces), done: 0 }
     }
     /// Zeros.
     pub fn zeros(len: usize) -> Source<'static> {

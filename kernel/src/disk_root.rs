@@ -30,11 +30,12 @@ pub(crate) fn mount(line: &CommandLine) -> Arc<MountNamespace> {
     // The last of `ro` and `rw` counts; without either Linux starts read-only.
     let last = line.parameters().iter().rfind(|word| word.name == "ro" || word.name == "rw");
     let mut flags = if last.is_some_and(|word| word.name == "rw") { 0 } else { MS_RDONLY };
+    let options = line.value("rootflags").unwrap_or_default();
     let sb = loop {
         if !is_wanted(line.value("rootfstype")) {
             no_file_system(&device, line.value("rootfstype").unwrap_or_default());
         }
-        match ext4::mount(&device, flags) {
+        match ext4::mount(&device, flags, options.as_bytes()) {
             Ok(sb) => break sb,
             // A device that cannot be written to is mounted as it can be.
             Err(Errno::EACCES | Errno::EROFS) if flags & MS_RDONLY == 0 => flags |= MS_RDONLY,

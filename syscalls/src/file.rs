@@ -1,6 +1,7 @@
 //! Calls on open descriptors: read, write, seek, dup, ioctl, sync, allocation and the rest.
 
 use crate::Cx;
+use crate::direct;
 use crate::fsctx::*;
 use abi::fcntl::*;
 use abi::process::Resource;
@@ -9,6 +10,7 @@ use abi::{Errno, Result};
 use arch::VirtAddr;
 use arch::uio::{Sink, Source};
 use arch::user;
+use vfs::Direction::{Read, Write};
 use vfs::rw::{self, At};
 use vfs::{Cap, CloseOnExec, FileKind, FileMode};
 
@@ -56,6 +58,9 @@ fn sys_read(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize) -> Result<usi
     let file = file(cx, fd)?;
     // A descriptor that cannot be read tells so before the buffer is looked at.
     rw::check_read(&file, At::Position)?;
+    if let Some(result) = direct::one(cx, &file, At::Position, (buf, count), Read) {
+        return result;
+    }
     rw::read(&file, At::Position, &mut sink(buf, count)?)
 }
 
@@ -63,6 +68,9 @@ fn sys_read(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize) -> Result<usi
 fn sys_write(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize) -> Result<usize> {
     let file = file(cx, fd)?;
     rw::check_write(&file, At::Position)?;
+    if let Some(result) = direct::one(cx, &file, At::Position, (buf, count), Write) {
+        return result;
+    }
     rw::write(&context(cx).get(), &file, At::Position, &mut source(buf, count)?, 0)
 }
 
@@ -71,6 +79,9 @@ fn sys_pread(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize, pos: i64) ->
     let at = offset(pos)?;
     let file = file(cx, fd)?;
     rw::check_read(&file, at)?;
+    if let Some(result) = direct::one(cx, &file, at, (buf, count), Read) {
+        return result;
+    }
     rw::read(&file, at, &mut sink(buf, count)?)
 }
 
@@ -79,17 +90,10 @@ fn sys_pwrite(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize, pos: i64) -
     let at = offset(pos)?;
     let file = file(cx, fd)?;
     rw::check_write(&file, at)?;
-    rw::write(&context(cx).get(), &file, at, &mut source(buf, count)?, 0)
-}
-
-/// The segments of a call on a file for which it is `allowed` or not: that a file has no offsets is
-/// told before what is wrong with the list, that it was not opened for this after.
-fn vector(allowed: Result<()>, iov: VirtAddr, count: usize) -> Result<Segments> {
-    if allowed == Err(Errno::ESPIPE) {
-        return Err(Errno::ESPIPE);
+    if let Some(result) = direct::one(cx, &file, at, (buf, count), Write) {
+        return result;
     }
-    let list = segments(iov, count)?;
-    allowed.map(|()| list)
+    rw::write(&context(cx).get(), &file, at, &mut source(buf, count)?, 0)
 }
 
 fn read_vector(
@@ -107,6 +111,9 @@ fn read_vector(
         return Ok(0);
     }
     check_rwf(rwf)?;
+    if let Some(result) = direct::many(cx, &file, at, &list, Read) {
+        return result;
+    }
     rw::read(&file, at, &mut Sink::user_segments(&list))
 }
 
@@ -125,6 +132,11 @@ fn write_vector(
         return Ok(0);
     }
     check_rwf(rwf)?;
+    if rwf == 0
+        && let Some(result) = direct::many(cx, &file, at, &list, Write)
+    {
+        return result;
+    }
     rw::write(&context(cx).get(), &file, at, &mut Source::user_segments(&list), rwf)
 }
 

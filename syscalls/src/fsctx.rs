@@ -143,3 +143,13 @@ pub(crate) fn segments(iov: VirtAddr, count: usize) -> Result<Segments> {
     }
     Ok(list)
 }
+
+/// The segments of a call on a file for which it is `allowed` or not: that a file has no offsets is
+/// told before what is wrong with the list, that it was not opened for this after.
+pub(crate) fn vector(allowed: Result<()>, iov: VirtAddr, count: usize) -> Result<Segments> {
+    if allowed == Err(Errno::ESPIPE) {
+        return Err(Errno::ESPIPE);
+    }
+    let list = segments(iov, count)?;
+    allowed.map(|()| list)
+}

@@ -10,7 +10,9 @@ pub mod table;
 pub mod tracer;
 
 mod anon;
+mod asyncio;
 mod cred;
+mod direct;
 mod event;
 mod fcntl;
 mod file;
@@ -43,6 +45,7 @@ mod stat;
 mod sysinfo;
 mod time;
 mod timer;
+mod uring;
 mod xattr;
 
 pub use cx::{Cx, dispatch};
@@ -57,6 +60,7 @@ pub fn kmsg_queue() -> &'static ::sched::WaitQueue {
 /// Every family's list; the table is built from it.
 pub(crate) const FAMILIES: &[&[table::Call]] = &[
     anon::CALLS,
+    asyncio::CALLS,
     cred::CALLS,
     event::CALLS,
     file::CALLS,
@@ -86,5 +90,6 @@ pub(crate) const FAMILIES: &[&[table::Call]] = &[
     sysinfo::CALLS,
     time::CALLS,
     timer::CALLS,
+    uring::CALLS,
     xattr::CALLS,
 ];

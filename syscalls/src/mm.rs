@@ -169,6 +169,7 @@ fn sys_mmap(
             Some(file.ops().mmap(&file, &MapArgs { offset, len, prot, flags })?)
         }
     };
+    let offset = source.as_ref().map_or(offset, |source| source.first_byte(offset));
     let request = MapRequest { addr, len, prot, flags, source, offset };
     Ok(mm.mmap_within(&request, &limits)? as usize)
 }

@@ -111,8 +111,12 @@ fn sys_open(cx: &mut Cx<'_>, path: VirtAddr, flags: u32, mode: u32) -> Result<us
 
 /// `openat(2)`: unknown flags are ignored.
 fn sys_openat(cx: &mut Cx<'_>, dir: i32, path: VirtAddr, flags: u32, mode: u32) -> Result<usize> {
-    let how = check_open((flags & OPEN_FLAGS) | O_LARGEFILE, mode, 0)?;
-    open_at(cx, dir, path, &how)
+    open_at(cx, dir, path, &check_openat(flags, mode)?)
+}
+
+/// What `openat(2)` makes of its flags.
+pub(crate) fn check_openat(flags: u32, mode: u32) -> Result<OpenHow> {
+    check_open((flags & OPEN_FLAGS) | O_LARGEFILE, mode, 0)
 }
 
 /// `creat(2)`.
@@ -129,6 +133,11 @@ fn sys_openat2(
     size: usize,
 ) -> Result<usize> {
     let how: abi::fcntl::OpenHow = read_sized(how, size, size_of::<abi::fcntl::OpenHow>())?;
+    open_at(cx, dir, path, &check_how(&how)?)
+}
+
+/// What `openat2(2)` makes of its argument.
+pub(crate) fn check_how(how: &abi::fcntl::OpenHow) -> Result<OpenHow> {
     let flags = u32::try_from(how.flags).map_err(|_| Errno::EINVAL)?;
     let known = RESOLVE_NO_XDEV
         | RESOLVE_NO_MAGICLINKS
@@ -149,8 +158,7 @@ fn sys_openat2(
     if (!creates && how.mode != 0) || (flags & O_PATH != 0 && flags & !path_flags != 0) {
         return Err(Errno::EINVAL);
     }
-    let checked = check_open(flags, how.mode as u32, how.resolve)?;
-    open_at(cx, dir, path, &checked)
+    check_open(flags, how.mode as u32, how.resolve)
 }
 
 /// `truncate(2)`.

@@ -102,6 +102,15 @@ fn sys_statx(
     mask: u32,
     buf: VirtAddr,
 ) -> Result<usize> {
+    check_statx(flags, mask)?;
+    let ctx = context(cx);
+    let path = resolve(cx, &ctx.get(), dir, path, at_flags(flags))?;
+    user::write_val(buf, &statx_of(&path, &ctx.creds.user_ns)?)?;
+    Ok(0)
+}
+
+/// Whether `statx(2)` takes these.
+pub(crate) fn check_statx(flags: u32, mask: u32) -> Result<()> {
     let known = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE;
     if flags & !known != 0
         || flags & AT_STATX_SYNC_TYPE == AT_STATX_SYNC_TYPE
@@ -109,12 +118,14 @@ fn sys_statx(
     {
         return Err(Errno::EINVAL);
     }
-    let ctx = context(cx);
-    let path = resolve(cx, &ctx.get(), dir, path, at_flags(flags))?;
+    Ok(())
+}
+
+/// What `statx(2)` says of a file to those in a user namespace.
+pub(crate) fn statx_of(path: &vfs::Path, ns: &vfs::cred::UserNamespace) -> Result<Statx> {
     let attr = path.inode()?.attr()?;
     let time = |t: vfs::Time| StatxTime { tv_sec: t.sec, tv_nsec: t.nsec, reserved: 0 };
-    let ns = &ctx.creds.user_ns;
-    let out = Statx {
+    Ok(Statx {
         stx_mask: STATX_BASIC_STATS | if attr.btime.is_some() { STATX_BTIME } else { 0 },
         stx_blksize: attr.blksize,
         stx_attributes: attr.attributes,
@@ -135,9 +146,7 @@ fn sys_statx(
         stx_dev_major: attr.dev.major(),
         stx_dev_minor: attr.dev.minor(),
         ..Statx::default()
-    };
-    user::write_val(buf, &out)?;
-    Ok(0)
+    })
 }
 
 fn access_at(cx: &Cx<'_>, dir: i32, path: VirtAddr, mode: u32, flags: u32) -> Result<usize> {

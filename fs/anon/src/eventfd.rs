@@ -38,6 +38,20 @@ pub fn create(ctx: &Context<'_>, initial: u32, flags: u32) -> Result<Arc<File>> 
     anon_file(ctx, "[eventfd]", ops, abi::fcntl::O_RDWR | status)
 }
 
+/// Whether a file is an event counter.
+pub fn is_one(file: &File) -> bool {
+    file.private::<EventFd>().is_some()
+}
+
+/// Adds to the counter of an event file, as much as it takes, without waiting. Any context.
+pub fn signal(file: &File, value: u64) {
+    let Some(event) = file.private::<EventFd>() else { return };
+    let add = |count: u64| Some(count.saturating_add(value).min(MAX));
+    // It always has a result.
+    let _ = event.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
+    event.readable.notify(POLLIN | POLLRDNORM);
+}
+
 impl EventFd {
     fn take(&self) -> Option<u64> {
         let step = |n: u64| if self.semaphore { 1 } else { n };

@@ -13,10 +13,13 @@ use abi::{Errno, Result};
 use arch::VirtAddr;
 use arch::uio::{Sink, Source};
 use arch::user;
-use block::{Device, DeviceId, Disk, Event};
+use block::{Bio, Device, DeviceId, Disk, Event, Op, SECTOR_SHIFT};
 use vfs::dev::{DeviceNode, DeviceOpen, Opened};
 use vfs::file::FileMode;
-use vfs::{Cap, Context, DeviceNumber, File, FileKind, FileOps, Inode, MapArgs, pagefile, seek};
+use vfs::{
+    Cap, Context, DeviceNumber, DirectIo, Direction, File, FileKind, FileOps, Inode, MapArgs,
+    pagefile, seek,
+};
 use vm::MapSource;
 
 const O_ACCMODE: u32 = 3;
@@ -88,6 +91,34 @@ impl FileOps for BlockFile {
         let written = self.device.mapping().write(pos, source);
         source.reexpand(cut);
         written
+    }
+
+    fn supports_direct(&self, _file: &File) -> bool {
+        true
+    }
+
+    fn start_direct(&self, _file: &File, io: DirectIo) -> core::result::Result<(), DirectIo> {
+        let device = &self.device;
+        let unit = u64::from(device.limits().logical_block_size.max(512));
+        let is_write = io.direction == Direction::Write;
+        let (end, size) = (io.pos.saturating_add(io.len() as u64), device.size());
+        if !io.is_aligned(unit) {
+            (io.done)(Err(Errno::EINVAL));
+            return Ok(());
+        }
+        // The end of the device is the cache's business, and so is what is mapped.
+        if end > size || device.mapping().prepare_direct(io.pos, end, is_write).is_err() {
+            return Err(io);
+        }
+        let op = if is_write { Op::Write } else { Op::Read };
+        let (len, done) = (io.len(), io.done);
+        let mut bio =
+            Bio::new(op, io.pos >> SECTOR_SHIFT, move |result| done(result.map(|()| len)));
+        for piece in io.pieces {
+            bio.push(piece.page, piece.offset, piece.len);
+        }
+        device.submit(bio);
+        Ok(())
     }
 
     fn seek(&self, _file: &File, current: u64, offset: i64, whence: u32) -> Result<u64> {

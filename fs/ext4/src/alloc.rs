@@ -8,7 +8,7 @@
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 
 use abi::{Errno, Result};
 use arch::lock::{LockClass, SpinLock};
@@ -91,6 +91,8 @@ pub(crate) struct Allocator {
     is_holding: AtomicBool,
     /// Blocks held back.
     held: AtomicI64,
+    /// Long runs begin at multiples of so many blocks, where they can.
+    stripe: AtomicU32,
 }
 
 fn bit(bits: &[u8], at: usize) -> bool {
@@ -193,12 +195,43 @@ impl Allocator {
             leaving: SpinLock::new(&TOUCHED, Vec::new()),
             is_holding: AtomicBool::new(false),
             held: AtomicI64::new(0),
+            stripe: AtomicU32::new(0),
         })
     }
 
     /// Whether blocks that are given up wait for the commit of that.
     pub(crate) fn set_holding(&self, is_holding: bool) {
         self.is_holding.store(is_holding, Ordering::Release);
+    }
+
+    pub(crate) fn set_stripe(&self, blocks: u32) {
+        self.stripe.store(blocks, Ordering::Relaxed);
+    }
+
+    /// Where to look for `want` blocks near `goal`.
+    fn aligned(&self, goal: u64, want: u32) -> u64 {
+        let stripe = self.stripe.load(Ordering::Relaxed);
+        if stripe > 1 && want >= stripe { goal.next_multiple_of(stripe.into()) } else { goal }
+    }
+
+    /// Runs of blocks, first and length, that the transaction being committed gave up.
+    pub(crate) fn leaving_runs(&self, sb: &Super) -> Vec<(u64, u64)> {
+        let mut runs = Vec::new();
+        for &number in self.leaving.lock().iter() {
+            let Some(group) = self.groups.get(number as usize) else { continue };
+            let leaving = group.lock().leaving.clone();
+            let Some(bits) = leaving else { continue };
+            let (base, len) = (sb.group_start(number), sb.group_len(number) as usize);
+            let mut at = 0;
+            while at < len {
+                let run = (at..len).take_while(|&at| bit(&bits, at)).count();
+                if run > 0 {
+                    runs.push((base + at as u64, run as u64));
+                }
+                at += run.max(1);
+            }
+        }
+        runs
     }
 
     /// Whether a commit makes blocks available.
@@ -315,6 +348,7 @@ impl Allocator {
         goal: u64,
         want: u32,
     ) -> Result<(u64, u32)> {
+        let goal = self.aligned(goal, want);
         let goal = if goal <= sb.first_data_block || goal >= sb.blocks {
             sb.first_data_block
         } else {

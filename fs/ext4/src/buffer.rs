@@ -164,7 +164,7 @@ impl Buffers {
     }
 
     /// The block, if it is in memory.
-    fn known(&self, block: u64) -> Option<Arc<Buffer>> {
+    pub(crate) fn known(&self, block: u64) -> Option<Arc<Buffer>> {
         self.shard(block).lock().known.get(&block).cloned()
     }
 
@@ -211,6 +211,13 @@ impl Buffers {
             fill(bytes);
         });
         buffer
+    }
+
+    /// Gives a block new contents, all of which `fill` writes.
+    pub(crate) fn put(&self, block: u64, fill: impl FnOnce(&mut [u8])) {
+        let known = self.known(block);
+        let buffer = known.unwrap_or_else(|| self.enter(block, alloc::vec![0; self.block_size]));
+        self.modify(&buffer, fill);
     }
 
     /// Gives a block of which everything is known new contents, if they are others.
@@ -302,6 +309,14 @@ impl Buffers {
         }
         let _waiting = IoWait::begin();
         self.written.wait(|| (!self.dirty.lock().writing.contains(&block)).then_some(()));
+    }
+
+    /// The same for a block of file data: the log is told only if it has it. A block that it has and
+    /// that is not in its place is always in memory.
+    pub(crate) fn forget_data(&self, block: u64) {
+        if self.known(block).is_some() {
+            self.forget(block);
+        }
     }
 
     fn sector(&self, block: u64) -> u64 {

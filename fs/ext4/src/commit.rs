@@ -16,12 +16,13 @@ use core::sync::atomic::Ordering;
 
 use abi::mount::MS_RDONLY;
 use abi::{Errno, Result};
-use vfs::{File, Inode};
+use vfs::Inode;
 
 use crate::fs::Ext4;
 use crate::journal::{Entry, Journal, Ring, State, Transaction};
 use crate::layout;
 use crate::node::Node;
+use crate::options::Flags;
 
 /// Blocks an operation on an inode alone changes at most: its place in the table.
 pub(crate) const INODE: u32 = 2;
@@ -64,6 +65,17 @@ pub(crate) struct Ordered {
     transaction: u64,
 }
 
+impl Ordered {
+    /// The write failed.
+    pub(crate) fn failed(&self) {
+        if self.fs.has(Flags::DATA_ERR_ABORT)
+            && let Some(journal) = &self.fs.journal
+        {
+            journal.fail_data();
+        }
+    }
+}
+
 impl Drop for Ordered {
     fn drop(&mut self) {
         if let Some(journal) = &self.fs.journal {
@@ -102,7 +114,7 @@ impl Ext4 {
             }
             if journal.gate.is_filling(&self.buffers.charged) {
                 // Committed in the background, before somebody has to wait for it.
-                self.device.flusher().kick();
+                self.want_commit();
             }
             return Ok(handle);
         }
@@ -119,6 +131,7 @@ impl Ext4 {
         let result = operation(&handle);
         let transaction = handle.transaction;
         drop(handle);
+        let result = self.judge(result);
         if result.as_ref().err() != Some(&Errno::ENOSPC) || !self.alloc.is_holding_back() {
             return result;
         }
@@ -138,8 +151,10 @@ impl Ext4 {
     }
 
     /// Makes the handle's transaction wait for a write of file data: until what is returned is dropped.
+    /// `None`: transactions do not wait for data.
     pub(crate) fn order(self: &Arc<Self>, handle: &Handle<'_>) -> Option<Ordered> {
-        handle.journal?.data_begins(handle.transaction);
+        let journal = handle.journal.filter(|_| self.orders_data())?;
+        journal.data_begins(handle.transaction);
         Some(Ordered { fs: self.clone(), transaction: handle.transaction })
     }
 
@@ -153,6 +168,10 @@ impl Ext4 {
         if journal.is_committed(transaction) {
             return Ok(Done::Before);
         }
+        if let pause @ 1.. = self.config.batch_ns() {
+            // Others may join.
+            sched::timer::sleep_ns(pause);
+        }
         let one = self.syncing.lock();
         if journal.is_committed(transaction) {
             return Ok(Done::Before);
@@ -162,7 +181,7 @@ impl Ext4 {
         }
         let result = self.commit_running(journal, &mut journal.ring.lock());
         drop(one);
-        result.map_err(|error| self.abort(journal, error))
+        result.map_err(|error| self.abort(error))
     }
 
     /// Commits the running transaction. After an error nothing may be written any more.
@@ -175,9 +194,14 @@ impl Ext4 {
             }
             Ok((is_empty, stored))
         });
-        let (is_empty, stored) = written.inspect_err(|_| self.stop_writing(journal))?;
+        let (is_empty, stored) = written.inspect_err(|_| self.stop_writing())?;
+        if self.has(Flags::DISCARD) {
+            // Before somebody has them again.
+            self.discard(&self.alloc.leaving_runs(&self.sb));
+        }
         self.alloc.release_held();
         journal.set_committed(number);
+        self.config.note_commit();
         // Who looked for one of them meanwhile found it, and not what the table said before.
         drop(stored);
         Ok(if is_empty { Done::Before } else { Done::Now })
@@ -186,6 +210,7 @@ impl Ext4 {
     /// Brings everything into the buffers and takes their snapshots. Nobody is inside.
     fn take_transaction(&self) -> Result<(Transaction, Vec<Arc<Inode>>)> {
         self.store_orphans()?;
+        self.store_damage()?;
         let dirty = self.take_dirty();
         for inode in dirty.values() {
             if let Some(node) = inode.private::<Node>() {
@@ -197,17 +222,19 @@ impl Ext4 {
         Ok((self.buffers.take(), dirty.into_values().collect()))
     }
 
-    /// The log cannot be written: nothing is changed any more.
-    fn stop_writing(&self, journal: &Journal) {
-        journal.set_state(State::Aborted);
+    /// Nothing is changed any more.
+    pub(crate) fn stop_writing(&self) {
+        if let Some(journal) = &self.journal {
+            journal.set_state(State::Aborted);
+        }
         self.sealed.store(true, Ordering::SeqCst);
         self.read_only.store(true, Ordering::SeqCst);
     }
 
     /// Says why nothing is written any more, to every open file too. The error for who asked. The
     /// caller holds none of a commit's locks.
-    fn abort(&self, journal: &Journal, error: Errno) -> Errno {
-        self.stop_writing(journal);
+    fn abort(&self, error: Errno) -> Errno {
+        self.stop_writing();
         log::error!(
             "ext4: {}: journal aborted ({error}): the file system is read-only now",
             self.device.name()
@@ -227,30 +254,50 @@ impl Ext4 {
     pub(crate) fn make_durable(&self, transaction: u64) -> Result<()> {
         match self.commit_once(transaction)? {
             Done::Now => Ok(()),
-            Done::Before => self.device.sync(),
+            Done::Before if self.has(Flags::BARRIER) => self.device.sync(),
+            Done::Before => Ok(()),
         }
     }
 
-    /// `fsync(2)`: `data_only` leaves out changes that reading does not need.
-    pub(crate) fn sync_file(&self, file: &File, node: &Node, data_only: bool) -> Result<()> {
+    /// The same for one file: the drive is not asked to flush what it has flushed since.
+    fn make_file_durable(&self, journal: &Journal, node: &Node, data_only: bool) -> Result<()> {
+        let done = self.commit_once(node.last_change(data_only))?;
+        let needed = node.flush_needed.load(Ordering::Acquire);
+        if done == Done::Now || journal.flushes.has_done(needed) || !self.has(Flags::BARRIER) {
+            return Ok(());
+        }
+        let number = journal.flushes.begin();
+        self.device.flush()?;
+        journal.flushes.end(number);
+        Ok(())
+    }
+
+    /// Tells the drive that runs of blocks (first, length) are not needed any more.
+    fn discard(&self, runs: &[(u64, u64)]) {
+        let per = self.sb.block_size as u64 / block::SECTOR_SIZE as u64;
+        for &(first, len) in runs {
+            match self.device.discard(first * per, len * per) {
+                Ok(()) => {}
+                Err(Errno::EOPNOTSUPP) => return,
+                Err(error) => {
+                    log::warn!("EXT4-fs ({}): discard failed: {error}", self.device.name());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// `fsync(2)` of what a file changed of itself: `data_only` leaves out what reading does not need.
+    pub(crate) fn sync_node(&self, node: &Node, data_only: bool) -> Result<()> {
         let Some(journal) = &self.journal else {
             self.store_metadata()?;
             return self.device.sync();
         };
-        let result = match journal.state() {
-            State::Off => return Ok(()),
-            State::Running => self.make_durable(node.last_change(data_only)),
+        match journal.state() {
+            State::Off => Ok(()),
+            State::Running => self.make_file_durable(journal, node, data_only),
             State::Aborted => Err(Errno::EROFS),
-        };
-        if journal.state() == State::Aborted {
-            // Once for each open file what happened, then that it may not be written.
-            return match (file.check_error(), file.inode().mapping()) {
-                (Ok(()), Some(_)) => result.map_err(|_| Errno::EROFS),
-                (Ok(()), None) => Err(Errno::EIO),
-                (told, _) => told,
-            };
         }
-        result
     }
 
     /// Commits what is running, and makes room in the log: now and then, in the background.
@@ -262,7 +309,22 @@ impl Ext4 {
         }
         let result = self.commit_and_copy(journal, &mut journal.ring.lock());
         drop(one);
-        result.map_err(|error| self.abort(journal, error))
+        result.map_err(|error| self.abort(error))
+    }
+
+    /// Commits what is running and copies all that is in the log to its place.
+    pub(crate) fn empty_log(&self) -> Result<()> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let one = self.syncing.lock();
+        if journal.state() != State::Running {
+            return Err(Errno::EROFS);
+        }
+        let mut ring = journal.ring.lock();
+        let result = self
+            .commit_running(journal, &mut ring)
+            .and_then(|_| ring.checkpoint(u32::MAX).inspect_err(|_| self.stop_writing()));
+        drop((ring, one));
+        result.map_err(|error| self.abort(error))
     }
 
     fn commit_and_copy(&self, journal: &Journal, ring: &mut Ring) -> Result<()> {
@@ -270,7 +332,7 @@ impl Ext4 {
         if !is_idle && ring.fill() < BUSY_PERCENT {
             return Ok(());
         }
-        ring.checkpoint(u32::MAX).inspect_err(|_| self.stop_writing(journal))
+        ring.checkpoint(u32::MAX).inspect_err(|_| self.stop_writing())
     }
 
     /// Begins to journal: the file system becomes writable. The next mount after a crash finds that
@@ -284,7 +346,7 @@ impl Ext4 {
         self.modify_super(layout::set_recovery)?;
         self.buffers.write_out()?;
         // Flushes, so that the log never has anything without that flag.
-        journal.start(&self.sb)?;
+        journal.start(&self.sb, self.manner())?;
         self.alloc.set_holding(true);
         self.buffers.set_journaled(true);
         Ok(())
@@ -303,7 +365,7 @@ impl Ext4 {
         let result = self.commit_running(journal, &mut ring).and_then(|_| journal.stop(&mut ring));
         drop((ring, one));
         if let Err(error) = result {
-            return Err(self.abort(journal, error));
+            return Err(self.abort(error));
         }
         self.alloc.set_holding(false);
         self.buffers.set_journaled(false);

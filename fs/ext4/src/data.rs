@@ -18,14 +18,14 @@ use crate::node::{Node, State, flags};
 
 /// The backing of a regular file.
 pub(crate) struct FileBacking {
-    node: Arc<Node>,
+    pub(crate) node: Arc<Node>,
 }
 
 /// A transfer of several bios that ends as one.
 struct Joint<R> {
     left: AtomicUsize,
     failed: AtomicUsize,
-    run: spin::Mutex<Option<(R, Option<Ordered>)>>,
+    run: spin::Mutex<Option<(R, Hold)>>,
     end: fn(R, Result<()>),
 }
 
@@ -37,15 +37,48 @@ impl<R> Joint<R> {
         // AcqRel: the last part sees the others' errors.
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             let run = self.run.lock().take();
-            if let Some((run, ordered)) = run {
+            if let Some((run, hold)) = run {
                 let outcome = match self.failed.load(Ordering::Relaxed) {
                     0 => Ok(()),
                     error => Err(Errno::from_raw(error as i32)),
                 };
-                drop(ordered);
+                if let (Err(_), Hold::Ordered(ordered)) = (outcome, &hold) {
+                    ordered.failed();
+                }
+                // Before the pages say that they are written: what then has to be flushed is known.
+                drop(hold);
                 (self.end)(run, outcome);
             }
         }
+    }
+}
+
+/// Who waits for a transfer besides those who wait for its pages.
+enum Hold {
+    /// Nobody, for a read.
+    Nobody,
+    /// A transaction.
+    Ordered(Ordered),
+    /// No transaction: `fsync` looks after it itself.
+    Loose { _write: Loose },
+}
+
+/// A write under way that no transaction waits for.
+pub(crate) struct Loose(Arc<Node>);
+
+impl Loose {
+    pub(crate) fn new(node: &Arc<Node>) -> Loose {
+        node.loose_writes.fetch_add(1, Ordering::AcqRel);
+        Loose(node.clone())
+    }
+}
+
+impl Drop for Loose {
+    fn drop(&mut self) {
+        if let Some(journal) = &self.0.fs.journal {
+            self.0.flush_needed.fetch_max(journal.flushes.next(), Ordering::AcqRel);
+        }
+        self.0.loose_writes.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -53,10 +86,10 @@ impl<R> Joint<R> {
 type Placed = (Vec<Piece>, Option<Ordered>);
 
 /// A piece of a transfer: `len` bytes at `offset` from the run's start, at a device block.
-struct Piece {
-    offset: usize,
-    len: usize,
-    physical: u64,
+pub(crate) struct Piece {
+    pub(crate) offset: usize,
+    pub(crate) len: usize,
+    pub(crate) physical: u64,
 }
 
 impl FileBacking {
@@ -64,7 +97,7 @@ impl FileBacking {
         FileBacking { node }
     }
 
-    fn block_size(&self) -> usize {
+    pub(crate) fn block_size(&self) -> usize {
         self.node.fs.sb.block_size
     }
 
@@ -74,7 +107,7 @@ impl FileBacking {
         &self,
         op: Op,
         flags: BioFlags,
-        (run, ordered): (R, Option<Ordered>),
+        (run, hold): (R, Hold),
         pages: &[frames::PageRef],
         pieces: &[Piece],
         end: fn(R, Result<()>),
@@ -83,7 +116,7 @@ impl FileBacking {
         let joint = Arc::new(Joint {
             left: AtomicUsize::new(1),
             failed: AtomicUsize::new(0),
-            run: spin::Mutex::new(Some((run, ordered))),
+            run: spin::Mutex::new(Some((run, hold))),
             end,
         });
         let mut at = 0;
@@ -133,6 +166,13 @@ impl FileBacking {
 
     /// The same for blocks that change hands. In an operation.
     fn place_anew(&self, handle: &Handle<'_>, first: u32, end: u32) -> Result<Placed> {
+        let pieces = self.settle(first, end)?;
+        Ok((pieces, self.node.fs.order(handle)))
+    }
+
+    /// Gives `first..end` the blocks they were promised, and says that those have data. In an
+    /// operation.
+    pub(crate) fn settle(&self, first: u32, end: u32) -> Result<Vec<Piece>> {
         let node = &self.node;
         let mut state = node.state.lock();
         let mut taken = Vec::new();
@@ -149,8 +189,7 @@ impl FileBacking {
         let pieces = self.pieces(&state, first, end);
         drop(state);
         node.changed();
-        result?;
-        Ok((pieces, node.fs.order(handle)))
+        result.map(|()| pieces)
     }
 
     /// Undoes [`FileBacking::allocate`]: blocks without data are not to be committed.
@@ -253,10 +292,11 @@ impl Backing for FileBacking {
             block += len;
         }
         drop(state);
+        self.find_logged(&pages, &mut pieces);
         if pieces.is_empty() {
             return run.complete(Ok(()));
         }
-        let run = (run, None);
+        let run = (run, Hold::Nobody);
         self.submit(Op::Read, BioFlags::empty(), run, &pages, &pieces, ReadRun::complete);
     }
 
@@ -271,6 +311,9 @@ impl Backing for FileBacking {
         if end <= first {
             return run.complete(Ok(()));
         }
+        if self.node.logs_data() {
+            return self.log(run, first, end);
+        }
         let (pieces, ordered) = match self.place(first, end) {
             Ok(placed) => placed,
             Err(error) => {
@@ -278,11 +321,17 @@ impl Backing for FileBacking {
                 return run.complete(Err(error));
             }
         };
+        // What the log has of a file that used to be journaled must not come after this.
+        if self.has_logged(&pieces) {
+            return self.log(run, first, end);
+        }
         let flags = if run.is_sync() { BioFlags::SYNC } else { BioFlags::empty() };
         if pieces.is_empty() {
             return run.complete(Ok(()));
         }
-        self.submit(Op::Write, flags, (run, ordered), &pages, &pieces, WriteRun::complete);
+        let hold =
+            ordered.map_or_else(|| Hold::Loose { _write: Loose::new(&self.node) }, Hold::Ordered);
+        self.submit(Op::Write, flags, (run, hold), &pages, &pieces, WriteRun::complete);
     }
 
     fn prepare_write(&self, _mapping: &Mapping, pos: u64, len: usize) -> Result<()> {

@@ -25,6 +25,7 @@ impl Node {
             return Err(Errno::EOPNOTSUPP);
         }
         let mapping = file.inode().mapping().ok_or(Errno::EIO)?;
+        self.wait_direct();
         let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
         if end > file.inode().sb().max_file_size {
             return Err(Errno::EFBIG);
@@ -95,6 +96,35 @@ impl Node {
             block = self.fs.transact(self.map_credits(), |_| self.take_unwritten(block, end))?;
         }
         Ok(())
+    }
+
+    /// Turns promises for `first..end` into unwritten blocks.
+    pub(crate) fn fulfil(&self, first: u32, end: u32) -> Result<()> {
+        let mut block = first;
+        while block < end {
+            block = self.fs.transact(self.map_credits(), |_| self.fulfil_one(block, end))?;
+        }
+        Ok(())
+    }
+
+    /// The same for the first run of them; returns where to go on. In an operation.
+    fn fulfil_one(&self, first: u32, end: u32) -> Result<u32> {
+        let fs = &self.fs;
+        let mut state = self.state.lock();
+        let Some(block) = state.delayed.range(first..end).next().copied() else { return Ok(end) };
+        let promised = state.delayed.range(block..end).zip(block..).take_while(|(a, b)| **a == *b);
+        let want = (promised.count() as u32).min(32767);
+        let goal = state.map.goal(block).unwrap_or(0);
+        let (physical, len) = fs.alloc.take_blocks(&fs.sb, &fs.buffers, goal, want)?;
+        self.add_extent(&mut state, Extent { logical: block, len, physical, unwritten: true })?;
+        for taken in block..block + len {
+            state.delayed.remove(&taken);
+        }
+        fs.alloc.unreserve(len.into());
+        self.count_blocks(&state);
+        drop(state);
+        self.changed();
+        Ok(block + len)
     }
 
     /// Allocates a run of unwritten blocks; returns where to go on. In an operation.

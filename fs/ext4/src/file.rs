@@ -3,13 +3,14 @@
 use alloc::sync::Arc;
 use core::any::Any;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use abi::fcntl::O_DIRECT;
 use abi::{Errno, Result};
 use arch::lock::Once;
 use arch::uio::{Sink, Source};
 use vfs::file::{DirSink, PageSink};
-use vfs::{Context, File, FileOps, MapArgs, pagefile};
+use vfs::{Context, DirectIo, File, FileOps, Inode, MapArgs, pagefile};
 use vm::MapSource;
 
 use crate::commit::INODE;
@@ -23,11 +24,43 @@ pub(crate) fn node(file: &File) -> Result<&Node> {
 }
 
 fn sync(file: &File, range: Range<u64>, data_only: bool) -> Result<()> {
-    if let Some(mapping) = file.inode().mapping() {
-        mapping.write_and_wait(range.start, range.end.saturating_sub(1).max(range.start))?;
-    }
     let node = node(file)?;
-    node.fs.sync_file(file, node, data_only)
+    let is_aborted = || node.fs.is_aborted();
+    match make_durable(file.inode(), node, range, data_only) {
+        result if !is_aborted() => result,
+        // Once for each open file what happened, then that it may not be written.
+        result => match (file.check_error(), file.inode().mapping()) {
+            (Ok(()), Some(_)) => result.and(Err(Errno::EROFS)),
+            (Ok(()), None) => Err(Errno::EIO),
+            (told, _) => told,
+        },
+    }
+}
+
+/// Makes a file's bytes and what it changed of itself durable.
+pub(crate) fn make_durable(
+    inode: &Inode,
+    node: &Node,
+    range: Range<u64>,
+    data_only: bool,
+) -> Result<()> {
+    let Some(mapping) = inode.mapping() else { return node.fs.sync_node(node, data_only) };
+    let (first, last) = (range.start, range.end.saturating_sub(1).max(range.start));
+    if node.fs.journal.is_none() {
+        mapping.write_and_wait(first, last)?;
+        return node.fs.sync_node(node, data_only);
+    }
+    // The commit waits for data in new blocks while it writes the log; only other data has to be on the
+    // device before.
+    if mapping.is_dirty() {
+        mapping.start_writeback(first, last);
+    }
+    if node.has_loose_writes() {
+        mapping.wait_writeback(first, last);
+    }
+    let result = node.fs.sync_node(node, data_only);
+    mapping.wait_writeback(first, last);
+    result
 }
 
 /// Operations of regular files.
@@ -52,7 +85,7 @@ impl Node {
             return Ok(0);
         }
         let creds = &file.creds;
-        let [uid, gid] = [0x50, 0x52].map(|at| u32::from(crate::bytes::u16_at(&fs.sb.raw, at)));
+        let (uid, gid) = fs.config.privileged();
         let privileged = creds.fsuid == uid
             || gid != 0 && creds.in_group(gid)
             || creds.capable(vfs::Cap::SYS_RESOURCE);
@@ -152,16 +185,25 @@ impl FileOps for RegularOps {
         true
     }
 
+    fn start_direct(&self, file: &File, io: DirectIo) -> core::result::Result<(), DirectIo> {
+        crate::direct::start(file, io)
+    }
+
     fn write_at(&self, file: &File, pos: u64, source: &mut Source<'_>) -> Result<usize> {
         let before = file.inode().size();
         let node = node(file)?;
         let cut = node.respect_reserve(file, pos, source)?;
+        node.before_write(file.inode());
         let result = if file.flags() & O_DIRECT != 0 {
             write_direct(file, pos, source)
         } else {
             pagefile::write_at(file, pos, source)
         };
         source.reexpand(cut);
+        if let Some(mapping) = file.inode().mapping() {
+            let count = *result.as_ref().unwrap_or(&0);
+            node.after_write(mapping, pos, pos.saturating_add(count as u64));
+        }
         let written = result?;
         if file.inode().size() != before {
             let _handle = node.fs.begin(INODE)?;
@@ -199,6 +241,17 @@ impl FileOps for RegularOps {
 
     fn fsync(&self, file: &File, range: Range<u64>, data_only: bool) -> Result<()> {
         sync(file, range, data_only)
+    }
+
+    fn release(&self, file: &File) {
+        if file.can_write()
+            && let Ok(node) = node(file)
+            && node.flushes_at_close.load(Ordering::Relaxed)
+            && node.flushes_at_close.swap(false, Ordering::AcqRel)
+            && let Some(mapping) = file.inode().mapping()
+        {
+            mapping.start_writeback(0, i64::MAX as u64);
+        }
     }
 
     fn fallocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {

@@ -1,31 +1,31 @@
 //! One mounted file system: mounting, syncing, statistics.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
-use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use abi::mount::MS_RDONLY;
 use abi::{Errno, Result};
 use arch::lock::{LockClass, SpinLock};
 use block::{Claim, Device};
 use pagecache::Periodic;
-use sched::Mutex;
-use vfs::superblock::{FileSystemType, MountRequest, SuperInit, SuperOps};
-use vfs::{DeviceNumber, FsStat, Inode, InodeCache, SuperBlock, Time};
+use sched::{Mutex, WaitQueue};
+use vfs::superblock::SuperOps;
+use vfs::{FsStat, Inode, InodeCache, SuperBlock, Time};
 
 use crate::alloc_::Allocator;
 use crate::buffer::{Buffer, Buffers};
 use crate::bytes::{put16, put32, u16_at, u32_at};
+use crate::config::Config;
+use crate::damage::Damage;
 use crate::indirect;
 use crate::journal::Journal;
 use crate::layout::{LateFeature, Super, clear_recovery, incompat, ro_compat, store_super};
 use crate::node::{self, Node};
+use crate::options::{Flags, Given};
 use crate::orphan::Orphans;
 
 static SYNC: LockClass = LockClass::new("ext4.sync", 320);
@@ -58,6 +58,12 @@ pub(crate) struct Ext4 {
     deleting: AtomicU32,
     /// Until the file system is put away, which readers of it may survive.
     claim: SpinLock<Option<Claim>>,
+    pub(crate) config: Config,
+    /// Data of files may be in the log and not in its place.
+    pub(crate) has_logged_data: AtomicBool,
+    pub(crate) damage: Damage,
+    /// Told when a file has no direct transfers under way any more.
+    pub(crate) direct_ended: WaitQueue,
 }
 
 /// Whether the file system is one that can be mounted (for writing).
@@ -88,23 +94,19 @@ fn check(sb: &Super, device: &Device, read_only: bool) -> Result<()> {
     Ok(())
 }
 
-struct SuperPart(Arc<Ext4>);
+pub(crate) struct SuperPart(pub(crate) Arc<Ext4>);
 
 impl Ext4 {
-    fn open(device: Arc<Device>, read_only: bool) -> Result<Arc<Ext4>> {
-        let mut raw = [0; 1024];
-        if device.size() < 2048 {
-            return Err(Errno::EINVAL);
-        }
-        device.read_at(1024, &mut raw)?;
-        let sb = Super::parse(raw)?;
+    pub(crate) fn open(device: Arc<Device>, sb: Super, given: Given) -> Result<Arc<Ext4>> {
+        let options = &given.options;
+        let loads_journal = !options.flags.contains(Flags::NOLOAD);
+        let read_only = given.read_only;
         check(&sb, &device, read_only)?;
         let claim = device.claim()?;
-        let sb = if sb.incompat & incompat::RECOVER != 0 {
+        let sb = if sb.incompat & incompat::RECOVER != 0 && loads_journal {
             crate::journal::recover(&device, &sb)?;
-            device.read_at(1024, &mut raw)?;
             // The journal had another one.
-            let sb = Super::parse(raw)?;
+            let sb = Super::read(&device, options.sb_kib)?;
             check(&sb, &device, read_only)?;
             sb
         } else {
@@ -113,11 +115,12 @@ impl Ext4 {
         let buffers = Buffers::new(device.clone(), sb.block_size);
         let super_block = buffers.get(sb.place().0)?;
         let alloc = Allocator::load(&sb, &buffers)?;
-        let journal = match sb.has_journal() {
+        let journal = match sb.has_journal() && loads_journal {
             true => Some(Journal::open(&device, &sb)?),
             false => None,
         };
-        Ok(Arc::new(Ext4 {
+        let config = Config::new(&sb, given);
+        let fs = Arc::new(Ext4 {
             sb,
             device,
             buffers,
@@ -133,11 +136,17 @@ impl Ext4 {
             sealed: AtomicBool::new(false),
             deleting: AtomicU32::new(0),
             claim: SpinLock::new(&CLAIM, Some(claim)),
-        }))
+            config,
+            has_logged_data: AtomicBool::new(false),
+            damage: Damage::new(),
+            direct_ended: WaitQueue::new(),
+        });
+        fs.configure();
+        Ok(fs)
     }
 
     /// The longest file in bytes.
-    fn max_file_size(&self) -> u64 {
+    pub(crate) fn max_file_size(&self) -> u64 {
         let has_extents = self.sb.incompat & incompat::EXTENTS != 0;
         let blocks = if has_extents { u64::from(u32::MAX) } else { indirect::capacity(&self.sb) };
         (blocks * self.sb.block_size as u64).min(i64::MAX as u64)
@@ -203,7 +212,7 @@ impl Ext4 {
         if self.read_only.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mut result = self.store_orphans();
+        let mut result = self.store_orphans().and(self.store_damage());
         let mut failed = Vec::new();
         loop {
             let Some((ino, inode)) = self.dirty.lock().pop_first() else { break };
@@ -317,14 +326,14 @@ impl Ext4 {
     }
 
     /// Readies a file system that may be written from now on.
-    fn begin_writing(self: &Arc<Self>) -> Result<()> {
+    pub(crate) fn begin_writing(self: &Arc<Self>) -> Result<()> {
         self.start_journal()?;
         self.delete_orphans()?;
         if self.journal.is_some() { Ok(()) } else { self.store_super(false) }
     }
 
     /// Leaves everything on the disk, clean.
-    fn finish(&self) -> Result<()> {
+    pub(crate) fn finish(&self) -> Result<()> {
         if self.read_only.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -336,8 +345,15 @@ impl Ext4 {
 }
 
 impl Periodic for Ext4 {
+    fn interval_ns(&self) -> u64 {
+        self.config.commit_interval_ns()
+    }
+
     fn write_old(&self, _older_than_ns: u64) {
         if self.read_only.load(Ordering::Relaxed) {
+            return;
+        }
+        if !self.is_commit_due() {
             return;
         }
         if let Err(error) = self.commit_old() {
@@ -359,7 +375,10 @@ impl SuperOps for SuperPart {
         } else {
             0
         };
-        let overhead = fs.sb.first_data_block + headers + groups * (2 + table) + journal_blocks;
+        let overhead = match fs.has(Flags::MINIX_DF) {
+            true => 0,
+            false => fs.sb.first_data_block + headers + groups * (2 + table) + journal_blocks,
+        };
         let free = fs.alloc.available();
         let id =
             |at| u64::from(u32_at(&fs.sb.raw, at)) | u64::from(u32_at(&fs.sb.raw, at + 4)) << 32;
@@ -381,30 +400,8 @@ impl SuperOps for SuperPart {
         self.0.sync(wait)
     }
 
-    fn remount(&self, sb: &Arc<SuperBlock>, flags: u64, _data: &[u8]) -> Result<()> {
-        let read_only = flags & MS_RDONLY != 0;
-        let fs = &self.0;
-        if read_only && !fs.read_only.load(Ordering::Relaxed) {
-            // Files that only wait for their last user could not be deleted any more.
-            if !fs.orphans.is_empty() {
-                return Err(Errno::EBUSY);
-            }
-            fs.finish()?;
-        }
-        if !read_only && (fs.sb.ro_compat & !ro_compat::KNOWN != 0 || fs.device.is_read_only()) {
-            return Err(Errno::EROFS);
-        }
-        let was = fs.read_only.swap(read_only, Ordering::AcqRel);
-        if was && !read_only {
-            fs.sealed.store(false, Ordering::SeqCst);
-            if let Err(error) = fs.begin_writing() {
-                fs.read_only.store(true, Ordering::Release);
-                return Err(error);
-            }
-        }
-        let kept = sb.flags() & !MS_RDONLY;
-        sb.set_flags(kept | flags & MS_RDONLY);
-        Ok(())
+    fn remount(&self, sb: &Arc<SuperBlock>, flags: u64, data: &[u8]) -> Result<()> {
+        self.0.remount(sb, flags, data)
     }
 
     fn seal(&self, _sb: &Arc<SuperBlock>) -> Result<()> {
@@ -431,6 +428,7 @@ impl SuperOps for SuperPart {
 
     fn put_super(&self, _sb: &SuperBlock) {
         let fs = &self.0;
+        log::info!("EXT4-fs ({}): unmounting filesystem.", fs.device.name());
         if let Err(error) = fs.finish() {
             log::error!("ext4: {}: cannot unmount cleanly: {error}", fs.device.name());
         }
@@ -445,91 +443,11 @@ impl SuperOps for SuperPart {
         }
     }
 
-    fn show_options(&self, _sb: &SuperBlock, _out: &mut dyn Write) -> fmt::Result {
-        Ok(())
+    fn show_options(&self, _sb: &SuperBlock, out: &mut dyn Write) -> fmt::Result {
+        self.0.config.show(self.0.journal.is_some(), out)
     }
 
     fn as_any(&self) -> &dyn Any {
         self
-    }
-}
-
-/// Mounts the file system on `device`: what `mount -t ext4` and `root=` do.
-pub fn mount(device: &Arc<Device>, flags: u64) -> Result<Arc<SuperBlock>> {
-    let read_only = flags & MS_RDONLY != 0 || device.is_read_only();
-    let fs = Ext4::open(device.clone(), read_only)?;
-    let id = device.id();
-    let init = SuperInit {
-        fs_type: "ext4",
-        dev: DeviceNumber::new(id.major, id.minor),
-        flags: if read_only { flags | MS_RDONLY } else { flags },
-        block_size: fs.sb.block_size as u32,
-        max_file_size: fs.max_file_size(),
-        name_max: 255,
-        magic: 0xef53,
-        id: String::from(device.name()),
-    };
-    let sb = SuperBlock::new(init, Box::new(SuperPart(fs.clone())));
-    fs.vfs.call_once(|| Arc::downgrade(&sb));
-    let root = Node::load(&fs, 2)?;
-    if !root.is_dir() || root.nlink() == 0 {
-        log::error!("ext4: {}: corrupt root inode", device.name());
-        return Err(Errno::EUCLEAN);
-    }
-    sb.set_root(root);
-    if !read_only {
-        fs.begin_writing()?;
-    }
-    // It may become writable later.
-    let periodic: Weak<dyn Periodic> = Arc::downgrade(&(fs.clone() as Arc<dyn Periodic>));
-    device.flusher().add_periodic(periodic);
-    log::info!("ext4: mounted {}{}", device.name(), if read_only { " read-only" } else { "" });
-    Ok(sb)
-}
-
-/// `ext4`, `ext3` and `ext2` for `mount(2)`.
-pub struct Ext4Type(&'static str);
-
-impl FileSystemType for Ext4Type {
-    fn name(&self) -> &'static str {
-        self.0
-    }
-    fn needs_device(&self) -> bool {
-        true
-    }
-    fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
-        let device = device_of(request)?;
-        let id = device.id();
-        let dev = DeviceNumber::new(id.major, id.minor);
-        if let Some(sb) = vfs::superblock::find_super("ext4", dev) {
-            return Ok(sb);
-        }
-        mount(&device, request.flags)
-    }
-}
-
-/// The block device a mount's source names: a node, or (at start-up) a name without one.
-fn device_of(request: &MountRequest<'_>) -> Result<Arc<Device>> {
-    let source = request.source;
-    let text = core::str::from_utf8(source).map_err(|_| Errno::EINVAL)?;
-    let follow = vfs::walk::Walk::FOLLOW;
-    match vfs::walk(request.ctx, request.ctx.cwd, source, follow) {
-        Ok(path) => {
-            let inode = path.dentry.inode().ok_or(Errno::ENOENT)?;
-            if inode.kind != vfs::FileKind::BlockDevice {
-                return Err(Errno::ENOTBLK);
-            }
-            let (major, minor) = (inode.rdev.major(), inode.rdev.minor());
-            block::by_id(block::DeviceId { major, minor }).ok_or(Errno::ENXIO)
-        }
-        Err(error) => block::by_spec(text).ok_or(error),
-    }
-}
-
-/// Makes `ext4` (and `ext3`, `ext2`) known to `mount(2)`.
-pub fn init() {
-    static TYPES: [Ext4Type; 3] = [Ext4Type("ext4"), Ext4Type("ext3"), Ext4Type("ext2")];
-    for fs in &TYPES {
-        vfs::superblock::register_file_system(fs);
     }
 }

@@ -139,3 +139,21 @@ pub(crate) fn write_block(
     bio.push(page, 0, bytes.len() as u32);
     device.submit_and_wait(bio)
 }
+
+/// Changes one block on the device at once, past everything in memory.
+pub(crate) fn change_block(
+    device: &Device,
+    block: u64,
+    block_size: usize,
+    change: impl FnOnce(&mut [u8]),
+) -> Result<()> {
+    let mut bytes = alloc::vec![0; block_size];
+    let sector = block * (block_size / SECTOR_SIZE) as u64;
+    let page = page_with(&bytes)?;
+    let mut bio = Bio::new(Op::Read, sector, |_| {});
+    bio.push(page.clone(), 0, block_size as u32);
+    device.submit_and_wait(bio)?;
+    page.copy_out(0, &mut bytes);
+    change(&mut bytes);
+    write_block(device, block, &bytes, BioFlags::META | BioFlags::SYNC | BioFlags::FUA)
+}

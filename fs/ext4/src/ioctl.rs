@@ -8,6 +8,8 @@ use arch::user;
 use vfs::{Cap, Context, File, FileKind, Inode, InodeFlags, Time, perm};
 
 use crate::bytes::{put32, u16_at};
+#[cfg(test)]
+use crate::commit::INODE;
 use crate::layout::ro_compat;
 use crate::node::{Node, flags, sign, vfs_flags};
 
@@ -121,6 +123,9 @@ impl Node {
         if changed & flags::EXTENTS != 0 {
             self.check_migration(inode, new)?;
         }
+        if changed & flags::JOURNAL_DATA != 0 && inode.kind == FileKind::Regular {
+            self.settle_data(inode)?;
+        }
         let _handle = self.fs.begin(self.map_credits())?;
         if let Some(project) = project
             && project != self.project()?
@@ -138,10 +143,35 @@ impl Node {
             return Err(error);
         }
         drop(state);
+        self.set_logging(inode.kind, new);
         show(inode, new);
         inode.set_ctime(Time::now());
         self.changed();
         Ok(())
+    }
+
+    /// Sets or clears the flag alone. The inode is locked.
+    #[cfg(test)]
+    pub(crate) fn change_logging(&self, inode: &Inode, on: bool) -> Result<()> {
+        self.settle_data(inode)?;
+        let _handle = self.fs.begin(INODE)?;
+        let mut state = self.state.lock();
+        state.flags &= !flags::JOURNAL_DATA;
+        state.flags |= if on { flags::JOURNAL_DATA } else { 0 };
+        let flags = state.flags;
+        drop(state);
+        self.set_logging(inode.kind, flags);
+        self.changed();
+        Ok(())
+    }
+
+    /// All of the file's data is in its place when this returns, whichever way it went. The inode is
+    /// locked.
+    fn settle_data(&self, inode: &Inode) -> Result<()> {
+        let mapping = inode.mapping().ok_or(Errno::EIO)?;
+        self.wait_direct();
+        mapping.sync()?;
+        self.fs.empty_log()
     }
 
     /// Whether the file's map can take the form that `new` asks for.

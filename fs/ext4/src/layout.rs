@@ -1,6 +1,7 @@
 //! The super block and group descriptors: fields, features, checksums.
 
 use abi::{Errno, Result};
+use block::Device;
 
 use crate::bytes::{put16, put32, u16_at, u32_at};
 use crate::csum::{crc16, crc32c};
@@ -52,9 +53,30 @@ pub(crate) struct Super {
     pub(crate) ro_compat: u32,
     pub(crate) groups: u32,
     pub(crate) seed: u32,
+    /// Where it was found, in bytes.
+    pub(crate) found_at: u64,
 }
 
 impl Super {
+    /// Reads the one that begins after `kib` KiB of the device.
+    pub(crate) fn read(device: &Device, kib: u32) -> Result<Super> {
+        let at = u64::from(kib) << 10;
+        if at + 1024 > device.size() {
+            return Err(Errno::EINVAL);
+        }
+        let mut raw = [0; 1024];
+        device.read_at(at, &mut raw)?;
+        let mut sb = Super::parse(raw)?;
+        sb.found_at = at;
+        Ok(sb)
+    }
+
+    /// The options that `tune2fs -E mount_opts=` left.
+    pub(crate) fn mount_options(&self) -> &[u8] {
+        let text = &self.raw[0x200..0x240];
+        text.split(|&byte| byte == 0).next().unwrap_or(&[])
+    }
+
     /// Checks everything later code relies on.
     pub(crate) fn parse(raw: [u8; 1024]) -> Result<Super> {
         let f32 = |at| u32_at(&raw, at);
@@ -91,6 +113,7 @@ impl Super {
             } else {
                 crc32c(!0, &raw[0x68..0x78])
             },
+            found_at: 1024,
             raw,
         };
         sb.validate()
@@ -132,7 +155,8 @@ impl Super {
 
     /// The block with the super block, and the byte in it.
     pub(crate) fn place(&self) -> (u64, usize) {
-        if self.block_size == 1024 { (1, 0) } else { (0, 1024) }
+        let size = self.block_size as u64;
+        (self.found_at / size, (self.found_at % size) as usize)
     }
 
     pub(crate) fn has_csum(&self) -> bool {
@@ -208,7 +232,8 @@ impl Super {
     /// Where descriptor block number `index` lies.
     pub(crate) fn desc_block(&self, index: u64) -> u64 {
         if self.incompat & incompat::META_BG == 0 || index < u64::from(u32_at(&self.raw, 0x104)) {
-            return self.first_data_block + 1 + index;
+            // Beside a copy of the super block there are copies of them.
+            return self.place().0 + 1 + index;
         }
         let group = (index * self.descs_per_block() as u64) as u32;
         self.group_start(group) + u64::from(self.has_super(group))
@@ -366,7 +391,7 @@ pub(crate) fn store_orphan(raw: &mut [u8], ino: u32) {
     sign_super(raw);
 }
 
-fn sign_super(raw: &mut [u8]) {
+pub(crate) fn sign_super(raw: &mut [u8]) {
     if u32_at(raw, 0x64) & ro_compat::METADATA_CSUM != 0 {
         let sum = crc32c(!0, raw.get(..0x3fc).unwrap_or(&[]));
         put32(raw, 0x3fc, sum);

@@ -104,7 +104,8 @@ impl Node {
             Some(promised) if promised < size => state.disk_size.max(promised).max(mapped),
             _ => size,
         };
-        state.disk_size = reached.min(size);
+        let allowed = state.held_size.map_or(size, |held| held.max(state.disk_size).min(size));
+        state.disk_size = reached.min(allowed);
         state.disk_size
     }
 
@@ -124,6 +125,15 @@ impl Node {
     pub(crate) fn add_block(&self, logical: u32) -> Result<Arc<Buffer>> {
         let fs = &self.fs;
         let mut state = self.state.lock();
+        let length = (u64::from(logical) + 1) * fs.sb.block_size as u64;
+        if fs.config.is_dir_too_long(length) && self.me.upgrade().is_some_and(|me| me.is_dir()) {
+            log::warn!(
+                "EXT4-fs ({}): directory (ino: {}) is as long as max_dir_size_kb allows",
+                fs.device.name(),
+                self.ino
+            );
+            return Err(Errno::ENOSPC);
+        }
         let group = (self.ino - 1) / fs.sb.inodes_per_group;
         let goal = state.map.goal(logical).unwrap_or(fs.sb.group_start(group));
         if fs.alloc.available() == 0 {
@@ -142,7 +152,7 @@ impl Node {
     fn last_part(&self, first: u32, end: u32) -> (u32, u32) {
         let fs = &self.fs;
         let per = u64::from(fs.sb.blocks_per_group);
-        let is_metadata = self.is_metadata();
+        let is_logged = self.is_metadata() || self.logs_data();
         let state = self.state.lock();
         let fixed = BLOCKS + state.map.tree_blocks.len() as u32;
         let limit = fs.operation_limit().max(fixed + 8);
@@ -154,7 +164,7 @@ impl Node {
             let len = u64::from(extent.end().min(end) - from);
             // A bitmap and a descriptor for each group that it may reach into.
             let more = 2 * (len / per + 2).min(u64::from(u32::MAX / 4)) as u32;
-            let revokes = is_metadata && freed + len > u64::from(limit) * REVOKED_PER_BLOCK;
+            let revokes = is_logged && freed + len > u64::from(limit) * REVOKED_PER_BLOCK;
             if (cost.saturating_add(more) > limit || revokes) && cost > fixed {
                 start = extent.end().min(end);
                 break;
@@ -205,9 +215,11 @@ impl Node {
         self.count_blocks(&state);
         drop(state);
         for extent in removed {
+            let blocks = extent.physical..extent.physical + u64::from(extent.len);
             if is_metadata {
-                let end = extent.physical + u64::from(extent.len);
-                (extent.physical..end).for_each(|block| fs.buffers.forget(block));
+                blocks.for_each(|block| fs.buffers.forget(block));
+            } else if fs.has_logged_data.load(Ordering::Acquire) {
+                blocks.for_each(|block| fs.buffers.forget_data(block));
             }
             // What one group refuses does not keep the others from taking theirs.
             let len = extent.len.into();

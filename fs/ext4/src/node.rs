@@ -2,7 +2,7 @@
 
 use alloc::collections::BTreeSet;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use arch::lock::{LockClass, Once};
@@ -17,6 +17,7 @@ use crate::data::FileBacking;
 use crate::extents::BlockMap;
 use crate::fs::Ext4;
 use crate::layout::{LateFeature, ro_compat};
+use crate::options::Flags;
 
 static STATE: LockClass = LockClass::new("ext4.map", 456);
 
@@ -50,6 +51,8 @@ pub(crate) struct State {
     pub(crate) map_dirty: bool,
     /// The length that the disk knows: promised blocks do not count before they are allocated.
     pub(crate) disk_size: u64,
+    /// The length before a write whose data is on its way to the transaction.
+    pub(crate) held_size: Option<u64>,
     /// Blocks of the running transaction that the map's tree was charged for.
     pub(crate) charged: u32,
     /// The block with extended attributes; 0: none.
@@ -61,6 +64,9 @@ pub(crate) struct Node {
     pub(crate) fs: Arc<Ext4>,
     pub(crate) ino: u32,
     pub(crate) me: Weak<Inode>,
+    own: Weak<Node>,
+    /// Direct transfers under way.
+    pub(crate) direct: AtomicU32,
     /// Checksum seed of this inode's blocks.
     pub(crate) seed: u32,
     pub(crate) state: Mutex<State>,
@@ -69,6 +75,14 @@ pub(crate) struct Node {
     /// Its block of the inode table, which is at hand while the inode is, and its place in it.
     table: Arc<Buffer>,
     at: usize,
+    /// Whether the file's data is journaled.
+    pub(crate) logs_data: AtomicBool,
+    /// Writes of data under way that no transaction waits for.
+    pub(crate) loose_writes: AtomicU32,
+    /// The flush of the drive that makes the last of those durable.
+    pub(crate) flush_needed: AtomicU64,
+    /// Cut to nothing and written anew: its data goes out when it is closed (`auto_da_alloc`).
+    pub(crate) flushes_at_close: AtomicBool,
     /// The transactions of the last change, and of the last that reading the file needs.
     changed_in: AtomicU64,
     needed_in: AtomicU64,
@@ -181,11 +195,13 @@ impl Node {
             (true, 0, new) => DeviceNumber::decode(new.into()),
             (true, old, _) => DeviceNumber::new(old >> 8 & 0xff, old & 0xff),
         };
+        let is_wide = !fs.has(Flags::NO_UID32);
+        let high_half = |half: u16| if is_wide { u32::from(half) << 16 } else { 0 };
         let init = InodeInit {
             ino: ino.into(),
             mode,
-            uid: u32::from(u16_at(raw, 2)) | u32::from(u16_at(raw, 0x78)) << 16,
-            gid: u32::from(u16_at(raw, 0x18)) | u32::from(u16_at(raw, 0x7a)) << 16,
+            uid: u32::from(u16_at(raw, 2)) | high_half(u16_at(raw, 0x78)),
+            gid: u32::from(u16_at(raw, 0x18)) | high_half(u16_at(raw, 0x7a)),
             nlink: u16_at(raw, 0x1a).into(),
             rdev,
             size,
@@ -195,7 +211,7 @@ impl Node {
             ctime: time_at(raw, 0xc, 0x84, wide),
             btime: wide.then(|| time_at(raw, 0x90, 0x94, true)),
             generation,
-            flags: vfs_flags(raw_flags) | acl_flags(raw, acl_block, kind),
+            flags: vfs_flags(raw_flags) | acl_flags(fs, raw, acl_block, kind),
         };
         let inline = (!has_map).then_some(root);
         let state = State {
@@ -205,6 +221,7 @@ impl Node {
             inline,
             map_dirty: false,
             disk_size: size,
+            held_size: None,
             charged: 0,
             acl_block,
         };
@@ -219,25 +236,38 @@ impl Node {
         state: State,
         (table, at): (Arc<Buffer>, usize),
     ) -> Arc<Inode> {
+        let raw_flags = state.flags;
         Inode::new_cyclic(sb, init, |me| {
-            let node = Arc::new(Node {
+            let node = Arc::new_cyclic(|own| Node {
+                own: own.clone(),
+                direct: AtomicU32::new(0),
                 fs: fs.clone(),
                 ino: init.ino as u32,
                 me: me.clone(),
                 seed,
                 state: Mutex::new(&STATE, state),
                 link: Once::new(),
-                table: table.clone(),
+                table,
                 at,
+                logs_data: AtomicBool::new(false),
+                loose_writes: AtomicU32::new(0),
+                flushes_at_close: AtomicBool::new(false),
+                flush_needed: AtomicU64::new(0),
                 changed_in: AtomicU64::new(0),
                 needed_in: AtomicU64::new(0),
                 dead: AtomicBool::new(false),
                 deleting: AtomicBool::new(false),
             });
+            node.set_logging(kind, raw_flags);
             let mapping = (kind == FileKind::Regular)
                 .then(|| Mapping::new(Arc::new(FileBacking::new(node.clone())), init.size));
             (node, mapping)
         })
+    }
+
+    /// Itself, counted.
+    pub(crate) fn strong(&self) -> Option<Arc<Node>> {
+        self.own.upgrade()
     }
 
     /// A new inode, without a name yet. In an operation.
@@ -251,6 +281,15 @@ impl Node {
         let ino = fs.alloc.take_inode(&fs.sb, &fs.buffers, dir.ino, is_dir)?;
         let generation = (new.now.nsec ^ ino.rotate_left(16)) | 1;
         let mut init = InodeInit::new(ino.into(), new);
+        if fs.has(Flags::GRPID)
+            && let Some(parent) = dir.me.upgrade()
+        {
+            // The group alone is inherited, from every directory.
+            init.gid = parent.gid();
+            if is_dir {
+                init.mode &= !abi::stat::S_ISGID;
+            }
+        }
         init.generation = generation;
         if fs.sb.inode_size < 160 {
             init.btime = None;
@@ -296,6 +335,7 @@ impl Node {
             inline,
             map_dirty: true,
             disk_size: 0,
+            held_size: None,
             charged: 0,
             acl_block: 0,
         };
@@ -341,6 +381,19 @@ impl Node {
         Ok(inode)
     }
 
+    /// Looks anew for ACLs: the mount option is another.
+    pub(crate) fn reload_acls(&self, inode: &Arc<Inode>) -> Result<()> {
+        let size = self.fs.sb.inode_size;
+        let acl_block = self.state.lock().acl_block;
+        let flags = self.table.read(|block| {
+            let raw = block.get(self.at..self.at + size).unwrap_or(&[]);
+            acl_flags(&self.fs, raw, acl_block, inode.kind)
+        });
+        inode.clear_flags(InodeFlags::ACL | InodeFlags::DEFAULT_ACL);
+        inode.set_flags(flags);
+        vfs::acl::load(inode)
+    }
+
     /// Notes that the inode changed. In an operation.
     pub(crate) fn changed(&self) {
         self.note_change();
@@ -354,6 +407,12 @@ impl Node {
             self.fs.mark_dirty(self.ino, &inode);
         }
         self.changed_in.fetch_max(self.fs.running(), Ordering::Relaxed);
+    }
+
+    /// Data of the file became part of `transaction`.
+    pub(crate) fn data_logged(&self, transaction: u64) {
+        self.needed_in.fetch_max(transaction, Ordering::Relaxed);
+        self.changed_in.fetch_max(transaction, Ordering::Relaxed);
     }
 
     /// The transaction of the last change, or of the last that reading the file needs.
@@ -408,10 +467,11 @@ impl Node {
             put32(raw, 0x68, acl_block as u32);
             put16(raw, 0x76, (acl_block >> 32) as u16);
             put16(raw, 0, inode.mode() as u16);
-            put16(raw, 2, inode.uid() as u16);
-            put16(raw, 0x78, (inode.uid() >> 16) as u16);
-            put16(raw, 0x18, inode.gid() as u16);
-            put16(raw, 0x7a, (inode.gid() >> 16) as u16);
+            let is_wide = !fs.has(Flags::NO_UID32);
+            for (low, high, id) in [(2, 0x78, inode.uid()), (0x18, 0x7a, inode.gid())] {
+                put16(raw, low, id as u16);
+                put16(raw, high, if is_wide { (id >> 16) as u16 } else { 0 });
+            }
             put16(raw, 0x1a, inode.nlink().min(65000) as u16);
             put32(raw, 4, length as u32);
             if matches!(inode.kind, FileKind::Regular | FileKind::Directory) {
@@ -473,7 +533,10 @@ pub(crate) fn sign(fs: &Ext4, raw: &mut [u8], seed: u32) {
 }
 
 /// Which ACLs the VFS must look for.
-fn acl_flags(raw: &[u8], acl_block: u64, kind: FileKind) -> InodeFlags {
+fn acl_flags(fs: &Ext4, raw: &[u8], acl_block: u64, kind: FileKind) -> InodeFlags {
+    if !fs.has(Flags::ACL) {
+        return InodeFlags::empty();
+    }
     // What is in the block shows when it is read.
     let (access, default) = if acl_block != 0 { (true, true) } else { Node::acls_in_body(raw) };
     let mut flags = InodeFlags::empty();

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
+use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use vfs::{
@@ -13,6 +14,7 @@ use vfs::{
 use crate::commit::{CREATE, ENTRY, INODE, XATTR};
 use crate::file::{DirOps, RegularOps};
 use crate::node::Node;
+use crate::options::Flags;
 
 /// Most links of a file.
 const MAX_LINKS: u32 = 65000;
@@ -121,6 +123,16 @@ fn number(inode: &Inode) -> u32 {
 }
 
 impl Node {
+    fn look_up(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        let Some(ino) = self.find_entry(dir, name)? else { return Ok(None) };
+        let inode = Node::load(&self.fs, ino)?;
+        if inode.nlink() == 0 {
+            log::error!("ext4: directory inode {} names deleted inode {ino}", self.ino);
+            return Err(Errno::EUCLEAN);
+        }
+        Ok(Some(inode))
+    }
+
     /// Makes an inode with a name. In an operation.
     fn make(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
         let inode = Node::create(&self.fs, self, new)?;
@@ -160,13 +172,7 @@ impl Node {
 
 impl InodeOps for Node {
     fn lookup(&self, dir: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>> {
-        let Some(ino) = self.find_entry(dir, name)? else { return Ok(None) };
-        let inode = Node::load(&self.fs, ino)?;
-        if inode.nlink() == 0 {
-            log::error!("ext4: directory inode {} names deleted inode {ino}", self.ino);
-            return Err(Errno::EUCLEAN);
-        }
-        Ok(Some(inode))
+        self.fs.judge(self.look_up(dir, name))
     }
 
     fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
@@ -224,6 +230,13 @@ impl InodeOps for Node {
         {
             return Err(Errno::ENOTEMPTY);
         }
+        if replaced.is_some()
+            && self.fs.has(Flags::AUTO_DA_ALLOC)
+            && let Some(mapping) = moved.mapping()
+        {
+            // The new contents are to be there when the old ones are not any more.
+            mapping.start_writeback(0, i64::MAX as u64);
+        }
         self.fs.transact(2 * ENTRY + CREATE, |_| move_entry(&old, moved, &new, replaced, flags))
     }
 
@@ -261,6 +274,10 @@ impl InodeOps for Node {
         if let Some(size) = change.size {
             let mapping = inode.mapping().ok_or(Errno::EINVAL)?;
             let shrinks = size < mapping.size();
+            self.wait_direct();
+            if size == 0 && shrinks && self.fs.has(Flags::AUTO_DA_ALLOC) {
+                self.flushes_at_close.store(true, Ordering::Relaxed);
+            }
             mapping.truncate(size)?;
             if shrinks {
                 self.shorten(inode)?;

@@ -1,9 +1,10 @@
 //! Files without links that somebody still has open. The super block names the first of them and
 //! each one's deletion time the next, so that the mount after a crash can free what they occupy.
 //!
-//! The list lives in memory; the chain is written when the file system is synced or a transaction
-//! committed: with a journal it is always that of what is on the disk. A file that is shortened in
-//! several transactions is in it too, though it has links.
+//! The chain lives in memory, linked both ways; the places in which it changed are written when the file
+//! system is synced or a transaction committed: with a journal it is always that of what is on the disk.
+//! A new orphan becomes the first, so that each change touches two places at most, however many there
+//! are. A file that is shortened in several transactions is in the chain too, though it has links.
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
@@ -11,6 +12,7 @@ use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use arch::lock::{LockClass, SpinLock};
+use hashbrown::HashMap;
 
 use crate::bytes::{put32, u32_at};
 use crate::commit::INODE;
@@ -20,12 +22,58 @@ use crate::node::{Node, seed_of, sign};
 
 static CLASS: LockClass = LockClass::new("ext4.orphans", 459);
 
+/// The neighbours of an orphan; 0: there is none.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Links {
+    before: u32,
+    next: u32,
+}
+
+#[derive(Default)]
 struct List {
-    inos: BTreeSet<u32>,
-    /// Those that are not in the chain on the disk.
-    added: BTreeSet<u32>,
-    /// The chain on the disk is another.
-    changed: bool,
+    links: HashMap<u32, Links>,
+    first: u32,
+    /// Those whose next is another than on the disk; 0 stands for the super block.
+    changed: BTreeSet<u32>,
+}
+
+impl List {
+    /// Says what comes after `ino` (0: what comes first).
+    fn set_next(&mut self, ino: u32, next: u32) {
+        match self.links.get_mut(&ino) {
+            Some(links) => links.next = next,
+            None => self.first = next,
+        }
+        self.changed.insert(ino);
+    }
+
+    fn add(&mut self, ino: u32) -> bool {
+        if self.links.contains_key(&ino) {
+            return false;
+        }
+        let next = self.first;
+        self.links.insert(ino, Links { before: 0, next });
+        if let Some(links) = self.links.get_mut(&next) {
+            links.before = ino;
+        }
+        self.changed.insert(ino);
+        self.set_next(0, ino);
+        true
+    }
+
+    fn remove(&mut self, ino: u32) -> bool {
+        let Some(gone) = self.links.remove(&ino) else { return false };
+        self.changed.remove(&ino);
+        self.set_next(gone.before, gone.next);
+        if let Some(links) = self.links.get_mut(&gone.next) {
+            links.before = gone.before;
+        }
+        true
+    }
+
+    fn next_of(&self, ino: u32) -> u32 {
+        self.links.get(&ino).map_or(0, |links| links.next)
+    }
 }
 
 /// The files of one file system that wait to be deleted.
@@ -33,108 +81,81 @@ pub(crate) struct Orphans(SpinLock<List>);
 
 impl Orphans {
     pub(crate) fn new() -> Orphans {
-        Orphans(SpinLock::new(
-            &CLASS,
-            List { inos: BTreeSet::new(), added: BTreeSet::new(), changed: false },
-        ))
+        Orphans(SpinLock::new(&CLASS, List::default()))
     }
 
     /// Whether no file waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.lock().inos.is_empty()
-    }
-
-    /// The file lost its last link. Whether it was not there.
-    fn add(&self, ino: u32) -> bool {
-        let mut list = self.0.lock();
-        let is_new = list.inos.insert(ino);
-        if is_new {
-            list.changed = true;
-            list.added.insert(ino);
-        }
-        is_new
-    }
-
-    /// The file is gone, or has a link again. Whether it was there, and in the chain on the disk.
-    fn remove(&self, ino: u32) -> Option<bool> {
-        let mut list = self.0.lock();
-        if !list.inos.remove(&ino) {
-            return None;
-        }
-        list.changed = true;
-        Some(!list.added.remove(&ino))
+        self.0.lock().links.is_empty()
     }
 
     fn contains(&self, ino: u32) -> bool {
-        self.0.lock().inos.contains(&ino)
+        self.0.lock().links.contains_key(&ino)
     }
 
     /// What the deletion time of `ino` says: the next in the chain; 0 for the last and for others.
     pub(crate) fn next_of(&self, ino: u32) -> u32 {
-        let list = self.0.lock();
-        if !list.inos.contains(&ino) {
-            return 0;
-        }
-        list.inos.range(ino + 1..).next().copied().unwrap_or(0)
+        self.0.lock().next_of(ino)
     }
 
-    /// The chain, if it is not the one on the disk.
-    fn take_changes(&self) -> Option<Vec<u32>> {
-        let mut list = self.0.lock();
-        list.added.clear();
-        core::mem::take(&mut list.changed).then(|| list.inos.iter().copied().collect())
+    /// The places in which the chain is another than on the disk.
+    fn take_changes(&self) -> BTreeSet<u32> {
+        core::mem::take(&mut self.0.lock().changed)
     }
 }
 
 impl Ext4 {
-    /// Puts the chain into the inodes' buffers and the super block's.
+    /// Puts the chain, where it changed, into the inodes' buffers and the super block's.
     pub(crate) fn store_orphans(&self) -> Result<()> {
-        let Some(chain) = self.orphans.take_changes() else { return Ok(()) };
-        let result = self.store_chain(&chain);
-        if result.is_err() {
-            self.orphans.0.lock().changed = true;
+        let changed = self.orphans.take_changes();
+        for &ino in &changed {
+            if let Err(error) = self.store_link(ino) {
+                self.orphans.0.lock().changed.extend(&changed);
+                return Err(error);
+            }
         }
-        result
+        Ok(())
     }
 
-    fn store_chain(&self, chain: &[u32]) -> Result<()> {
-        for (index, &ino) in chain.iter().enumerate() {
-            let next = chain.get(index + 1).copied().unwrap_or(0);
-            let (block, at) = self.alloc.inode_place(&self.sb, ino)?;
-            let buffer = self.metadata_block(block)?;
-            if buffer.read(|bytes| u32_at(bytes, at + 0x14) == next) {
-                continue;
-            }
-            self.buffers.modify(&buffer, |bytes| {
-                // Deleted meanwhile: the place says so, and may be another file's by now.
-                if !self.orphans.contains(ino) {
-                    return;
-                }
-                if let Some(raw) = bytes.get_mut(at..at + self.sb.inode_size) {
-                    put32(raw, 0x14, next);
-                    let seed = seed_of(self, ino, u32_at(raw, 0x64));
-                    sign(self, raw, seed);
-                }
-            });
+    /// Stores what comes after `ino`, or first.
+    fn store_link(&self, ino: u32) -> Result<()> {
+        if ino == 0 {
+            let first = self.orphans.0.lock().first;
+            return self.modify_super(|raw| store_orphan(raw, first));
         }
-        self.modify_super(|raw| store_orphan(raw, chain.first().copied().unwrap_or(0)))
+        let (block, at) = self.alloc.inode_place(&self.sb, ino)?;
+        let buffer = self.metadata_block(block)?;
+        let next = self.orphans.next_of(ino);
+        if buffer.read(|bytes| u32_at(bytes, at + 0x14) == next) {
+            return Ok(());
+        }
+        self.buffers.modify(&buffer, |bytes| {
+            // Deleted meanwhile: the place says so, and may be another file's by now.
+            if !self.orphans.contains(ino) {
+                return;
+            }
+            if let Some(raw) = bytes.get_mut(at..at + self.sb.inode_size) {
+                put32(raw, 0x14, next);
+                let seed = seed_of(self, ino, u32_at(raw, 0x64));
+                sign(self, raw, seed);
+            }
+        });
+        Ok(())
     }
 
     /// The file waits to be deleted or shortened. In an operation.
     pub(crate) fn add_orphan(&self, ino: u32) {
-        if self.orphans.add(ino) {
-            // The one before it in the chain, or the super block.
+        if self.orphans.0.lock().add(ino) {
+            // The super block.
             self.buffers.charge(1);
         }
     }
 
     /// It does not any more. In an operation.
     pub(crate) fn remove_orphan(&self, ino: u32) {
-        match self.orphans.remove(ino) {
-            Some(true) => self.buffers.charge(1),
-            // Nothing comes of what was charged for it.
-            Some(false) => self.buffers.discharge(1),
-            None => {}
+        if self.orphans.0.lock().remove(ino) {
+            // The one before it, or the super block.
+            self.buffers.charge(1);
         }
     }
 
@@ -146,7 +167,7 @@ impl Ext4 {
         if ino == 0 {
             return Ok(());
         }
-        // All of them are in the list before the first is taken out: a commit writes the whole chain.
+        // All of them are in the chain before the first is taken out of it.
         let mut seen = BTreeSet::new();
         let mut chain = Vec::new();
         while ino != 0 && seen.insert(ino) {
@@ -164,7 +185,8 @@ impl Ext4 {
             }
         }
         let handle = self.begin(INODE)?;
-        chain.iter().for_each(|&ino| self.add_orphan(ino));
+        // The last one first: then it is the chain that is on the disk, for a start.
+        chain.iter().rev().for_each(|&ino| self.add_orphan(ino));
         drop(handle);
         let (mut deleted, mut shortened) = (0, 0);
         for &ino in &chain {
@@ -192,7 +214,7 @@ impl Ext4 {
         }
         // Not while a sync writes what the list was before.
         let _one = self.syncing.lock();
-        self.orphans.0.lock().changed = true;
+        self.orphans.0.lock().changed.insert(0);
         self.store_orphans()
     }
 
@@ -214,5 +236,47 @@ impl Ext4 {
         }
         node.shorten(&inode)?;
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one reads who follows the chain, having seen only what was said to have changed.
+    fn follow(disk: &HashMap<u32, u32>) -> Vec<u32> {
+        let (mut at, mut found) = (disk.get(&0).copied().unwrap_or(0), Vec::new());
+        while at != 0 {
+            found.push(at);
+            at = disk.get(&at).copied().unwrap_or(0);
+        }
+        found
+    }
+
+    #[test]
+    fn what_changed_makes_the_chain() {
+        let (mut list, mut disk, mut model) = (List::default(), HashMap::new(), Vec::new());
+        let mut seed = 0x1234_5678u32;
+        for step in 0..20_000 {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let ino = 1 + (seed >> 16) % 60;
+            if seed & 1 == 0 {
+                assert_eq!(list.add(ino), !model.contains(&ino));
+                if !model.contains(&ino) {
+                    model.insert(0, ino);
+                }
+            } else {
+                assert_eq!(list.remove(ino), model.contains(&ino));
+                model.retain(|&known| known != ino);
+            }
+            if step % 7 == 0 {
+                let changed = core::mem::take(&mut list.changed);
+                assert!(changed.len() <= 15, "{changed:?}");
+                for ino in changed {
+                    disk.insert(ino, if ino == 0 { list.first } else { list.next_of(ino) });
+                }
+                assert_eq!(follow(&disk), model);
+            }
+        }
     }
 }

@@ -16,6 +16,7 @@ use vfs::{
 
 mod bench;
 mod crash;
+mod modes;
 mod power;
 mod put_away;
 mod recovery;
@@ -67,7 +68,7 @@ impl Fixture {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let disk = Disk::add(&format!("test{number}"), drive.clone(), sectors).unwrap();
         let _ = names::VIRTIO;
-        let sb = match crate::mount(disk.whole(), flags) {
+        let sb = match crate::mount(disk.whole(), flags, b"") {
             Ok(sb) => sb,
             Err(error) => {
                 disk.remove();

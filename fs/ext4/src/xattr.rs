@@ -14,6 +14,7 @@ use crate::csum::crc32c;
 use crate::fs::Ext4;
 use crate::layout::LateFeature;
 use crate::node::{Node, State, sign};
+use crate::options::Flags;
 
 const MAGIC: u32 = 0xea02_0000;
 /// Bytes before the entries of a block.
@@ -22,11 +23,12 @@ const HEADER: usize = 32;
 const ENTRY: usize = 16;
 const ACL_ACCESS: u8 = 2;
 const ACL_DEFAULT: u8 = 3;
+const USER: u8 = 1;
 /// Name spaces by index; an ACL's name is its space's.
 const PREFIXES: [(u8, &[u8]); 6] = [
     (ACL_ACCESS, b"system.posix_acl_access"),
     (ACL_DEFAULT, b"system.posix_acl_default"),
-    (1, b"user."),
+    (USER, b"user."),
     (4, b"trusted."),
     (6, b"security."),
     (7, b"system."),
@@ -199,9 +201,20 @@ impl Node {
         Ok(buffer)
     }
 
+    /// Whether the mount options allow attributes of this name space.
+    fn check_allowed(&self, index: u8) -> Result<()> {
+        let wanted = match index {
+            ACL_ACCESS | ACL_DEFAULT => Flags::ACL,
+            USER => Flags::USER_XATTR,
+            _ => return Ok(()),
+        };
+        if self.fs.has(wanted) { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+    }
+
     /// Reads an attribute.
     pub(crate) fn read_xattr(&self, name: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let (index, rest) = split(name)?;
+        self.check_allowed(index)?;
         let found = self.walk_xattrs(|raw| {
             if raw.index != index || raw.name != rest {
                 return Ok(None);
@@ -219,7 +232,9 @@ impl Node {
     /// Appends the names of all attributes, each with a NUL.
     pub(crate) fn xattr_names(&self, out: &mut Vec<u8>) -> Result<()> {
         self.walk_xattrs(|raw| {
-            if let Some(prefix) = prefix(raw.index) {
+            if let Some(prefix) = prefix(raw.index)
+                && self.check_allowed(raw.index).is_ok()
+            {
                 out.extend_from_slice(prefix);
                 out.extend_from_slice(raw.name);
                 out.push(0);
@@ -249,6 +264,7 @@ impl Node {
     /// Sets (`Some`) or removes an attribute; `flags` are `XATTR_CREATE` and `XATTR_REPLACE`.
     pub(crate) fn write_xattr(&self, name: &[u8], value: Option<&[u8]>, flags: u32) -> Result<()> {
         let (index, rest) = split(name)?;
+        self.check_allowed(index)?;
         let fs = &self.fs;
         let value = match value {
             Some(value) if matches!(index, ACL_ACCESS | ACL_DEFAULT) => Some(acl::to_disk(value)?),

@@ -103,6 +103,62 @@ pub struct MapArgs {
     pub flags: u32,
 }
 
+/// A piece of a page that a transfer moves.
+#[derive(Clone)]
+pub struct PagePiece {
+    /// The page, held.
+    pub page: PageRef,
+    /// The first byte in it.
+    pub offset: u32,
+    /// How many.
+    pub len: u32,
+}
+
+/// Which way a transfer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the file to memory.
+    Read,
+    /// From memory to the file.
+    Write,
+}
+
+/// A transfer between a file and pages, past the cache.
+pub struct DirectIo {
+    /// The first byte in the file.
+    pub pos: u64,
+    /// Which way.
+    pub direction: Direction,
+    /// The memory.
+    pub pieces: Vec<PagePiece>,
+    /// Called once, in any context, with how many bytes were moved.
+    pub done: alloc::boxed::Box<dyn FnOnce(Result<usize>) + Send>,
+}
+
+impl DirectIo {
+    /// How many bytes are to be moved.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.len as usize).sum()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether position and memory suit a device with blocks of `unit` bytes.
+    pub fn is_aligned(&self, unit: u64) -> bool {
+        let suits = |piece: &PagePiece| u64::from(piece.offset | piece.len).is_multiple_of(unit);
+        self.pos.is_multiple_of(unit) && self.pieces.iter().all(suits)
+    }
+}
+
+impl fmt::Debug for DirectIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DirectIo({:?} {} bytes at {})", self.direction, self.len(), self.pos)
+    }
+}
+
 /// What can be done with an open file. One object may serve many open files (regular files share
 /// one per inode); state of one open goes into an object of its own.
 ///
@@ -182,6 +238,14 @@ pub trait FileOps: Any + Send + Sync {
     /// Whether `O_DIRECT` is possible.
     fn supports_direct(&self, file: &File) -> bool {
         false
+    }
+
+    /// Starts a transfer between the device and memory past the cache (`O_DIRECT`), which ends in
+    /// whatever context the device's driver ends it, and returns. A regular file that is written is
+    /// locked exclusively, else shared. The transfer is given back where the file cannot do this one
+    /// without waiting for other things, or not at all: it is to be done through the cache.
+    fn start_direct(&self, file: &File, io: DirectIo) -> core::result::Result<(), DirectIo> {
+        Err(io)
     }
 
     /// Passes pages from `pos` on to `out` without copying; how many bytes. `EINVAL` makes the

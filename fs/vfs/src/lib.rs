@@ -46,8 +46,8 @@ pub use dentry::Dentry;
 pub use extra::InodeExtra;
 pub use fdtable::{CloseOnExec, FdTable, Lookups};
 pub use file::{
-    DirEntry, DirSink, File, FileInit, FileMode, FileOps, FileWatcher, MapArgs, PageSink,
-    SignalOwner,
+    DirEntry, DirSink, DirectIo, Direction, File, FileInit, FileMode, FileOps, FileWatcher,
+    MapArgs, PagePiece, PageSink, SignalOwner,
 };
 pub use inode::{DenyWrite, Inode, InodeInit, InodeRef};
 pub use inode_cache::InodeCache;

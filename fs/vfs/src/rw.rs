@@ -11,7 +11,7 @@ use arch::uio::{Sink, Source};
 
 use crate::context::{Context, Limit};
 use crate::cred::Cap;
-use crate::file::{File, FileMode};
+use crate::file::{DirectIo, Direction, File, FileMode};
 use crate::notify;
 use crate::perm::capable_towards;
 use crate::types::*;
@@ -188,6 +188,62 @@ fn write_regular(
         file.ops().fsync(file, start..end, data_only)?;
     }
     Ok((count, end))
+}
+
+/// Starts a transfer past the cache with an open file that was checked ([`check_read`],
+/// [`check_write`]), with the rules of [`read`] and [`write`]; see [`crate::FileOps::start_direct`].
+/// Given back where those rules want more than the transfer, too.
+pub fn start_direct(
+    ctx: &Context<'_>,
+    file: &File,
+    io: DirectIo,
+) -> core::result::Result<(), DirectIo> {
+    let (inode, flags) = (file.inode(), file.flags());
+    if !file.ops().supports_direct(file) || io.is_empty() {
+        return Err(io);
+    }
+    let is_regular = inode.kind == FileKind::Regular;
+    if io.direction == Direction::Read {
+        let result = if is_regular {
+            let _held = inode.lock().read();
+            file.ops().start_direct(file, io)
+        } else {
+            file.ops().start_direct(file, io)
+        };
+        if result.is_ok() {
+            if is_regular {
+                crate::atime::accessed(file);
+            }
+            notify::to_file(file, IN_ACCESS);
+        }
+        return result;
+    }
+    // What has to be synced is not over when the device has it.
+    let syncs = flags & O_DSYNC != 0
+        || inode.has(InodeFlags::SYNC)
+        || inode.sb().flags() & abi::mount::MS_SYNCHRONOUS != 0;
+    if syncs || flags & O_APPEND != 0 {
+        return Err(io);
+    }
+    if !is_regular {
+        return file.ops().start_direct(file, io);
+    }
+    let end = io.pos.saturating_add(io.len() as u64);
+    let _held = inode.lock().write();
+    // Beyond the end of the file other rules hold.
+    if end > inode.size()
+        || not_sealed(inode).is_err()
+        || inode.has(InodeFlags::SWAPFILE)
+        || end > ctx.caller.limit(Limit::FileSize)
+        || strip_privileges(ctx, file).is_err()
+    {
+        return Err(io);
+    }
+    file.ops().start_direct(file, io)?;
+    inode.touch_for_write();
+    inode.bump_version();
+    notify::to_file(file, IN_MODIFY);
+    Ok(())
 }
 
 /// Cuts `source` to what limits allow at `pos`; returns what was cut off.

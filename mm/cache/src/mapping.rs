@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use abi::{Errno, Result};
 use arch::addr::{PAGE_SHIFT, PAGE_SIZE};
 use arch::lock::LockClass;
-use frames::PageRef;
+use frames::{PageRef, flag};
 use sched::RwLock;
 
 use crate::errseq::{ErrorCursor, ErrorSequence};
@@ -206,6 +206,16 @@ impl Mapping {
     }
 
     /// Enters `page` at `index` unless there is one already. The cache takes a reference.
+    /// Whether all pages that hold bytes `pos..end` are there and valid.
+    pub fn has_valid(&self, pos: u64, end: u64) -> bool {
+        let pages = pos >> PAGE_SHIFT..end.div_ceil(1 << PAGE_SHIFT);
+        let is_valid = |index| {
+            let valid = |page: PageRef| page.flags() & flag::UPTODATE != 0;
+            self.find(index).is_some_and(valid)
+        };
+        pos >= end || pages.into_iter().all(is_valid)
+    }
+
     pub(crate) fn insert(&self, index: u64, page: &PageRef) -> core::result::Result<(), Occupied> {
         Pages::insert(&self.pages, index, page)?;
         if self.backing.is_some() {

@@ -303,6 +303,11 @@ impl Mapping {
 pub trait Periodic: Send + Sync {
     /// Writes what has been dirty since before `older_than_ns` (ns since boot), without waiting.
     fn write_old(&self, older_than_ns: u64);
+
+    /// Wants to be asked at least this often, whatever the interval of write-back is.
+    fn interval_ns(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// A mapping that has, or had a moment ago, pages that the device does not have. With it its owner
@@ -376,6 +381,7 @@ impl Flusher {
         while !self.stopped.load(Ordering::Acquire) {
             let interval = TUNABLES.interval_centisecs.load(Ordering::Relaxed);
             let pause = if interval == 0 { 3_600_000_000_000 } else { interval * 10_000_000 };
+            let pause = pause.min(self.shortest_interval_ns());
             let due = || {
                 let due = self.kicked.swap(false, Ordering::AcqRel)
                     || self.stopped.load(Ordering::Acquire);
@@ -385,6 +391,12 @@ impl Flusher {
             // What it needs to write pages is well spent: they can be freed afterwards.
             frames::as_reclaimer(|| self.pass());
         }
+    }
+
+    fn shortest_interval_ns(&self) -> u64 {
+        let periodic = self.periodic.lock();
+        let intervals = periodic.iter().filter_map(Weak::upgrade).map(|one| one.interval_ns());
+        intervals.min().unwrap_or(u64::MAX)
     }
 
     fn pass(&self) {

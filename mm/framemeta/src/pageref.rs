@@ -80,6 +80,12 @@ impl PageRef {
         unsafe { SharedBytes::new(at, len) }
     }
 
+    /// `len` bytes from `offset` on, which others may use at the same time.
+    #[inline]
+    pub fn bytes(&self, offset: usize, len: usize) -> SharedBytes<'_> {
+        self.part(offset, len)
+    }
+
     /// The address of a byte.
     pub fn phys_at(&self, offset: usize) -> PhysAddr {
         self.0.phys() + offset

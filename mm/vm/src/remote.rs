@@ -3,6 +3,7 @@
 use crate::space::va;
 use crate::{AddressSpace, FaultAccess, Vma, flag};
 use abi::{Errno, Result};
+use alloc::vec::Vec;
 use arch::addr::{PAGE_SIZE, VirtAddr};
 use arch::paging::{Pte, PteFlags};
 use frames::{Page, PageRef, kind, page};
@@ -74,6 +75,22 @@ impl AddressSpace {
             }
             _ => Slot::page_of(seen).is_some() && seen.is_writable() && is_own_table(),
         }
+    }
+
+    /// The pages that hold `len` bytes from `at` on, faulted in and held: what is done to them is done
+    /// to this address space as it is now. `is_written`: somebody will write to them.
+    pub fn hold_pages(&self, at: VirtAddr, len: usize, is_written: bool) -> Result<Vec<PageRef>> {
+        let access = if is_written { FaultAccess::Write } else { FaultAccess::Read };
+        let first = at.page_down().0;
+        let end = at.0.checked_add(len as u64).ok_or(Errno::EFAULT)?;
+        let mut pages = Vec::new();
+        pages
+            .try_reserve_exact((end - first).div_ceil(PAGE_SIZE as u64) as usize)
+            .map_err(|_| Errno::ENOMEM)?;
+        for page in (first..end).step_by(PAGE_SIZE) {
+            pages.push(self.remote_page(page, access)?);
+        }
+        Ok(pages)
     }
 
     /// Copies out; how many bytes before the first that cannot be read.

@@ -11,6 +11,12 @@ pub trait MapSource: Send + Sync {
     /// The page cache that holds the pages; `None` for device memory.
     fn mapping(&self) -> Option<Arc<Mapping>>;
 
+    /// The byte of the mapping that offset `offset` of the file means: another for files whose offsets are
+    /// names.
+    fn first_byte(&self, offset: u64) -> u64 {
+        offset
+    }
+
     /// The frame at byte `offset` of device memory.
     fn device_frame(&self, offset: u64) -> Result<PhysAddr> {
         let _ = offset;

@@ -4,8 +4,9 @@ use crate::vma::Areas;
 use abi::Result;
 use alloc::sync::{Arc, Weak};
 use arch::addr::VirtAddr;
-use arch::lock::LockClass;
+use arch::lock::{LockClass, Once};
 use arch::tlb::Context;
+use core::any::Any;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use frames::Counter;
@@ -35,6 +36,8 @@ pub struct AddressSpace {
     thp_disabled: AtomicBool,
     /// The OOM killer takes its pages: none are given any more.
     pub(crate) is_doomed: AtomicBool,
+    /// What other parts of the kernel keep for it as long as it is.
+    attached: Once<Arc<dyn Any + Send + Sync>>,
 }
 
 /// The heap of `brk(2)`.
@@ -122,7 +125,20 @@ impl AddressSpace {
             is_ending: false,
             thp_disabled: AtomicBool::new(false),
             is_doomed: AtomicBool::new(false),
+            attached: Once::new(),
         }))
+    }
+
+    /// What is attached to it, made by `make` when somebody first asks: it lives as long as the
+    /// address space. There is one kind of thing.
+    pub fn attachment<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<Arc<T>> {
+        let make = || Arc::new(make()) as Arc<dyn Any + Send + Sync>;
+        self.attached.call_once(make).clone().downcast().ok()
+    }
+
+    /// The same, if there is one.
+    pub fn attached<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.attached.get()?.clone().downcast().ok()
     }
 
     /// Where mappings are put: below this address.

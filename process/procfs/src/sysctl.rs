@@ -311,6 +311,14 @@ impl Directory for Root {
     }
 }
 
+/// `fs/aio-nr`, proc(5): requests that all contexts of `io_setup(2)` have room for.
+fn aio_nr() -> Node {
+    show(|out| {
+        put!(out, "{}\n", aio::context::NR.load(Ordering::Relaxed));
+        Ok(())
+    })
+}
+
 /// `/proc/sys`.
 pub(crate) fn node() -> Node {
     let tree = tree();
@@ -322,6 +330,8 @@ fn tree() -> Tree {
     let fs = Tree::new()
         .dir("mqueue", crate::sysvipc::mqueue())
         .dir("inotify", inotify())
+        .with("aio-max-nr", number(&aio::context::MAX_NR, 0..=i64::MAX))
+        .with("aio-nr", aio_nr())
         .with("file-max", number(&vfs::filecount::FILE_MAX, 0..=i64::MAX))
         .with("file-nr", file_nr())
         .with("nr_open", constant("1048576"))

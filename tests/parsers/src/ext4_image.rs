@@ -23,7 +23,7 @@ pub fn ext4(bytes: Vec<u8>) -> bool {
     let drive = MemoryDrive::new(bytes, Limits::default());
     let Ok(disk) = Disk::add(&format!("damaged{number}"), drive, sectors) else { return false };
     let mut is_sound = false;
-    if let Ok(sb) = ::ext4::mount(disk.whole(), 0) {
+    if let Ok(sb) = ::ext4::mount(disk.whole(), 0, b"") {
         if let Some(root) = sb.root().ok().and_then(|root| root.inode()) {
             let found = visit(&root, 0);
             is_sound = change(&root) && found == NAMES.len();

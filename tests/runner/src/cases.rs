@@ -1,4 +1,5 @@
-//! The cases: `tests/oracle/*.cases`, each a name after `### ` and the shell lines that follow.
+//! The cases: `tests/oracle/*.cases`, each a name after `### ` and the shell lines that follow; what comes
+//! before the first name begins all of them.
 
 use std::fs;
 use std::path::Path;
@@ -41,12 +42,15 @@ fn load(dir: &Path, only: &[String]) -> Result<Vec<Case>, String> {
 
 fn parse(group: &str, text: &str) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
+    let mut prelude = String::new();
     for line in text.lines() {
         if let Some(name) = line.strip_prefix("### ") {
-            cases.push(Case { name: format!("{group}.{}", name.trim()), script: String::new() });
-        } else if let Some(case) = cases.last_mut() {
-            case.script.push_str(line);
-            case.script.push('\n');
+            let name = format!("{group}.{}", name.trim());
+            cases.push(Case { name, script: prelude.clone() });
+        } else {
+            let script = cases.last_mut().map_or(&mut prelude, |case| &mut case.script);
+            script.push_str(line);
+            script.push('\n');
         }
     }
     cases
@@ -62,5 +66,12 @@ mod tests {
         assert_eq!(cases.len(), 2);
         assert_eq!(cases[0].name, "g.one");
         assert_eq!(cases[1].script, "echo 2\necho 3\n");
+    }
+
+    #[test]
+    fn what_comes_first_begins_every_case() {
+        let cases = parse("g", "a() { :; }\n### one\necho 1\n### two\necho 2\n");
+        assert_eq!(cases[0].script, "a() { :; }\necho 1\n");
+        assert_eq!(cases[1].script, "a() { :; }\necho 2\n");
     }
 }

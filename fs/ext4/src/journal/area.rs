@@ -49,6 +49,8 @@ pub(super) struct Area {
     pub(super) sequence: u32,
     /// The block with the super block.
     head: Vec<u8>,
+    /// Order is kept by flushing the drive's cache.
+    pub(super) barriers: bool,
 }
 
 pub(super) fn corrupt(what: &str) -> Errno {
@@ -109,6 +111,7 @@ impl Area {
             start: 0,
             sequence: 0,
             head: Vec::new(),
+            barriers: true,
         };
         area.head = area.read(0)?;
         area.check(sb)?;
@@ -170,6 +173,12 @@ impl Area {
         Ok(bytes)
     }
 
+    /// How a block is written that comes after all before it and counts at once.
+    pub(super) fn durably(&self) -> BioFlags {
+        let flags = BioFlags::META | BioFlags::SYNC;
+        if self.barriers { flags | BioFlags::PREFLUSH | BioFlags::FUA } else { flags }
+    }
+
     /// The block of the ring behind `block`.
     pub(super) fn next(&self, block: u32) -> u32 {
         if block + 1 >= self.end { self.first } else { block + 1 }
@@ -182,8 +191,8 @@ impl Area {
 
     /// Gives an empty journal the features that a file system like `sb` has on Linux: of the second
     /// version, with revoke blocks, numbers as wide as the file system's, and checksums if that has
-    /// them. Takes effect with [`Area::store`].
-    pub(super) fn upgrade(&mut self, sb: &Super) {
+    /// them, or if `checksums` says so. Takes effect with [`Area::store`].
+    pub(super) fn upgrade(&mut self, sb: &Super, checksums: Option<bool>) {
         let head = &mut self.head;
         if be32_at(head, field::KIND) == kind::SUPER_V1 {
             if let Some(rest) = head.get_mut(field::COMPAT..) {
@@ -199,7 +208,10 @@ impl Area {
         if sb.incompat & crate::layout::incompat::BIT64 != 0 {
             features |= feature::BIT64;
         }
-        if sb.has_csum() && features & feature::CSUM_V2 == 0 {
+        if checksums == Some(false) && !sb.has_csum() {
+            features &= !(feature::CSUM_V2 | feature::CSUM_V3);
+        }
+        if (sb.has_csum() || checksums == Some(true)) && features & feature::CSUM_V2 == 0 {
             features |= feature::CSUM_V3;
         }
         put_be32(head, field::INCOMPAT, features);
@@ -221,9 +233,8 @@ impl Area {
             let sum = super_sum(&self.head);
             put_be32(&mut self.head, field::CSUM, sum);
         }
-        let flags = BioFlags::PREFLUSH | BioFlags::FUA | BioFlags::META | BioFlags::SYNC;
         let home = self.home(0)?;
-        write_block(&self.device, home, &self.head, flags)?;
+        write_block(&self.device, home, &self.head, self.durably())?;
         // It was read through the cache of the bare device.
         let index = home * self.format.block_size as u64 / 4096;
         self.device.mapping().drop_clean(index, index);

@@ -11,9 +11,9 @@
 //! What a transaction consists of is decided in `commit`.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use abi::Result;
+use abi::{Errno, Result};
 use arch::lock::LockClass;
 use block::Device;
 use sched::{IoWait, Mutex, WaitQueue};
@@ -45,8 +45,55 @@ pub(crate) enum State {
     Aborted,
 }
 
+/// Counts the flushes of the drive's cache, so that nobody asks for one that others had.
+#[derive(Default)]
+pub(crate) struct Flushes {
+    begun: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Flushes {
+    /// The first flush that covers what the drive has taken by now.
+    pub(crate) fn next(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst) + 1
+    }
+
+    /// A flush begins; its number.
+    pub(crate) fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// It has succeeded.
+    pub(crate) fn end(&self, number: u64) {
+        self.done.fetch_max(number, Ordering::SeqCst);
+    }
+
+    /// Whether that one, or a later one, has.
+    pub(crate) fn has_done(&self, number: u64) -> bool {
+        self.done.load(Ordering::SeqCst) >= number
+    }
+}
+
+/// What the mount options say of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Manner {
+    /// Order is kept by flushing the drive's cache.
+    pub(crate) barriers: bool,
+    /// Data blocks have checksums, or not; `None`: as the file system.
+    pub(crate) checksums: Option<bool>,
+}
+
+impl Default for Manner {
+    fn default() -> Manner {
+        Manner { barriers: true, checksums: None }
+    }
+}
+
 /// The running journal of a file system.
 pub(crate) struct Journal {
+    pub(crate) flushes: Flushes,
+    /// Data that a transaction waited for could not be written, and that is to end the journal.
+    data_failed: AtomicBool,
     pub(crate) gate: Gate,
     pub(crate) ring: Mutex<Ring>,
     /// The last transaction that is durable.
@@ -66,6 +113,8 @@ impl Journal {
         // Four of the largest fit, whatever their descriptors take; their blocks are memory.
         gate.set_limit((ring.capacity() / 4).clamp(1, LARGEST));
         Ok(Journal {
+            flushes: Flushes::default(),
+            data_failed: AtomicBool::new(false),
             gate,
             ring: Mutex::new(&RING, ring),
             committed: AtomicU64::new(0),
@@ -101,8 +150,8 @@ impl Journal {
     }
 
     /// Allows transactions.
-    pub(crate) fn start(&self, sb: &Super) -> Result<()> {
-        self.ring.lock().start(sb)?;
+    pub(crate) fn start(&self, sb: &Super, manner: Manner) -> Result<()> {
+        self.ring.lock().start(sb, manner)?;
         self.set_state(State::Running);
         Ok(())
     }
@@ -119,7 +168,19 @@ impl Journal {
 
     /// Appends a transaction to the log.
     pub(crate) fn write(&self, ring: &mut Ring, number: u64, what: Transaction) -> Result<()> {
-        ring.write(what, || self.settle(number))
+        let mut flush = 0;
+        ring.write(what, || {
+            self.settle(number);
+            flush = self.flushes.begin();
+            if self.data_failed.load(Ordering::Acquire) { Err(Errno::EIO) } else { Ok(()) }
+        })?;
+        self.flushes.end(flush);
+        Ok(())
+    }
+
+    /// Ends the journal with the next commit.
+    pub(crate) fn fail_data(&self) {
+        self.data_failed.store(true, Ordering::Release);
     }
 
     /// Copies what is in the log to its place, and empties it.

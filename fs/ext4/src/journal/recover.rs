@@ -148,6 +148,7 @@ pub(crate) fn recover(device: &Arc<Device>, sb: &Super) -> Result<()> {
     let buffer = buffers.get(block)?;
     buffers.modify(&buffer, |bytes| {
         if let Some(raw) = bytes.get_mut(at..at + 1024) {
+            crate::damage::keep(&sb.raw, raw);
             crate::layout::clear_recovery(raw);
         }
     });

@@ -13,6 +13,7 @@ use abi::{Errno, Result};
 use block::{BioFlags, Device};
 use vfs::Time;
 
+use super::Manner;
 use super::area::Area;
 use super::format::{MAGIC, Tag, is_after};
 use crate::buffer::{Buffer, Buffers};
@@ -99,10 +100,16 @@ impl Ring {
     }
 
     /// Says on the device that transactions may follow.
-    pub(super) fn start(&mut self, sb: &Super) -> Result<()> {
-        self.area.upgrade(sb);
+    pub(super) fn start(&mut self, sb: &Super, manner: Manner) -> Result<()> {
+        self.area.upgrade(sb, manner.checksums);
+        self.area.barriers = manner.barriers;
         self.head = self.area.first;
         self.area.store(self.head, self.sequence)
+    }
+
+    /// From now on, whether order is kept by flushing the drive's cache.
+    pub(crate) fn set_barriers(&mut self, barriers: bool) {
+        self.area.barriers = barriers;
     }
 
     /// Copies everything to its place and says on the device that the log is empty.
@@ -122,7 +129,11 @@ impl Ring {
 
     /// Writes a transaction behind the others; it is durable when this returns. `settle` waits for the
     /// file data that has to be there before it counts. `EIO`; then nothing more may be written.
-    pub(super) fn write(&mut self, transaction: Transaction, settle: impl FnOnce()) -> Result<()> {
+    pub(super) fn write(
+        &mut self,
+        transaction: Transaction,
+        settle: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let need = self.needed(&transaction);
         if need > self.capacity() {
             log::error!("ext4: {}: a transaction of {need} blocks", self.area.device.name());
@@ -134,10 +145,9 @@ impl Ring {
             self.checkpoint(need.max(self.capacity() / 2))?;
         }
         let (first, at) = (self.head, self.write_blocks(&transaction)?);
-        settle();
+        settle()?;
         let commit = self.area.format.commit(self.sequence, Time::now());
-        let flags = BioFlags::PREFLUSH | BioFlags::FUA | BioFlags::META | BioFlags::SYNC;
-        write_block(&self.area.device, self.area.home(at)?, &commit, flags)?;
+        write_block(&self.area.device, self.area.home(at)?, &commit, self.area.durably())?;
         self.enter(transaction, first, need);
         self.head = self.area.next(at);
         Ok(())

@@ -32,11 +32,16 @@ pub(super) fn attach(drive: &Arc<Recorder>, size: usize) -> Arc<Disk> {
 
 impl Bench {
     pub(super) fn new(bytes: Vec<u8>, unit: usize) -> Bench {
+        Bench::with(bytes, unit, "")
+    }
+
+    /// The same with mount options.
+    pub(super) fn with(bytes: Vec<u8>, unit: usize, options: &str) -> Bench {
         frames::init_host(512 << 20);
         let size = bytes.len();
         let drive = Recorder::new(bytes, unit);
         let disk = attach(&drive, size);
-        let sb = crate::mount(disk.whole(), 0).unwrap();
+        let sb = crate::mount(disk.whole(), 0, options.as_bytes()).unwrap();
         Bench { drive, disk, sb }
     }
 

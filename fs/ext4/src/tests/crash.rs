@@ -7,6 +7,18 @@ use super::*;
 
 /// Works at random, then cuts the power at random moments.
 fn survives_cuts(options: &str, journal: Option<&str>, megabytes: u64, steps: u64, seed: u64) {
+    survives_cuts_with("", options, journal, megabytes, steps, seed);
+}
+
+/// The same with mount options.
+pub(super) fn survives_cuts_with(
+    mount: &str,
+    options: &str,
+    journal: Option<&str>,
+    megabytes: u64,
+    steps: u64,
+    seed: u64,
+) {
     let seed = seeded(seed);
     let (path, mut bytes) = image(options, megabytes, None);
     if let Some(version) = journal {
@@ -27,7 +39,7 @@ fn survives_cuts(options: &str, journal: Option<&str>, megabytes: u64, steps: u6
         std::fs::remove_file(commands).unwrap();
     }
     let unit = block_size_of(&bytes);
-    let bench = Bench::new(bytes, unit);
+    let bench = Bench::with(bytes, unit, mount);
     let begun = bench.drive.position();
     let mut worker = Worker::new(&bench, bench.root(), "", seed);
     for _ in 0..steps {
@@ -47,7 +59,8 @@ fn survives_cuts(options: &str, journal: Option<&str>, megabytes: u64, steps: u6
         let at = start + random.below((end - start) as u64 + 1) as usize;
         let chance = [0, 50, 90, 100][random.below(4) as usize];
         let image = drive.cut(at, &mut || random.below(100) < chance);
-        let context = format!("{options} (seed {seed:x}): cut after {at} of {closed}, {chance} %");
+        let context =
+            format!("{options} {mount} (seed {seed:x}): cut after {at} of {closed}, {chance} %");
         let tree = recover(image, &out, &context);
         story.check(&tree, at, &context);
     }
@@ -292,8 +305,12 @@ fn threads_share_commits() {
 /// Threads that do anything, each in a directory of its own.
 #[test]
 fn power_cuts_while_threads_work() {
+    threads_work("");
+}
+
+pub(super) fn threads_work(mount: &str) {
     let (path, bytes) = image("-t ext4 -b 1024 -J size=1", 24, None);
-    let bench = Bench::new(bytes, 1024);
+    let bench = Bench::with(bytes, 1024, mount);
     let root = bench.root();
     let begun = bench.drive.position();
     let stories: Vec<Story> = std::thread::scope(|scope| {

@@ -21,7 +21,7 @@ fn the_device_is_free_though_an_inode_lives_on() {
     assert!(device.is_claimed());
     fixture.sb.ops().put_super(&fixture.sb);
     assert!(!device.is_claimed());
-    let again = crate::mount(&device, 0).unwrap();
+    let again = crate::mount(&device, 0, b"").unwrap();
     assert!(device.is_claimed());
     again.ops().put_super(&again);
     drop((root, file));
@@ -54,7 +54,7 @@ fn the_bare_device_is_the_file_system_s() {
     let at = 1024 + 0x78;
     let bare = Arc::clone(device.mapping());
     assert_eq!(bare.write(at, &mut Source::kernel(&label)), Ok(label.len()));
-    let again = crate::mount(&device, abi::mount::MS_RDONLY).unwrap();
+    let again = crate::mount(&device, abi::mount::MS_RDONLY, b"").unwrap();
     assert_eq!(fixture.drive.contents()[at as usize..][..16], label);
     again.ops().put_super(&again);
     drop(root);

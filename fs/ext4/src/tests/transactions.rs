@@ -39,7 +39,7 @@ fn logs_and_recovers(options: &str, transactions: u64, seed: u64) {
     let disk = Disk::add(&format!("log{number}"), drive.clone(), sectors).unwrap();
     let device = disk.whole();
     let journal = Journal::open(device, &sb).unwrap();
-    journal.start(&sb).unwrap();
+    journal.start(&sb, Default::default()).unwrap();
     let buffers = Buffers::new(device.clone(), size);
     buffers.set_journaled(true);
     let mut random = Random(seed);

@@ -60,9 +60,12 @@ impl Story {
     }
 }
 
-/// What the file operations do after a write that made the file longer.
-pub(super) fn note_write(inode: &Inode) {
+/// What the file operations do about a write.
+pub(super) fn write_file(inode: &Inode, pos: u64, bytes: &[u8]) {
     let node = inode.private::<crate::node::Node>().unwrap();
+    node.before_write(inode);
+    write(inode, pos, bytes).unwrap();
+    node.after_write(inode.mapping().unwrap(), pos, pos + bytes.len() as u64);
     let _handle = node.fs.begin(crate::commit::INODE).unwrap();
     node.changed();
 }
@@ -153,17 +156,24 @@ impl<'a> Worker<'a> {
     fn fsync(&mut self, path: &str) {
         let Some((inode, model)) = self.files.get(path) else { return };
         assert!(&read(inode) == model, "{path} is another in step {}", self.step);
-        inode.mapping().unwrap().sync().unwrap();
         let node = inode.private::<crate::node::Node>().unwrap();
         let data_only = self.step.is_multiple_of(2);
-        node.fs.make_durable(node.last_change(data_only)).unwrap();
+        crate::file::make_durable(inode, node, 0..u64::MAX, data_only).unwrap();
         let at = self.bench.drive.position();
+        if node.fs.journals_all_data() && !data_only {
+            // What was written before goes with it, in every file.
+            return self.all_durable(at);
+        }
         self.story.durable.push((format!("{}{path}", self.prefix), at, Some(model.clone())));
     }
 
     fn sync(&mut self) {
         self.bench.sb.ops().sync(&self.bench.sb, true).unwrap();
-        let at = self.bench.drive.position();
+        self.all_durable(self.bench.drive.position());
+    }
+
+    /// All that was done is durable since `at`.
+    fn all_durable(&mut self, at: usize) {
         let known: BTreeMap<String, &Vec<u8>> = self
             .files
             .iter()
@@ -200,8 +210,7 @@ impl<'a> Worker<'a> {
                 let at = self.random.below(60_000) as usize;
                 let bytes = vec![self.step as u8 | 1; self.random.below(20_000) as usize + 1];
                 let (inode, model) = self.files.get_mut(&path).unwrap();
-                write(inode, at as u64, &bytes).unwrap();
-                note_write(inode);
+                write_file(inode, at as u64, &bytes);
                 model.resize(model.len().max(at + bytes.len()), 0);
                 model[at..at + bytes.len()].copy_from_slice(&bytes);
             }
@@ -342,8 +351,7 @@ impl<'a> Worker<'a> {
         self.touch("fresh");
         let inode = self.create("fresh");
         let bytes = vec![self.step as u8; 9000];
-        write(&inode, 0, &bytes).unwrap();
-        note_write(&inode);
+        write_file(&inode, 0, &bytes);
         if let Some((_, model)) = self.files.get_mut("fresh") {
             *model = bytes;
         }

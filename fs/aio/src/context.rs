@@ -1,0 +1,367 @@
+//! Linux AIO: contexts with their rings of events (`io_setup(2)` and its like).
+//!
+//! A context is named by the address of its ring, which the program may read by itself: the kernel moves
+//! the tail, who takes events moves the head. A request takes a place in the ring when it is submitted,
+//! so that its event always has one.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use abi::{Errno, Result};
+use arch::lock::{IrqLock, LockClass, SpinLock};
+use sched::{Deadline, WaitError, WaitQueue};
+use vfs::File;
+use vm::{AddressSpace, Limits, MapRequest};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::ring::Ring;
+use crate::watch::Watch;
+
+static TABLE: LockClass = LockClass::new("aio.contexts", 590);
+static STATE: LockClass = LockClass::new("aio.ring", 591);
+static WATCHES: LockClass = LockClass::new("aio.polls", 589);
+
+/// `/proc/sys/fs/aio-max-nr`.
+pub static MAX_NR: AtomicU64 = AtomicU64::new(65536);
+/// `/proc/sys/fs/aio-nr`.
+pub static NR: AtomicU64 = AtomicU64::new(0);
+
+const MAGIC: u32 = 0xa10a_10a1;
+/// Bytes before the events.
+const HEADER: usize = 32;
+
+/// Words of the ring's header.
+mod word {
+    pub(super) const NR: usize = 4;
+    pub(super) const HEAD: usize = 8;
+    pub(super) const TAIL: usize = 12;
+    pub(super) const MAGIC: usize = 16;
+    pub(super) const COMPAT: usize = 20;
+    pub(super) const LEN: usize = 28;
+}
+
+/// `struct io_event`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Event {
+    /// `aio_data` of the request.
+    pub data: u64,
+    /// Its address.
+    pub obj: u64,
+    /// What it returned.
+    pub res: i64,
+    /// 0.
+    pub res2: i64,
+}
+
+/// A context.
+pub struct AioContext {
+    ring: Ring,
+    /// Events that the ring has room for, and one more.
+    count: u32,
+    /// What it was made for, which counts against the limit.
+    wanted: u64,
+    state: IrqLock<State>,
+    /// Told when an event comes, and when the last request has ended.
+    changed: WaitQueue,
+    /// No more requests are taken.
+    is_dead: AtomicBool,
+    /// Requests that wait for a file, by the address of their `struct iocb`.
+    watches: SpinLock<BTreeMap<u64, Arc<Watch>>>,
+}
+
+#[derive(Default)]
+struct State {
+    tail: u32,
+    /// Requests under way.
+    running: u32,
+    /// Files of requests that have ended: closing one takes a thread.
+    used: Vec<Arc<File>>,
+}
+
+/// The contexts of an address space.
+struct Contexts(SpinLock<BTreeMap<u64, Arc<AioContext>>>);
+
+impl Drop for AioContext {
+    fn drop(&mut self) {
+        NR.fetch_sub(self.wanted, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Contexts {
+    fn drop(&mut self) {
+        for context in core::mem::take(&mut *self.0.lock()).into_values() {
+            context.end();
+        }
+    }
+}
+
+fn contexts(space: &AddressSpace) -> Result<Arc<Contexts>> {
+    let make = || Contexts(SpinLock::new(&TABLE, BTreeMap::new()));
+    space.attachment(make).ok_or(Errno::ENOMEM)
+}
+
+/// The context at an address; `EINVAL` if there is none.
+pub fn find(space: &AddressSpace, id: u64) -> Result<Arc<AioContext>> {
+    let contexts = space.attached::<Contexts>().ok_or(Errno::EINVAL)?;
+    let found = contexts.0.lock().get(&id).cloned();
+    found.ok_or(Errno::EINVAL)
+}
+
+/// `io_setup(2)`: a context for `wanted` requests at a time; its address.
+pub fn create(space: &Arc<AddressSpace>, wanted: u32, limits: &Limits) -> Result<u64> {
+    const MOST: u32 = 0x1000_0000 / size_of::<Event>() as u32;
+    if wanted == 0 || wanted > MOST {
+        return Err(Errno::EINVAL);
+    }
+    let count = u64::from(wanted);
+    let fits = |nr: u64| nr.checked_add(count).filter(|sum| *sum <= MAX_NR.load(Ordering::Relaxed));
+    if NR.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_err() {
+        return Err(Errno::EAGAIN);
+    }
+    let made = make(wanted);
+    let context = made.inspect_err(|_| {
+        NR.fetch_sub(count, Ordering::AcqRel);
+    })?;
+    let request = MapRequest {
+        addr: 0,
+        len: context.ring.len() as u64,
+        prot: 3,
+        flags: 1,
+        source: Some(context.ring.source("/[aio] (deleted)")),
+        offset: 0,
+    };
+    let id = space.mmap_within(&request, limits)?;
+    contexts(space)?.0.lock().insert(id, context);
+    Ok(id)
+}
+
+fn make(wanted: u32) -> Result<Arc<AioContext>> {
+    // One place is always free, and who reads the ring may be behind.
+    let events = (wanted.max(arch::cpu::count() as u32 * 4) as usize) * 2 + 2;
+    let ring = Ring::new(HEADER + events * size_of::<Event>())?;
+    let count = ((ring.len() - HEADER) / size_of::<Event>()) as u32;
+    for (at, value) in
+        [(word::NR, count), (word::MAGIC, MAGIC), (word::COMPAT, 1), (word::LEN, HEADER as u32)]
+    {
+        ring.store(at, value);
+    }
+    Ok(Arc::new(AioContext {
+        ring,
+        count,
+        wanted: wanted.into(),
+        state: IrqLock::new(&STATE, State::default()),
+        changed: WaitQueue::new(),
+        is_dead: AtomicBool::new(false),
+        watches: SpinLock::new(&WATCHES, BTreeMap::new()),
+    }))
+}
+
+/// `io_destroy(2)`: takes the context away and waits for its requests.
+pub fn destroy(space: &AddressSpace, id: u64) -> Result<()> {
+    let contexts = space.attached::<Contexts>().ok_or(Errno::EINVAL)?;
+    let context = contexts.0.lock().remove(&id).ok_or(Errno::EINVAL)?;
+    context.end();
+    // The program may have unmapped it itself.
+    let _ = space.munmap(id, context.ring.len() as u64);
+    context.changed.wait(|| (context.state.lock().running == 0).then_some(()));
+    Ok(())
+}
+
+/// A request under way: what its event says but for the result.
+pub struct Ticket {
+    context: Arc<AioContext>,
+    data: u64,
+    obj: u64,
+    file: Option<Arc<File>>,
+    notify: Option<Arc<File>>,
+}
+
+impl Ticket {
+    /// The event comes. Any context.
+    pub fn complete(mut self, result: Result<usize>) {
+        let res = match result {
+            Ok(count) => count as i64,
+            Err(error) => -i64::from(error.raw()),
+        };
+        let event = Event { data: self.data, obj: self.obj, res, res2: 0 };
+        self.context.post(event, self.file.take(), self.notify.take());
+    }
+
+    /// Nothing comes of it after all.
+    pub fn give_up(self) {
+        self.context.state.lock().running -= 1;
+        self.context.changed.wake_all();
+    }
+}
+
+impl AioContext {
+    /// A place in the ring for a request on `file`, whose event `notify` is told of: `EAGAIN` if there
+    /// is none, `EINVAL` once it is being destroyed.
+    pub fn admit(
+        self: &Arc<Self>,
+        (data, obj): (u64, u64),
+        file: &Arc<File>,
+        notify: Option<Arc<File>>,
+    ) -> Result<Ticket> {
+        let head = self.ring.load(word::HEAD) % self.count;
+        let mut state = self.state.lock();
+        if self.is_dead.load(Ordering::Acquire) {
+            return Err(Errno::EINVAL);
+        }
+        let waiting = (state.tail + self.count - head) % self.count;
+        if state.running + waiting + 1 >= self.count {
+            return Err(Errno::EAGAIN);
+        }
+        state.running += 1;
+        let used = core::mem::take(&mut state.used);
+        drop(state);
+        drop(used);
+        Ok(Ticket { context: self.clone(), data, obj, file: Some(file.clone()), notify })
+    }
+
+    fn post(&self, event: Event, file: Option<Arc<File>>, notify: Option<Arc<File>>) {
+        let mut state = self.state.lock();
+        let at = HEADER + state.tail as usize * size_of::<Event>();
+        self.ring.write(at, event);
+        state.tail = (state.tail + 1) % self.count;
+        self.ring.store(word::TAIL, state.tail);
+        state.running -= 1;
+        drop(state);
+        self.changed.wake_all();
+        if let Some(notify) = &notify {
+            anon::eventfd::signal(notify, 1);
+        }
+        let mut state = self.state.lock();
+        state.used.extend(file.into_iter().chain(notify));
+        let is_dead = self.is_dead.load(Ordering::Acquire);
+        let used = if is_dead { core::mem::take(&mut state.used) } else { Vec::new() };
+        drop(state);
+        if !used.is_empty() {
+            crate::pool::run(move || drop(used));
+        }
+    }
+
+    /// No more requests; those that wait for a file end.
+    fn end(&self) {
+        self.is_dead.store(true, Ordering::Release);
+        let watches = core::mem::take(&mut *self.watches.lock());
+        for watch in watches.into_values() {
+            if let Some(ready) = watch.cancel() {
+                ready(0);
+            }
+        }
+        let used = core::mem::take(&mut self.state.lock().used);
+        drop(used);
+        self.changed.wake_all();
+    }
+
+    /// Remembers that the request at `obj` waits for a file.
+    pub fn watch(&self, obj: u64, watch: Arc<Watch>) {
+        let mut watches = self.watches.lock();
+        let before = watches.insert(obj, watch);
+        drop(watches);
+        drop(before);
+    }
+
+    /// It does not any more.
+    pub fn forget_watch(&self, obj: u64) {
+        let gone = self.watches.lock().remove(&obj);
+        drop(gone);
+    }
+
+    /// `io_cancel(2)`: `EINPROGRESS`, and the event comes; `EINVAL` if nothing can be cancelled.
+    pub fn cancel(&self, obj: u64) -> Errno {
+        let watch = self.watches.lock().remove(&obj);
+        match watch.and_then(|watch| watch.cancel()) {
+            Some(ready) => {
+                ready(0);
+                Errno::EINPROGRESS
+            }
+            None => Errno::EINVAL,
+        }
+    }
+
+    /// `io_getevents(2)`: hands up to `most` events to `take`, waiting for at least `least` of them.
+    pub fn events(
+        &self,
+        least: usize,
+        most: usize,
+        deadline: Option<Deadline>,
+        take: &mut dyn FnMut(usize, &Event) -> Result<()>,
+    ) -> Result<usize> {
+        let mut done = 0;
+        loop {
+            done += self.take_events(done, most, take)?;
+            if done >= least || done >= most {
+                return Ok(done);
+            }
+            let has_more = || {
+                let is_dead = self.is_dead.load(Ordering::Acquire);
+                (self.waiting_events() > 0 || is_dead).then_some(is_dead)
+            };
+            match self.changed.wait_interruptible(has_more, deadline) {
+                Ok(false) => {}
+                Ok(true) if self.waiting_events() > 0 => {}
+                Ok(true) if done == 0 => return Err(Errno::EINVAL),
+                Ok(true) | Err(WaitError::TimedOut) => return Ok(done),
+                Err(WaitError::Interrupted) if done == 0 => return Err(Errno::EINTR),
+                Err(WaitError::Interrupted) => return Ok(done),
+            }
+        }
+    }
+
+    fn waiting_events(&self) -> u32 {
+        let head = self.ring.load(word::HEAD) % self.count;
+        (self.ring.load(word::TAIL) % self.count + self.count - head) % self.count
+    }
+
+    fn take_events(
+        &self,
+        from: usize,
+        most: usize,
+        take: &mut dyn FnMut(usize, &Event) -> Result<()>,
+    ) -> Result<usize> {
+        let mut done = 0;
+        while from + done < most && self.waiting_events() > 0 {
+            // A program that reads the ring itself beside this gets what it asks for.
+            let head = self.ring.load(word::HEAD) % self.count;
+            let event: Event = self.ring.read(HEADER + head as usize * size_of::<Event>());
+            match take(from + done, &event) {
+                Ok(()) => {}
+                Err(error) if from + done == 0 => return Err(error),
+                Err(_) => break,
+            }
+            self.ring.store(word::HEAD, (head + 1) % self.count);
+            done += 1;
+        }
+        let used = core::mem::take(&mut self.state.lock().used);
+        drop(used);
+        Ok(done)
+    }
+
+    /// Waits for a file (`IOCB_CMD_POLL`).
+    pub fn poll(self: &Arc<Self>, ticket: Ticket, file: &Arc<File>, wanted: u32) {
+        let (obj, context) = (ticket.obj, Arc::downgrade(self));
+        let forget = move |context: &Weak<AioContext>| {
+            if let Some(context) = context.upgrade() {
+                context.forget_watch(obj);
+            }
+        };
+        let ready = move |events: u32| {
+            forget(&context);
+            ticket.complete(Ok(events as usize));
+        };
+        let watch = Watch::begin(file, wanted, Box::new(ready));
+        if watch.is_waiting() {
+            self.watch(obj, watch.clone());
+            // It may have ended just before.
+            if !watch.is_waiting() {
+                self.forget_watch(obj);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Threads for what has to wait: reads that miss the cache, syncs, whatever a file cannot do by itself.
+//!
+//! They are made as jobs come and end when there are none for a while, so that jobs that wait for ever do
+//! not keep others from running.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use arch::lock::{IrqLock, LockClass};
+use arch::time::now_ns;
+use sched::WaitQueue;
+
+static CLASS: LockClass = LockClass::new("aio.jobs", 594);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Threads that wait for a job.
+    idle: usize,
+    threads: usize,
+}
+
+static QUEUE: IrqLock<Queue> =
+    IrqLock::new(&CLASS, Queue { jobs: VecDeque::new(), idle: 0, threads: 0 });
+static WAITING: WaitQueue = WaitQueue::new();
+/// Threads that are to be made: where that is not possible, another makes them.
+static WANTED: AtomicUsize = AtomicUsize::new(0);
+
+/// A thread without a job for so long ends.
+const PATIENCE_NS: u64 = 5_000_000_000;
+/// Threads at most: jobs beyond wait.
+const MOST: usize = 1024;
+
+/// Runs `job` in a thread soon. Any context.
+pub fn run(job: impl FnOnce() + Send + 'static) {
+    let needs_thread = {
+        let mut queue = QUEUE.lock();
+        queue.jobs.push_back(Box::new(job));
+        let needs = queue.jobs.len() > queue.idle && queue.threads < MOST;
+        queue.threads += usize::from(needs);
+        needs
+    };
+    if needs_thread {
+        WANTED.fetch_add(1, Ordering::AcqRel);
+        // Making a thread may wait for memory, which the caller may not.
+        sched::work::queue(make_threads);
+    }
+    WAITING.wake_one();
+}
+
+fn make_threads() {
+    let wanted = WANTED.swap(0, Ordering::AcqRel);
+    for _ in 0..wanted {
+        sched::spawn_kernel("aio-worker", work);
+    }
+}
+
+fn work() {
+    loop {
+        let deadline = now_ns() + PATIENCE_NS;
+        QUEUE.lock().idle += 1;
+        let job = WAITING.wait_deadline(deadline, || QUEUE.lock().jobs.pop_front());
+        let mut queue = QUEUE.lock();
+        queue.idle -= 1;
+        // One that came when the wait had ended.
+        let Some(job) = job.or_else(|| queue.jobs.pop_front()) else {
+            queue.threads -= 1;
+            return;
+        };
+        drop(queue);
+        job();
+    }
+}

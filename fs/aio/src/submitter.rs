@@ -1,0 +1,69 @@
+//! Who asked for a transfer: what of a task is needed when the task itself does something else.
+
+use alloc::sync::Arc;
+
+use vfs::context::{Caller, Context, FsPaths, Limit};
+use vfs::cred::Creds;
+use vfs::mount::MountNamespace;
+use vm::AddressSpace;
+
+/// A task's rights, directories and limits as they were when it submitted.
+pub struct Submitter {
+    /// Credentials.
+    pub creds: Arc<Creds>,
+    /// Root and working directory.
+    pub paths: Arc<FsPaths>,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Mount namespace.
+    pub mounts: Arc<MountNamespace>,
+    /// Its memory.
+    pub space: Arc<AddressSpace>,
+    /// `RLIMIT_FSIZE`, `RLIMIT_NOFILE`, `RLIMIT_MEMLOCK`, `RLIMIT_LOCKS`.
+    pub limits: [u64; 4],
+    /// Thread group and thread.
+    pub ids: (u32, u32),
+    /// Identity of the descriptor table.
+    pub files_id: u64,
+}
+
+impl Submitter {
+    /// The view that every VFS operation takes. Signals that an operation raises reach nobody: its
+    /// error tells the same.
+    pub fn context(&self) -> Context<'_> {
+        Context {
+            creds: &self.creds,
+            root: &self.paths.root,
+            cwd: &self.paths.cwd,
+            umask: self.umask,
+            mounts: &self.mounts,
+            caller: self,
+        }
+    }
+}
+
+impl Caller for Submitter {
+    fn limit(&self, limit: Limit) -> u64 {
+        let [size, files, locked, locks] = self.limits;
+        match limit {
+            Limit::FileSize => size,
+            Limit::OpenFiles => files,
+            Limit::LockedMemory => locked,
+            Limit::Locks => locks,
+        }
+    }
+
+    fn raise(&self, _: u32) {}
+
+    fn process_id(&self) -> u32 {
+        self.ids.0
+    }
+
+    fn thread_id(&self) -> u32 {
+        self.ids.1
+    }
+
+    fn files_id(&self) -> u64 {
+        self.files_id
+    }
+}

@@ -1,0 +1,280 @@
+//! Starting what was prepared.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use abi::uring::{Sqe, sqe};
+use abi::{Errno, Result};
+use aio::transfer::Started;
+use aio::watch::Watch;
+use aio::{Held, Memory, Submitter, Transfer};
+use vfs::rw::At;
+use vfs::{Direction, FdTable, File, FileKind, FileMode};
+
+use crate::pending::Wait;
+use crate::prepare::{Prepared, Reader};
+use crate::request::{Next, Request};
+use crate::rings::Uring;
+use crate::timeout::{Timeout, When};
+
+/// What an entry does that is over when it returns.
+pub type Call = Box<dyn FnOnce(&Env) -> Result<usize> + Send>;
+
+/// Entries that the calls on paths and descriptors serve.
+pub trait Extra: Sync {
+    /// Makes an entry ready; `None` if there is no such operation.
+    fn prepare(&self, entry: &Sqe, reader: &Reader<'_>) -> Option<Result<Call>>;
+
+    /// Whether there is such an operation.
+    fn knows(&self, opcode: u8) -> bool;
+}
+
+/// For whom entries are started.
+pub struct Env {
+    /// The instance.
+    pub ring: Arc<Uring>,
+    /// Who submitted.
+    pub who: Arc<Submitter>,
+    /// The descriptors.
+    pub files: Arc<FdTable>,
+    /// The other operations.
+    pub extra: &'static dyn Extra,
+}
+
+/// What an entry asks for.
+pub(crate) enum Work {
+    Nop,
+    Transfer { fd: i32, direction: Direction, pos: u64, rwf: u32, memory: Memory },
+    Sync { fd: i32, range: Range<u64>, data_only: bool },
+    SyncRange { fd: i32, range: Range<u64>, flags: u32 },
+    Poll { fd: i32, wanted: u32 },
+    PollRemove { target: u64 },
+    Timeout { at_ns: u64, completions: u64, is_success: bool },
+    LinkTimeout { at_ns: u64 },
+    TimeoutRemove { target: u64, at_ns: Option<u64> },
+    Cancel { target: u64 },
+    FilesUpdate { first: u32, fds: Vec<i32> },
+    Extra(Call),
+}
+
+impl Env {
+    fn file(&self, fd: i32, flags: u8) -> Result<Arc<File>> {
+        if flags & sqe::FIXED_FILE != 0 {
+            return self.ring.registered.file(fd as u32);
+        }
+        self.files.get(fd)
+    }
+}
+
+/// Who starts an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Runner {
+    /// The program that submitted it: its memory is at hand.
+    Program,
+    /// A thread of the kernel.
+    Thread,
+}
+
+/// Starts an entry, and those behind it as they become due.
+pub(crate) fn run_chain(env: &Arc<Env>, runner: Runner, first: Prepared, rest: VecDeque<Prepared>) {
+    let mut next = Some(Next { prepared: first, rest });
+    while let Some(Next { prepared, rest }) = next {
+        next = start(env, runner, prepared, rest);
+    }
+}
+
+/// Starts one; what is due if it has ended by now.
+fn start(
+    env: &Arc<Env>,
+    runner: Runner,
+    prepared: Prepared,
+    mut rest: VecDeque<Prepared>,
+) -> Option<Next> {
+    let Prepared { user_data, flags, work } = prepared;
+    let limit = match rest.front().map(|next| &next.work) {
+        Some(Work::LinkTimeout { at_ns }) => {
+            let at_ns = *at_ns;
+            rest.pop_front().map(|limit| (limit, at_ns))
+        }
+        _ => None,
+    };
+    let mut request = Request::new(env, user_data, flags, rest);
+    if let Some((limit, at_ns)) = limit {
+        let timer = Request::new(env, limit.user_data, limit.flags, VecDeque::new());
+        let when = When { at_ns, completions: 0, is_success: false };
+        request.limit = Some(Timeout::begin(timer, &when, Some(user_data)));
+    }
+    match work {
+        Work::Transfer { fd, direction, pos, rwf, memory } => {
+            let file = match env.file(fd, flags) {
+                Ok(file) => file,
+                Err(error) => return request.complete_now(Err(error)),
+            };
+            let memory = match memory {
+                Memory::User(list) if runner == Runner::Thread => {
+                    match Held::hold(&env.who.space, &list, direction) {
+                        Ok(held) => Memory::Held(held),
+                        Err(error) => return request.complete_now(Err(error)),
+                    }
+                }
+                memory => memory,
+            };
+            transfer(env, request, file, direction, pos, (rwf, flags), memory);
+            None
+        }
+        Work::Sync { fd, range, data_only } => {
+            let file = match env.file(fd, flags) {
+                Ok(file) => file,
+                Err(error) => return request.complete_now(Err(error)),
+            };
+            request.file = Some(file.clone());
+            aio::transfer::sync(
+                file,
+                range,
+                data_only,
+                Box::new(|result| request.complete(result)),
+            );
+            None
+        }
+        Work::Poll { fd, wanted } => {
+            let file = match env.file(fd, flags) {
+                Ok(file) => file,
+                Err(error) => return request.complete_now(Err(error)),
+            };
+            poll(env, request, &file, wanted);
+            None
+        }
+        Work::Timeout { at_ns, completions, is_success } => {
+            Timeout::begin(request, &When { at_ns, completions, is_success }, None);
+            None
+        }
+        Work::Extra(call) if flags & sqe::ASYNC != 0 => {
+            let env = env.clone();
+            aio::pool::run(move || request.complete(call(&env)));
+            None
+        }
+        now => {
+            let result = at_once(env, flags, now);
+            request.complete_now(result)
+        }
+    }
+}
+
+/// What is over when it returns.
+fn at_once(env: &Env, flags: u8, work: Work) -> Result<usize> {
+    let pending = &env.ring.pending;
+    match work {
+        Work::Nop => Ok(0),
+        Work::SyncRange { fd, range, flags: how } => {
+            let file = env.file(fd, flags)?;
+            if how & !7 != 0 {
+                return Err(Errno::EINVAL);
+            }
+            match file.inode().kind {
+                FileKind::Regular | FileKind::BlockDevice => {}
+                _ => return Err(Errno::ESPIPE),
+            }
+            if how & 2 != 0 {
+                vfs::rw::fsync(&file, range, true)?;
+            }
+            Ok(0)
+        }
+        Work::PollRemove { target } => {
+            let found = pending.named(target, |wait| matches!(wait, Wait::File(_)));
+            if found.iter().any(|(_, wait)| wait.cancel()) { Ok(0) } else { Err(Errno::ENOENT) }
+        }
+        Work::TimeoutRemove { target, at_ns } => {
+            let found = pending.named(target, |wait| matches!(wait, Wait::Time(_)));
+            let Some((_, Wait::Time(timeout))) = found.into_iter().next() else {
+                return Err(Errno::ENOENT);
+            };
+            match at_ns {
+                Some(at_ns) => timeout.move_to(at_ns),
+                None if timeout.cancel() => {}
+                None => return Err(Errno::EALREADY),
+            }
+            Ok(0)
+        }
+        Work::Cancel { target } => {
+            let found = pending.named(target, |_| true);
+            if found.iter().any(|(_, wait)| wait.cancel()) { Ok(0) } else { Err(Errno::ENOENT) }
+        }
+        Work::FilesUpdate { first, fds } => {
+            let files = fds.iter().map(|&fd| match fd {
+                -1 => Ok(Some(None)),
+                -2 => Ok(None),
+                fd => env.files.get(fd).map(|file| Some(Some(file))),
+            });
+            env.ring.registered.update_files(first, files)
+        }
+        // One that no entry comes before.
+        Work::LinkTimeout { .. } => Err(Errno::EINVAL),
+        Work::Extra(call) => call(env),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn transfer(
+    env: &Env,
+    mut request: Request,
+    file: Arc<File>,
+    direction: Direction,
+    pos: u64,
+    (rwf, flags): (u32, u8),
+    memory: Memory,
+) {
+    let known = abi::fcntl::RWF_HIPRI
+        | abi::fcntl::RWF_DSYNC
+        | abi::fcntl::RWF_SYNC
+        | abi::fcntl::RWF_NOWAIT
+        | abi::fcntl::RWF_APPEND;
+    if rwf & !known != 0 {
+        return request.complete(Err(Errno::EOPNOTSUPP));
+    }
+    let is_stream = !file.mode().contains(FileMode::POSITIONAL);
+    let at = match pos {
+        u64::MAX => At::Position,
+        0 if is_stream => At::Position,
+        pos => At::Offset(pos),
+    };
+    let in_background = flags & sqe::ASYNC != 0;
+    request.file = Some(file.clone());
+    request.expected = Some(memory.len());
+    let (ring, user_data) = (request.ring.clone(), request.user_data);
+    let number = ring.pending.number();
+    let forget = ring.clone();
+    let done = Box::new(move |result| {
+        forget.pending.remove(user_data, number);
+        request.complete(result);
+    });
+    let transfer = Transfer { file, direction, at, rwf, in_background };
+    if let Started::Watching(watch) = transfer.start(&env.who, memory, done) {
+        remember(&ring, user_data, number, &watch, Wait::Transfer(watch.clone()));
+    }
+}
+
+/// Lets a request that waits for a file be found, unless it has ended by now.
+fn remember(ring: &Uring, user_data: u64, number: u64, watch: &Watch, wait: Wait) {
+    if !watch.is_waiting() {
+        return;
+    }
+    ring.pending.add(user_data, number, wait);
+    if !watch.is_waiting() {
+        ring.pending.remove(user_data, number);
+    }
+}
+
+fn poll(_env: &Env, request: Request, file: &Arc<File>, wanted: u32) {
+    let (ring, user_data) = (request.ring.clone(), request.user_data);
+    let number = ring.pending.number();
+    let forget = ring.clone();
+    let ready = Box::new(move |events: u32| {
+        forget.pending.remove(user_data, number);
+        request.complete(if events == 0 { Err(Errno::ECANCELED) } else { Ok(events as usize) });
+    });
+    let watch = Watch::begin(file, wanted & 0xffff, ready);
+    remember(&ring, user_data, number, &watch, Wait::File(watch.clone()));
+}

@@ -1,0 +1,121 @@
+//! Requests that wait for something, and can be cancelled: files that are watched, timeouts.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use aio::watch::Watch;
+use arch::lock::{IrqLock, LockClass};
+
+use crate::rings::Uring;
+use crate::timeout::Timeout;
+
+static CLASS: LockClass = LockClass::new("uring.pending", 585);
+
+/// What a request waits for.
+#[derive(Clone)]
+pub(crate) enum Wait {
+    /// A file; whether the request is one that waits for nothing else.
+    File(Arc<Watch>),
+    /// A file, to be read or written then.
+    Transfer(Arc<Watch>),
+    Time(Arc<Timeout>),
+}
+
+/// Requests by what the program calls them, and a number.
+pub(crate) struct Pending(IrqLock<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    waits: BTreeMap<(u64, u64), Wait>,
+    next: u64,
+    /// Timeouts that a number of completions ends, by that number and theirs.
+    counted: BTreeMap<(u64, u64), Arc<Timeout>>,
+}
+
+impl Pending {
+    pub(crate) fn new() -> Pending {
+        Pending(IrqLock::new(&CLASS, Inner::default()))
+    }
+
+    /// A number for something that waits.
+    pub(crate) fn number(&self) -> u64 {
+        let mut inner = self.0.lock();
+        inner.next += 1;
+        inner.next
+    }
+
+    /// Remembers it.
+    pub(crate) fn add(&self, user_data: u64, number: u64, wait: Wait) {
+        self.0.lock().waits.insert((user_data, number), wait);
+    }
+
+    /// It does not wait any more.
+    pub(crate) fn remove(&self, user_data: u64, number: u64) {
+        let gone = self.0.lock().waits.remove(&(user_data, number));
+        if let Some(Wait::File(watch) | Wait::Transfer(watch)) = gone
+            && Arc::strong_count(&watch) == 1
+        {
+            aio::pool::run(move || drop(watch));
+        }
+    }
+
+    /// Ends a timeout when there have been `count` completions.
+    pub(crate) fn count(&self, count: u64, number: u64, timeout: Arc<Timeout>) {
+        self.0.lock().counted.insert((count, number), timeout);
+    }
+
+    /// It has ended otherwise.
+    pub(crate) fn forget_count(&self, count: u64, number: u64) {
+        self.0.lock().counted.remove(&(count, number));
+    }
+
+    /// There have been `count` completions.
+    pub(crate) fn completed(&self, _ring: &Arc<Uring>, count: u64) {
+        loop {
+            let due = {
+                let mut inner = self.0.lock();
+                match inner.counted.first_key_value() {
+                    Some((&(when, number), _)) if when <= count => {
+                        inner.counted.remove(&(when, number))
+                    }
+                    _ => None,
+                }
+            };
+            let Some(timeout) = due else { return };
+            timeout.reached();
+        }
+    }
+
+    /// Those that the program calls `user_data`, of the kind that `wants` picks.
+    pub(crate) fn named(&self, user_data: u64, wants: impl Fn(&Wait) -> bool) -> Vec<(u64, Wait)> {
+        let inner = self.0.lock();
+        let named = inner.waits.range((user_data, 0)..=(user_data, u64::MAX));
+        named.filter(|(_, wait)| wants(wait)).map(|(key, wait)| (key.1, wait.clone())).collect()
+    }
+
+    /// Ends all of them.
+    pub(crate) fn cancel_all(&self) {
+        let waits = core::mem::take(&mut self.0.lock().waits);
+        for wait in waits.into_values() {
+            wait.cancel();
+        }
+    }
+}
+
+impl Wait {
+    /// Ends it with `ECANCELED`; whether it was still waiting.
+    pub(crate) fn cancel(&self) -> bool {
+        match self {
+            Wait::Time(timeout) => timeout.cancel(),
+            Wait::File(watch) | Wait::Transfer(watch) => match watch.cancel() {
+                Some(ready) => {
+                    // No events: the request was cancelled.
+                    ready(0);
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+}

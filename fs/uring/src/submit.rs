@@ -1,0 +1,121 @@
+//! Taking entries from the submission ring, chain by chain.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use abi::uring::{Sqe, setup, sqe};
+
+use crate::issue::{Env, Runner, run_chain};
+use crate::prepare::{Prepared, Reader, prepare};
+use crate::rings::{Uring, word};
+
+/// What was taken and not started yet.
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// Chains that wait until all before them have ended.
+    deferred: VecDeque<(Arc<Env>, VecDeque<Prepared>)>,
+}
+
+impl Uring {
+    /// The next entry of the ring; `None` if there is none. The queue is locked.
+    fn next_entry(&self) -> Option<Sqe> {
+        loop {
+            let head = self.shared.load(word::SQ_HEAD);
+            if head == self.shared.load(word::SQ_TAIL) {
+                return None;
+            }
+            let at = self.array + (head & (self.sq_entries - 1)) as usize * 4;
+            let index: u32 = self.shared.read(at);
+            let entry = (index < self.sq_entries)
+                .then(|| self.entries.read(index as usize * size_of::<Sqe>()));
+            self.shared.store(word::SQ_HEAD, head.wrapping_add(1));
+            match entry {
+                Some(entry) => return Some(entry),
+                None => {
+                    let dropped = self.shared.load(word::SQ_DROPPED);
+                    self.shared.store(word::SQ_DROPPED, dropped.wrapping_add(1));
+                }
+            }
+        }
+    }
+
+    /// Entries that wait to be taken.
+    pub(crate) fn to_submit(&self) -> u32 {
+        self.shared.load(word::SQ_TAIL).wrapping_sub(self.shared.load(word::SQ_HEAD))
+    }
+
+    /// Takes up to `count` entries and starts them; how many were taken.
+    pub fn submit(self: &Arc<Self>, env: &Arc<Env>, reader: &Reader<'_>, count: u32) -> u32 {
+        let runner = match reader {
+            Reader::Current => Runner::Program,
+            Reader::Other(_) => Runner::Thread,
+        };
+        let mut queue = self.queue.lock();
+        let mut taken = 0;
+        while taken < count {
+            let mut chain = VecDeque::new();
+            let mut drains = false;
+            while taken < count {
+                let Some(entry) = self.next_entry() else { break };
+                taken += 1;
+                let prepared = prepare(env, &entry, reader);
+                drains |= entry.flags & sqe::IO_DRAIN != 0;
+                let goes_on = prepared.has_link();
+                chain.push_back(prepared);
+                if !goes_on {
+                    break;
+                }
+            }
+            if chain.is_empty() {
+                break;
+            }
+            // Counted from here on, started or not.
+            let before = self.running.load(Ordering::Acquire);
+            if drains && before != 0 || !queue.deferred.is_empty() {
+                queue.deferred.push_back((env.clone(), chain));
+                self.has_deferred.store(true, Ordering::Release);
+                if self.running.load(Ordering::Acquire) == 0 {
+                    self.start_deferred(&mut queue);
+                }
+                continue;
+            }
+            self.start(env, runner, chain);
+        }
+        taken
+    }
+
+    fn start(self: &Arc<Self>, env: &Arc<Env>, runner: Runner, mut chain: VecDeque<Prepared>) {
+        self.running.fetch_add(chain.len(), Ordering::AcqRel);
+        if let Some(first) = chain.pop_front() {
+            run_chain(env, runner, first, chain);
+        }
+    }
+
+    /// All that was running has ended.
+    pub(crate) fn go_on(self: &Arc<Self>) {
+        let mut queue = self.queue.lock();
+        if self.running.load(Ordering::Acquire) == 0 {
+            self.start_deferred(&mut queue);
+        }
+    }
+
+    /// Starts the first chain that waits, and those behind it that need not wait for it.
+    fn start_deferred(self: &Arc<Self>, queue: &mut Queue) {
+        while let Some((env, chain)) = queue.deferred.pop_front() {
+            self.start(&env, Runner::Thread, chain);
+            let waits = queue.deferred.front().is_some_and(|(_, chain)| {
+                chain.iter().any(|entry| entry.flags & sqe::IO_DRAIN != 0)
+            });
+            if waits && self.running.load(Ordering::Acquire) != 0 {
+                break;
+            }
+        }
+        self.has_deferred.store(!queue.deferred.is_empty(), Ordering::Release);
+    }
+
+    /// Whether a thread of the kernel submits.
+    pub fn has_poller(&self) -> bool {
+        self.flags & setup::SQPOLL != 0
+    }
+}

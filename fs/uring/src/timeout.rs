@@ -1,0 +1,116 @@
+//! Timeouts: by the clock, and by a number of completions.
+
+use alloc::sync::Arc;
+
+use abi::Errno;
+use arch::lock::{IrqLock, LockClass};
+use sched::timer::Timer;
+
+use crate::pending::Wait;
+use crate::request::Request;
+use crate::rings::Uring;
+
+static CLASS: LockClass = LockClass::new("uring.timeout", 584);
+
+/// A request that time ends.
+pub(crate) struct Timeout {
+    ring: Arc<Uring>,
+    request: IrqLock<Option<Request>>,
+    timer: Arc<Timer>,
+    user_data: u64,
+    number: u64,
+    /// The completions that end it.
+    count: u64,
+    /// What it ends when its time has come: a link that took too long.
+    target: Option<u64>,
+    /// Its time having passed counts as success.
+    is_success: bool,
+}
+
+/// When one ends.
+pub(crate) struct When {
+    /// The instant, in ns of the monotonic clock.
+    pub(crate) at_ns: u64,
+    /// After so many completions more; 0: they do not matter.
+    pub(crate) completions: u64,
+    /// `IORING_TIMEOUT_ETIME_SUCCESS`.
+    pub(crate) is_success: bool,
+}
+
+impl Timeout {
+    /// Starts one; `target` is the request that it ends then.
+    pub(crate) fn begin(request: Request, when: &When, target: Option<u64>) -> Arc<Timeout> {
+        let ring = request.ring.clone();
+        let (user_data, number) = (request.user_data, ring.pending.number());
+        let count = match when.completions {
+            0 => 0,
+            more => ring.completed() + more,
+        };
+        let timeout = Arc::new_cyclic(|me: &alloc::sync::Weak<Timeout>| {
+            let me = me.clone();
+            let fire = move |_: &Arc<Timer>| {
+                if let Some(timeout) = me.upgrade() {
+                    timeout.expire();
+                }
+            };
+            Timeout {
+                ring: ring.clone(),
+                request: IrqLock::new(&CLASS, Some(request)),
+                timer: Timer::new(fire),
+                user_data,
+                number,
+                count,
+                target,
+                is_success: when.is_success,
+            }
+        });
+        ring.pending.add(user_data, number, Wait::Time(timeout.clone()));
+        if count != 0 {
+            ring.pending.count(count, number, timeout.clone());
+        }
+        timeout.timer.arm(when.at_ns);
+        timeout
+    }
+
+    /// It ends at another instant.
+    pub(crate) fn move_to(&self, at_ns: u64) {
+        self.timer.arm(at_ns);
+    }
+
+    fn expire(&self) {
+        // Taken first: what it ends would end it as one that was not needed.
+        let Some(request) = self.request.lock().take() else { return };
+        if let Some(target) = self.target {
+            for (_, wait) in self.ring.pending.named(target, |wait| !matches!(wait, Wait::Time(_)))
+            {
+                wait.cancel();
+            }
+        }
+        self.settle(request, -Errno::ETIME.raw(), self.is_success);
+    }
+
+    /// There were as many completions as it waited for.
+    pub(crate) fn reached(&self) {
+        self.end(0, true);
+    }
+
+    /// Ends it early; whether it had not ended.
+    pub(crate) fn cancel(&self) -> bool {
+        self.end(-Errno::ECANCELED.raw(), false)
+    }
+
+    fn end(&self, res: i32, is_success: bool) -> bool {
+        let Some(request) = self.request.lock().take() else { return false };
+        self.timer.cancel();
+        self.settle(request, res, is_success);
+        true
+    }
+
+    fn settle(&self, request: Request, res: i32, is_success: bool) {
+        self.ring.pending.remove(self.user_data, self.number);
+        if self.count != 0 {
+            self.ring.pending.forget_count(self.count, self.number);
+        }
+        request.complete_as(res, is_success);
+    }
+}
