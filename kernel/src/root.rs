@@ -16,7 +16,7 @@ const DEFAULT_PROGRAMS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/b
 /// The program of an initial RAM disk, when the command line names none.
 const RAM_DISK_PROGRAM: &str = "/init";
 /// Words of the command line that mean something to the kernel and are not passed to init.
-const KNOWN: [&str; 24] = [
+const KNOWN: [&str; 25] = [
     "console",
     "root",
     "rootfstype",
@@ -28,6 +28,7 @@ const KNOWN: [&str; 24] = [
     "init",
     "rdinit",
     "initrd",
+    "ip",
     "quiet",
     "loglevel",
     "panic",
@@ -48,6 +49,8 @@ pub(crate) fn start(info: &'static BootInfo, line: &CommandLine) {
     let total_kib = frames::total_pages() * 4;
     log::info!("Memory: {total_kib}K available, {} CPUs", arch::cpu::count());
     file_systems(info);
+    inet::set_random(process::random::next_u64);
+    inet::init(line.value("ip"));
     let mounts = match rootfs() {
         Ok(mounts) => mounts,
         Err(error) => panic!("rootfs: {error}"),

@@ -7,7 +7,7 @@ use abi::{Errno, Result};
 use arch::lock::{LockClass, SpinLock};
 
 use crate::transport::{PciTransport, Transport, device};
-use crate::{blk, console, rng};
+use crate::{blk, console, net, rng};
 
 static SERVED: LockClass = LockClass::new("virtio.served", 548);
 /// All devices in service.
@@ -30,8 +30,9 @@ impl pci::Driver for Virtio {
     }
 
     fn matches(&self, function: &pci::Device) -> bool {
-        crate::transport::device_of(function)
-            .is_some_and(|id| matches!(id, device::BLOCK | device::CONSOLE | device::ENTROPY))
+        crate::transport::device_of(function).is_some_and(|id| {
+            matches!(id, device::NET | device::BLOCK | device::CONSOLE | device::ENTROPY)
+        })
     }
 
     fn probe(&self, function: &Arc<pci::Device>) -> Result<()> {
@@ -45,6 +46,7 @@ impl pci::Driver for Virtio {
 
 fn probe(transport: Arc<dyn Transport>) -> Result<()> {
     let served: Arc<dyn Served> = match transport.device() {
+        device::NET => net::probe(transport)?,
         device::BLOCK => blk::probe(transport)?,
         device::CONSOLE => console::probe(transport)?,
         device::ENTROPY => rng::probe(transport)?,

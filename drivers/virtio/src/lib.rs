@@ -7,6 +7,7 @@ extern crate alloc;
 mod blk;
 mod console;
 mod driver;
+mod net;
 mod queue;
 mod rng;
 mod transport;

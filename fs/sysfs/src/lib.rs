@@ -7,6 +7,7 @@ extern crate alloc;
 mod disks;
 mod functions;
 mod memory;
+mod networks;
 mod nodes;
 mod system;
 mod tree;

@@ -1,6 +1,6 @@
 //! Paths to nodes.
 
-use crate::{disks, functions, memory, nodes, system};
+use crate::{disks, functions, memory, networks, nodes, system};
 use abi::Result;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -141,7 +141,7 @@ static NEWEST: SpinLock<Option<Newest>> = SpinLock::new(&TREE, None);
 
 /// The tree as of now.
 fn newest() -> Arc<Dir> {
-    let generation = vfs::dev::generation();
+    let generation = vfs::dev::generation().wrapping_add(networks::generation());
     let numbers = {
         let mut newest = NEWEST.lock();
         match &mut *newest {
@@ -181,6 +181,7 @@ fn build(tree: &mut Builder) {
     memory::add(tree);
     functions::add(tree);
     disks::add(tree);
+    networks::add(tree);
     nodes::add(tree);
 }
 

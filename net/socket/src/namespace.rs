@@ -81,6 +81,12 @@ pub struct NetNamespace {
 }
 
 static INITIAL: Once<Arc<NetNamespace>> = Once::new();
+static ON_INITIAL: Once<fn(&Arc<NetNamespace>)> = Once::new();
+
+/// Says what to do with the machine's namespace when it is made: drivers' devices move in.
+pub fn on_initial(act: fn(&Arc<NetNamespace>)) {
+    ON_INITIAL.call_once(|| act);
+}
 
 impl NetNamespace {
     /// A namespace without interfaces and sockets.
@@ -100,6 +106,9 @@ impl NetNamespace {
     /// Says which namespace is the machine's: where devices of drivers appear.
     pub fn set_initial(namespace: &Arc<NetNamespace>) {
         INITIAL.call_once(|| namespace.clone());
+        if let Some(act) = ON_INITIAL.get() {
+            act(namespace);
+        }
     }
 
     /// The machine's namespace, once it is there.

@@ -55,12 +55,25 @@ pub(crate) struct Options {
     pub(crate) entry: Entry,
     /// `DEBUG=1`: the build with checks.
     pub(crate) is_debug_build: bool,
+    /// `NET=user`: a network card on QEMU's user network.
+    pub(crate) has_network: bool,
+    /// `HOSTFWD=8080:80,2222:22`: ports of the host's loopback address that lead to the guest's.
+    pub(crate) forwards: Vec<(u16, u16)>,
     /// `QEMU_ARGS`: more words for QEMU.
     pub(crate) qemu_args: Vec<String>,
 }
 
 fn text(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Pairs of ports: the host's, the guest's.
+fn forwards(list: &str) -> Result<Vec<(u16, u16)>> {
+    let pair = |text: &str| -> Result<(u16, u16)> {
+        let (host, guest) = text.split_once(':').ok_or(format!("HOSTFWD={text}: HOST:GUEST"))?;
+        Ok((host.parse()?, guest.parse()?))
+    };
+    list.split(',').map(pair).collect()
 }
 
 impl Options {
@@ -80,7 +93,16 @@ impl Options {
         let extra = text("QEMU_ARGS").unwrap_or_default();
         let mut qemu_args: Vec<String> = extra.split_whitespace().map(String::from).collect();
         qemu_args.extend(rest.iter().map(|word| word.to_string()));
+        let forwards: Vec<(u16, u16)> =
+            text("HOSTFWD").map_or(Ok(Vec::new()), |list| forwards(&list))?;
+        let has_network = match text("NET").as_deref() {
+            None => !forwards.is_empty(),
+            Some("user") => true,
+            Some(other) => return Err(format!("NET={other}: user").into()),
+        };
         Ok(Options {
+            has_network,
+            forwards,
             rootfs: text("ROOTFS").map(PathBuf::from),
             image: text("IMAGE").map(PathBuf::from),
             command: text("CMD"),

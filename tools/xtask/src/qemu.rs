@@ -113,6 +113,13 @@ pub(crate) fn machine(options: &Options, kernel: &Path, image: &Path, control: &
     if let Some(initrd) = &options.initrd {
         command.arg("-initrd").arg(initrd);
     }
+    if options.has_network {
+        let mut net = String::from("user,id=net");
+        for (host, guest) in &options.forwards {
+            net.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
+        }
+        command.args(["-netdev", &net, "-device", "virtio-net-pci,netdev=net"]);
+    }
     command.args(&options.qemu_args);
     command
 }

@@ -34,6 +34,7 @@ pub(crate) mod feature {
 
 /// Numbers of devices (§5).
 pub(crate) mod device {
+    pub(crate) const NET: u32 = 1;
     pub(crate) const BLOCK: u32 = 2;
     pub(crate) const CONSOLE: u32 = 3;
     pub(crate) const ENTROPY: u32 = 4;

@@ -85,7 +85,7 @@ pub(crate) fn device_of(function: &pci::Device) -> Option<u32> {
         return None;
     }
     match function.id.device {
-        0x1000 => Some(1),
+        0x1000 => Some(super::device::NET),
         0x1001 => Some(super::device::BLOCK),
         0x1003 => Some(super::device::CONSOLE),
         0x1005 => Some(super::device::ENTROPY),

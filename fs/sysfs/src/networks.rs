@@ -1,0 +1,93 @@
+//! Network interfaces of the machine's namespace: `/sys/class/net`.
+
+use crate::tree::Builder;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
+use netdevice::{Devices, Interface};
+use socket::NetNamespace;
+
+fn devices() -> Option<&'static Devices> {
+    NetNamespace::initial()?.part::<Devices>()
+}
+
+/// Changes when interfaces do.
+pub(crate) fn generation() -> u32 {
+    devices().map_or(0, |devices| devices.generation() as u32)
+}
+
+pub(crate) fn add(tree: &mut Builder) {
+    tree.dir("class/net");
+    for interface in devices().map(Devices::all).unwrap_or_default() {
+        add_interface(tree, &interface);
+    }
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    let parts = bytes.map(|byte| format!("{byte:02x}"));
+    parts.join(":")
+}
+
+fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
+    let name = interface.name();
+    let bus = interface.device.as_ref().map(|device| device.bus()).unwrap_or_default();
+    let function = || crate::functions::path_of(&bus);
+    let parent = (!bus.is_empty()).then(|| crate::functions::inner_device(&function()));
+    let path = match &parent {
+        Some(parent) => format!("{parent}/net/{name}"),
+        None => format!("devices/virtual/net/{name}"),
+    };
+    let line = |tree: &mut Builder, file: &str, text: fn(&Interface) -> String| {
+        let interface = interface.clone();
+        tree.line(&format!("{path}/{file}"), move || text(&interface));
+    };
+    line(tree, "address", |i| mac(i.mac()));
+    line(tree, "broadcast", |i| mac(if i.is_loopback() { [0; 6] } else { [0xff; 6] }));
+    line(tree, "mtu", |i| i.mtu().to_string());
+    line(tree, "flags", |i| format!("{:#x}", i.flags() & 0xffff & !0x40));
+    line(tree, "tx_queue_len", |i| i.tx_queue_len().to_string());
+    line(tree, "carrier", |i| u8::from(i.is_running()).to_string());
+    line(tree, "operstate", |i| {
+        let state = match (i.is_loopback(), i.is_running()) {
+            (true, _) => "unknown",
+            (false, true) => "up",
+            (false, false) => "down",
+        };
+        state.to_string()
+    });
+    line(tree, "type", |i| i.kind.to_string());
+    tree.fixed(&format!("{path}/addr_len"), "6");
+    tree.fixed(&format!("{path}/addr_assign_type"), "0");
+    tree.fixed(&format!("{path}/dev_id"), "0x0");
+    tree.fixed(&format!("{path}/dev_port"), "0");
+    tree.fixed(&format!("{path}/dormant"), "0");
+    tree.fixed(&format!("{path}/link_mode"), "0");
+    tree.fixed(&format!("{path}/iflink"), interface.index.to_string());
+    tree.fixed(&format!("{path}/ifindex"), interface.index.to_string());
+    for (file, counter) in COUNTERS {
+        let interface = interface.clone();
+        tree.line(&format!("{path}/statistics/{file}"), move || {
+            counter(&interface).load(Ordering::Relaxed).to_string()
+        });
+    }
+    tree.uevent(&path, &[format!("INTERFACE={name}"), format!("IFINDEX={}", interface.index)]);
+    tree.device(&path, "class/net", &name);
+    if let Some(parent) = parent {
+        tree.link(&format!("{path}/device"), &parent);
+    }
+}
+
+type Counter = fn(&Interface) -> &AtomicU64;
+
+const COUNTERS: [(&str, Counter); 9] = [
+    ("multicast", |i| &i.counters.multicast),
+    ("rx_bytes", |i| &i.counters.rx_bytes),
+    ("rx_dropped", |i| &i.counters.rx_dropped),
+    ("rx_errors", |i| &i.counters.rx_errors),
+    ("rx_packets", |i| &i.counters.rx_packets),
+    ("tx_bytes", |i| &i.counters.tx_bytes),
+    ("tx_dropped", |i| &i.counters.tx_dropped),
+    ("tx_errors", |i| &i.counters.tx_errors),
+    ("tx_packets", |i| &i.counters.tx_packets),
+];

@@ -1,0 +1,195 @@
+//! ICMP of both versions (RFC 792, RFC 4443): echo, and errors told to sockets.
+
+use alloc::vec::Vec;
+
+use abi::{Errno, Result};
+use netdevice::{Endpoint, Ip};
+use smoltcp::wire::{
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv4Packet, Ipv6Packet,
+};
+
+use crate::ipout::About;
+use crate::raw::Packet;
+use crate::stack::{Inet, count, knob};
+
+/// `IPPROTO_ICMP`.
+pub(crate) const ICMP4: u8 = 1;
+/// `IPPROTO_ICMPV6`.
+pub(crate) const ICMP6: u8 = 58;
+
+/// Completes an echo request a program wrote: its identifier and its sum. `EINVAL` if it is something else.
+pub(crate) fn finish_echo(bytes: &mut [u8], ident: u16, from: Ip, to: Ip) -> Result<()> {
+    if to.is_v4() {
+        let mut packet = Icmpv4Packet::new_checked(bytes).map_err(|_| Errno::EINVAL)?;
+        if packet.msg_type() != Icmpv4Message::EchoRequest || packet.msg_code() != 0 {
+            return Err(Errno::EINVAL);
+        }
+        packet.set_echo_ident(ident);
+        packet.fill_checksum();
+        return Ok(());
+    }
+    let mut packet = Icmpv6Packet::new_checked(bytes).map_err(|_| Errno::EINVAL)?;
+    if packet.msg_type() != Icmpv6Message::EchoRequest {
+        return Err(Errno::EINVAL);
+    }
+    packet.set_echo_ident(ident);
+    packet.fill_checksum(&v6(from), &v6(to));
+    Ok(())
+}
+
+/// Computes the sum of a message of version 6.
+pub(crate) fn finish_v6(bytes: &mut [u8], from: Ip, to: Ip) -> Result<()> {
+    let mut packet = Icmpv6Packet::new_checked(bytes).map_err(|_| Errno::EINVAL)?;
+    packet.fill_checksum(&v6(from), &v6(to));
+    Ok(())
+}
+
+pub(crate) fn v6(ip: Ip) -> core::net::Ipv6Addr {
+    core::net::Ipv6Addr::from_bits(ip.bits())
+}
+
+/// A message reached this host; an answer, if one is due.
+pub(crate) fn receive(inet: &Inet, packet: &Packet<'_>) -> Option<(About, Vec<u8>)> {
+    count(&inet.counters.icmp_in);
+    if packet.protocol == ICMP4 { receive_v4(inet, packet) } else { receive_v6(inet, packet) }
+}
+
+fn answer(packet: &Packet<'_>, to: Ip) -> About {
+    About { from: to, to: packet.from, protocol: packet.protocol, hops: 64, tos: packet.tos }
+}
+
+fn receive_v4(inet: &Inet, packet: &Packet<'_>) -> Option<(About, Vec<u8>)> {
+    let message = Icmpv4Packet::new_checked(packet.payload).ok()?;
+    if !message.verify_checksum() {
+        return None;
+    }
+    match message.msg_type() {
+        Icmpv4Message::EchoRequest => {
+            let is_single = !packet.to.is_multicast() && !inet.devices.is_broadcast(packet.to);
+            if !is_single || knob(&inet.knobs.icmp_echo_ignore_all) != 0 {
+                return None;
+            }
+            let mut reply = packet.payload.to_vec();
+            let mut out = Icmpv4Packet::new_unchecked(&mut reply);
+            out.set_msg_type(Icmpv4Message::EchoReply);
+            out.fill_checksum();
+            count(&inet.counters.icmp_out);
+            Some((answer(packet, packet.to), reply))
+        }
+        Icmpv4Message::EchoReply => {
+            inet.raw.deliver_echo(packet, message.echo_ident());
+            None
+        }
+        Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded => {
+            let is_time = message.msg_type() == Icmpv4Message::TimeExceeded;
+            // RFC 1122 §3.2.2.1: a reassembly that failed is no more than that.
+            let error =
+                if is_time { Errno::EHOSTUNREACH } else { unreachable4(message.msg_code()) };
+            let quoted = Ipv4Packet::new_unchecked(message.data());
+            if message.data().len() < 28 {
+                return None;
+            }
+            let header = usize::from(quoted.header_len());
+            let ports = message.data().get(header..header + 4)?;
+            let mtu = packet.payload.get(6..8).map(|b| u16::from_be_bytes([b[0], b[1]]));
+            let mtu = if message.msg_code() == 4 && !is_time { mtu } else { None };
+            tell(
+                inet,
+                quoted.next_header().into(),
+                (Ip::from(quoted.src_addr()), Ip::from(quoted.dst_addr())),
+                ports,
+                error,
+                mtu.map(u32::from),
+            );
+            None
+        }
+        _ => None,
+    }
+}
+
+/// The error a program gets (RFC 1122 §4.2.3.9 tells which are final).
+fn unreachable4(code: u8) -> Errno {
+    match code {
+        0 | 6 | 9 | 11 => Errno::ENETUNREACH,
+        2 => Errno::ENOPROTOOPT,
+        3 => Errno::ECONNREFUSED,
+        4 => Errno::EMSGSIZE,
+        5 => Errno::EOPNOTSUPP,
+        7 => Errno::EHOSTDOWN,
+        8 => Errno::ENONET,
+        _ => Errno::EHOSTUNREACH,
+    }
+}
+
+fn receive_v6(inet: &Inet, packet: &Packet<'_>) -> Option<(About, Vec<u8>)> {
+    let message = Icmpv6Packet::new_checked(packet.payload).ok()?;
+    if !message.verify_checksum(&v6(packet.from), &v6(packet.to)) {
+        return None;
+    }
+    match message.msg_type() {
+        Icmpv6Message::EchoRequest => {
+            let to = if packet.to.is_multicast() {
+                inet.devices.way(packet.from, None, packet.interface).ok()?.source
+            } else {
+                packet.to
+            };
+            let mut reply = packet.payload.to_vec();
+            let mut out = Icmpv6Packet::new_unchecked(&mut reply);
+            out.set_msg_type(Icmpv6Message::EchoReply);
+            out.fill_checksum(&v6(to), &v6(packet.from));
+            count(&inet.counters.icmp_out);
+            Some((answer(packet, to), reply))
+        }
+        Icmpv6Message::EchoReply => {
+            inet.raw.deliver_echo(packet, message.echo_ident());
+            None
+        }
+        Icmpv6Message::DstUnreachable
+        | Icmpv6Message::PktTooBig
+        | Icmpv6Message::TimeExceeded
+        | Icmpv6Message::ParamProblem => {
+            let error = match (message.msg_type(), message.msg_code()) {
+                (Icmpv6Message::DstUnreachable, 0) => Errno::ENETUNREACH,
+                (Icmpv6Message::DstUnreachable, 1 | 5 | 6) => Errno::EACCES,
+                (Icmpv6Message::DstUnreachable, 4) => Errno::ECONNREFUSED,
+                (Icmpv6Message::PktTooBig, _) => Errno::EMSGSIZE,
+                (Icmpv6Message::ParamProblem, _) => Errno::EPROTO,
+                _ => Errno::EHOSTUNREACH,
+            };
+            let is_big = message.msg_type() == Icmpv6Message::PktTooBig;
+            let mtu = is_big.then(|| message.pkt_too_big_mtu());
+            let quoted = packet.payload.get(8..)?;
+            if quoted.len() < 44 {
+                return None;
+            }
+            let header = Ipv6Packet::new_unchecked(quoted);
+            let ports = quoted.get(40..44)?;
+            tell(
+                inet,
+                header.next_header().into(),
+                (Ip::from(header.src_addr()), Ip::from(header.dst_addr())),
+                ports,
+                error,
+                mtu,
+            );
+            None
+        }
+        _ => None,
+    }
+}
+
+/// Tells the socket that sent the quoted packet.
+fn tell(inet: &Inet, protocol: u8, ends: (Ip, Ip), ports: &[u8], error: Errno, mtu: Option<u32>) {
+    let [a, b, c, d] = *ports else { return };
+    let local = Endpoint::new(ends.0, u16::from_be_bytes([a, b]));
+    let remote = Endpoint::new(ends.1, u16::from_be_bytes([c, d]));
+    match protocol {
+        17 => {
+            if let Some(socket) = inet.udp.find(remote, local, 0) {
+                socket.fail(error);
+            }
+        }
+        6 => inet.tcp.unreachable(local, remote, error, mtu),
+        _ => {}
+    }
+}

@@ -1,0 +1,528 @@
+//! Frames that devices deliver: to ARP, to the protocols, to nobody.
+
+use alloc::collections::VecDeque;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+
+use arch::lock::{LockClass, SpinLock};
+use netdevice::{Chunk, Endpoint, Interface, Ip, Received, Receiver, Tuple};
+use smallvec::SmallVec;
+use smoltcp::wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, UdpPacket};
+use spin::Once;
+
+use crate::icmp::{self, ICMP4, ICMP6};
+use crate::ipout::{About, Sum};
+use crate::neighbour;
+use crate::raw::Packet;
+use crate::stack::{Inet, count};
+use crate::tcp::wire::{self, Connection};
+use crate::tcp::{Conn, header, listen};
+use crate::udp::datagram::{Datagram, Payload};
+
+static FRAGMENTS: LockClass = LockClass::new("inet.fragments", 534);
+
+/// Headers that are looked at: all of them fit.
+const HEAD: usize = 160;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Takes the frames of the machine's devices.
+struct Input {
+    inet: Once<Weak<Inet>>,
+}
+
+static INPUT: Input = Input { inet: Once::new() };
+
+/// The devices' frames are for this namespace.
+pub(crate) fn set_home(inet: &Arc<Inet>) {
+    INPUT.inet.call_once(|| Arc::downgrade(inet));
+    netdevice::set_receiver(&INPUT);
+}
+
+impl Receiver for Input {
+    fn receive(&self, interface: &Arc<Interface>, frames: &mut dyn Iterator<Item = Received>) {
+        let inet = self.inet.get().and_then(Weak::upgrade);
+        for frame in frames {
+            let len: usize = frame.data.iter().map(Chunk::len).sum();
+            interface.counters.received(1, len);
+            if let Some(inet) = &inet
+                && interface.is_up()
+            {
+                inet.receive_frame(interface, frame);
+            }
+        }
+    }
+}
+
+/// The start of a frame, copied to where it can be read.
+struct Head {
+    bytes: [u8; HEAD],
+    len: usize,
+}
+
+impl Head {
+    fn of(data: &[Chunk]) -> Head {
+        let mut head = Head { bytes: [0; HEAD], len: 0 };
+        for chunk in data {
+            let Some(room) = head.bytes.get_mut(head.len..) else { break };
+            head.len += chunk.copy_out(room);
+            if head.len == HEAD {
+                break;
+            }
+        }
+        head
+    }
+
+    fn from(&self, at: usize) -> &[u8] {
+        self.bytes.get(at..self.len).unwrap_or(&[])
+    }
+}
+
+type Data = SmallVec<[Chunk; 2]>;
+
+fn len_of(data: &[Chunk]) -> usize {
+    data.iter().map(Chunk::len).sum()
+}
+
+/// The part of the data from an offset on, `len` bytes of it.
+fn part(data: &Data, mut at: usize, mut len: usize) -> SmallVec<[Chunk; 4]> {
+    let mut out = SmallVec::new();
+    for chunk in data {
+        if at >= chunk.len() {
+            at -= chunk.len();
+            continue;
+        }
+        if len == 0 {
+            break;
+        }
+        let piece = chunk.part(core::mem::take(&mut at), len);
+        len -= piece.len();
+        out.push(piece);
+    }
+    out
+}
+
+fn to_vec(data: &[Chunk]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for chunk in data {
+        let at = all.len();
+        all.resize(at + chunk.len(), 0);
+        chunk.copy_out(all.get_mut(at..).unwrap_or_default());
+    }
+    all
+}
+
+/// A packet on its way up.
+struct Incoming {
+    from: Ip,
+    to: Ip,
+    protocol: u8,
+    hops: u8,
+    tos: u8,
+    is_sum_good: bool,
+    /// The header of version 4.
+    header: SmallVec<[u8; 60]>,
+    payload: SmallVec<[Chunk; 4]>,
+}
+
+impl Inet {
+    pub(crate) fn receive_frame(self: &Arc<Self>, interface: &Arc<Interface>, frame: Received) {
+        let head = Head::of(&frame.data);
+        let Ok(ethernet) = EthernetFrame::new_checked(head.from(0)) else { return };
+        let to = ethernet.dst_addr().0;
+        if to[0] & 1 == 0 && to != interface.mac() {
+            return;
+        }
+        match u16::from(ethernet.ethertype()) {
+            0x0806 => neighbour::receive_arp(self, interface, head.from(14)),
+            0x0800 => self.receive_v4(interface, &head, &frame),
+            0x86dd => self.receive_v6(interface, &head, &frame),
+            _ => {}
+        }
+    }
+
+    fn receive_v4(self: &Arc<Self>, interface: &Arc<Interface>, head: &Head, frame: &Received) {
+        count(&self.counters.ip_in_receives);
+        let bytes = head.from(14);
+        let available = len_of(&frame.data).saturating_sub(14);
+        // The whole packet is not in the head: what it says of its length is checked here.
+        let packet = Ipv4Packet::new_unchecked(bytes);
+        if bytes.len() < 20 || packet.version() != 4 {
+            return count(&self.counters.ip_in_header_errors);
+        }
+        let (header_len, total) =
+            (usize::from(packet.header_len()), usize::from(packet.total_len()));
+        let is_sane = header_len >= 20
+            && header_len <= bytes.len()
+            && total >= header_len
+            && total <= available;
+        if !is_sane || !packet.verify_checksum() {
+            return count(&self.counters.ip_in_header_errors);
+        }
+        let incoming = Incoming {
+            from: Ip::from(packet.src_addr()),
+            to: Ip::from(packet.dst_addr()),
+            protocol: packet.next_header().into(),
+            hops: packet.hop_limit(),
+            tos: bytes.get(1).copied().unwrap_or(0),
+            is_sum_good: frame.is_sum_good,
+            header: bytes.get(..header_len).unwrap_or(&[]).into(),
+            payload: part(&frame.data, 14 + header_len, total - header_len),
+        };
+        if !self.is_for_us(interface, incoming.to) {
+            return count(&self.counters.ip_in_discards);
+        }
+        if packet.more_frags() || packet.frag_offset() != 0 {
+            let key = (incoming.from, incoming.to, u32::from(packet.ident()), incoming.protocol);
+            let place = (usize::from(packet.frag_offset()), packet.more_frags());
+            if let Some(whole) = self.wire.fragments.add(key, place, incoming) {
+                self.receive_packet(interface, whole);
+            }
+            return;
+        }
+        self.receive_packet(interface, incoming);
+    }
+
+    fn receive_v6(self: &Arc<Self>, interface: &Arc<Interface>, head: &Head, frame: &Received) {
+        count(&self.counters.ip_in_receives);
+        let bytes = head.from(14);
+        let available = len_of(&frame.data).saturating_sub(14);
+        let packet = Ipv6Packet::new_unchecked(bytes);
+        if bytes.len() < 40 || packet.version() != 6 {
+            return count(&self.counters.ip_in_header_errors);
+        }
+        let len = usize::from(packet.payload_len());
+        if 40 + len > available {
+            return count(&self.counters.ip_in_header_errors);
+        }
+        let mut incoming = Incoming {
+            from: Ip::from(packet.src_addr()),
+            to: Ip::from(packet.dst_addr()),
+            protocol: packet.next_header().into(),
+            hops: packet.hop_limit(),
+            tos: packet.traffic_class(),
+            is_sum_good: frame.is_sum_good,
+            header: SmallVec::new(),
+            payload: SmallVec::new(),
+        };
+        if !self.is_for_us(interface, incoming.to) {
+            return count(&self.counters.ip_in_discards);
+        }
+        // Extension headers (RFC 8200 §4): skipped, but for fragments.
+        let mut at = 40;
+        let mut fragment = None;
+        for _ in 0..8 {
+            let Some(next) = bytes.get(at..) else { return };
+            match (incoming.protocol, next) {
+                (0 | 43 | 60, [protocol, words, ..]) => {
+                    incoming.protocol = *protocol;
+                    at += (usize::from(*words) + 1) * 8;
+                }
+                (44, [protocol, _, high, low, a, b, c, d, ..]) => {
+                    let field = u16::from_be_bytes([*high, *low]);
+                    let ident = u32::from_be_bytes([*a, *b, *c, *d]);
+                    incoming.protocol = *protocol;
+                    at += 8;
+                    fragment = Some((ident, usize::from(field & !7), field & 1 != 0));
+                    break;
+                }
+                _ => break,
+            }
+        }
+        let Some(rest) = (40 + len).checked_sub(at) else { return };
+        incoming.payload = part(&frame.data, 14 + at, rest);
+        if let Some((ident, offset, more)) = fragment
+            && (offset != 0 || more)
+        {
+            let key = (incoming.from, incoming.to, ident, incoming.protocol);
+            if let Some(whole) = self.wire.fragments.add(key, (offset, more), incoming) {
+                self.receive_packet(interface, whole);
+            }
+            return;
+        }
+        self.receive_packet(interface, incoming);
+    }
+
+    fn is_for_us(&self, interface: &Interface, to: Ip) -> bool {
+        if to.is_multicast() {
+            // Discovery's groups are always heard; others are filtered at the sockets.
+            return true;
+        }
+        // RFC 1122 §3.2.1.3: the loopback network never comes over a wire.
+        !to.is_loopback()
+            && (self.devices.is_local(to)
+                || self.devices.is_broadcast(to)
+                || interface.addresses().is_empty())
+    }
+
+    fn receive_packet(self: &Arc<Self>, interface: &Arc<Interface>, incoming: Incoming) {
+        count(&self.counters.ip_in_delivers);
+        let has_raw = !self.raw.is_empty();
+        let is_icmp = matches!(incoming.protocol, ICMP4 | ICMP6);
+        let mut is_taken = false;
+        if has_raw || is_icmp {
+            let payload = to_vec(&incoming.payload);
+            let packet = Packet {
+                from: incoming.from,
+                to: incoming.to,
+                protocol: incoming.protocol,
+                interface: interface.index,
+                hops: incoming.hops,
+                tos: incoming.tos,
+                header: &incoming.header,
+                payload: &payload,
+            };
+            is_taken = has_raw && self.raw.deliver(&packet);
+            if is_icmp {
+                let is_discovery = incoming.protocol == ICMP6
+                    && incoming.hops == 255
+                    && neighbour::receive_v6(self, interface, incoming.from, &payload);
+                if !is_discovery && let Some((about, answer)) = icmp::receive(self, &packet) {
+                    self.reply(&about, interface, answer);
+                }
+                return;
+            }
+        }
+        match incoming.protocol {
+            TCP => self.receive_segment(interface, incoming),
+            UDP => self.receive_datagram(interface, incoming),
+            _ if !is_taken => self.refuse(interface, &incoming, 2),
+            _ => {}
+        }
+    }
+
+    fn is_sum_right(incoming: &Incoming) -> bool {
+        if incoming.is_sum_good {
+            return true;
+        }
+        let len = len_of(&incoming.payload);
+        let mut sum = Sum::pseudo(incoming.from, incoming.to, incoming.protocol, len);
+        incoming.payload.iter().for_each(|chunk| sum.add_chunk(chunk));
+        sum.folded() == 0xffff
+    }
+
+    fn receive_segment(self: &Arc<Self>, interface: &Arc<Interface>, incoming: Incoming) {
+        count(&self.counters.tcp_in_segs);
+        let head = Head::of(&incoming.payload);
+        // The options are in the head; what follows is the payload.
+        let Some(mut parsed) = header::parse(head.from(0)) else {
+            return count(&self.counters.tcp_in_errors);
+        };
+        if !Self::is_sum_right(&incoming) || incoming.to.is_multicast() {
+            return count(&self.counters.tcp_in_errors);
+        }
+        let local = Endpoint::new(incoming.to, parsed.to_port);
+        let remote = Endpoint::new(incoming.from, parsed.from_port);
+        let tuple = Tuple { local, remote };
+        let data: Data = incoming.payload.into_iter().collect();
+        let len = len_of(&data).saturating_sub(parsed.header_len);
+        parsed.segment.payload = part(&data, parsed.header_len, len);
+        let found = self.tcp.connections.get(&tuple);
+        if let Some(Conn::Wire(connection)) = found {
+            let is_over = connection.state() == crate::tcp::State::TimeWait;
+            if !(is_over && wire::is_call(&parsed.segment)) {
+                return connection.receive(parsed.segment);
+            }
+            // A new call between the same ends (RFC 6191).
+            connection.give_way();
+        }
+        if wire::is_call(&parsed.segment)
+            && let Some(listener) = listen::find(self, &tuple.reversed(), interface.index)
+            && let Ok(way) = self.devices.way(remote.ip, Some(local.ip), 0)
+        {
+            Connection::answer(self, &listener, tuple, &parsed.segment, way);
+            return;
+        }
+        if let Some(reset) = header::refusal(&parsed.segment)
+            && let Ok(way) = self.devices.way(remote.ip, Some(local.ip), 0)
+        {
+            count(&self.counters.tcp_out_resets);
+            self.wire.send_segment(self, &tuple, &reset, &way, 536);
+        }
+    }
+
+    fn receive_datagram(self: &Arc<Self>, interface: &Arc<Interface>, incoming: Incoming) {
+        let head = Head::of(&incoming.payload);
+        let bytes = head.from(0);
+        let packet = UdpPacket::new_unchecked(bytes);
+        let available = len_of(&incoming.payload);
+        if bytes.len() < 8 {
+            return count(&self.counters.udp_in_errors);
+        }
+        let len = match usize::from(packet.len()) {
+            0 => available,
+            len => len,
+        };
+        // RFC 768: no sum at all is fine with version 4.
+        let has_sum = packet.checksum() != 0 || !incoming.to.is_v4();
+        if len < 8 || len > available || (has_sum && !Self::is_sum_right(&incoming)) {
+            return count(&self.counters.udp_in_errors);
+        }
+        let data: Data = incoming.payload.iter().cloned().collect();
+        let payload = part(&data, 8, len - 8);
+        // A short datagram does not hold a page for itself.
+        let payload = if len <= 1024 {
+            Payload::of_bytes(&to_vec(&payload))
+        } else {
+            Payload::of_chunks(payload)
+        };
+        let is_for_many = incoming.to.is_multicast() || self.devices.is_broadcast(incoming.to);
+        let datagram = Datagram {
+            from: Endpoint::new(incoming.from, packet.src_port()),
+            to: Endpoint::new(incoming.to, packet.dst_port()),
+            interface: interface.index,
+            hops: incoming.hops,
+            tos: incoming.tos,
+            data: payload,
+            time_ns: sched::clock::realtime_ns(),
+        };
+        if !self.udp.deliver(self, datagram, is_for_many) && !is_for_many {
+            self.refuse(interface, &incoming, 3);
+        }
+    }
+
+    /// Tells the sender that a packet could not be delivered: of version 4 with this code.
+    fn refuse(self: &Arc<Self>, interface: &Arc<Interface>, incoming: &Incoming, code: u8) {
+        if incoming.to.is_multicast() || self.devices.is_broadcast(incoming.to) {
+            return;
+        }
+        let mut quoted: Vec<u8>;
+        let about;
+        if incoming.to.is_v4() {
+            quoted = alloc::vec![3, code, 0, 0, 0, 0, 0, 0];
+            quoted.extend_from_slice(&incoming.header);
+            quoted.extend(to_vec(&incoming.payload).into_iter().take(512));
+            let mut sum = Sum::default();
+            sum.add(&quoted);
+            let value = !sum.folded();
+            if let Some([high, low]) = quoted.get_mut(2..4) {
+                [*high, *low] = value.to_be_bytes();
+            }
+            about =
+                About { from: incoming.to, to: incoming.from, protocol: ICMP4, hops: 64, tos: 0 };
+        } else {
+            let code = if code == 3 { 4 } else { 1 };
+            let kind = if code == 4 { 1 } else { 4 };
+            quoted = alloc::vec![kind, code, 0, 0, 0, 0, 0, 0];
+            let mut header = [0u8; 40];
+            let mut packet = Ipv6Packet::new_unchecked(&mut header[..]);
+            packet.set_version(6);
+            packet.set_payload_len(len_of(&incoming.payload) as u16);
+            packet.set_next_header(incoming.protocol.into());
+            packet.set_hop_limit(incoming.hops);
+            packet.set_src_addr(incoming.from.octets6().into());
+            packet.set_dst_addr(incoming.to.octets6().into());
+            quoted.extend_from_slice(&header);
+            quoted.extend(to_vec(&incoming.payload).into_iter().take(1184));
+            if icmp::finish_v6(&mut quoted, incoming.to, incoming.from).is_err() {
+                return;
+            }
+            about =
+                About { from: incoming.to, to: incoming.from, protocol: ICMP6, hops: 64, tos: 0 };
+        }
+        count(&self.counters.icmp_out);
+        self.reply(&about, interface, quoted);
+    }
+}
+
+/// What fragments of one packet have in common.
+type Key = (Ip, Ip, u32, u8);
+
+struct Assembly {
+    key: Key,
+    since_ns: u64,
+    parts: Vec<(usize, SmallVec<[Chunk; 4]>)>,
+    /// Known with the last fragment.
+    total: Option<usize>,
+    bytes: usize,
+    first: Option<Incoming>,
+}
+
+/// `ipfrag_high_thresh`: bytes that wait.
+const MOST_BYTES: usize = 4 << 20;
+const MOST_PARTS: usize = 64;
+/// `ipfrag_time`.
+const LIFE_NS: u64 = 30_000_000_000;
+
+struct Waiting {
+    assemblies: VecDeque<Assembly>,
+    bytes: usize,
+}
+
+/// Packets of which some fragments came. The oldest go when there are too many, or after half a minute.
+pub(crate) struct Fragments(SpinLock<Waiting>);
+
+impl Default for Fragments {
+    fn default() -> Self {
+        Fragments(SpinLock::new(&FRAGMENTS, Waiting { assemblies: VecDeque::new(), bytes: 0 }))
+    }
+}
+
+impl Fragments {
+    /// Adds a fragment; the packet, if it is complete.
+    fn add(&self, key: Key, (offset, more): (usize, bool), fragment: Incoming) -> Option<Incoming> {
+        let len = len_of(&fragment.payload);
+        // All but the last are multiples of eight, and nothing reaches past the longest packet.
+        if (more && (len == 0 || !len.is_multiple_of(8))) || offset + len > 65535 {
+            return None;
+        }
+        let now = arch::time::now_ns();
+        let mut waiting = self.0.lock();
+        while let Some(oldest) = waiting.assemblies.front() {
+            if waiting.bytes + len <= MOST_BYTES && now - oldest.since_ns < LIFE_NS {
+                break;
+            }
+            let bytes = oldest.bytes;
+            waiting.assemblies.pop_front();
+            waiting.bytes -= bytes;
+        }
+        let at = match waiting.assemblies.iter().rposition(|assembly| assembly.key == key) {
+            Some(at) => at,
+            None => {
+                waiting.assemblies.push_back(Assembly {
+                    key,
+                    since_ns: now,
+                    parts: Vec::new(),
+                    total: None,
+                    bytes: 0,
+                    first: None,
+                });
+                waiting.assemblies.len() - 1
+            }
+        };
+        let assembly = waiting.assemblies.get_mut(at)?;
+        let place = assembly.parts.partition_point(|(other, _)| *other < offset);
+        let before = place.checked_sub(1).and_then(|before| assembly.parts.get(before));
+        let overlaps_before = before.is_some_and(|(other, data)| other + len_of(data) > offset);
+        let overlaps_after =
+            assembly.parts.get(place).is_some_and(|(other, _)| *other < offset + len);
+        // RFC 5722: fragments that overlap are an attack; the packet is dropped.
+        if overlaps_before || overlaps_after || assembly.parts.len() >= MOST_PARTS {
+            let bytes = assembly.bytes;
+            waiting.assemblies.remove(at);
+            waiting.bytes -= bytes;
+            return None;
+        }
+        if !more {
+            assembly.total = Some(offset + len);
+        }
+        assembly.parts.insert(place, (offset, fragment.payload.clone()));
+        assembly.bytes += len;
+        if offset == 0 {
+            assembly.first = Some(fragment);
+        }
+        let is_complete = assembly.total == Some(assembly.bytes) && assembly.first.is_some();
+        waiting.bytes += len;
+        if !is_complete {
+            return None;
+        }
+        let assembly = waiting.assemblies.remove(at)?;
+        waiting.bytes -= assembly.bytes;
+        drop(waiting);
+        let mut whole = assembly.first?;
+        whole.payload = assembly.parts.into_iter().flat_map(|(_, data)| data).collect();
+        // The sum was of the whole and nobody has looked at it.
+        whole.is_sum_good = false;
+        Some(whole)
+    }
+}
