@@ -4,8 +4,11 @@
 //! copied once, between its place in the kernel and its place in the program. A cursor walks user
 //! segments (an iovec), or one kernel buffer; it counts what was moved and can be moved back.
 
+mod cursor;
+
 use crate::addr::VirtAddr;
 use crate::user::{self, Fault};
+use cursor::{List, PieceCursor, UserCursor};
 use machine::shared::SharedBytes;
 
 /// One segment of user memory.
@@ -15,89 +18,6 @@ pub struct Segment {
     pub addr: VirtAddr,
     /// Its length in bytes.
     pub len: usize,
-}
-
-/// The user segments a cursor walks.
-enum List<'a> {
-    One(Segment),
-    Many(&'a [Segment]),
-}
-
-impl List<'_> {
-    fn get(&self, index: usize) -> Option<Segment> {
-        match self {
-            List::One(segment) => (index == 0).then_some(*segment),
-            List::Many(segments) => segments.get(index).copied(),
-        }
-    }
-}
-
-/// A position in user segments.
-struct UserCursor<'a> {
-    list: List<'a>,
-    index: usize,
-    offset: usize,
-}
-
-impl<'a> UserCursor<'a> {
-    fn new(list: List<'a>) -> Self {
-        UserCursor { list, index: 0, offset: 0 }
-    }
-
-    /// The unread rest of the current segment, skipping empty ones.
-    fn current(&mut self) -> Option<Segment> {
-        loop {
-            let segment = self.list.get(self.index)?;
-            if self.offset < segment.len {
-                let addr = segment.addr.wrapping_add(self.offset as u64);
-                return Some(Segment { addr, len: segment.len - self.offset });
-            }
-            self.index += 1;
-            self.offset = 0;
-        }
-    }
-
-    fn advance(&mut self, mut bytes: usize) {
-        while bytes > 0 {
-            let Some(segment) = self.current() else { return };
-            let step = bytes.min(segment.len);
-            self.offset += step;
-            bytes -= step;
-        }
-    }
-
-    fn revert(&mut self, mut bytes: usize) {
-        loop {
-            let step = bytes.min(self.offset);
-            self.offset -= step;
-            bytes -= step;
-            if bytes == 0 || self.index == 0 {
-                return;
-            }
-            self.index -= 1;
-            self.offset = self.list.get(self.index).map_or(0, |segment| segment.len);
-        }
-    }
-
-    /// Moves up to `len` bytes, `copy(user address, offset, length)` doing the work for a piece.
-    fn walk(
-        &mut self,
-        len: usize,
-        mut copy: impl FnMut(VirtAddr, usize, usize) -> usize,
-    ) -> Result<usize, Fault> {
-        let mut done = 0;
-        while done < len {
-            let Some(segment) = self.current() else { break };
-            let step = segment.len.min(len - done);
-            let moved = copy(segment.addr, done, step);
-            self.offset += moved;
-            done += moved;
-            if moved < step {
-                return if done == 0 { Err(Fault) } else { Ok(done) };
-            }
-        }
-        Ok(done)
-    }
 }
 
 /// Takes data that goes somewhere else than a buffer: into a pipe, a socket, nowhere.
@@ -299,6 +219,7 @@ enum SourceFrom<'a> {
     User(UserCursor<'a>),
     Kernel { buffer: &'a [u8], at: usize },
     Shared { bytes: SharedBytes<'a>, at: usize },
+    Pieces(PieceCursor<'a>),
     Zeros,
 }
 
@@ -327,6 +248,12 @@ impl<'a> Source<'a> {
     /// Bytes that may change meanwhile.
     pub fn shared(bytes: SharedBytes<'a>) -> Source<'a> {
         Source { from: SourceFrom::Shared { bytes, at: 0 }, remaining: bytes.len(), done: 0 }
+    }
+    /// Several pieces of such, one after the other.
+    pub fn pieces(pieces: &'a [SharedBytes<'a>]) -> Source<'a> {
+        let remaining = pieces.iter().fold(0usize, |sum, piece| sum.saturating_add(piece.len()));
+        let from = SourceFrom::Pieces(PieceCursor::new(pieces));
+        Source { from, remaining, done: 0 }
     }
     /// Zeros.
     pub fn zeros(len: usize) -> Source<'static> {
@@ -394,6 +321,12 @@ impl<'a> Source<'a> {
                 *at += len;
                 len
             }
+            SourceFrom::Pieces(cursor) => {
+                cursor.pass(len, |offset, part| {
+                    to.part(offset, part.len()).copy_from_shared(part);
+                });
+                len
+            }
             SourceFrom::Zeros => {
                 to.part(0, len).clear();
                 len
@@ -414,6 +347,7 @@ impl<'a> Source<'a> {
         match &mut self.from {
             SourceFrom::User(cursor) => cursor.advance(bytes),
             SourceFrom::Kernel { at, .. } | SourceFrom::Shared { at, .. } => *at += bytes,
+            SourceFrom::Pieces(cursor) => cursor.pass(bytes, |_, _| ()),
             SourceFrom::Zeros => {}
         }
         self.note(bytes);
@@ -425,6 +359,7 @@ impl<'a> Source<'a> {
         match &mut self.from {
             SourceFrom::User(cursor) => cursor.revert(bytes),
             SourceFrom::Kernel { at, .. } | SourceFrom::Shared { at, .. } => *at -= bytes,
+            SourceFrom::Pieces(cursor) => cursor.revert(bytes),
             SourceFrom::Zeros => {}
         }
         self.remaining += bytes;
@@ -458,9 +393,9 @@ fn fault_in(
     len: usize,
     touch: impl Fn(VirtAddr, usize) -> usize,
 ) -> usize {
-    let start = (cursor.index, cursor.offset);
+    let start = cursor.place();
     let done = cursor.walk(len, |addr, _, len| touch(addr, len)).unwrap_or(0);
-    (cursor.index, cursor.offset) = start;
+    cursor.go_to(start);
     done
 }
 
@@ -545,5 +480,15 @@ mod tests {
         assert_eq!(source.take(&mut bytes), Ok(4));
         source.revert(1);
         assert_eq!((source.take(&mut bytes), &bytes), (Ok(3), b"defd"));
+
+        let pieces = [shared.part(4, 2), shared.part(0, 0), shared.part(0, 3)];
+        let mut source = Source::pieces(&pieces);
+        assert_eq!((source.take(&mut bytes), &bytes), (Ok(4), b"efab"));
+        source.revert(3);
+        assert_eq!((source.take(&mut bytes), &bytes), (Ok(4), b"fabc"));
+        source.revert(5);
+        source.advance(3);
+        assert_eq!((source.remaining(), source.take(&mut bytes)), (2, Ok(2)));
+        assert_eq!(&bytes, b"bcbc");
     }
 }

@@ -216,9 +216,13 @@ mod tests {
         assert_eq!(load_u32(user.addr()), Ok(15));
         assert_eq!(load_u32(user.addr() + 1u64), Err(Fault));
         assert_eq!(read_val::<u64>(user.addr()), Ok(15));
-        assert_eq!(store_u16(user.addr() + 3u64, 0x1234), Ok(()));
+        assert_eq!(scatter_u16(user.addr() + 3u64, &[0x1234, 0x5678]), Ok(()));
         assert_eq!(read_val::<u64>(user.addr()), Ok(15 | 0x1234 << 24));
-        assert_eq!(store_u16(user.addr() + 4095u64, 1), Err(Fault));
+        assert_eq!(read_val::<u64>(user.addr() + 8u64), Ok(0x5678 << 24));
+        assert_eq!(scatter_u16(user.addr() + 4095u64, &[1]), Err(Fault));
+        assert_eq!(scatter_u16(user.addr() + 4086u64, &[7, 8]), Ok(()));
+        assert_eq!(scatter_u16(user.addr() + 4087u64, &[9, 1]), Err(Fault));
+        assert_eq!(read_val::<u16>(user.addr() + 4087u64), Ok(9));
     }
 
     #[test]

@@ -24,7 +24,7 @@ const MODE_TSC: u32 = 1;
 /// What the object reads. Offsets are known to the assembly.
 #[repr(C, align(4096))]
 struct Data {
-    /// Offset 0.
+    /// Offset 0: odd while the rest is changed, and while the counter is not to be read.
     sequence: AtomicU32,
     /// Offset 4: 0, enter the kernel; 1, read the TSC.
     mode: AtomicU32,
@@ -39,7 +39,7 @@ struct Data {
 }
 
 static DATA: Data = Data {
-    sequence: AtomicU32::new(0),
+    sequence: AtomicU32::new(1),
     mode: AtomicU32::new(0),
     base_cycles: AtomicU64::new(0),
     mult: AtomicU64::new(0),
@@ -53,12 +53,15 @@ static WRITER: IrqLock<()> = IrqLock::new(&CLASS, ());
 /// Changes the data so that no reader takes half of it.
 fn change(f: impl FnOnce(&Data)) {
     let _writer = WRITER.lock();
-    let sequence = DATA.sequence.load(Ordering::Relaxed);
-    DATA.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
+    // Odd already, if the counter was not to be read.
+    let changing = DATA.sequence.load(Ordering::Relaxed) | 1;
+    DATA.sequence.store(changing, Ordering::Relaxed);
     fence(Ordering::Release);
     f(&DATA);
-    // Release: readers that see the even number see the change.
-    DATA.sequence.store(sequence.wrapping_add(2), Ordering::Release);
+    if DATA.mode.load(Ordering::Relaxed) == MODE_TSC {
+        // Release: readers that see the even number see the change.
+        DATA.sequence.store(changing.wrapping_add(1), Ordering::Release);
+    }
 }
 
 /// Sets how cycles become nanoseconds since boot; `None` when the counter is not the TSC.

@@ -133,10 +133,9 @@ pub struct MemoryTotals {
 pub fn memory_totals() -> MemoryTotals {
     use pagecache::stats::{Counter, sum};
     let bytes = |pages: u64| pages * arch::PAGE_SIZE as u64;
-    let frames = frames::stats();
     MemoryTotals {
-        total_bytes: bytes(frames.total),
-        free_bytes: bytes(frames.free),
+        total_bytes: bytes(frames::total_pages()),
+        free_bytes: bytes(frames::free()),
         shared_bytes: bytes(sum(Counter::Shmem)),
         buffer_bytes: bytes(sum(Counter::Buffers)),
     }

@@ -207,6 +207,15 @@ impl Timer {
         *armed = Some(insert(at_ns, Entry::Call(this)));
     }
 
+    /// Sees to it that it fires at an instant or before, for a callback that looks whether it is time
+    /// and arms the timer again if not. Who sets the same far instant again and again pays nothing.
+    pub fn arm_by(&self, at_ns: u64) {
+        let is_early = self.armed.lock().is_some_and(|(_, key)| key.0 <= at_ns);
+        if !is_early {
+            self.arm(at_ns);
+        }
+    }
+
     /// Disarms it; whether it was armed. A callback that has begun goes on.
     pub fn cancel(&self) -> bool {
         match self.armed.lock().take() {

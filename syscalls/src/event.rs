@@ -13,6 +13,7 @@ use arch::user;
 use process::signal::wait::{begin_temporary, end_temporary};
 use vfs::CloseOnExec;
 use vfs::cred::Cap;
+use zerocopy::IntoBytes;
 
 crate::syscalls! {
     213 epoll_create => sys_epoll_create(size: Dec);
@@ -60,22 +61,22 @@ fn sys_epoll_ctl(cx: &mut Cx<'_>, epfd: i32, op: u32, fd: i32, event: VirtAddr) 
 }
 
 fn wait(cx: &Cx<'_>, epfd: i32, events: VirtAddr, count: i32, timeout_ms: i32) -> Result<usize> {
-    const LEN: u64 = size_of::<EpollEvent>() as u64;
+    const LEN: usize = size_of::<EpollEvent>();
     let count = usize::try_from(count).ok().filter(|n| *n != 0 && *n <= i32::MAX as usize / 12);
     let count = count.ok_or(Errno::EINVAL)?;
-    if !user::range_ok(events, count * size_of::<EpollEvent>()) {
+    if !user::range_ok(events, count * LEN) {
         return Err(Errno::EFAULT);
     }
     let instance = file(cx, epfd)?;
-    let deadline = crate::time::deadline_ms(timeout_ms);
+    let now = timeout_ms == 0;
+    let deadline = if now { None } else { crate::time::deadline_ms(timeout_ms) };
     let mut at = events;
-    let mut give = |events: u32, data: u64| {
-        let event = EpollEvent { events, data: [data as u32, (data >> 32) as u32] };
-        user::write_val(at, &event)?;
-        at = at.wrapping_add(LEN);
-        Ok(())
+    let mut give = |events: &[EpollEvent]| {
+        let stored = user::copy_to_user_partial(at, events.as_bytes()) / LEN;
+        at = at.wrapping_add((stored * LEN) as u64);
+        stored
     };
-    epoll::epoll_of(&instance)?.wait(count, deadline, timeout_ms == 0, &mut give)
+    epoll::epoll_of(&instance)?.wait(count, deadline, now, &mut give)
 }
 
 fn sys_epoll_wait(

@@ -11,6 +11,11 @@ crate::syscalls! {
     217 getdents64 => sys_getdents64(fd: Fd, buf: Hex, count: Dec);
 }
 
+/// Bytes before the name in `struct linux_dirent64`; the old one has the type at its end.
+const HEAD: usize = 19;
+/// The longest record: a name with its zero, the old one's type, and up to a multiple of eight.
+const LONGEST: usize = (HEAD + 256 + 1).next_multiple_of(8);
+
 /// Packs directory entries into user memory.
 struct Records {
     at: VirtAddr,
@@ -18,36 +23,47 @@ struct Records {
     done: usize,
     error: Option<Errno>,
     wide: bool,
+    /// The record at hand.
+    record: [u8; LONGEST],
 }
 
+/// Puts a field into a record.
+#[inline(always)]
+fn put<const LEN: usize>(record: &mut [u8], at: usize, bytes: [u8; LEN]) {
+    if let Some(field) = record.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+        *field = bytes;
+    }
+}
+
+impl Records {
+    /// Lays a record out; its length.
+    fn pack(&mut self, entry: &vfs::DirEntry<'_>) -> Option<usize> {
+        let head = if self.wide { HEAD } else { HEAD - 1 };
+        let end = head + entry.name.len();
+        let need = (end + 1 + usize::from(!self.wide)).next_multiple_of(8);
+        let record = self.record.get_mut(..need)?;
+        put(record, 0, entry.ino.to_le_bytes());
+        put(record, 8, entry.next.to_le_bytes());
+        put(record, 16, (need as u16).to_le_bytes());
+        put(record, 18, [entry.kind]);
+        record.get_mut(head..end)?.copy_from_slice(entry.name);
+        record.get_mut(end..)?.fill(0);
+        if !self.wide {
+            put(record, need - 1, [entry.kind]);
+        }
+        Some(need)
+    }
+}
 impl vfs::DirSink for Records {
     fn emit(&mut self, entry: &vfs::DirEntry<'_>) -> bool {
-        // `struct linux_dirent64` has the type before the name; the old one has it at the end.
-        let head = if self.wide { 19 } else { 18 };
-        let need = (head + entry.name.len() + 1 + usize::from(!self.wide)).next_multiple_of(8);
+        let Some(need) = self.pack(entry) else { return false };
         if need > self.left {
             if self.done == 0 {
                 self.error = Some(Errno::EINVAL);
             }
             return false;
         }
-        let mut record = [0u8; 19 + 256 + 8 + 2];
-        let Some(record) = record.get_mut(..need) else { return false };
-        let mut put = |at: usize, bytes: &[u8]| {
-            if let Some(room) = record.get_mut(at..at + bytes.len()) {
-                room.copy_from_slice(bytes);
-            }
-        };
-        put(0, &entry.ino.to_le_bytes());
-        put(8, &entry.next.to_le_bytes());
-        put(16, &(need as u16).to_le_bytes());
-        if self.wide {
-            put(18, &[entry.kind]);
-        } else {
-            put(need - 1, &[entry.kind]);
-        }
-        put(head, entry.name);
-        if user::copy_to_user(self.at, record).is_err() {
+        if user::copy_to_user(self.at, self.record.get(..need).unwrap_or_default()).is_err() {
             self.error = Some(Errno::EFAULT);
             return false;
         }
@@ -62,7 +78,7 @@ fn getdents(cx: &Cx<'_>, fd: i32, buf: VirtAddr, count: u32, wide: bool) -> Resu
     let file = file(cx, fd)?;
     // A number with a sign: what is too large has room for nothing.
     let left = i32::try_from(count).map_or(0, |count| count as usize);
-    let mut records = Records { at: buf, left, done: 0, error: None, wide };
+    let mut records = Records { at: buf, left, done: 0, error: None, wide, record: [0; LONGEST] };
     vfs::rw::read_dir(&file, &mut records)?;
     match records.error {
         Some(error) if records.done == 0 => Err(error),

@@ -13,7 +13,7 @@ use process::Task;
 use process::signal::wait::{begin_temporary, end_temporary};
 use sched::{Deadline, Listener, Thread, WaitError, WaitQueue};
 use smallvec::SmallVec;
-use vfs::{FdTable, File, PollTable};
+use vfs::{File, Lookups, PollTable};
 use zerocopy::IntoBytes;
 
 crate::syscalls! {
@@ -122,7 +122,7 @@ fn wait(
 }
 
 /// Descriptors read from the caller at a time.
-const CHUNK: usize = 16;
+const CHUNK: usize = 32;
 
 /// `struct pollfd`: the descriptor; wanted events in the low half and found ones in the high half.
 type PollFd = [i32; 2];
@@ -139,7 +139,7 @@ fn wanted([_, events]: PollFd) -> u32 {
 /// Looks at each descriptor; how many have events. Apart from [`first_looks`], because it needs so
 /// little that all of it stays in registers.
 #[inline(never)]
-fn look_now(files: &FdTable, asked: &[PollFd], found: &mut [u16]) -> usize {
+fn look_now(files: &mut Lookups<'_>, asked: &[PollFd], found: &mut [u16]) -> usize {
     let mut ready = 0;
     for (&entry, found) in asked.iter().zip(found) {
         let events = match files.get(entry[0]) {
@@ -165,7 +165,7 @@ struct Waited {
 #[inline(never)]
 fn first_looks(
     waited: &mut Waited,
-    files: &FdTable,
+    files: &mut Lookups<'_>,
     asked: &[PollFd],
     place: usize,
     found: &mut [u16],
@@ -196,13 +196,8 @@ fn first_looks(
 }
 
 /// Tells the caller what was found of the descriptors from `at` on.
-#[inline(never)]
-fn put_found(mut at: VirtAddr, found: &[u16]) -> Result<()> {
-    for &events in found {
-        user::store_u16(at.wrapping_add(FOUND), events)?;
-        at = at.wrapping_add(POLL_FD);
-    }
-    Ok(())
+fn put_found(at: VirtAddr, found: &[u16]) -> Result<()> {
+    Ok(user::scatter_u16(at.wrapping_add(FOUND), found)?)
 }
 
 fn poll_descriptors(
@@ -219,6 +214,7 @@ fn poll_descriptors(
         return Err(Errno::EFAULT);
     }
     let files = task.files().ok_or(Errno::EBADF)?;
+    let mut files = files.lookups();
     let mut waited = Waited::default();
     let mut ready = 0;
     for first in (0..count).step_by(CHUNK) {
@@ -229,9 +225,9 @@ fn poll_descriptors(
         user::copy_from_user(asked.as_mut_bytes(), at)?;
         let mut found = [0; CHUNK];
         ready += if now || ready > 0 {
-            look_now(&files, asked, &mut found)
+            look_now(&mut files, asked, &mut found)
         } else {
-            first_looks(&mut waited, &files, asked, first, &mut found)
+            first_looks(&mut waited, &mut files, asked, first, &mut found)
         };
         put_found(at, found.get(..len).unwrap_or_default())?;
     }
@@ -331,27 +327,51 @@ fn read_sets(wanted: &mut [u64], words: usize, at: [VirtAddr; 3], count: usize) 
     Ok(())
 }
 
-/// Enters a descriptor, wanted for `wanted`, into the sets whose events it has; how many.
-fn enter(sets: &mut [u64], words: usize, fd: usize, wanted: u32, found: u32) -> usize {
-    let mut count = 0;
-    for (set, events) in sets.chunks_exact_mut(words).zip(EVENTS) {
-        if wanted & events == events
-            && found & events != 0
-            && let Some(word) = set.get_mut(fd / 64)
-        {
-            *word |= 1 << (fd % 64);
-            count += 1;
-        }
-    }
-    count
-}
-
 /// What descriptors of each set are waited for.
 const EVENTS: [u32; 3] = [
     POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR,
     POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR,
     POLLPRI,
 ];
+
+/// The events that a descriptor is wanted for, whose `bit` is in the sets that it is in.
+#[inline(always)]
+fn asked(sets: [u64; 3], bit: u64) -> u32 {
+    let of_set = |(set, events)| if set & bit != 0 { events } else { 0 };
+    sets.into_iter().zip(EVENTS).map(of_set).fold(0, |all, one| all | one)
+}
+
+/// Enters a descriptor that has events, whose bit is `bit`, into the answers of all three sets.
+#[inline(always)]
+fn enter(answer: &mut [u64; 3], bit: u64, found: u32) {
+    for (answer, events) in answer.iter_mut().zip(EVENTS) {
+        if found & events != 0 {
+            *answer |= bit;
+        }
+    }
+}
+
+/// Adds the answers for a word of each set to those of all, `words` a set, where they were asked for;
+/// how many.
+fn put_answer(
+    found: &mut [u64],
+    words: usize,
+    index: usize,
+    answer: [u64; 3],
+    sets: [u64; 3],
+) -> usize {
+    let mut count = 0;
+    for (set, (answer, asked)) in answer.into_iter().zip(sets).enumerate() {
+        let answer = answer & asked;
+        if answer != 0
+            && let Some(word) = found.get_mut(set * words + index)
+        {
+            *word |= answer;
+            count += answer.count_ones() as usize;
+        }
+    }
+    count
+}
 
 fn select(
     task: &Task,
@@ -373,32 +393,41 @@ fn select(
         read_sets(wanted, words, at, count)?;
     }
     let word = |set: usize, index: usize| wanted.get(set * words + index).copied().unwrap_or(0);
+    let mut files = files.lookups();
     let mut registered = Registered::default();
     let mut entries = Entries::new();
-    let mut total = 0;
+    let (mut total, mut is_ready) = (0, false);
     for index in 0..words {
         let sets = [word(0, index), word(1, index), word(2, index)];
+        let mut answer = [0; 3];
         let mut left = sets[0] | sets[1] | sets[2];
         while left != 0 {
-            let bit = left.trailing_zeros();
-            left &= left - 1;
-            let place = index * 64 + bit as usize;
-            let asked = |(set, events): (u64, u32)| if set >> bit & 1 != 0 { events } else { 0 };
-            let mask = sets.into_iter().zip(EVENTS).map(asked).fold(0, |all, one| all | one);
+            let bit = left & left.wrapping_neg();
+            let place = index * 64 + left.trailing_zeros() as usize;
+            left ^= bit;
+            let mask = asked(sets, bit);
             let file = files.get(place as i32)?;
-            let may_wait = !now && total == 0;
+            let may_wait = !now && !is_ready;
             let events = first_look(&file, mask, may_wait.then_some(&mut registered));
             if events != 0 {
-                total += enter(found, words, place, mask, events);
+                is_ready = true;
+                enter(&mut answer, bit, events);
             } else if may_wait {
                 entries.push(Entry { file, place, wanted: mask, found: 0 });
             }
         }
+        if is_ready {
+            total += put_answer(found, words, index, answer, sets);
+        }
     }
     if total == 0 && !now {
         wait(&mut entries, &registered, deadline)?;
-        for entry in &entries {
-            total += enter(found, words, entry.place, entry.wanted, entry.found);
+        for entry in entries.iter().filter(|entry| entry.found != 0) {
+            let (index, bit) = (entry.place / 64, 1 << (entry.place % 64));
+            let mut answer = [0; 3];
+            let sets = [word(0, index), word(1, index), word(2, index)];
+            enter(&mut answer, bit, entry.found);
+            total += put_answer(found, words, index, answer, sets);
         }
     }
     if count > 0 {

@@ -56,8 +56,8 @@ fn sys_setitimer(cx: &mut Cx<'_>, raw: i32, new: VirtAddr, old: VirtAddr) -> Res
         return Err(Errno::EINVAL);
     }
     let ns = |s: i64, us: i64| (s as u64).saturating_mul(NANOS).saturating_add(us as u64 * 1000);
-    let group = own_group(cx)?;
-    let before = timers::set_interval(&group, which(raw)?, ns(psec, pusec), ns(sec, usec));
+    let group = &cx.task.group;
+    let before = timers::set_interval(group, which(raw)?, ns(psec, pusec), ns(sec, usec));
     if !old.is_null() {
         write_itimer(old, before)?;
     }
@@ -66,7 +66,7 @@ fn sys_setitimer(cx: &mut Cx<'_>, raw: i32, new: VirtAddr, old: VirtAddr) -> Res
 
 fn sys_alarm(cx: &mut Cx<'_>, seconds: u32) -> Result<usize> {
     let first = u64::from(seconds) * NANOS;
-    let (_, left) = timers::set_interval(&own_group(cx)?, Which::Real, 0, first);
+    let (_, left) = timers::set_interval(&cx.task.group, Which::Real, 0, first);
     // A rest counts as a second unless it is less than half of one and not the only one.
     let whole = left / NANOS;
     let rounded =

@@ -111,14 +111,16 @@ pub fn read_val<T: FromBytes>(from: VirtAddr) -> Result<T, Fault> {
     Ok(unsafe { value.assume_init() })
 }
 
-/// Stores a half word, aligned or not.
+/// Stores half words, the first at `to` and each eight bytes behind the one before: a field of an
+/// array of structures.
 #[inline]
-pub fn store_u16(to: VirtAddr, value: u16) -> Result<(), Fault> {
-    if !range_ok(to, 2) {
+pub fn scatter_u16(to: VirtAddr, values: &[u16]) -> Result<(), Fault> {
+    let Some(before) = values.len().checked_sub(1) else { return Ok(()) };
+    if !before.checked_mul(8).is_some_and(|before| range_ok(to, before + 2)) {
         return Err(Fault);
     }
-    // SAFETY: the half word is in the user half.
-    unsafe { imp::store_u16(to.0, value) }
+    // SAFETY: the half words are in the user half.
+    whole(unsafe { imp::scatter_u16(to.0, values) }, values.len())
 }
 
 /// Loads an aligned word in one access.

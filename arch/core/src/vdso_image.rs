@@ -164,13 +164,13 @@ vdso_dynamic:
 vdso_dynamic_end:
 
 /* The clock whose id is in edi, in nanoseconds in rax; r8 is the data page. Uses rcx, rdx, r9. */
-.macro READ_CLOCK fallback
+.macro READ_CLOCK fallback, is_exact=1
 70: mov r9d, [r8]
     test r9d, 1
     jnz 71f
-    cmp dword ptr [r8 + 4], 1
-    jne \fallback
+    .if \is_exact
     lfence
+    .endif
     rdtsc
     shl rdx, 32
     or rax, rdx
@@ -184,7 +184,10 @@ vdso_dynamic_end:
     add rax, [r8 + rcx * 8 + 32]
     cmp r9d, [r8]
     je 73f
-71: pause
+    /* Being changed, or the counter is not to be read. */
+71: cmp dword ptr [r8 + 4], 1
+    jne \fallback
+    pause
     jmp 70b
 73:
 .endm
@@ -199,29 +202,38 @@ vdso_dynamic_end:
 
 .balign 64
 vdso_clock_gettime:
+    lea ecx, [rdi - 5]
+    cmp ecx, 1
+    jbe 14f
     cmp edi, 11
     ja 2f
-    /* Clocks 0, 1, 4, 5, 6, 7 and 11. */
-    mov eax, 0x8f3
+    /* Clocks 0, 1, 4, 7 and 11. */
+    mov eax, 0x893
     bt eax, edi
     jnc 2f
     lea r8, [rip + DATA]
     READ_CLOCK 2f
-    /* The coarse clocks, 5 and 6, stand still for 4 ms. */
-    lea ecx, [rdi - 5]
-    cmp ecx, 1
-    ja 1f
-    mov r10, rax
-    mov ecx, 4000000
-    xor edx, edx
-    div rcx
-    sub r10, rdx
-    mov rax, r10
-1:  mov rcx, rax
+    mov rcx, rax
     SECONDS
     mov [rsi], rdx
     imul rdx, rdx, 1000000000
     sub rcx, rdx
+    mov [rsi + 8], rcx
+    xor eax, eax
+    ret
+    /* The coarse clocks, 5 and 6, stand still for 4 ms: a second is 250 times that, so that what is
+       left of it is rounded down, by a division by 15625 * 2^8. */
+14: lea r8, [rip + DATA]
+    READ_CLOCK 2f, 0
+    mov rcx, rax
+    SECONDS
+    mov [rsi], rdx
+    imul rdx, rdx, 1000000000
+    sub rcx, rdx
+    shr ecx, 8
+    imul rcx, rcx, 4398047
+    shr rcx, 36
+    imul ecx, ecx, 4000000
     mov [rsi + 8], rcx
     xor eax, eax
     ret

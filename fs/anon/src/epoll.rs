@@ -10,13 +10,13 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::poll::*;
 use abi::{Errno, Result};
 use arch::lock::{IrqLock, LockClass, SpinLock};
+use arrayvec::ArrayVec;
 use sched::{Deadline, Listener, Mutex, WaitError, WaitQueue};
-use smallvec::SmallVec;
 use vfs::{Context, File, FileOps, FileWatcher, PollTable};
 
 use crate::inode::anon_file;
@@ -76,6 +76,15 @@ impl Item {
         file.poll(None) & wanted & !PRIVATE_BITS
     }
 
+    /// After its events were reported: whether it is to be asked again next time.
+    fn is_left_ready(&self) -> bool {
+        let wanted = self.events.load(Ordering::Relaxed);
+        if wanted & EPOLLONESHOT != 0 {
+            self.events.fetch_and(PRIVATE_BITS, Ordering::SeqCst);
+        }
+        wanted & (EPOLLONESHOT | EPOLLET) == 0
+    }
+
     /// The events to report now, unless its file has been closed.
     fn look(&self) -> u32 {
         self.file.upgrade().map_or(0, |file| self.ready(&file))
@@ -100,9 +109,82 @@ impl Listener for Item {
 pub struct Epoll {
     this: Weak<Epoll>,
     items: Mutex<BTreeMap<Key, Arc<Item>>>,
-    ready: IrqLock<VecDeque<Arc<Item>>>,
+    ready: ReadyList,
     waiters: WaitQueue,
     pollers: Arc<WaitQueue>,
+}
+
+/// Items that may have events, the one that has waited longest first.
+struct ReadyList {
+    items: IrqLock<VecDeque<Arc<Item>>>,
+    /// How many, for those who only want to know: changed under the lock.
+    len: AtomicUsize,
+}
+
+impl ReadyList {
+    const fn new() -> ReadyList {
+        ReadyList { items: IrqLock::new(&READY, VecDeque::new()), len: AtomicUsize::new(0) }
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut VecDeque<Arc<Item>>) -> R) -> R {
+        let mut items = self.items.lock();
+        let result = act(&mut items);
+        // Relaxed: who puts items in looks for waiters afterwards, with a fence of its own, which
+        // pairs with the one between a waiter's coming and its look at this.
+        self.len.store(items.len(), Ordering::Relaxed);
+        result
+    }
+
+    fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+}
+
+/// Items that are asked at a time.
+const BATCH: usize = 8;
+type Batch = ArrayVec<Arc<Item>, BATCH>;
+
+/// Stores events for the caller and says how many it could.
+pub type Give<'a> = dyn FnMut(&[EpollEvent]) -> usize + 'a;
+
+/// What became of a batch.
+struct Reported {
+    stored: usize,
+    /// Which items go back to the end of the ready list, as bits.
+    back: u32,
+    /// Which go back to its front: their events could not be stored.
+    front: u32,
+}
+
+/// Asks the items of a batch and reports what they have.
+fn report(batch: &Batch, give: &mut Give<'_>) -> Reported {
+    let mut events = ArrayVec::<EpollEvent, BATCH>::new();
+    let mut found = 0u32;
+    for (place, item) in batch.iter().enumerate() {
+        // Cleared before the file is asked: a change from now on queues it anew.
+        item.queued.store(false, Ordering::SeqCst);
+        let ready = item.look();
+        if ready != 0 {
+            let data = item.data.load(Ordering::Relaxed);
+            let event = EpollEvent { events: ready, data: [data as u32, (data >> 32) as u32] };
+            found |= u32::from(events.try_push(event).is_ok()) << place;
+        }
+    }
+    if found == 0 {
+        return Reported { stored: 0, back: 0, front: 0 };
+    }
+    let stored = give(&events).min(events.len());
+    let (mut left, mut back, mut front) = (stored, 0, 0);
+    for (place, item) in batch.iter().enumerate().filter(|(place, _)| found >> place & 1 != 0) {
+        match left.checked_sub(1) {
+            Some(rest) => {
+                left = rest;
+                back |= u32::from(item.is_left_ready()) << place;
+            }
+            None => front |= 1 << place,
+        }
+    }
+    Reported { stored, back, front }
 }
 
 /// What an item is known by: the open file, so that those of one that is closed are found together,
@@ -118,7 +200,7 @@ pub fn create(ctx: &Context<'_>) -> Result<Arc<File>> {
     let epoll = Arc::new_cyclic(|this| Epoll {
         this: this.clone(),
         items: Mutex::new(&ITEMS, BTreeMap::new()),
-        ready: IrqLock::new(&READY, VecDeque::new()),
+        ready: ReadyList::new(),
         waiters: WaitQueue::new(),
         pollers: Arc::new(WaitQueue::new()),
     });
@@ -205,7 +287,7 @@ impl Epoll {
     /// Puts an item on the ready list and wakes who waits.
     fn enqueue(&self, item: &Arc<Item>) {
         if !item.queued.swap(true, Ordering::SeqCst) {
-            self.ready.lock().push_back(item.clone());
+            self.ready.with(|ready| ready.push_back(item.clone()));
         }
         self.waiters.wake_one();
         self.pollers.notify(POLLIN | POLLRDNORM);
@@ -252,51 +334,60 @@ impl Epoll {
         Some(())
     }
 
-    /// Takes up to `max` events; `give(events, data)` stores one and may fail.
-    fn collect(&self, max: usize, give: &mut dyn FnMut(u32, u64) -> Result<()>) -> Result<usize> {
+    /// Takes up to `max` events; `give` stores some and says how many it could.
+    fn collect(&self, max: usize, give: &mut Give<'_>) -> Result<usize> {
         let mut count = 0;
-        let mut again: SmallVec<[Arc<Item>; 8]> = SmallVec::new();
-        let mut result = Ok(());
         // Each item that is on the list now is asked once.
-        let mut left = None;
-        while count < max {
-            let mut ready = self.ready.lock();
-            let left = left.get_or_insert(ready.len());
-            let Some(rest) = left.checked_sub(1) else { break };
-            *left = rest;
-            let Some(item) = ready.pop_front() else { break };
-            drop(ready);
-            // Cleared before the file is asked: a change from now on queues it anew.
-            item.queued.store(false, Ordering::SeqCst);
-            let events = item.look();
-            if events == 0 {
-                continue;
-            }
-            if let Err(error) = give(events, item.data.load(Ordering::Relaxed)) {
-                again.push(item);
-                result = Err(error);
+        let mut left = self.ready.len();
+        let (mut is_still_ready, mut is_short) = (false, false);
+        while left > 0 && count < max && !is_short {
+            let mut batch = Batch::new();
+            let wanted = BATCH.min(left).min(max - count);
+            self.ready.with(|ready| {
+                while batch.len() < wanted
+                    && let Some(item) = ready.pop_front()
+                {
+                    batch.push(item);
+                }
+            });
+            if batch.is_empty() {
                 break;
             }
-            count += 1;
-            let wanted = item.events.load(Ordering::Relaxed);
-            if wanted & EPOLLONESHOT != 0 {
-                item.events.fetch_and(PRIVATE_BITS, Ordering::SeqCst);
-            } else if wanted & EPOLLET == 0 {
-                again.push(item);
+            left -= batch.len();
+            let reported = report(&batch, give);
+            count += reported.stored;
+            is_short = reported.front != 0;
+            if reported.back | reported.front != 0 {
+                is_still_ready = true;
+                self.put_back(batch, &reported);
             }
         }
-        if !again.is_empty() {
-            let mut ready = self.ready.lock();
-            for item in again {
-                if !item.queued.swap(true, Ordering::SeqCst) {
+        if is_still_ready {
+            // It is the next waiter's business too.
+            self.waiters.wake_one();
+        }
+        if is_short && count == 0 { Err(Errno::EFAULT) } else { Ok(count) }
+    }
+
+    /// Puts items on the ready list again.
+    fn put_back(&self, batch: Batch, reported: &Reported) {
+        let mut first = 0;
+        self.ready.with(|ready| {
+            for (place, item) in batch.into_iter().enumerate() {
+                let is_front = reported.front >> place & 1 != 0;
+                if !is_front && reported.back >> place & 1 == 0
+                    || item.queued.swap(true, Ordering::SeqCst)
+                {
+                    continue;
+                }
+                if is_front {
+                    ready.insert(first, item);
+                    first += 1;
+                } else {
                     ready.push_back(item);
                 }
             }
-            drop(ready);
-            // What is still ready is the next waiter's business too.
-            self.waiters.wake_one();
-        }
-        if count > 0 { Ok(count) } else { result.map(|()| 0) }
+        });
     }
 
     /// `epoll_wait(2)`: `now` does not wait. `EINTR` at a signal.
@@ -305,14 +396,14 @@ impl Epoll {
         max: usize,
         deadline: Option<Deadline>,
         now: bool,
-        give: &mut dyn FnMut(u32, u64) -> Result<()>,
+        give: &mut Give<'_>,
     ) -> Result<usize> {
         loop {
             let count = self.collect(max, give)?;
             if count > 0 || now {
                 return Ok(count);
             }
-            let ready = || (!self.ready.lock().is_empty()).then_some(());
+            let ready = || (self.ready.len() > 0).then_some(());
             match self.waiters.wait_interruptible(ready, deadline) {
                 Ok(()) => {}
                 Err(WaitError::TimedOut) => return self.collect(max, give),
@@ -341,14 +432,17 @@ impl FileWatcher for Epoll {
 impl FileOps for Epoll {
     fn poll(&self, _file: &File, table: Option<&mut PollTable<'_>>) -> u32 {
         vfs::poll_wait(table, &self.pollers);
-        let items: Vec<Arc<Item>> = self.ready.lock().iter().cloned().collect();
+        if self.ready.len() == 0 {
+            return 0;
+        }
+        let items: Vec<Arc<Item>> = self.ready.with(|ready| ready.iter().cloned().collect());
         if items.iter().any(|item| item.look() != 0) { POLLIN | POLLRDNORM } else { 0 }
     }
 
     fn release(&self, _file: &File) {
         let items = core::mem::take(&mut *self.items.lock());
         items.values().for_each(|item| item.leave());
-        self.ready.lock().clear();
+        drop(self.ready.with(core::mem::take));
     }
 
     fn fdinfo(&self, _file: &File, out: &mut dyn Write) -> fmt::Result {

@@ -226,7 +226,7 @@ pub fn set(file: &File, value: u64, interval: u64, start: Start) -> Result<Setti
         ..State::default()
     };
     if next != 0 {
-        timer.timer.arm(next);
+        timer.timer.arm_by(next);
     } else {
         timer.timer.cancel();
     }

@@ -5,7 +5,7 @@ use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
-use arch::lock::LockClass;
+use arch::lock::{LockClass, Once};
 use pagecache::Mapping;
 use sched::{Mutex, MutexGuard};
 use vfs::{DeviceNumber, FileKind, Inode, InodeFlags, InodeInit, NewInode, SuperBlock, Time};
@@ -64,6 +64,8 @@ pub(crate) struct Node {
     /// Checksum seed of this inode's blocks.
     pub(crate) seed: u32,
     pub(crate) state: Mutex<State>,
+    /// The text of a symbolic link that was followed: it never changes.
+    pub(crate) link: Once<Arc<[u8]>>,
     /// Its block of the inode table, which is at hand while the inode is, and its place in it.
     table: Arc<Buffer>,
     at: usize,
@@ -224,6 +226,7 @@ impl Node {
                 me: me.clone(),
                 seed,
                 state: Mutex::new(&STATE, state),
+                link: Once::new(),
                 table: table.clone(),
                 at,
                 changed_in: AtomicU64::new(0),

@@ -237,14 +237,24 @@ impl InodeOps for Node {
     }
 
     fn follow(&self, inode: &Arc<Inode>, _ctx: &Context<'_>) -> Result<Link> {
+        if let Some(text) = self.link.get() {
+            return Ok(Link::Text(text.clone()));
+        }
         let len = inode.size() as usize;
         let inline = self.state.lock().inline;
-        if let Some(text) = inline {
-            return Ok(Link::Text(text.get(..len).ok_or(Errno::EUCLEAN)?.into()));
-        }
-        let buffer = self.block(0)?.ok_or(Errno::EUCLEAN)?;
-        let text = buffer.read(|bytes| bytes.get(..len).map(Arc::from));
-        text.map(Link::Text).ok_or(Errno::EUCLEAN)
+        let text: Option<Arc<[u8]>> = match inline {
+            Some(text) => text.get(..len).map(Arc::from),
+            None => {
+                let buffer = self.block(0)?.ok_or(Errno::EUCLEAN)?;
+                buffer.read(|bytes| bytes.get(..len).map(Arc::from))
+            }
+        };
+        let text = text.ok_or(Errno::EUCLEAN)?;
+        Ok(Link::Text(self.link.call_once(|| text).clone()))
+    }
+
+    fn link_text(&self) -> Option<Arc<[u8]>> {
+        self.link.get().cloned()
     }
 
     fn setattr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {

@@ -12,6 +12,8 @@ use vfs::{DirEntry, DirSink, File, FileOps};
 
 // Taken under the position of the file, and before whatever the text is made from.
 static CONTENTS: LockClass = LockClass::new("pseudo.contents", 202);
+/// Room for most texts, made at once.
+const ROOM: usize = 1024;
 /// The most one write may carry.
 const WRITE_MAX: usize = 64 * 1024;
 
@@ -38,7 +40,7 @@ impl FileOps for TextFile {
     fn read_at(&self, file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
         let mut contents = self.contents.lock();
         if pos == 0 || contents.is_none() {
-            let mut fresh = Vec::new();
+            let mut fresh = Vec::with_capacity(ROOM);
             self.text.show_as(&mut fresh, &file.creds)?;
             *contents = Some(fresh);
         }

@@ -6,10 +6,12 @@ extern crate alloc;
 
 mod file;
 mod node;
+mod text;
 mod tree;
 
 pub use file::TextFile;
 pub use node::{Body, Directory, Lister, Node, NodeInode, Target, Text};
+pub use text::{Number, Put};
 pub use tree::{Tree, file, knob, link, show};
 
 use abi::Result;

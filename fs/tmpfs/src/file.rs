@@ -1,6 +1,7 @@
 //! Open files and directories of tmpfs.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::any::Any;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
@@ -18,6 +19,8 @@ use crate::inode::TmpInode;
 use crate::superblock::TmpSuper;
 
 const PAGE: u64 = 4096;
+/// Entries of a directory that are listed at a time.
+const BATCH: usize = 64;
 const MAP_SHARED: u32 = 1;
 const PROT_WRITE: u32 = 2;
 
@@ -195,25 +198,25 @@ impl FileOps for DirFile {
             }
             cursor = START;
         }
-        // A batch at a time is copied out of the lock: `out` may touch user memory.
+        let (mut batch, mut names) = (Vec::new(), Vec::new());
         loop {
-            let batch: alloc::vec::Vec<(u64, alloc::boxed::Box<[u8]>, u64, u8)> = tmp
-                .entries()?
-                .lock()
-                .older(cursor)
-                .take(64)
-                .map(|(cookie, name, inode)| {
-                    (cookie, name.into(), inode.ino, inode.kind.dirent_type())
-                })
-                .collect();
+            batch.clear();
+            names.clear();
+            // A batch at a time is copied out of the lock: `out` may touch user memory.
+            for (cookie, name, inode) in tmp.entries()?.lock().older(cursor).take(BATCH) {
+                names.extend_from_slice(name);
+                batch.push((cookie, names.len(), inode.ino, inode.kind.dirent_type()));
+            }
             if batch.is_empty() {
                 return Ok(cursor);
             }
-            for (cookie, name, ino, kind) in batch {
-                if !out.emit(&DirEntry { name: &name, ino, kind, next: cookie }) {
+            let mut start = 0;
+            for &(cookie, end, ino, kind) in &batch {
+                let name = names.get(start..end).unwrap_or_default();
+                if !out.emit(&DirEntry { name, ino, kind, next: cookie }) {
                     return Ok(cursor);
                 }
-                cursor = cookie;
+                (cursor, start) = (cookie, end);
             }
         }
     }

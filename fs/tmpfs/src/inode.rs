@@ -278,6 +278,13 @@ impl InodeOps for TmpInode {
         }
     }
 
+    fn link_text(&self) -> Option<Arc<[u8]>> {
+        match &self.body {
+            Body::Link(target) => Some(target.clone()),
+            _ => None,
+        }
+    }
+
     fn getattr(&self, inode: &Inode, attr: &mut Attr) -> Result<()> {
         self.settle(inode);
         attr.blocks = self.charged.load(Ordering::Relaxed) * 8;

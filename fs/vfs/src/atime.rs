@@ -21,13 +21,22 @@ pub fn accessed(file: &File) {
 /// An access through `mount`.
 #[inline]
 pub fn touch(mount: &Mount, inode: &Inode) {
+    if let Some(now) = due(mount, inode) {
+        inode.set_atime(now);
+        inode.ops().dirty(inode);
+    }
+}
+
+/// The access time that an access now is to leave, if another than there is.
+#[inline]
+pub(crate) fn due(mount: &Mount, inode: &Inode) -> Option<Time> {
     let flags = mount.flags();
     if flags & (MS_NOATIME | MS_RDONLY) != 0
         || inode.has(InodeFlags::NOATIME)
         || inode.sb().flags() & (MS_RDONLY | MS_NOATIME) != 0
         || (flags & MS_NODIRATIME != 0 && inode.is_dir())
     {
-        return;
+        return None;
     }
     let now = Time::now();
     let atime = inode.atime();
@@ -35,11 +44,8 @@ pub fn touch(mount: &Mount, inode: &Inode) {
         // mount(8), relatime: if older than the changes, or than a day.
         let fresh = atime > inode.mtime() && atime > inode.ctime() && now.sec - atime.sec < DAY;
         if fresh {
-            return;
+            return None;
         }
     }
-    if atime != now {
-        inode.set_atime(now);
-        inode.ops().dirty(inode);
-    }
+    (atime != now).then_some(now)
 }

@@ -144,9 +144,10 @@ impl Bitmap {
 }
 
 /// Where a descriptor from `FIRST` on is: the segment and the place there.
+#[inline]
 fn place(fd: u32) -> (usize, usize) {
-    let segment = fd.ilog2() - FIRST.ilog2();
-    (segment as usize, (fd - (FIRST << segment)) as usize)
+    let top = (fd | FIRST).ilog2();
+    ((top - FIRST.ilog2()) as usize, (fd & !(1 << top)) as usize)
 }
 
 impl Default for FdTable {
@@ -178,13 +179,16 @@ impl FdTable {
         self.first.get(fd as usize).or_else(|| self.far_slot(fd))
     }
 
-    #[inline(never)]
+    #[inline]
     fn far_slot(&self, fd: u32) -> Option<&RcuSlot<File>> {
-        if fd >= MAX_FD {
-            return None;
-        }
         let (segment, index) = place(fd);
+        // Numbers behind `MAX_FD` have no segment.
         self.segments.get(segment)?.get()?.get(index)
+    }
+
+    /// For looking up many.
+    pub fn lookups(&self) -> Lookups<'_> {
+        Lookups { table: self, first: 0, slots: &self.first }
     }
 
     fn make_slot(&self, fd: u32) -> Result<&RcuSlot<File>> {
@@ -413,6 +417,44 @@ impl FdTable {
     /// How many descriptors are open.
     pub fn open_count(&self) -> usize {
         self.state.lock().used.levels[0].iter().map(|w| w.count_ones() as usize).sum()
+    }
+}
+
+/// Looks many descriptors up: neighbours of the last one are found by an index alone.
+pub struct Lookups<'a> {
+    table: &'a FdTable,
+    /// The number of the first of `slots`.
+    first: u32,
+    slots: &'a [RcuSlot<File>],
+}
+
+impl Lookups<'_> {
+    /// As [`FdTable::get`].
+    #[inline]
+    pub fn get(&mut self, fd: i32) -> Result<Arc<File>> {
+        let near = (fd as u32).wrapping_sub(self.first) as usize;
+        let slot = match self.slots.get(near) {
+            Some(slot) => slot,
+            None => self.far(fd as u32).ok_or(Errno::EBADF)?,
+        };
+        let file = slot.get().ok_or(Errno::EBADF)?;
+        if file.mode().contains(FileMode::PATH) { Err(Errno::EBADF) } else { Ok(file) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn far(&mut self, fd: u32) -> Option<&RcuSlot<File>> {
+        if fd >= MAX_FD {
+            return None;
+        }
+        let (first, slots) = if fd < FIRST {
+            (0, &self.table.first[..])
+        } else {
+            let (segment, index) = place(fd);
+            (fd - index as u32, &**self.table.segments.get(segment)?.get()?)
+        };
+        (self.first, self.slots) = (first, slots);
+        slots.get((fd - first) as usize)
     }
 }
 

@@ -420,6 +420,7 @@ impl File {
     }
 
     /// What the file is ready for.
+    #[inline]
     pub fn poll(&self, table: Option<&mut PollTable<'_>>) -> u32 {
         self.ops.poll(self, table)
     }

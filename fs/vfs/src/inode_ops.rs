@@ -126,6 +126,12 @@ pub trait InodeOps: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
+    /// The text of a symbolic link if it is at hand. Asked under RCU: must not wait. Without it, or with
+    /// `None`, the walk leaves RCU and asks [`InodeOps::follow`].
+    fn link_text(&self) -> Option<Arc<[u8]>> {
+        None
+    }
+
     /// The text `readlink(2)` returns; the default is the text of [`InodeOps::follow`].
     fn readlink(&self, inode: &Arc<Inode>, ctx: &Context<'_>) -> Result<Arc<[u8]>> {
         match self.follow(inode, ctx)? {

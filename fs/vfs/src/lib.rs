@@ -36,6 +36,7 @@ pub mod rw;
 pub mod seek;
 pub mod sigio;
 pub mod superblock;
+mod texts;
 pub mod types;
 pub mod walk;
 
@@ -43,7 +44,7 @@ pub use context::{Caller, Context, FsPaths, FsState, KernelCaller, Limit};
 pub use cred::{Cap, CapSet, Creds, UserNamespace};
 pub use dentry::Dentry;
 pub use extra::InodeExtra;
-pub use fdtable::{CloseOnExec, FdTable};
+pub use fdtable::{CloseOnExec, FdTable, Lookups};
 pub use file::{
     DirEntry, DirSink, File, FileInit, FileMode, FileOps, FileWatcher, MapArgs, PageSink,
     SignalOwner,

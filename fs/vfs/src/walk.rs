@@ -1,8 +1,8 @@
 //! Path walk: from a name to a place, by the rules of `path_resolution(7)` and `openat2(2)`.
 //!
 //! The walker goes as far as it can under RCU, without locks and reference counts. It stops at a
-//! symbolic link or at a name that is not cached, counts a reference there, does that step the slow
-//! way (which may sleep), and goes on under RCU.
+//! name that is not cached, or at a symbolic link whose text is not at hand, counts a reference there,
+//! does that step the slow way (which may sleep), and goes on under RCU.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -17,9 +17,10 @@ use crate::dcache::{self, lookup_rcu, pin};
 use crate::dentry::{Dentry, MOUNTPOINT, Name};
 use crate::inode::Inode;
 use crate::inode_ops::Link;
-use crate::mount::table;
+use crate::mount::{Mount, table};
 use crate::path::Path;
 use crate::perm;
+use crate::texts::{IsLast, Texts};
 use crate::types::*;
 
 /// Links followed in one walk before `ELOOP`.
@@ -113,90 +114,11 @@ enum Stop {
     Miss(Name, u64, IsLast),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum IsLast {
-    Yes,
-    No,
-}
-
-enum Bytes<'a> {
-    Given(&'a [u8]),
-    Link(Arc<[u8]>),
-}
-
-struct Text<'a> {
-    bytes: Bytes<'a>,
-    at: usize,
-}
-
-impl Text<'_> {
-    #[inline]
-    fn rest(&self) -> &[u8] {
-        let bytes = match &self.bytes {
-            Bytes::Given(bytes) => bytes,
-            Bytes::Link(bytes) => &bytes[..],
-        };
-        bytes.get(self.at..).unwrap_or(&[])
-    }
-
-    fn has_component(&self) -> bool {
-        self.rest().iter().any(|&b| b != b'/')
-    }
-}
-
-/// What remains to be walked: the path, and texts of links on top.
-struct Texts<'a> {
-    stack: smallvec::SmallVec<[Text<'a>; 2]>,
-    /// Slashes follow the last component.
-    trailing: bool,
-}
-
-/// A component: `len` bytes at the front of the top text.
-struct Component {
-    len: usize,
-    hash: u64,
-    last: IsLast,
-}
-
-impl Texts<'_> {
-    /// Skips slashes and finished texts; measures the next component.
-    #[inline]
-    fn next(&mut self) -> Option<Component> {
-        loop {
-            let top = self.stack.last_mut()?;
-            let slashes = top.rest().iter().take_while(|&&b| b == b'/').count();
-            top.at += slashes;
-            if !top.rest().is_empty() {
-                break;
-            }
-            self.stack.pop();
-        }
-        let depth = self.stack.len();
-        let top = self.stack.last()?;
-        let (len, hash) = dcache::scan(top.rest());
-        let after = &top.rest()[len..];
-        let mut last = IsLast::No;
-        if after.iter().all(|&b| b == b'/') {
-            let below = &self.stack[..depth - 1];
-            if !below.iter().any(Text::has_component) {
-                last = IsLast::Yes;
-                self.trailing |= !after.is_empty() || below.iter().any(|t| !t.rest().is_empty());
-            }
-        }
-        Some(Component { len, hash, last })
-    }
-
-    #[inline]
-    fn front(&self, component: &Component) -> &[u8] {
-        self.stack.last().map_or(&[], |top| &top.rest()[..component.len])
-    }
-
-    #[inline]
-    fn consume(&mut self, component: &Component) {
-        if let Some(top) = self.stack.last_mut() {
-            top.at += component.len;
-        }
-    }
+/// Where a run under RCU began.
+struct Start {
+    depth: usize,
+    mark: usize,
+    links: u32,
 }
 
 /// A walk in progress.
@@ -232,13 +154,11 @@ impl<'a> Walker<'a> {
             return Err(Errno::EXDEV);
         }
         let at = if absolute { root } else { base };
-        let mut stack = smallvec::SmallVec::new();
-        stack.push(Text { bytes: Bytes::Given(name), at: 0 });
         Ok(Walker {
             ctx,
             root: root.clone(),
             at: at.clone(),
-            texts: Texts { stack, trailing: false },
+            texts: Texts::new(name),
             links: 0,
             flags,
             stop_at_parent,
@@ -296,10 +216,10 @@ impl<'a> Walker<'a> {
 
     /// `None` if the place that was reached could not be pinned; nothing has changed then.
     fn try_advance(&mut self) -> Result<Option<Stop>> {
-        let mark = self.texts.stack.last().map_or(0, |t| t.at);
+        let mark = self.texts.mark();
         let guard = sched::rcu::read_lock();
         let creds = &**self.ctx.creds;
-        let start_depth = self.texts.stack.len();
+        let start = Start { depth: self.texts.depth(), mark, links: self.links };
         let mut mount = &self.at.mount;
         let mut dentry = RcuRef::from_arc(&self.at.dentry);
         let stop = loop {
@@ -384,8 +304,19 @@ impl<'a> Walker<'a> {
                     || self.flags.contains(Walk::FOLLOW)
                     || self.texts.trailing)
             {
+                if let Some(text) = self.text_at_hand(mount, &dir, &inode, component.last) {
+                    self.texts.consume(&component);
+                    self.links += 1;
+                    if text.first() == Some(&b'/') {
+                        mount = &self.root.mount;
+                        dentry = RcuRef::from_arc(&self.root.dentry);
+                        self.absolute_only = text.iter().all(|&b| b == b'/');
+                    }
+                    self.texts.push(text);
+                    continue;
+                }
                 let Some(link) = pin(child) else {
-                    self.rewind(start_depth, mark)?;
+                    self.rewind(&start)?;
                     return Ok(None);
                 };
                 self.texts.consume(&component);
@@ -406,7 +337,7 @@ impl<'a> Walker<'a> {
             return Ok(Some(stop));
         }
         let Some(dentry) = pin(dentry) else {
-            self.rewind(start_depth, mark)?;
+            self.rewind(&start)?;
             return Ok(None);
         };
         let mount = mount.clone();
@@ -417,14 +348,32 @@ impl<'a> Walker<'a> {
 
     /// Undoes what `try_advance` consumed. Texts of links that were finished on the way are lost:
     /// then the walk cannot go back.
-    fn rewind(&mut self, depth: usize, mark: usize) -> Result<()> {
-        if self.texts.stack.len() != depth {
+    fn rewind(&mut self, start: &Start) -> Result<()> {
+        if self.texts.depth() != start.depth || self.links != start.links {
             return Err(Errno::ESTALE);
         }
-        if let Some(top) = self.texts.stack.last_mut() {
-            top.at = mark;
-        }
+        self.texts.go_back(start.mark);
         Ok(())
+    }
+
+    /// The text of a link that can be followed under RCU: it is at hand, nothing about it has to be
+    /// written, and no rule but the usual ones holds.
+    #[inline]
+    fn text_at_hand(
+        &self,
+        mount: &Mount,
+        dir: &Inode,
+        link: &Inode,
+        last: IsLast,
+    ) -> Option<Arc<[u8]>> {
+        let special = Walk::NO_SYMLINKS | Walk::BENEATH | Walk::IN_ROOT | Walk::NO_XDEV;
+        if self.links >= MAX_LINKS || self.flags.intersects(special) {
+            return None;
+        }
+        let text = link.ops().link_text().filter(|text| !text.is_empty())?;
+        let may_follow =
+            last == IsLast::No || perm::may_follow_link(dir, link, self.ctx.creds).is_ok();
+        (may_follow && crate::atime::due(mount, link).is_none()).then_some(text)
     }
 
     /// Looks a name up the slow way, and steps onto it.
@@ -490,7 +439,7 @@ impl<'a> Walker<'a> {
                     self.at = self.root.clone();
                     self.absolute_only = text.iter().all(|&b| b == b'/');
                 }
-                self.texts.stack.push(Text { bytes: Bytes::Link(text), at: 0 });
+                self.texts.push(text);
                 Ok(())
             }
             Link::Jump(path) => {
@@ -581,9 +530,16 @@ pub(crate) fn walk_parent(
     name: &[u8],
     flags: Walk,
 ) -> Result<(Path, Last)> {
-    let mut walker = Walker::new(ctx, base, name, flags, true)?;
-    let last = walker.parent()?;
-    Ok((walker.at, last))
+    for _ in 0..3 {
+        let mut walker = Walker::new(ctx, base, name, flags, true)?;
+        match walker.parent() {
+            Ok(last) => return Ok((walker.at, last)),
+            // As in `walk`.
+            Err(Errno::ESTALE) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::ESTALE)
 }
 
 /// The entries of a name, for callers that walk by themselves (initramfs).

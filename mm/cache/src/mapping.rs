@@ -146,6 +146,11 @@ impl Mapping {
         self.backing.as_ref()
     }
 
+    /// Whether its pages have a place on a device.
+    pub fn is_stored(&self) -> bool {
+        self.backing.is_some()
+    }
+
     /// A strong handle to itself; `None` only while it is being dropped.
     pub fn handle(&self) -> Option<Arc<Mapping>> {
         self.me.upgrade()

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use arch::lock::{IrqLock, LockClass};
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use frames::{PageRef, flag};
+use frames::{Page, PageRef, flag};
 use sched::rcu;
 use slots::Held;
 
@@ -131,6 +131,23 @@ impl Pages {
                 _ => false,
             }
         });
+    }
+
+    /// Calls `see` for the pages cached in `first..end`. They are not kept: what it is shown may be gone
+    /// already. It must not sleep.
+    pub(crate) fn for_each(&self, first: u64, end: u64, mut see: impl FnMut(u64, &Page)) {
+        let guard = rcu::read_lock();
+        let mut index = first;
+        while let Some((at, _)) = self.tree.next(index, &guard).filter(|(at, _)| *at < end) {
+            index = at + 1;
+            self.tree.run(at, end, &guard, |now, slot| {
+                index = now + 1;
+                if let Held::Page(page) = slot.load(&guard) {
+                    see(now, page);
+                }
+                true
+            });
+        }
     }
 
     /// The index of the first cached page at or after an index.

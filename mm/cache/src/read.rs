@@ -317,9 +317,20 @@ impl Mapping {
         backing.read(ReadRun::new(handle, first, pages));
     }
 
-    /// How many of the pages `first..=last` are valid in the cache: `mincore(2)`.
+    /// Whether a page is valid in the cache.
     pub fn is_resident(&self, index: u64) -> bool {
         self.find(index).is_some_and(|page| page.flags() & flag::UPTODATE != 0)
+    }
+
+    /// Makes the bytes 1 that stand for pages from `first` on that are valid in the cache: `mincore(2)`.
+    pub fn note_resident(&self, first: u64, bytes: &mut [u8]) {
+        self.pages.for_each(first, first.saturating_add(bytes.len() as u64), |index, page| {
+            if page.flags() & flag::UPTODATE != 0
+                && let Some(byte) = bytes.get_mut((index - first) as usize)
+            {
+                *byte = 1;
+            }
+        });
     }
 }
 

@@ -56,8 +56,7 @@ pub fn add(counter: Counter, delta: i64) {
 
 /// The sum over all CPUs; never negative.
 pub fn sum(counter: Counter) -> u64 {
-    let total: i64 = cpu::possible()
-        .iter()
+    let total: i64 = cpu::each_possible()
         .map(|cpu| COUNTERS.on(cpu)[counter as usize].load(Ordering::Relaxed))
         .sum();
     total.max(0) as u64

@@ -160,6 +160,14 @@ pub(crate) fn release(page: &Page) {
     frames_give(frames);
 }
 
+/// Takes back `2^order` adjacent single pages that say nothing of their use any more, none of which has
+/// a reference.
+pub(crate) fn release_clean(first: &Page, order: u8) {
+    let mut frames = FreeFrames { first: first.pfn().0 as u32, order };
+    frames.poison();
+    frames_give(frames);
+}
+
 /// Adjacent frames that were never handed out; their metadata waits to be initialised.
 #[derive(Debug)]
 pub struct FreshRange {

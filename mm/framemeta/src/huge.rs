@@ -1,21 +1,15 @@
 //! Counted references to 2 MiB of adjacent pages.
 
 use crate::free;
-use crate::page::{Page, page};
-use crate::{FreeFrames, PageRef, kind};
+use crate::page::{Page, run};
+use crate::{FreeFrames, PageRef};
 use arch::addr::{HUGE_SIZE, PAGE_SIZE};
 use core::mem::ManuallyDrop;
 
-/// 2 MiB of memory as 512 single pages, aligned to their number: it holds one reference of each. That
-/// they are single lets a mapping of all become 512 mappings of one without asking who else uses
-/// them.
+/// 2 MiB of memory as 512 single pages, aligned to their number: it holds one reference and one mapping
+/// of each. That they are single lets a mapping of all become 512 mappings of one without asking who
+/// else uses them.
 pub struct HugePage(&'static Page);
-
-/// The pages from the first on.
-fn pages(first: &Page) -> impl Iterator<Item = &'static Page> + use<> {
-    let first = first.pfn();
-    (0..HugePage::PAGES).map(move |step| page(first + step))
-}
 
 impl HugePage {
     /// log2 of the number of pages.
@@ -29,9 +23,10 @@ impl HugePage {
         if frames.order() != HugePage::ORDER {
             return Err(frames);
         }
-        let first = page(frames.into_block().into_raw());
+        let pages = run(frames.into_block().into_raw(), HugePage::PAGES);
+        let Some(first) = pages.first() else { unreachable!("there are 512") };
         first.order.store(0, core::sync::atomic::Ordering::Relaxed);
-        for page in pages(first) {
+        for page in pages {
             page.set_kind(kind);
             page.init_mappings(1);
             page.unfreeze(1);
@@ -45,8 +40,8 @@ impl HugePage {
     }
 
     /// The pages.
-    pub fn pages(&self) -> impl Iterator<Item = &'static Page> + use<> {
-        pages(self.0)
+    pub fn pages(&self) -> &'static [Page] {
+        run(self.0.pfn(), HugePage::PAGES)
     }
 
     /// Gives up the handle but not its references; [`from_raw`](Self::from_raw) takes them back.
@@ -65,23 +60,19 @@ impl HugePage {
 
 impl Drop for HugePage {
     fn drop(&mut self) {
-        let mut last = [0u64; HugePage::PAGES as usize / 64];
-        for (word, pages) in last.iter_mut().enumerate() {
-            for bit in 0..64 {
-                let is_last = page(self.0.pfn() + (word as u64 * 64 + bit)).put();
-                *pages |= u64::from(is_last) << bit;
+        let pages = self.pages();
+        let mut free = [0u64; HugePage::PAGES as usize / 64];
+        for (word, pages) in free.iter_mut().zip(pages.chunks(64)) {
+            for (bit, page) in pages.iter().enumerate() {
+                *word |= u64::from(page.give_up_mapped()) << bit;
             }
         }
-        if last.iter().all(|pages| *pages == u64::MAX) {
+        if free.iter().all(|pages| *pages == u64::MAX) {
             // Nobody else has any of them: they go back as they came.
-            for page in self.pages() {
-                page.set_kind(kind::NONE);
-            }
-            self.0.order.store(HugePage::ORDER, core::sync::atomic::Ordering::Relaxed);
-            return free::release(self.0);
+            return free::release_clean(self.0, HugePage::ORDER);
         }
-        for (index, page) in self.pages().enumerate() {
-            if last.get(index / 64).is_some_and(|pages| pages >> (index % 64) & 1 != 0) {
+        for (index, page) in pages.iter().enumerate() {
+            if free.get(index / 64).is_some_and(|pages| pages >> (index % 64) & 1 != 0) {
                 page.free();
             }
         }
@@ -139,12 +130,11 @@ impl Mapped {
         false
     }
 
-    /// Counts a mapping less of each page.
+    /// Counts a mapping less of a single page; 2 MiB count theirs out with their references.
     #[inline]
-    pub fn remove_mappings(&self) {
-        match self {
-            Mapped::Page(page) => _ = page.remove_mapping(),
-            Mapped::Huge(pages) => pages.pages().for_each(|page| _ = page.remove_mapping()),
+    pub fn remove_mapping(&self) {
+        if let Mapped::Page(page) = self {
+            page.remove_mapping();
         }
     }
 }

@@ -136,6 +136,18 @@ pub fn page(pfn: Pfn) -> &'static Page {
     at(pfn)
 }
 
+/// The metadata of adjacent frames.
+///
+/// # Panics
+/// As for [`entry`].
+pub(crate) fn run(first: Pfn, frames: u64) -> &'static [Page] {
+    let last = at(first + (frames - 1));
+    let from = core::ptr::from_ref(last).wrapping_sub(frames as usize - 1);
+    // SAFETY: the table has the last entry and so those before it, and lives for ever; every bit
+    // pattern is a valid entry, and entries are atomics.
+    unsafe { core::slice::from_raw_parts(from, frames as usize) }
+}
+
 impl Page {
     /// The frame number.
     #[inline(always)]
@@ -246,8 +258,22 @@ impl Page {
         // As in `put`.
         self.refs.fetch_update(Ordering::AcqRel, Ordering::Acquire, fewer).is_ok()
     }
+    /// Gives up a reference and a mapping of a single page. Whether the reference was the last: then
+    /// the page says nothing of its use any more and is to be freed.
+    #[inline(always)]
+    pub(crate) fn give_up_mapped(&self) -> bool {
+        if self.freeze(1) {
+            self.init_mappings(0);
+            self.init_flags(0);
+            self.set_kind(kind::NONE);
+            return true;
+        }
+        self.remove_mapping();
+        self.put()
+    }
     /// Takes all references at once if there are exactly `expected`: the page is then free to be
     /// torn down, and no lock-free look-up can get it back.
+    #[inline]
     pub fn freeze(&self, expected: u32) -> bool {
         self.refs.compare_exchange(expected, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }

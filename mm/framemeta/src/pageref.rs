@@ -70,8 +70,11 @@ impl PageRef {
     }
 
     /// A part of the contents, for copying.
+    ///
+    /// # Panics
+    /// When it is not inside.
     #[inline]
-    fn part(&self, offset: usize, len: usize) -> SharedBytes<'_> {
+    pub fn part(&self, offset: usize, len: usize) -> SharedBytes<'_> {
         let at = self.at(offset, len);
         // SAFETY: inside the page, which the reference keeps; the bytes are plain data.
         unsafe { SharedBytes::new(at, len) }

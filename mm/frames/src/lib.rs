@@ -22,7 +22,7 @@ pub use pressure::{
     Reclaim, Watermarks, as_reclaimer, has_room, reclaim_everything, reclaim_in_background,
     register_reclaim, set_background_hook, set_min_free, set_oom_hook, watermarks,
 };
-pub use stats::{Counter, NodeStats, Stats, node_stats, stats, zone_info};
+pub use stats::{Counter, NodeStats, Stats, free, node_stats, stats, zone_info};
 
 /// There is no frame to be had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

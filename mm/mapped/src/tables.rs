@@ -125,6 +125,29 @@ impl Tables {
         });
     }
 
+    /// Shows what is not empty in `[start, end)`, in order, entries of shared tables too.
+    pub fn look(&self, start: VirtAddr, end: VirtAddr, see: impl FnMut(VirtAddr, Pte, Level)) {
+        self.table.look(start, end, see);
+    }
+
+    /// Moves what the pages of a table map to another table, where nothing is mapped; see [`PageTable::move_entries`].
+    pub fn move_entries(&self, from: VirtAddr, to: VirtAddr, pages: usize) -> bool {
+        self.table.move_entries(from, to, pages)
+    }
+
+    /// Exchanges what two places of 2 MiB have, with everything in it; see [`PageTable::exchange`].
+    pub fn exchange(&self, one: VirtAddr, other: VirtAddr) -> bool {
+        self.table.exchange(one, other)
+    }
+
+    /// Makes the directory for an address, so that [`exchange`](Self::exchange) can use it.
+    pub fn make_directory(&self, at: VirtAddr) -> Result<(), NoMemory> {
+        match self.table.entry(at, Level::Huge) {
+            Err(MapError::NoMemory) => Err(NoMemory),
+            _ => Ok(()),
+        }
+    }
+
     /// Changes the rights of the pages in a range: `set`, then not `clear`. Its tables are this
     /// address space's own. The caller flushes; whether anything was changed.
     pub fn protect(&self, start: VirtAddr, end: VirtAddr, set: PteFlags, clear: PteFlags) -> bool {

@@ -8,16 +8,36 @@ use crate::space::va;
 use crate::unmap::span;
 use crate::vma::{Areas, Changing, Vma, flag, prot};
 use abi::{Errno, Result};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::addr::{HUGE_SIZE, PAGE_SIZE, USER_END};
 use arch::paging::{MapError, PteFlags};
-use mapped::{Found, Taken};
-use pagecache::Mapping;
+use mapped::Found;
 
 const PAGE: u64 = PAGE_SIZE as u64;
-/// Pages that are moved at a time.
-const BATCH: usize = 32;
+const HUGE: u64 = HUGE_SIZE as u64;
+
+/// What lies in one last-level table of memory that moves.
+#[derive(Clone, Copy)]
+struct Piece {
+    from: u64,
+    to: u64,
+    len: u64,
+}
+
+impl Piece {
+    /// Whether it is all of one table and becomes all of another.
+    fn is_whole(self) -> bool {
+        (self.from | self.to).is_multiple_of(HUGE) && self.len == HUGE
+    }
+
+    /// What goes into one table, and what into the next.
+    fn halves(self) -> [Piece; 2] {
+        let Piece { from, to, len } = self;
+        let low = (to.next_multiple_of(HUGE) - to).min(len);
+        let low = if to.is_multiple_of(HUGE) { len } else { low };
+        [Piece { len: low, ..self }, Piece { from: from + low, to: to + low, len: len - low }]
+    }
+}
 
 impl AddressSpace {
     /// Changes the areas of a range one by one, split at its ends and merged afterwards. A gap ends
@@ -31,23 +51,12 @@ impl AddressSpace {
     ) -> Result<()> {
         self.split(areas, start)?;
         self.split(areas, end)?;
-        let starts: Vec<u64> = areas.in_range(start, end).map(|vma| vma.start).collect();
         let (mut at, mut result) = (start, Ok(()));
-        for first in starts {
-            if first > at {
-                result = Err(Errno::ENOMEM);
-                break;
+        while at < end && result.is_ok() {
+            match areas.change(at, &mut change) {
+                Some((next, outcome)) => (at, result) = (next, outcome),
+                None => result = Err(Errno::ENOMEM),
             }
-            let Some(mut vma) = areas.remove(first) else { continue };
-            result = change(&mut vma);
-            at = vma.end;
-            areas.insert(vma);
-            if result.is_err() {
-                break;
-            }
-        }
-        if result.is_ok() && at < end {
-            result = Err(Errno::ENOMEM);
         }
         self.merge(areas, start, end);
         result
@@ -269,17 +278,35 @@ impl AddressSpace {
 
     /// Makes the tables at `to` for what those at `from` map.
     fn make_tables(&self, from: u64, to: u64, len: u64) -> Result<()> {
-        let (mut at, end) = (from, from + len);
-        while let Some(used) = self.table.next_used(va(at), va(end)) {
-            let first = used.0.max(from);
-            at = ((first & !(HUGE_SIZE as u64 - 1)) + HUGE_SIZE as u64).min(end);
+        self.each_table(from, to, len, |piece| {
+            let last = piece.to + (piece.len - PAGE);
+            if piece.is_whole() {
+                return self.table.make_directory(va(piece.to)).map_err(Into::into);
+            }
             // The pages of a table go into one or two.
-            for page in [first, at - PAGE] {
-                match self.table.entry(va(page - from + to)) {
-                    Ok(_) | Err(MapError::Shared) => {}
+            for page in [piece.to, last] {
+                match self.table.entry(va(page)) {
+                    Ok(_) | Err(MapError::Shared | MapError::Occupied) => {}
                     Err(error) => return Err(crate::FaultError::from(error).into()),
                 }
             }
+            Ok(())
+        })
+    }
+
+    /// Calls `act` for what a range that moves has in each of its tables, until it fails.
+    fn each_table(
+        &self,
+        from: u64,
+        to: u64,
+        len: u64,
+        mut act: impl FnMut(Piece) -> Result<()>,
+    ) -> Result<()> {
+        let (mut at, end) = (from, from + len);
+        while let Some(used) = self.table.next_used(va(at), va(end)) {
+            let first = used.0.max(at);
+            at = ((first & !(HUGE - 1)) + HUGE).min(end);
+            act(Piece { from: first, to: to + (first - from), len: at - first })?;
         }
         Ok(())
     }
@@ -287,39 +314,27 @@ impl AddressSpace {
     /// Moves the entries of a range to where the tables are made; areas are held exclusively.
     fn move_pages(&self, from: u64, to: u64, len: u64) {
         let _tables = self.tables.lock();
-        self.unshare_range(from, from + len);
-        self.split_range(from, from + len);
-        self.unshare_range(to, to + len);
-        let (mut at, end) = (from, from + len);
-        while let Some(used) = self.table.next_used(va(at), va(end)) {
-            let first = used.0.max(at);
-            at = ((first & !(HUGE_SIZE as u64 - 1)) + HUGE_SIZE as u64).min(end);
-            for start in (first..at).step_by(BATCH * PAGE_SIZE) {
-                self.move_batch(start, at.min(start + BATCH as u64 * PAGE), to.wrapping_sub(from));
+        let mut exchanged = false;
+        let moved = self.each_table(from, to, len, |piece| {
+            // A whole table, or a huge page, moves as it is.
+            if piece.is_whole() && self.table.exchange(va(piece.from), va(piece.to)) {
+                exchanged = true;
+                return Ok(());
             }
-        }
-        self.table.context().flush_range(va(from), va(from + len));
-    }
-
-    /// Moves the entries of at most [`BATCH`] pages by a distance. They are listed on the stack: programs
-    /// move memory when it is short, too.
-    fn move_batch(&self, start: u64, end: u64, distance: u64) {
-        let mut found: [Option<(u64, Taken)>; BATCH] = [const { None }; BATCH];
-        let mut places = found.iter_mut();
-        self.table.walk(va(start), va(end), |at, visit| {
-            if let Found::Entry(entry) = visit
-                && let Some(place) = places.next()
-            {
-                *place = Some((at.0, entry.take()));
+            self.insist(|| self.split_huge(piece.from));
+            self.unshare_at(piece.from);
+            for Piece { from, to, len } in piece.halves().into_iter().filter(|half| half.len > 0) {
+                self.unshare_at(to);
+                let is_done = self.table.move_entries(va(from), va(to), (len / PAGE) as usize);
+                debug_assert!(is_done, "no place for {from:#x} at {to:#x}");
             }
+            Ok(())
         });
-        for (at, taken) in found.into_iter().flatten() {
-            let left = match self.table.lookup(va(at.wrapping_add(distance))) {
-                Some(entry) => entry.put(taken).err(),
-                None => Some(taken),
-            };
-            debug_assert!(left.is_none(), "no place for {at:#x}, {distance:#x} further");
-            drop(left.and_then(|taken| self.count_out(taken)));
+        debug_assert!(moved.is_ok());
+        self.table.context().flush_range(va(from), va(from + len));
+        if exchanged {
+            // Of the place too, the processors may know a table.
+            self.table.context().flush_range(va(to), va(to + len));
         }
     }
 
@@ -415,6 +430,7 @@ impl AddressSpace {
 
     /// `MADV_REMOVE`: frees the memory behind shared memory.
     fn punch(&self, start: u64, end: u64) -> Result<()> {
+        let mut files = Vec::new();
         {
             let areas = self.areas.read();
             for vma in areas.in_range(start, end) {
@@ -424,29 +440,16 @@ impl AddressSpace {
                 if vma.is_private() || vma.prot & prot::WRITE == 0 {
                     return Err(Errno::EACCES);
                 }
+                files.extend(vma.shared_part(start, end));
             }
         }
-        for (mapping, from, to) in self.shared_files(start, end)? {
-            if mapping.backing().is_some() {
+        for (mapping, from, to) in files {
+            if mapping.is_stored() {
                 return Err(Errno::EOPNOTSUPP);
             }
             mapping.punch(from, to)?;
         }
         Ok(())
-    }
-
-    /// The shared file mappings of a range, and which bytes.
-    fn shared_files(&self, start: u64, end: u64) -> Result<Vec<(Arc<Mapping>, u64, u64)>> {
-        let areas = self.areas.read();
-        let mut files = Vec::new();
-        for vma in areas.in_range(start, end).filter(|vma| !vma.is_private()) {
-            if let Some(mapping) = vma.file.as_ref().and_then(|file| file.mapping.as_ref()) {
-                let from = vma.start.max(start) - vma.start + vma.offset;
-                let to = vma.end.min(end) - vma.start + vma.offset;
-                files.push((mapping.clone(), from, to));
-            }
-        }
-        Ok(files)
     }
 
     /// `msync(2)`.
@@ -464,16 +467,28 @@ impl AddressSpace {
         if start == end {
             return Ok(());
         }
-        let areas = self.areas.read();
-        let whole = areas.covers(start, end);
-        if flags & INVALIDATE != 0 && areas.in_range(start, end).any(|vma| vma.has(flag::LOCKED)) {
-            return Err(Errno::EBUSY);
-        }
-        drop(areas);
-        if flags & SYNC != 0 {
-            for (mapping, from, to) in self.shared_files(start, end)? {
-                mapping.write_and_wait(from, to - 1)?;
+        let mut files = Vec::new();
+        let mut whole = true;
+        {
+            let areas = self.areas.read();
+            let mut at = start;
+            while at < end
+                && let Some(vma) = areas.find_from(at).filter(|vma| vma.start < end)
+            {
+                whole &= vma.start <= at;
+                if flags & INVALIDATE != 0 && vma.has(flag::LOCKED) {
+                    return Err(Errno::EBUSY);
+                }
+                if flags & SYNC != 0 {
+                    let is_stored = vma.shared_mapping().is_some_and(|mapping| mapping.is_stored());
+                    files.extend(is_stored.then(|| vma.shared_part(start, end)).flatten());
+                }
+                at = vma.end;
             }
+            whole &= at >= end;
+        }
+        for (mapping, from, to) in files {
+            mapping.write_and_wait(from, to - 1)?;
         }
         if whole { Ok(()) } else { Err(Errno::ENOMEM) }
     }
@@ -534,10 +549,11 @@ impl AddressSpace {
         let Some(locked) = current else { return Ok(()) };
         let starts: Vec<(u64, u64)> = areas.map.values().map(|vma| (vma.start, vma.end)).collect();
         for (start, _) in &starts {
-            let Some(mut vma) = areas.remove(*start) else { continue };
-            vma.flags = if locked { vma.flags | flag::LOCKED } else { vma.flags & !flag::LOCKED };
-            self.rewatch(&mut vma);
-            areas.insert(vma);
+            areas.change(*start, |vma| {
+                vma.flags =
+                    if locked { vma.flags | flag::LOCKED } else { vma.flags & !flag::LOCKED };
+                self.rewatch(vma);
+            });
         }
         drop(areas);
         if locked && !on_fault {

@@ -149,14 +149,4 @@ impl AddressSpace {
             }
         }
     }
-
-    /// Splits everything in a range. Holding `tables`.
-    pub(crate) fn split_range(&self, start: u64, end: u64) {
-        let mut at = start & !(HUGE - 1);
-        while let Some(used) = self.table.next_used(va(at), va(end)) {
-            at = used.0 & !(HUGE - 1);
-            self.insist(|| self.split_huge(at));
-            at += HUGE;
-        }
-    }
 }

@@ -7,8 +7,11 @@ use crate::{AddressSpace, Description, flag};
 use alloc::string::String;
 use alloc::vec::Vec;
 use arch::addr::{HUGE_SIZE, PAGE_SIZE, PhysAddr};
-use arch::paging::PteFlags;
+use arch::paging::{Level, PteFlags};
 use frames::{flag as page_flag, kind, page};
+
+const PAGE: u64 = PAGE_SIZE as u64;
+const HUGE: u64 = HUGE_SIZE as u64;
 
 /// One area, copied out.
 #[derive(Clone, Debug)]
@@ -100,12 +103,6 @@ impl AddressSpace {
         self.table.query(va(at)).map(|(phys, flags)| (phys.pfn().0, flags))
     }
 
-    /// Whether something is mapped at an address. Holding `areas`.
-    fn is_mapped(&self, at: u64) -> bool {
-        let _tables = self.tables.lock();
-        self.table.query(va(at)).is_some()
-    }
-
     /// Counts the mapped pages of a range.
     pub fn page_info(&self, start: u64, end: u64) -> PageInfo {
         let mut sum = PageInfo::default();
@@ -120,11 +117,13 @@ impl AddressSpace {
                 sum.huge += (at - from) >> 12;
             }
             let sharers = self.table.sharers(va(from)).max(1);
-            for page in (from..at).step_by(PAGE_SIZE) {
-                if let Some((phys, flags)) = self.table.query(va(page)) {
-                    sum.add(phys, flags, sharers);
+            self.table.look(va(from), va(at), |_, pte, level| {
+                let pages = if level == Level::Huge { (at - from) >> 12 } else { 1 };
+                let first = pte.address() + if level == Level::Huge { from % HUGE } else { 0 };
+                for page in (0..pages).filter(|_| pte.is_present()) {
+                    sum.add(first + page * PAGE, pte.flags(), sharers);
                 }
-            }
+            });
         }
         sum
     }
@@ -137,23 +136,37 @@ impl AddressSpace {
         (load(0), load(1))
     }
 
-    /// Whether pages of a range are in memory, one byte each: `mincore(2)`.
+    /// Whether pages of a range are in memory, one byte each, as far as the area at its start goes:
+    /// `mincore(2)`.
     pub fn mincore(&self, start: u64, end: u64) -> abi::Result<Vec<u8>> {
         let areas = self.areas.read();
         // What lies before a hole is told first.
-        let end = areas.find(start).ok_or(abi::Errno::ENOMEM)?.end.min(end);
+        let vma = areas.find(start).ok_or(abi::Errno::ENOMEM)?;
+        let end = vma.end.min(end);
         let mut bytes = Vec::new();
-        bytes.try_reserve(((end - start) >> 12) as usize).map_err(|_| abi::Errno::EAGAIN)?;
-        for vma in areas.in_range(start, end) {
-            let mut at = vma.start.max(start);
-            while at < vma.end.min(end) {
-                let cached = vma.file.as_ref().and_then(|file| file.mapping.as_ref());
-                let resident = self.is_mapped(at)
-                    || cached.is_some_and(|mapping| mapping.is_resident(vma.index_of(at)));
-                bytes.push(u8::from(resident));
-                at += PAGE_SIZE as u64;
-            }
+        let pages = ((end - start) >> 12) as usize;
+        bytes.try_reserve_exact(pages).map_err(|_| abi::Errno::EAGAIN)?;
+        bytes.resize(pages, 0);
+        if let Some(mapping) = vma.file.as_ref().and_then(|file| file.mapping.as_ref()) {
+            mapping.note_resident(vma.index_of(start), &mut bytes);
         }
+        let _tables = self.tables.lock();
+        self.table.look(va(start), va(end), |at, pte, level| {
+            if !pte.is_present() {
+                return;
+            }
+            let first = ((at.0.max(start) - start) >> 12) as usize;
+            if level == Level::Page {
+                if let Some(byte) = bytes.get_mut(first) {
+                    *byte = 1;
+                }
+                return;
+            }
+            let last = (((at.0 + HUGE).min(end) - start) >> 12) as usize;
+            if let Some(bytes) = bytes.get_mut(first..last) {
+                bytes.fill(1);
+            }
+        });
         Ok(bytes)
     }
 }

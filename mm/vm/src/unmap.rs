@@ -118,7 +118,7 @@ impl AddressSpace {
             Mapped::Page(page) => self.count(PageSort::of(page), -1),
             Mapped::Huge(_) => self.count_huge(-1),
         }
-        gone.remove_mappings();
+        gone.remove_mapping();
         Some(gone)
     }
 
@@ -201,9 +201,9 @@ impl AddressSpace {
 
     /// Splits the area across an address.
     pub(crate) fn split(&self, areas: &mut Areas, at: u64) -> Result<()> {
-        let Some(start) = areas.find(at).map(|vma| vma.start).filter(|start| *start < at) else {
-            return Ok(());
-        };
+        // Mostly at a border already.
+        let inside = if areas.map.contains_key(&at) { None } else { areas.find(at) };
+        let Some(start) = inside.map(|vma| vma.start) else { return Ok(()) };
         if areas.map.len() >= max_areas() {
             return Err(Errno::ENOMEM);
         }
@@ -236,12 +236,13 @@ impl AddressSpace {
     /// Merges what can be merged from the area before `start` to the one after `end`.
     pub(crate) fn merge(&self, areas: &mut Areas, start: u64, end: u64) {
         let mut at = areas.ending_at(start).map_or(start, |vma| vma.start);
-        while at <= end {
+        while at < end {
             if self.merge_next(areas, at) {
                 continue;
             }
-            let Some(vma) = areas.find_from(at) else { return };
-            at = vma.end.max(at + 1);
+            let Some(vma) = areas.map.get(&at).or_else(|| areas.find_from(at)) else { return };
+            // The next area, or the hole before it.
+            at = if vma.start > at { vma.start } else { vma.end };
         }
     }
 

@@ -110,10 +110,28 @@ impl Vma {
     pub fn is_anonymous(&self) -> bool {
         self.file.is_none()
     }
+    /// The pages that it adds to each of [`Areas::sums`].
+    fn shares(&self) -> [u64; 3] {
+        let is_data =
+            self.is_private() && self.prot & prot::WRITE != 0 && !self.has(flag::GROWS_DOWN);
+        let pages = self.pages();
+        let share = |counts: bool| if counts { pages } else { 0 };
+        [pages, share(is_data), share(self.has(flag::LOCKED))]
+    }
     /// The file's page for an address.
     #[inline]
     pub(crate) fn index_of(&self, at: u64) -> u64 {
         (at - self.start + self.offset) >> 12
+    }
+    /// The cache of the file that the area shares.
+    pub(crate) fn shared_mapping(&self) -> Option<&Arc<Mapping>> {
+        self.file.as_ref().filter(|_| !self.is_private())?.mapping.as_ref()
+    }
+    /// What a range has of that file: the cache, and which bytes.
+    pub(crate) fn shared_part(&self, start: u64, end: u64) -> Option<(Arc<Mapping>, u64, u64)> {
+        let mapping = self.shared_mapping()?;
+        let offset = |at: u64| at - self.start + self.offset;
+        Some((mapping.clone(), offset(self.start.max(start)), offset(self.end.min(end))))
     }
     /// The rights of a mapped page, without the right to write. In an area without rights, where only
     /// a debugger puts pages, it is hidden.
@@ -249,27 +267,39 @@ impl Areas {
         })
     }
 
-    fn count(&mut self, vma: &Vma, add: bool) {
-        let change = |total: &mut u64| {
-            *total = if add { *total + vma.pages() } else { total.saturating_sub(vma.pages()) };
-        };
-        change(&mut self.total_pages);
-        if vma.is_private() && vma.prot & prot::WRITE != 0 && !vma.has(flag::GROWS_DOWN) {
-            change(&mut self.data_pages);
+    /// The sums over areas.
+    fn sums(&mut self) -> [&mut u64; 3] {
+        [&mut self.total_pages, &mut self.data_pages, &mut self.locked_pages]
+    }
+    /// Changes the rights or flags of the area that starts at an address; its end, and what `change`
+    /// said. `None`: no area starts there.
+    pub(crate) fn change<R>(
+        &mut self,
+        start: u64,
+        change: impl FnOnce(&mut Vma) -> R,
+    ) -> Option<(u64, R)> {
+        let vma = self.map.get_mut(&start)?;
+        let before = vma.shares();
+        let result = change(vma);
+        let (after, end) = (vma.shares(), vma.end);
+        for (sum, (before, after)) in self.sums().into_iter().zip(before.into_iter().zip(after)) {
+            *sum = sum.saturating_sub(before) + after;
         }
-        if vma.has(flag::LOCKED) {
-            change(&mut self.locked_pages);
-        }
+        Some((end, result))
     }
     /// Adds an area where nothing is.
     pub(crate) fn insert(&mut self, vma: Vma) {
-        self.count(&vma, true);
+        for (sum, share) in self.sums().into_iter().zip(vma.shares()) {
+            *sum += share;
+        }
         self.map.insert(vma.start, vma);
     }
     /// Takes an area out.
     pub(crate) fn remove(&mut self, start: u64) -> Option<Vma> {
         let vma = self.map.remove(&start)?;
-        self.count(&vma, false);
+        for (sum, share) in self.sums().into_iter().zip(vma.shares()) {
+            *sum = sum.saturating_sub(share);
+        }
         if vma.end > self.scan_from {
             self.scan_from = vma.end;
             self.skipped = 0;

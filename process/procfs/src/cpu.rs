@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use arch::cpu::{CpuSet, identify};
+use pseudo::Put;
 use sched::ProcessorTimes;
 
 const TICK_NS: u64 = 10_000_000;
@@ -19,7 +20,7 @@ pub(crate) fn put_mask(out: &mut Vec<u8>, set: &CpuSet) {
             (true, rest) if rest > 0 => rest.div_ceil(4),
             _ => 8,
         };
-        put!(out, "{:0width$x}{}", word as u32, if group > 0 { "," } else { "" });
+        out.hex(word as u32, width).text(if group > 0 { "," } else { "" });
     }
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn stat(out: &mut Vec<u8>) -> Result<()> {
 /// One row: user, nice, system, idle, waiting for devices, interrupts. Nothing is known of time in
 /// soft interrupts, time a hypervisor took, and time of guests.
 fn put_times(out: &mut Vec<u8>, label: &str, times: ProcessorTimes) {
-    put!(out, "{label}");
+    out.text(label);
     for ns in [
         times.user_ns,
         times.nice_ns,
@@ -53,9 +54,9 @@ fn put_times(out: &mut Vec<u8>, label: &str, times: ProcessorTimes) {
         times.iowait_ns,
         times.irq_ns,
     ] {
-        put!(out, " {}", ns / TICK_NS);
+        out.next_dec(ns / TICK_NS);
     }
-    put!(out, " 0 0 0 0\n");
+    out.text(" 0 0 0 0\n");
 }
 
 /// Names of the feature bits: leaf, register (0 eax … 3 edx), bit, name, in Linux's order.

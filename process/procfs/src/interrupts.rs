@@ -4,6 +4,7 @@ use abi::Result;
 use alloc::vec::Vec;
 use arch::cpu::{CpuId, CpuSet};
 use arch::irq::{Chip, Counted, InUse, count_on};
+use pseudo::Put;
 use sched::Deferred;
 
 /// A line of `/proc/interrupts` that is not a device's.
@@ -134,11 +135,11 @@ pub(crate) fn put_intr(out: &mut Vec<u8>) {
 }
 
 fn put_by_number(out: &mut Vec<u8>, total: u64, devices: &[InUse]) {
-    put!(out, "intr {total}");
+    out.text("intr ").dec(total);
     let mut next = 0;
     for device in devices {
         (next..device.irq).for_each(|_| out.extend_from_slice(b" 0"));
-        put!(out, " {}", device.count);
+        out.next_dec(device.count);
         next = device.irq + 1;
     }
     out.push(b'\n');
@@ -148,9 +149,9 @@ fn put_by_number(out: &mut Vec<u8>, total: u64, devices: &[InUse]) {
 pub(crate) fn put_softirq(out: &mut Vec<u8>) {
     let cpus = arch::cpu::online();
     let sums = SOFT.map(|(_, what)| cpus.iter().map(|cpu| deferred(what, cpu)).sum::<u64>());
-    put!(out, "softirq {}", sums.iter().sum::<u64>());
+    out.text("softirq ").dec(sums.iter().sum::<u64>());
     for sum in sums {
-        put!(out, " {sum}");
+        out.next_dec(sum);
     }
     out.push(b'\n');
 }

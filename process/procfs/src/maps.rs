@@ -3,54 +3,55 @@
 use crate::pid::{View, inspect};
 use abi::Result;
 use alloc::vec::Vec;
+use pseudo::Put;
 use vm::{MapInfo as Area, PageInfo, flag};
 
+/// What most lines of `maps` need at most.
+const LINE: usize = 100;
+
 fn put_area(area: &Area, out: &mut Vec<u8>) {
-    let bit = |bit: u32, letter| if area.prot & bit != 0 { letter } else { '-' };
-    let kind = if area.flags & flag::SHARED != 0 { 's' } else { 'p' };
+    let bit = |bit: u32, letter| if area.prot & bit != 0 { letter } else { b'-' };
+    let kind = if area.flags & flag::SHARED != 0 { b's' } else { b'p' };
     let about = &area.file;
-    let name = about.path.as_str();
+    let name = about.path.as_bytes();
     let before = out.len();
-    put!(
-        out,
-        "{:08x}-{:08x} {}{}{}{kind} {:08x} {:02x}:{:02x} {} ",
-        area.start,
-        area.end,
-        bit(1, 'r'),
-        bit(2, 'w'),
-        bit(4, 'x'),
-        area.offset,
-        about.dev.0,
-        about.dev.1,
-        about.ino
-    );
+    out.hex(area.start, 8).text("-").hex(area.end, 8);
+    out.extend_from_slice(&[b' ', bit(1, b'r'), bit(2, b'w'), bit(4, b'x'), kind, b' ']);
+    out.hex(area.offset, 8).text(" ").hex(about.dev.0, 2).text(":").hex(about.dev.1, 2);
+    out.text(" ").dec(about.ino).text(" ");
     if !name.is_empty() {
         let width = 73usize.saturating_sub(out.len() - before);
         out.resize(out.len() + width, b' ');
-        out.extend_from_slice(name.replace('\n', "\\012").as_bytes());
+        for (part, piece) in name.split(|byte| *byte == b'\n').enumerate() {
+            if part > 0 {
+                out.text("\\012");
+            }
+            out.extend_from_slice(piece);
+        }
     }
     out.push(b'\n');
 }
 
 fn areas(view: &View) -> Result<Vec<Area>> {
-    let mut all = Vec::new();
-    if let Some(mm) = inspect(&view.task, || view.task.mm())? {
-        let stack = view.task.group.layout().start_stack;
-        mm.for_each_vma(|area| {
-            let mut area = area.clone();
-            // Of the areas that grow only the one that `execve` made has the name.
-            let is_stack = area.flags & flag::GROWS_DOWN != 0 && area.is_anonymous;
-            if is_stack && (area.start..=area.end).contains(&stack) {
-                area.file.path = "[stack]".into();
-            }
-            all.push(area);
-        });
+    let Some(mm) = inspect(&view.task, || view.task.mm())? else { return Ok(Vec::new()) };
+    let stack = view.task.group.layout().start_stack;
+    let mut all = mm.maps(0, usize::MAX);
+    // Of the areas that grow only the one that `execve` made has the name.
+    let is_stack = |area: &&mut Area| {
+        area.flags & flag::GROWS_DOWN != 0
+            && area.is_anonymous
+            && (area.start..=area.end).contains(&stack)
+    };
+    for area in all.iter_mut().filter(is_stack) {
+        area.file.path = "[stack]".into();
     }
     Ok(all)
 }
 
 pub(crate) fn maps(view: &View, out: &mut Vec<u8>) -> Result<()> {
-    for area in areas(view)? {
+    let all = areas(view)?;
+    out.reserve(all.len() * LINE);
+    for area in all {
         put_area(&area, out);
     }
     if view.task.mm().is_some() {
@@ -74,14 +75,7 @@ fn vsyscall() -> Area {
 
 /// A line `name:`, with the number up to column 24.
 fn put_row(out: &mut Vec<u8>, name: &str, number: u64, unit: &str) {
-    let mut digits = itoa::Buffer::new();
-    let digits = digits.format(number);
-    out.extend_from_slice(name.as_bytes());
-    out.push(b':');
-    let blanks = 23usize.saturating_sub(name.len() + digits.len());
-    out.extend(core::iter::repeat_n(b' ', blanks));
-    out.extend_from_slice(digits.as_bytes());
-    out.extend_from_slice(unit.as_bytes());
+    out.text(name).text(":").dec_in(number, 23usize.saturating_sub(name.len())).text(unit);
 }
 
 fn put_sizes(out: &mut Vec<u8>, pages: &PageInfo, locked: u64) {
@@ -173,10 +167,10 @@ pub(crate) fn smaps_rollup(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let (Some(first), Some(last)) = (all.first(), all.last()) else { return Ok(()) };
     let (start, end) = (first.start, last.end);
     let before = out.len();
-    put!(out, "{start:08x}-{end:08x} ---p 00000000 00:00 0 ");
+    out.hex(start, 8).text("-").hex(end, 8).text(" ---p 00000000 00:00 0 ");
     let width = 73usize.saturating_sub(out.len() - before);
     out.resize(out.len() + width, b' ');
-    put!(out, "[rollup]\n");
+    out.text("[rollup]\n");
     let (mut sum, mut locked_pss) = (PageInfo::default(), 0);
     for area in &all {
         let own = sizes(view, area);

@@ -3,6 +3,7 @@
 use abi::Result;
 use alloc::vec::Vec;
 use pagecache::stats::{Counter, sum};
+use pseudo::Put;
 
 const PAGE_KIB: u64 = 4;
 
@@ -70,7 +71,7 @@ pub(crate) fn meminfo(out: &mut Vec<u8>) -> Result<()> {
     for (name, pages) in rows {
         let kib = if name == "VmallocTotal" { pages } else { pages * PAGE_KIB };
         let width = 24usize.saturating_sub(name.len() + 1);
-        put!(out, "{name}:{kib:>width$} kB\n");
+        out.text(name).text(":").dec_in(kib, width).text(" kB\n");
         if name == "FilePmdMapped" {
             for huge in ["Total", "Free", "Rsvd", "Surp"] {
                 put!(out, "HugePages_{huge}:{:>1$}\n", 0, 13 - huge.len());
@@ -120,7 +121,7 @@ pub(crate) fn vmstat(out: &mut Vec<u8>) -> Result<()> {
         ("thp_split_pmd", huge_split),
     ];
     for (name, value) in rows {
-        put!(out, "{name} {value}\n");
+        out.text(name).text(" ").dec(value).text("\n");
     }
     Ok(())
 }

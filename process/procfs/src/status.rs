@@ -10,10 +10,13 @@ use core::sync::atomic::Ordering;
 use process::Task;
 use process::group::MemoryLayout;
 use process::usage::Usage;
+use pseudo::{Number, Put};
 use sched::Policy;
 use vm::AddressSpace;
 
 const TICK_NS: u64 = 10_000_000;
+/// Room for a whole `status`.
+const STATUS: usize = 2048;
 const PF_KTHREAD_NONE: u32 = 0x0040_0000;
 
 fn state(task: &Task) -> (char, &'static str) {
@@ -72,9 +75,9 @@ pub(crate) fn stat(view: &View, out: &mut Vec<u8>) -> Result<()> {
         }
     }
     let parent = group.parent().map_or(0, |p| p.pid().number_in(&view.ns));
-    put!(out, "{} (", task.pid().number_in(&view.ns));
+    out.dec(task.pid().number_in(&view.ns)).text(" (");
     out.extend_from_slice(&name(task));
-    put!(out, ") {}", state(task).0);
+    out.text(") ").push(state(task).0 as u8);
     let mut line = Numbers(out);
     let (pgrp, session) = (group.pgrp(), group.session());
     line.add(parent).add(pgrp.number_in(&view.ns)).add(session.number_in(&view.ns));
@@ -104,14 +107,12 @@ pub(crate) fn stat(view: &View, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// Numbers at the end of a line, a space before each: `stat` is read for every process by `ps`, and
-/// formatting its fifty numbers costs more than finding them.
+/// Numbers at the end of a line, a space before each.
 struct Numbers<'a>(&'a mut Vec<u8>);
 
 impl Numbers<'_> {
-    fn add(&mut self, number: impl itoa::Integer) -> &mut Self {
-        self.0.push(b' ');
-        self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    fn add(&mut self, number: impl Number) -> &mut Self {
+        self.0.next_dec(number);
         self
     }
 }
@@ -120,15 +121,31 @@ pub(crate) fn statm(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let stats = view.task.mm().map(|mm| mm.stats()).unwrap_or_default();
     let shared = stats.file + stats.shmem;
     let (text, data) = (stats.code, stats.data + stats.stack);
-    put!(out, "{} {} {shared} {text} 0 {data} 0\n", stats.total, stats.rss_pages());
+    out.dec(stats.total).text(" ").dec(stats.rss_pages()).text(" ").dec(shared).text(" ");
+    out.dec(text).text(" 0 ").dec(data).text(" 0\n");
     Ok(())
+}
+
+/// Four numbers behind a name, tabs between.
+fn put_ids(out: &mut Vec<u8>, name: &str, ids: [u32; 4]) {
+    out.text(name);
+    for id in ids {
+        out.text("\t").dec(id);
+    }
+    out.text("\n");
+}
+
+/// A number behind a name.
+fn put_number(out: &mut Vec<u8>, name: &str, number: impl Number) {
+    out.text(name).text(":\t").dec(number).text("\n");
 }
 
 pub(crate) fn status(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let task = &view.task;
     let group = &task.group;
     let fs_mask = task.fs().map(|fs| fs.umask());
-    put!(out, "Name:\t");
+    out.reserve(STATUS);
+    out.text("Name:\t");
     for byte in name(task) {
         match byte {
             b'\n' => out.extend_from_slice(b"\\n"),
@@ -141,52 +158,37 @@ pub(crate) fn status(view: &View, out: &mut Vec<u8>) -> Result<()> {
         put!(out, "Umask:\t{mask:04o}\n");
     }
     let (letter, word) = state(task);
-    put!(out, "State:\t{letter} ({word})\n");
+    out.text("State:\t").push(letter as u8);
+    out.text(" (").text(word).text(")\n");
     let tgid = group.pid().number_in(&view.ns);
     let pid = task.pid().number_in(&view.ns);
     let ppid = group.parent().map_or(0, |p| p.pid().number_in(&view.ns));
-    put!(out, "Tgid:\t{tgid}\nNgid:\t0\nPid:\t{pid}\nPPid:\t{ppid}\n");
+    put_number(out, "Tgid", tgid);
+    put_number(out, "Ngid", 0);
+    put_number(out, "Pid", pid);
+    put_number(out, "PPid", ppid);
     let tracer = process::ptrace::tracer_of(task).map_or(0, |t| t.pid().number_in(&view.ns));
-    put!(out, "TracerPid:\t{tracer}\n");
+    put_number(out, "TracerPid", tracer);
     let creds = task.creds();
-    put!(out, "Uid:\t{}\t{}\t{}\t{}\n", creds.uid, creds.euid, creds.suid, creds.fsuid);
-    put!(out, "Gid:\t{}\t{}\t{}\t{}\n", creds.gid, creds.egid, creds.sgid, creds.fsgid);
-    put!(out, "FDSize:\t{}\nGroups:\t", task.files().map_or(0, |files| files.capacity()));
+    put_ids(out, "Uid:", [creds.uid, creds.euid, creds.suid, creds.fsuid]);
+    put_ids(out, "Gid:", [creds.gid, creds.egid, creds.sgid, creds.fsgid]);
+    put_number(out, "FDSize", task.files().map_or(0, |files| files.capacity()));
+    out.text("Groups:\t");
     for gid in creds.groups.iter() {
-        put!(out, "{gid} ");
+        out.dec(*gid).text(" ");
     }
-    put!(out, "\nNStgid:\t{tgid}\nNSpid:\t{pid}\n");
-    let pgrp = group.pgrp().number_in(&view.ns);
-    put!(out, "NSpgid:\t{pgrp}\nNSsid:\t{}\n", group.session().number_in(&view.ns));
+    out.text("\n");
+    put_number(out, "NStgid", tgid);
+    put_number(out, "NSpid", pid);
+    put_number(out, "NSpgid", group.pgrp().number_in(&view.ns));
+    put_number(out, "NSsid", group.session().number_in(&view.ns));
     if let Some(mm) = task.mm() {
-        let s = mm.stats();
-        let peak = s.peak_rss.max(s.rss_pages());
-        let rows = [
-            ("VmPeak", s.peak_total.max(s.total)),
-            ("VmSize", s.total),
-            ("VmLck", s.locked),
-            ("VmPin", 0),
-            ("VmHWM", peak),
-            ("VmRSS", s.rss_pages()),
-            ("RssAnon", s.anon),
-            ("RssFile", s.file),
-            ("RssShmem", s.shmem),
-            ("VmData", s.data),
-            ("VmStk", s.stack),
-            ("VmExe", s.code),
-            ("VmLib", 0),
-            ("VmPTE", 0),
-            ("VmSwap", 0),
-            ("HugetlbPages", 0),
-        ];
-        for (name, pages) in rows {
-            put!(out, "{name}:\t{:8} kB\n", pages * 4);
-        }
-        put!(out, "CoreDumping:\t0\nTHP_enabled:\t{}\n", u8::from(!mm.is_thp_disabled()));
+        put_memory(out, &mm);
     }
-    put!(out, "Threads:\t{}\n", group.thread_count());
+    put_number(out, "Threads", group.thread_count());
     let queued = task.user().map_or(0, |user| user.signals());
-    put!(out, "SigQ:\t{queued}/{}\n", group.limits.soft(Resource::Sigpending));
+    out.text("SigQ:\t").dec(queued).text("/").dec(group.limits.soft(Resource::Sigpending));
+    out.text("\n");
     let (ignored, caught) = task.dispositions();
     let all = process::signal::all_pending(task).0;
     let own = task.pending().0;
@@ -203,22 +205,51 @@ pub(crate) fn status(view: &View, out: &mut Vec<u8>) -> Result<()> {
         ("CapAmb", creds.ambient.0),
     ];
     for (name, bits) in rows {
-        put!(out, "{name}:\t{bits:016x}\n");
+        out.text(name).text(":\t").hex(bits, 16).text("\n");
     }
-    put!(out, "NoNewPrivs:\t{}\n", u8::from(task.no_new_privs()));
-    put!(out, "Seccomp:\t{}\n", task.seccomp_mode());
-    put!(out, "Speculation_Store_Bypass:\tvulnerable\n");
+    put_number(out, "NoNewPrivs", u8::from(task.no_new_privs()));
+    put_number(out, "Seccomp", task.seccomp_mode());
+    out.text("Speculation_Store_Bypass:\tvulnerable\n");
     if let Some(thread) = task.thread() {
         let allowed = thread.affinity().and(&arch::cpu::possible());
-        put!(out, "Cpus_allowed:\t");
+        out.text("Cpus_allowed:\t");
         crate::cpu::put_mask(out, &allowed);
         put!(out, "\nCpus_allowed_list:\t{allowed}\n");
-        put!(out, "Mems_allowed:\t1\nMems_allowed_list:\t0\n");
+        out.text("Mems_allowed:\t1\nMems_allowed_list:\t0\n");
     }
     let used = Usage::of(task);
-    put!(out, "voluntary_ctxt_switches:\t{}\n", used.voluntary_switches);
-    put!(out, "nonvoluntary_ctxt_switches:\t{}\n", used.involuntary_switches);
+    put_number(out, "voluntary_ctxt_switches", used.voluntary_switches);
+    put_number(out, "nonvoluntary_ctxt_switches", used.involuntary_switches);
     Ok(())
+}
+
+/// The rows of `status` about memory.
+fn put_memory(out: &mut Vec<u8>, mm: &AddressSpace) {
+    let s = mm.stats();
+    let peak = s.peak_rss.max(s.rss_pages());
+    let rows = [
+        ("VmPeak", s.peak_total.max(s.total)),
+        ("VmSize", s.total),
+        ("VmLck", s.locked),
+        ("VmPin", 0),
+        ("VmHWM", peak),
+        ("VmRSS", s.rss_pages()),
+        ("RssAnon", s.anon),
+        ("RssFile", s.file),
+        ("RssShmem", s.shmem),
+        ("VmData", s.data),
+        ("VmStk", s.stack),
+        ("VmExe", s.code),
+        ("VmLib", 0),
+        ("VmPTE", 0),
+        ("VmSwap", 0),
+        ("HugetlbPages", 0),
+    ];
+    for (name, pages) in rows {
+        out.text(name).text(":\t").dec_in(pages * 4, 8).text(" kB\n");
+    }
+    put_number(out, "CoreDumping", 0);
+    put_number(out, "THP_enabled", u8::from(!mm.is_thp_disabled()));
 }
 
 /// Reads a piece of a program's memory.

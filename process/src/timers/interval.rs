@@ -34,6 +34,14 @@ struct State {
     period: u64,
 }
 
+impl State {
+    /// The period and the time left, as [`get_interval`] tells them.
+    fn shown(self, now: u64) -> (u64, u64) {
+        let left = self.next.saturating_sub(now);
+        (self.period, if self.next == 0 { 0 } else { left.max(1000) })
+    }
+}
+
 /// The first of the instants `next + n * period` after `now`.
 pub(super) fn following(next: u64, period: u64, now: u64) -> u64 {
     if period == 0 {
@@ -78,17 +86,22 @@ impl Real {
 
     fn get(&self) -> (u64, u64) {
         let state = *self.state.lock();
-        let left = state.next.saturating_sub(arch::time::now_ns());
-        (state.period, if state.next == 0 { 0 } else { left.max(1000) })
+        state.shown(arch::time::now_ns())
     }
 
-    pub(super) fn set(&self, period: u64, first: u64) {
-        self.timer.cancel();
-        let next = if first == 0 { 0 } else { arch::time::now_ns().saturating_add(first) };
-        *self.state.lock() = State { next, period: if first == 0 { 0 } else { period } };
+    /// Sets it; what was set before.
+    pub(super) fn set(&self, period: u64, first: u64) -> (u64, u64) {
+        let now = arch::time::now_ns();
+        let next = if first == 0 { 0 } else { now.saturating_add(first) };
+        let new = State { next, period: if first == 0 { 0 } else { period } };
+        let before = core::mem::replace(&mut *self.state.lock(), new);
+        // After the state: an expiry on its way finds that it is not time.
         if next != 0 {
-            self.timer.arm(next);
+            self.timer.arm_by(next);
+        } else {
+            self.timer.cancel();
         }
+        before.shown(now)
     }
 }
 
@@ -102,15 +115,14 @@ pub fn get_interval(group: &ThreadGroup, which: Which) -> (u64, u64) {
 
 /// Arms a timer to expire after `first` nanoseconds and then every `period`, or disarms it when
 /// `first` is 0. What was set before, as from [`get_interval`].
-pub fn set_interval(group: &Arc<ThreadGroup>, which: Which, period: u64, first: u64) -> (u64, u64) {
-    let before = get_interval(group, which);
-    match which {
-        Which::Real => {
-            group.timers.real.call_once(|| Real::new(Arc::downgrade(group))).set(period, first);
-        }
-        Which::Virtual | Which::Prof => cpu::set_interval(group, which, period, first),
+pub fn set_interval(group: &ThreadGroup, which: Which, period: u64, first: u64) -> (u64, u64) {
+    if which != Which::Real {
+        let before = cpu::get_interval(group, which);
+        cpu::set_interval(group, which, period, first);
+        return before;
     }
-    before
+    let owner = || group.arc().map(|group| Arc::downgrade(&group)).unwrap_or_default();
+    group.timers.real.call_once(|| Real::new(owner())).set(period, first)
 }
 
 #[cfg(test)]

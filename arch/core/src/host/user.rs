@@ -94,11 +94,16 @@ fn word(at: u64, size: usize) -> Result<(), Fault> {
     if accessible(at, size) == size { Ok(()) } else { Err(Fault) }
 }
 
-pub(crate) unsafe fn store_u16(to: u64, value: u16) -> Result<(), Fault> {
-    word(to, 2)?;
-    // SAFETY: registered.
-    unsafe { (to as *mut u16).write_unaligned(value) };
-    Ok(())
+pub(crate) unsafe fn scatter_u16(to: u64, values: &[u16]) -> usize {
+    for (at, value) in values.iter().enumerate() {
+        let to = to + at as u64 * 8;
+        if word(to, 2).is_err() {
+            return at;
+        }
+        // SAFETY: registered.
+        unsafe { (to as *mut u16).write_unaligned(*value) };
+    }
+    values.len()
 }
 
 pub(crate) unsafe fn load_u32(from: u64) -> Result<u32, Fault> {

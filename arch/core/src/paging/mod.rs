@@ -197,6 +197,51 @@ impl PageTable {
         unsafe { walk::range(self.root, start, end, &mut visit) };
     }
 
+    /// Shows every leaf entry that is not zero in `[start, end)`, in order, those of shared tables
+    /// too. Empty tables cost one look.
+    pub fn look(&self, start: VirtAddr, end: VirtAddr, mut see: impl FnMut(VirtAddr, Pte, Level)) {
+        // SAFETY: as in `lookup`.
+        unsafe { walk::look(self.root, start, end, &mut see) };
+    }
+
+    /// Moves the entries of so many pages from `from` on to `to` on, where nothing is, each side inside
+    /// one table that is not shared. Those for which there is no place stay; whether none did. The
+    /// caller keeps others from both sides and flushes.
+    pub fn move_entries(&self, from: VirtAddr, to: VirtAddr, pages: usize) -> bool {
+        // SAFETY: as in `lookup`.
+        let sides = unsafe { (walk::own_slots(self.root, from), walk::own_slots(self.root, to)) };
+        let (Some(from), Some(to)) = sides else { return false };
+        let mut all = true;
+        for (from, to) in from.iter().zip(to).take(pages) {
+            if from.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            if to.load(Ordering::Relaxed) != 0 {
+                all = false;
+                continue;
+            }
+            // The processor may set bits until it is gone. Release: as for any entry.
+            to.store(from.swap(0, Ordering::AcqRel), Ordering::Release);
+        }
+        all
+    }
+
+    /// Exchanges what two places of 2 MiB, aligned to it, have: a table, shared or not, a large page,
+    /// or nothing. Whether it could: there are directories for both. The caller keeps others from both
+    /// sides and flushes both.
+    pub fn exchange(&self, one: VirtAddr, other: VirtAddr) -> bool {
+        // SAFETY: as in `lookup`.
+        let slots = unsafe {
+            (walk::directory_slot(self.root, one), walk::directory_slot(self.root, other))
+        };
+        let (Ok(one), Ok(other)) = slots else { return false };
+        // The processor may set bits until they are gone.
+        let (of_one, of_other) = (one.swap(0, Ordering::AcqRel), other.swap(0, Ordering::AcqRel));
+        one.store(of_other, Ordering::Release);
+        other.store(of_one, Ordering::Release);
+        true
+    }
+
     /// Makes the mapping at `at` (aligned to 2 MiB) of a large page one of small pages with the
     /// same rights. The caller flushes.
     pub fn split(&self, at: VirtAddr) -> Result<(), MapError> {

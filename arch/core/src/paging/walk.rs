@@ -314,3 +314,63 @@ pub(super) unsafe fn range<'a>(
         at = stop;
     }
 }
+
+/// The slots of a last-level table from that of `at` on that lie before `end`.
+fn slots_in(table: &Entries, at: VirtAddr, end: VirtAddr) -> &[AtomicU64] {
+    let first = index(at, 12);
+    let pages = (end.0.saturating_sub(at.0)).div_ceil(PAGE_SIZE as u64) as usize;
+    table.get(first..(first + pages).min(512)).unwrap_or_default()
+}
+
+/// Shows every leaf entry that is not zero, those of shared tables too, which `visit` could not
+/// change.
+///
+/// # Safety
+/// As for [`lookup`].
+pub(super) unsafe fn look(
+    root: PhysAddr,
+    start: VirtAddr,
+    end: VirtAddr,
+    see: &mut impl FnMut(VirtAddr, Pte, Level),
+) {
+    let mut at = start.page_down();
+    // SAFETY: the caller vouches for the tree.
+    while let Some((found, slot)) = unsafe { next_directory_slot(root, at, end) } {
+        let stop = next(found, 21).min(end);
+        let pte = Pte(slot.load(Ordering::Acquire));
+        if is_table(pte) {
+            // SAFETY: a present entry of a live table points to a live table.
+            let table = unsafe { entries(pte.address()) };
+            at = found;
+            // As in `next_used`.
+            for line in slots_in(table, found, stop).chunks(8) {
+                if line.iter().fold(0, |all, slot| all | slot.load(Ordering::Relaxed)) != 0 {
+                    for (step, slot) in line.iter().enumerate() {
+                        let pte = Pte(slot.load(Ordering::Acquire));
+                        if !pte.is_none() {
+                            see(at + step * PAGE_SIZE, pte, Level::Page);
+                        }
+                    }
+                }
+                at += (line.len() * PAGE_SIZE) as u64;
+            }
+        } else if !pte.is_none() {
+            see(found.align_down(HUGE_SIZE as u64), pte, Level::Huge);
+        }
+        at = stop;
+    }
+}
+
+/// A last-level table's slots from that of `at` on, if there is a table that is not shared.
+///
+/// # Safety
+/// As for [`lookup`].
+pub(super) unsafe fn own_slots<'a>(root: PhysAddr, at: VirtAddr) -> Option<&'a [AtomicU64]> {
+    // SAFETY: the caller vouches for the tree.
+    let pte = Pte(unsafe { directory_slot(root, at) }.ok()?.load(Ordering::Acquire));
+    if !is_table(pte) || is_shared(pte) {
+        return None;
+    }
+    // SAFETY: a present entry of a live table points to a live table.
+    unsafe { entries(pte.address()) }.get(index(at, 12)..)
+}

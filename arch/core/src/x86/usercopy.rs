@@ -37,8 +37,8 @@ unsafe extern "C" {
     fn user_copy(to: *mut u8, from: *const u8, len: usize) -> usize;
     /// Writes zeros; the number of bytes not written.
     fn user_clear(to: *mut u8, len: usize) -> usize;
-    /// Stores; not 0 if it could not.
-    fn user_store_u16(to: u64, value: u16) -> u64;
+    /// Stores half words eight bytes apart; how many.
+    fn user_scatter_u16(to: u64, values: *const u16, count: usize) -> usize;
     fn user_load_u32(from: u64) -> Outcome;
     fn user_load_u64(from: u64) -> Outcome;
     fn user_exchange_u32(at: u64, value: u32) -> Outcome;
@@ -293,18 +293,21 @@ user_clear:
     USER_SMAP_SITE 0
     ret
 
+/* Half words from rsi, rdx of them and at least one, to every eighth byte from rdi on: how many. */
 .balign 16
-.globl user_store_u16
-user_store_u16:
+.globl user_scatter_u16
+user_scatter_u16:
     USER_SMAP_SITE 1
     xor eax, eax
-    MAY_FAULT 55f
-    mov [rdi], si
-    USER_SMAP_SITE 0
+56: movzx ecx, word ptr [rsi + rax * 2]
+    MAY_FAULT 57f
+    mov [rdi + rax * 8], cx
+    inc rax
+    cmp rax, rdx
+    jb 56b
+57: USER_SMAP_SITE 0
     ret
-55: mov eax, 1
-    USER_SMAP_SITE 0
-    ret
+
 .balign 16
 .globl user_load_u32
 user_load_u32:
@@ -380,9 +383,12 @@ impl Outcome {
 }
 
 #[inline(always)]
-pub(crate) unsafe fn store_u16(to: u64, value: u16) -> Result<(), Fault> {
-    // SAFETY: a user address; faults are caught.
-    if unsafe { user_store_u16(to, value) } == 0 { Ok(()) } else { Err(Fault) }
+pub(crate) unsafe fn scatter_u16(to: u64, values: &[u16]) -> usize {
+    if values.is_empty() {
+        return 0;
+    }
+    // SAFETY: user addresses; faults are caught. There is a value at least.
+    unsafe { user_scatter_u16(to, values.as_ptr(), values.len()) }
 }
 
 #[inline(always)]

@@ -8,9 +8,11 @@ use alloc::sync::Arc;
 
 use abi::fcntl::*;
 use abi::{Errno, Result};
+use arch::shared::SharedBytes;
 use arch::uio::{Collector, Sink, Source};
 use arch::user::Fault;
 use frames::PageRef;
+use smallvec::SmallVec;
 use vfs::file::PageSink;
 use vfs::rw::{self, At};
 use vfs::{Context, File, FileKind, FileMode};
@@ -18,6 +20,10 @@ use vfs::{Context, File, FileKind, FileMode};
 use super::file::PipeEnd;
 use super::ring::{Chunk, PAGE};
 use super::{Pipe, pipe_of};
+
+/// Chunks that are written at a time.
+const RUN: usize = 16;
+type Run = SmallVec<[Chunk; RUN]>;
 
 /// Writes everything it collects to a file.
 struct ToFile<'a> {
@@ -45,6 +51,17 @@ impl Collector for ToFile<'_> {
 }
 
 impl ToFile<'_> {
+    /// Writes chunks; how many bytes.
+    fn put_run(&mut self, chunks: &[Chunk]) -> Result<usize> {
+        let pieces: SmallVec<[SharedBytes<'_>; RUN]> =
+            chunks.iter().map(|chunk| chunk.page.part(chunk.offset, chunk.len)).collect();
+        let count = rw::write(self.ctx, self.file, self.at, &mut Source::pieces(&pieces), 0)?;
+        if let At::Offset(pos) = &mut self.at {
+            *pos += count as u64;
+        }
+        Ok(count)
+    }
+
     /// Writes part of a page; how much.
     fn put(&mut self, page: &PageRef, offset: usize, len: usize) -> Result<usize> {
         let result = {
@@ -228,16 +245,16 @@ fn pipe_to_file(
     let mut out = ToFile { ctx, file: to, at, error: None };
     let mut done = 0;
     while done < len {
-        let taken = pipe.ring.lock().take(len - done);
-        let Some(mut chunk) = taken else { break };
-        let result = out.put(&chunk.page, chunk.offset, chunk.len);
+        let chunks = take_run(pipe, len - done);
+        if chunks.is_empty() {
+            break;
+        }
+        let wanted: usize = chunks.iter().map(|chunk| chunk.len).sum();
+        let result = out.put_run(&chunks);
         let count = *result.as_ref().unwrap_or(&0);
         done += count;
-        if count < chunk.len {
-            chunk.offset += count;
-            chunk.len -= count;
-            chunk.own = false;
-            pipe.ring.lock().unread(chunk);
+        if count < wanted {
+            put_back(pipe, chunks, count);
             match result {
                 Err(error) if done == 0 => return Err(error),
                 _ => break,
@@ -246,6 +263,41 @@ fn pipe_to_file(
         pipe.tell_writers();
     }
     Ok(done)
+}
+
+/// Takes the first chunks of a pipe, at most `limit` bytes.
+fn take_run(pipe: &Pipe, limit: usize) -> Run {
+    let mut chunks = Run::new();
+    let mut ring = pipe.ring.lock();
+    let mut left = limit;
+    while left > 0
+        && chunks.len() < RUN
+        && let Some(chunk) = ring.take(left)
+    {
+        left -= chunk.len;
+        chunks.push(chunk);
+    }
+    chunks
+}
+
+/// Puts back what of chunks comes after the first `written` bytes.
+fn put_back(pipe: &Pipe, chunks: Run, written: usize) {
+    let mut left = written;
+    let rest = chunks.into_iter().filter_map(|mut chunk| {
+        let gone = left.min(chunk.len);
+        left -= gone;
+        chunk.offset += gone;
+        chunk.len -= gone;
+        chunk.own = false;
+        (chunk.len > 0).then_some(chunk)
+    });
+    let rest: Run = rest.collect();
+    {
+        let mut ring = pipe.ring.lock();
+        rest.into_iter().rev().for_each(|chunk| ring.unread(chunk));
+    }
+    // Who came meanwhile found the pipe empty.
+    pipe.tell_readers();
 }
 
 /// Moves or duplicates chunks from one pipe to another.
