@@ -9,7 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::cpu::CpuId;
-use arch::lock::{IrqLock, LockClass};
+use arch::lock::{IrqLock, IrqLockGuard, LockClass};
 use core::sync::atomic::{AtomicU64, Ordering};
 use threads::hooks::AlarmKey;
 use threads::run;
@@ -180,10 +180,13 @@ pub fn armed(cpu: CpuId) -> Option<u64> {
 /// What a timer calls.
 type Callback = Box<dyn Fn(&Arc<Timer>) + Send + Sync>;
 
+/// The queue that a timer is in, and its place there.
+type Armed = (CpuId, (u64, u64));
+
 /// A timer that calls a function, in interrupt context.
 pub struct Timer {
     callback: Callback,
-    armed: IrqLock<Option<(CpuId, (u64, u64))>>,
+    armed: IrqLock<Option<Armed>>,
     this: alloc::sync::Weak<Timer>,
 }
 
@@ -199,21 +202,24 @@ impl Timer {
 
     /// Arms it for an instant of the monotonic clock, instead of any earlier one.
     pub fn arm(&self, at_ns: u64) {
-        let Some(this) = self.this.upgrade() else { return };
-        let mut armed = self.armed.lock();
-        if let Some((cpu, key)) = armed.take() {
-            remove(cpu, key);
-        }
-        *armed = Some(insert(at_ns, Entry::Call(this)));
+        self.arm_locked(self.armed.lock(), at_ns);
     }
 
     /// Sees to it that it fires at an instant or before, for a callback that looks whether it is time
     /// and arms the timer again if not. Who sets the same far instant again and again pays nothing.
     pub fn arm_by(&self, at_ns: u64) {
-        let is_early = self.armed.lock().is_some_and(|(_, key)| key.0 <= at_ns);
-        if !is_early {
-            self.arm(at_ns);
+        let armed = self.armed.lock();
+        if armed.is_none_or(|(_, key)| key.0 > at_ns) {
+            self.arm_locked(armed, at_ns);
         }
+    }
+
+    fn arm_locked(&self, mut armed: IrqLockGuard<'_, Option<Armed>>, at_ns: u64) {
+        let Some(this) = self.this.upgrade() else { return };
+        if let Some((cpu, key)) = armed.take() {
+            remove(cpu, key);
+        }
+        *armed = Some(insert(at_ns, Entry::Call(this)));
     }
 
     /// Disarms it; whether it was armed. A callback that has begun goes on.

@@ -401,11 +401,17 @@ fn select(
         let sets = [word(0, index), word(1, index), word(2, index)];
         let mut answer = [0; 3];
         let mut left = sets[0] | sets[1] | sets[2];
+        // Mostly all are in one set.
+        let only = match sets {
+            [_, 0, 0] => EVENTS[0],
+            [0, _, 0] => EVENTS[1],
+            _ => 0,
+        };
         while left != 0 {
             let bit = left & left.wrapping_neg();
             let place = index * 64 + left.trailing_zeros() as usize;
             left ^= bit;
-            let mask = asked(sets, bit);
+            let mask = if only != 0 { only } else { asked(sets, bit) };
             let file = files.get(place as i32)?;
             let may_wait = !now && !is_ready;
             let events = first_look(&file, mask, may_wait.then_some(&mut registered));

@@ -76,6 +76,19 @@ impl Item {
         file.poll(None) & wanted & !PRIVATE_BITS
     }
 
+    /// The event to report now, of an item that was taken off the ready list.
+    #[inline]
+    fn take_event(&self) -> Option<EpollEvent> {
+        // Cleared before the file is asked: a change from now on queues it anew.
+        self.queued.store(false, Ordering::SeqCst);
+        let events = self.look();
+        if events == 0 {
+            return None;
+        }
+        let data = self.data.load(Ordering::Relaxed);
+        Some(EpollEvent { events, data: [data as u32, (data >> 32) as u32] })
+    }
+
     /// After its events were reported: whether it is to be asked again next time.
     fn is_left_ready(&self) -> bool {
         let wanted = self.events.load(Ordering::Relaxed);
@@ -141,7 +154,7 @@ impl ReadyList {
 }
 
 /// Items that are asked at a time.
-const BATCH: usize = 8;
+const BATCH: usize = 32;
 type Batch = ArrayVec<Arc<Item>, BATCH>;
 
 /// Stores events for the caller and says how many it could.
@@ -161,12 +174,7 @@ fn report(batch: &Batch, give: &mut Give<'_>) -> Reported {
     let mut events = ArrayVec::<EpollEvent, BATCH>::new();
     let mut found = 0u32;
     for (place, item) in batch.iter().enumerate() {
-        // Cleared before the file is asked: a change from now on queues it anew.
-        item.queued.store(false, Ordering::SeqCst);
-        let ready = item.look();
-        if ready != 0 {
-            let data = item.data.load(Ordering::Relaxed);
-            let event = EpollEvent { events: ready, data: [data as u32, (data >> 32) as u32] };
+        if let Some(event) = item.take_event() {
             found |= u32::from(events.try_push(event).is_ok()) << place;
         }
     }
@@ -341,8 +349,16 @@ impl Epoll {
         let mut left = self.ready.len();
         let (mut is_still_ready, mut is_short) = (false, false);
         while left > 0 && count < max && !is_short {
-            let mut batch = Batch::new();
             let wanted = BATCH.min(left).min(max - count);
+            if wanted == 1 {
+                left -= 1;
+                let (stored, goes_back) = self.report_first(give);
+                count += usize::from(stored);
+                is_still_ready |= goes_back;
+                is_short = goes_back && !stored;
+                continue;
+            }
+            let mut batch = Batch::new();
             self.ready.with(|ready| {
                 while batch.len() < wanted
                     && let Some(item) = ready.pop_front()
@@ -359,7 +375,7 @@ impl Epoll {
             is_short = reported.front != 0;
             if reported.back | reported.front != 0 {
                 is_still_ready = true;
-                self.put_back(batch, &reported);
+                self.put_back(&mut batch, &reported);
             }
         }
         if is_still_ready {
@@ -369,11 +385,26 @@ impl Epoll {
         if is_short && count == 0 { Err(Errno::EFAULT) } else { Ok(count) }
     }
 
+    /// As [`report`] for the first item alone; whether it was stored, and whether it is on the list again.
+    fn report_first(&self, give: &mut Give<'_>) -> (bool, bool) {
+        let Some(item) = self.ready.with(VecDeque::pop_front) else { return (false, false) };
+        let Some(event) = item.take_event() else { return (false, false) };
+        let stored = give(core::slice::from_ref(&event)) > 0;
+        let goes_back = !stored || item.is_left_ready();
+        if goes_back && !item.queued.swap(true, Ordering::SeqCst) {
+            self.ready.with(|ready| match stored {
+                true => ready.push_back(item),
+                false => ready.push_front(item),
+            });
+        }
+        (stored, goes_back)
+    }
+
     /// Puts items on the ready list again.
-    fn put_back(&self, batch: Batch, reported: &Reported) {
+    fn put_back(&self, batch: &mut Batch, reported: &Reported) {
         let mut first = 0;
         self.ready.with(|ready| {
-            for (place, item) in batch.into_iter().enumerate() {
+            for (place, item) in batch.drain(..).enumerate() {
                 let is_front = reported.front >> place & 1 != 0;
                 if !is_front && reported.back >> place & 1 == 0
                     || item.queued.swap(true, Ordering::SeqCst)

@@ -104,6 +104,10 @@ impl Put for Vec<u8> {
     }
 
     fn next_dec(&mut self, number: impl Number) -> &mut Self {
+        if let (false, digit @ 0..10) = number.parts() {
+            self.extend_from_slice(&[b' ', b'0' + digit as u8]);
+            return self;
+        }
         let mut places = [b' '; PLACES];
         let start = write_decimal(&mut places, number);
         self.extend_from_slice(places.get(start - 1..).unwrap_or_default());
@@ -148,9 +152,16 @@ mod tests {
     #[test]
     fn the_ends_are_written_too() {
         let mut out = Vec::new();
-        out.dec(0u8).next_dec(u64::MAX).next_dec(i64::MIN).text(" ").dec(100u32);
+        out.dec(0u8)
+            .next_dec(u64::MAX)
+            .next_dec(i64::MIN)
+            .next_dec(9)
+            .next_dec(-1)
+            .next_dec(10)
+            .text(" ")
+            .dec(100u32);
         out.text(" ").hex(0u64, 0).text(" ").hex(u64::MAX, 0).text(" ").hex(0u64, 16);
-        let wanted = format!("0 {} {} 100 0 {:x} {:016x}", u64::MAX, i64::MIN, u64::MAX, 0);
+        let wanted = format!("0 {} {} 9 -1 10 100 0 {:x} {:016x}", u64::MAX, i64::MIN, u64::MAX, 0);
         assert_eq!(out, wanted.as_bytes());
     }
 }
