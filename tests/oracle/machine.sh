@@ -20,6 +20,8 @@ set_up() {
   ln -sfn /proc/self/fd/1 /dev/stdout
   ln -sfn /proc/self/fd/2 /dev/stderr
   ip link set lo up 2>/dev/null
+  # Where the kernel has no rtnetlink the older call does it.
+  python -c "import socket,fcntl,struct; fcntl.ioctl(socket.socket(2,2),0x8914,struct.pack('16sH14s','lo',1,''))" 2>/dev/null
   hostname guest
   mount -o remount,rw / 2>/dev/null
   umask 022

@@ -1,6 +1,5 @@
 //! `ip=` of the command line: `CLIENT:SERVER:GATEWAY:NETMASK:HOST:DEVICE:METHOD`.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
@@ -41,7 +40,7 @@ pub(crate) fn apply(devices: &Devices, text: &str) -> Result<()> {
             peer: None,
             scope: 0,
             flags: 0x80,
-            label: String::from(interface.name()),
+            label: interface.name(),
         },
     )?;
     if let Some(gateway) = field(2) {

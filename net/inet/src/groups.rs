@@ -16,8 +16,11 @@ static GROUPS: LockClass = LockClass::new("inet.groups", 534);
 /// `igmp_max_memberships`.
 const MOST: usize = 20;
 
+/// A group, and the interface it is heard on.
+type Membership = (Ip, u32);
+
 /// Memberships by socket.
-pub(crate) struct Groups(SpinLock<HashMap<u64, Vec<(Ip, u32)>, Keyed>>);
+pub(crate) struct Groups(SpinLock<HashMap<u64, Vec<Membership>, Keyed>>);
 
 impl Groups {
     pub(crate) fn new(secret: u64) -> Groups {
@@ -65,12 +68,7 @@ pub(crate) fn change(
 /// Whether a socket is in a group on an interface; `None` if it is in none at all.
 pub(crate) fn is_member(inet: &Inet, ino: u64, group: Ip, interface: u32) -> Option<bool> {
     let groups = inet.groups.0.lock();
-    Some(groups.get(&ino)?.iter().any(|member| *member == (group, interface)))
-}
-
-/// Whether anybody is in a group on an interface.
-pub(crate) fn has_members(inet: &Inet, group: Ip, interface: u32) -> bool {
-    inet.groups.0.lock().values().flatten().any(|member| *member == (group, interface))
+    Some(groups.get(&ino)?.contains(&(group, interface)))
 }
 
 /// A socket is gone.

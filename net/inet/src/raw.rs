@@ -55,7 +55,7 @@ struct Inner {
 }
 
 /// A raw socket, or one for echo requests.
-pub struct RawSocket {
+pub(crate) struct RawSocket {
     common: Common,
     inet: Arc<Inet>,
     this: Weak<RawSocket>,
@@ -69,7 +69,7 @@ pub struct RawSocket {
 
 impl RawSocket {
     /// A new socket.
-    pub fn create(inet: &Arc<Inet>, common: Common) -> Arc<RawSocket> {
+    pub(crate) fn create(inet: &Arc<Inet>, common: Common) -> Arc<RawSocket> {
         let socket = Arc::new_cyclic(|this| RawSocket {
             is_v6: common.family == AF_INET6,
             common,

@@ -140,7 +140,6 @@ pub(crate) fn count(counter: &AtomicU64) {
 /// The protocols of a namespace.
 pub struct Inet {
     namespace: Weak<NetNamespace>,
-    this: Weak<Inet>,
     /// Interfaces and routes.
     pub devices: Arc<Devices>,
     /// Knobs.
@@ -156,7 +155,7 @@ pub struct Inet {
 }
 
 /// The part of a namespace, which holds the protocols counted.
-pub struct Part(Arc<Inet>);
+pub(crate) struct Part(Arc<Inet>);
 
 impl NamespacePart for Part {
     const SLOT: Slot = Slot::Inet;
@@ -175,9 +174,8 @@ impl Inet {
     /// Protocols on top of these interfaces.
     pub fn new(namespace: Weak<NetNamespace>, devices: Arc<Devices>) -> Arc<Inet> {
         let secret = crate::random();
-        Arc::new_cyclic(|this| Inet {
+        Arc::new(Inet {
             namespace,
-            this: this.clone(),
             devices,
             knobs: Knobs::new(),
             counters: Counters::default(),
@@ -198,9 +196,5 @@ impl Inet {
     /// The namespace.
     pub fn namespace(&self) -> Option<Arc<NetNamespace>> {
         self.namespace.upgrade()
-    }
-
-    pub(crate) fn arc(&self) -> Option<Arc<Inet>> {
-        self.this.upgrade()
     }
 }

@@ -1,5 +1,6 @@
 //! TCP sockets.
 
+mod calls;
 pub(crate) mod direct;
 pub(crate) mod header;
 pub(crate) mod listen;
@@ -30,8 +31,7 @@ static LISTENERS: LockClass = LockClass::new("inet.listeners", 530);
 /// States of RFC 9293 with Linux's numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-#[expect(missing_docs, reason = "named as in RFC 9293")]
-pub enum State {
+pub(crate) enum State {
     Established = 1,
     SynSent,
     SynReceived,

@@ -27,6 +27,14 @@ const TCP_QUICKACK: i32 = 12;
 const TCP_CONGESTION: i32 = 13;
 const TCP_THIN_LINEAR_TIMEOUTS: i32 = 16;
 const TCP_THIN_DUPACK: i32 = 17;
+/// The options of checkpointing: what is read while that is not on.
+const TCP_REPAIR: i32 = 19;
+const TCP_REPAIR_QUEUE: i32 = 20;
+const TCP_QUEUE_SEQ: i32 = 21;
+const TCP_CC_INFO: i32 = 26;
+const TCP_SAVE_SYN: i32 = 27;
+const TCP_SAVED_SYN: i32 = 28;
+const TCP_REPAIR_WINDOW: i32 = 29;
 const TCP_USER_TIMEOUT: i32 = 18;
 const TCP_FASTOPEN: i32 = 23;
 const TCP_TIMESTAMP: i32 = 24;
@@ -391,7 +399,12 @@ impl TcpSocket {
                 return value.bytes(&text);
             }
             TCP_THIN_LINEAR_TIMEOUTS => get(&options.thin_linear),
-            TCP_THIN_DUPACK => 0,
+            TCP_THIN_DUPACK | TCP_REPAIR | TCP_SAVE_SYN => 0,
+            TCP_REPAIR_QUEUE | TCP_QUEUE_SEQ | TCP_REPAIR_WINDOW => return Err(Errno::EINVAL),
+            TCP_CC_INFO | TCP_SAVED_SYN => {
+                value.tell_len(0);
+                return Ok(());
+            }
             TCP_USER_TIMEOUT => get(&options.user_timeout_ms),
             TCP_FASTOPEN => get(&options.fastopen),
             TCP_FASTOPEN_CONNECT => get(&options.fastopen_connect),

@@ -139,7 +139,7 @@ impl Expire for TimeWaits {
                     Some(_) => queue.pop_front(),
                 }
             };
-            let Some(Waiting { tuple, id, .. }) = waiting else { return None };
+            let Waiting { tuple, id, .. } = waiting?;
             let gone = self.table.with(&tuple, |table| {
                 let is_it = table.get(&tuple).is_some_and(|entry| entry.id == id);
                 if is_it { table.remove(&tuple) } else { None }

@@ -371,7 +371,7 @@ impl Connection {
             let ready = || {
                 let tcb = self.tcb.lock();
                 let is_new = matches!(tcb.state, State::SynSent | State::SynReceived);
-                ((tcb.room() > 0 && !is_new) || (!tcb.may_send() && !is_new)).then_some(())
+                (!is_new && (tcb.room() > 0 || !tcb.may_send())).then_some(())
             };
             match wait.wait(&self.writable, ready) {
                 Ok(()) => {}

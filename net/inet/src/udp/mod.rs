@@ -1,6 +1,7 @@
 //! UDP (RFC 768): sockets by port, and those that are connected by both ends.
 
 pub(crate) mod datagram;
+mod options;
 pub(crate) mod socket;
 
 use alloc::sync::Arc;

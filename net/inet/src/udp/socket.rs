@@ -27,15 +27,8 @@ use crate::stack::{Inet, count, knob};
 static STATE: LockClass = LockClass::new("inet.udp_socket", 522);
 
 /// The most data of a datagram of version 4; of version 6 the header is no part of the length.
-const MAX4: usize = 65507;
+pub(super) const MAX4: usize = 65507;
 const MAX6: usize = 65527;
-
-const UDP_CORK: i32 = 1;
-const UDP_ENCAP: i32 = 100;
-const UDP_NO_CHECK6_TX: i32 = 101;
-const UDP_NO_CHECK6_RX: i32 = 102;
-const UDP_SEGMENT: i32 = 103;
-const UDP_GRO: i32 = 104;
 
 const DEAF: u32 = 1;
 const MUTE: u32 = 2;
@@ -48,36 +41,36 @@ struct Remembered {
 }
 
 #[derive(Default)]
-struct Inner {
+pub(super) struct Inner {
     local: Option<Endpoint>,
-    remote: Option<Endpoint>,
+    pub(super) remote: Option<Endpoint>,
     scope: u32,
     claim: Option<Claim>,
     /// `bind` named the address.
     is_bound: bool,
     remembered: Option<Remembered>,
     /// Data that waits for the rest of its datagram (`MSG_MORE`, `UDP_CORK`).
-    corked: Option<(Endpoint, Vec<u8>)>,
+    pub(super) corked: Option<(Endpoint, Vec<u8>)>,
     is_released: bool,
 }
 
 /// A UDP socket.
-pub struct UdpSocket {
+pub(crate) struct UdpSocket {
     common: Common,
     inet: Arc<Inet>,
     is_v6: bool,
     this: Weak<UdpSocket>,
     queue: Queue,
-    inner: SpinLock<Inner>,
+    pub(super) inner: SpinLock<Inner>,
     shut: AtomicU32,
-    corks: AtomicBool,
-    no_check6: AtomicU32,
+    pub(super) corks: AtomicBool,
+    pub(super) no_check6: AtomicU32,
     ip: IpOptions,
 }
 
 impl UdpSocket {
     /// A new socket.
-    pub fn create(inet: &Arc<Inet>, common: Common) -> Arc<UdpSocket> {
+    pub(crate) fn create(inet: &Arc<Inet>, common: Common) -> Arc<UdpSocket> {
         Arc::new_cyclic(|this| UdpSocket {
             is_v6: common.family == AF_INET6,
             common,
@@ -246,7 +239,7 @@ impl UdpSocket {
         self.inet.devices.way(to.ip, from, device)
     }
 
-    fn connected_way(&self) -> Result<(Endpoint, Endpoint, Way)> {
+    pub(super) fn connected_way(&self) -> Result<(Endpoint, Endpoint, Way)> {
         let generation = self.inet.devices.generation();
         let (local, remote, scope) = {
             let inner = self.inner.lock();
@@ -264,7 +257,13 @@ impl UdpSocket {
         Ok((local, remote, way))
     }
 
-    fn transmit(&self, from: Endpoint, to: Endpoint, way: &Way, data: Payload) -> Result<()> {
+    pub(super) fn transmit(
+        &self,
+        from: Endpoint,
+        to: Endpoint,
+        way: &Way,
+        data: Payload,
+    ) -> Result<()> {
         let hops = self.ip.hop_limit(to.ip);
         let tos = if to.ip.is_v4() { &self.ip.tos } else { &self.ip.tclass6 };
         let tos = knob(tos) as u8;
@@ -374,9 +373,6 @@ impl Socket for UdpSocket {
         if message.flags & MSG_OOB != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        if self.shut.load(Ordering::Relaxed) & MUTE != 0 {
-            return Err(Errno::EPIPE);
-        }
         let len = source.remaining();
         let (mut from, to, way) = match message.address {
             None => self.connected_way()?,
@@ -413,6 +409,9 @@ impl Socket for UdpSocket {
         }
         if way.kind == Destination::Broadcast && !self.common.options.has(Flag::BROADCAST) {
             return Err(Errno::EACCES);
+        }
+        if self.shut.load(Ordering::Relaxed) & MUTE != 0 {
+            return Err(Errno::EPIPE);
         }
         if from.ip.is_any() || from.ip.is_multicast() {
             from.ip = way.source;
@@ -540,16 +539,7 @@ impl Socket for UdpSocket {
     ) -> Result<()> {
         let is_connected = self.inner.lock().remote.is_some();
         match level {
-            SOL_UDP => {
-                let bits = self.no_check6.load(Ordering::Relaxed);
-                value.int(match name {
-                    UDP_CORK => i32::from(self.corks.load(Ordering::Relaxed)),
-                    UDP_ENCAP | UDP_SEGMENT => 0,
-                    UDP_NO_CHECK6_TX => i32::from(bits & 1 != 0),
-                    UDP_NO_CHECK6_RX => i32::from(bits & 2 != 0),
-                    _ => return Err(Errno::ENOPROTOOPT),
-                })
-            }
+            SOL_UDP => self.get_udp_option(name, value),
             SOL_IP => self.ip.get_v4(name, value, is_connected),
             SOL_IPV6 if self.is_v6 => self.ip.get_v6(name, value, is_connected),
             _ => Err(Errno::EOPNOTSUPP),
@@ -580,63 +570,5 @@ impl Socket for UdpSocket {
 
     fn as_any(&self) -> &dyn Any {
         self
-    }
-}
-
-impl UdpSocket {
-    /// Gathers the parts of a datagram; the one that is not followed by more sends it.
-    fn send_corked(
-        &self,
-        source: &mut Source<'_>,
-        from: Endpoint,
-        to: Endpoint,
-        way: &Way,
-        more: bool,
-    ) -> Result<usize> {
-        let len = source.remaining();
-        let part = Payload::take(source)?.to_vec();
-        let whole = {
-            let mut inner = self.inner.lock();
-            let (to, mut whole) = inner.corked.take().unwrap_or((to, Vec::new()));
-            if whole.len() + part.len() > MAX4 {
-                return Err(Errno::EMSGSIZE);
-            }
-            whole.extend_from_slice(&part);
-            if more {
-                inner.corked = Some((to, whole));
-                return Ok(len);
-            }
-            (to, whole)
-        };
-        self.transmit(from, whole.0, way, Payload::Small(whole.1.into_boxed_slice()))?;
-        Ok(len)
-    }
-
-    fn set_udp_option(&self, name: i32, value: i32) -> Result<()> {
-        match name {
-            UDP_CORK => {
-                self.corks.store(value != 0, Ordering::Relaxed);
-                if value == 0 {
-                    let corked = self.inner.lock().corked.take();
-                    if let Some((to, whole)) = corked {
-                        let (from, _, way) = self.connected_way()?;
-                        let data = Payload::Small(whole.into_boxed_slice());
-                        self.transmit(from, to, &way, data)?;
-                    }
-                }
-                Ok(())
-            }
-            UDP_NO_CHECK6_TX | UDP_NO_CHECK6_RX => {
-                let bit = if name == UDP_NO_CHECK6_TX { 1 } else { 2 };
-                if value != 0 {
-                    self.no_check6.fetch_or(bit, Ordering::Relaxed);
-                } else {
-                    self.no_check6.fetch_and(!bit, Ordering::Relaxed);
-                }
-                Ok(())
-            }
-            UDP_ENCAP | UDP_SEGMENT | UDP_GRO => Err(Errno::ENOPROTOOPT),
-            _ => Err(Errno::ENOPROTOOPT),
-        }
     }
 }

@@ -194,6 +194,7 @@ pub(crate) struct Tcb {
     ack_at: Option<u64>,
     alive_at: Option<u64>,
     last_heard_ns: u64,
+    last_sent_ns: u64,
     first_unacked_ns: Option<u64>,
     ends_at: Option<u64>,
     challenge: (u64, u32),
@@ -259,6 +260,7 @@ impl Tcb {
             ack_at: None,
             alive_at: None,
             last_heard_ns: now,
+            last_sent_ns: now,
             first_unacked_ns: None,
             ends_at: None,
             challenge: (0, 0),
@@ -323,6 +325,11 @@ impl Tcb {
         for piece in pieces {
             self.send.push(piece);
         }
+        let idle_ns = u64::from(self.rtt.rto_us()) * 1000;
+        if self.in_flight() == 0 && now.saturating_sub(self.last_sent_ns) > idle_ns {
+            self.congestion.was_idle(self.config.init_cwnd);
+        }
+        self.last_sent_ns = now;
         self.transmit(now, unread);
     }
 
