@@ -90,8 +90,8 @@ pub mod register {
 /// `IORING_FEAT_*` that hold here: one mapping for both rings, no completion is dropped, entries may be
 /// reused after submission, offset -1 is the position, credentials are those of the submitter, files are
 /// waited for without a thread, 32-bit poll events, SQPOLL with any file, timeouts in `io_uring_enter`,
-/// completions that are not told of, files of links are found late.
-pub const FEATURES: u32 = 1 | 2 | 4 | 8 | 16 | 32 | 64 | 128 | 256 | 2048 | 4096;
+/// workers with the rights of the submitter, completions that are not told of, files of links are found late.
+pub const FEATURES: u32 = 1 | 2 | 4 | 8 | 16 | 32 | 64 | 128 | 256 | 512 | 2048 | 4096;
 
 /// Where `mmap(2)` finds the submission ring, which has the completion ring too.
 pub const OFF_SQ_RING: u64 = 0;

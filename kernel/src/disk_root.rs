@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::fmt::Write;
 
 use abi::Errno;
-use abi::mount::MS_RDONLY;
+use abi::mount::{MS_RDONLY, MS_RELATIME};
 use arch::time::NANOS_PER_SEC;
 use block::{Device, DeviceId};
 use klog::CommandLine;
@@ -44,8 +44,8 @@ pub(crate) fn mount(line: &CommandLine) -> Arc<MountNamespace> {
         }
     };
     let user_ns = process::creds::initial_user_ns().clone();
-    let mounts =
-        MountNamespace::with_root(MountNamespace::INITIAL, user_ns, &sb, b"/dev/root", flags);
+    let (id, mount_flags) = (MountNamespace::INITIAL, flags | MS_RELATIME);
+    let mounts = MountNamespace::with_root(id, user_ns, &sb, b"/dev/root", mount_flags);
     let mounts = match mounts {
         Ok(mounts) => mounts,
         Err(error) => cannot_open(spec, Some(device.id()), error),

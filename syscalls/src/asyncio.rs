@@ -242,6 +242,9 @@ fn transfer(
     if request.rwf & !KNOWN_RWF != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
+    if file.inode().kind == FileKind::Directory {
+        return Err(Errno::EINVAL);
+    }
     let is_stream = !file.mode().contains(vfs::FileMode::POSITIONAL);
     let at = match u64::try_from(request.offset) {
         _ if is_stream => At::Position,

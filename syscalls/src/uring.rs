@@ -179,6 +179,9 @@ fn sys_io_uring_register(
     let table = files(cx)?;
     let has_argument = !at.is_null() || count != 0;
     match what {
+        register::BUFFERS | register::FILES if at.is_null() => return Err(Errno::EFAULT),
+        register::FILES_UPDATE if count == 0 => return Err(Errno::EINVAL),
+        register::PROBE if at.is_null() => return Err(Errno::EINVAL),
         register::BUFFERS => {
             ring.register_buffers(&*submitter(cx.task)?, &segments(at, count as usize)?)?;
         }

@@ -16,7 +16,8 @@ static CLASS: LockClass = LockClass::new("aio.watch", 592);
 /// Always told of.
 const ALWAYS: u32 = abi::poll::POLLERR | abi::poll::POLLHUP;
 
-/// What is called when the file is ready, with the events; with none where the wait was cancelled.
+/// What is called when the file is ready, with the events: those that were wanted if it was ready from the
+/// beginning, else all there are. With none where the wait was cancelled.
 pub type Ready = Box<dyn FnOnce(u32) + Send>;
 
 /// A file that is waited for, once.
@@ -88,8 +89,8 @@ impl Watch {
 
     fn look(&self) {
         self.is_looking.store(false, Ordering::Release);
-        let events = self.file.poll(None) & (self.wanted | ALWAYS);
-        if events != 0 {
+        let events = self.file.poll(None);
+        if events & (self.wanted | ALWAYS) != 0 {
             self.fire(events);
         }
     }

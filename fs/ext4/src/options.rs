@@ -440,6 +440,8 @@ impl Given {
             return Ok(false);
         }
         if value.is_some() {
+            self.is_told = true;
+            log::error!("ext4: Unexpected value for '{key}'");
             return Err(OptionError::BadValue);
         }
         match toggle.or(alias) {
@@ -507,6 +509,8 @@ impl Given {
             "journal_ioprio" => {
                 let priority = number(value)?;
                 if priority > 7 {
+                    self.is_told = true;
+                    log::error!("EXT4-fs: Invalid journal IO priority (must be 0-7)");
                     return Err(OptionError::BadValue);
                 }
                 options.journal_ioprio = priority;
@@ -551,6 +555,9 @@ impl Options {
                 write!(out, ",{}", if is { on } else { off })?;
             }
         }
+        if !self.flags.contains(Flags::INIT_ITABLE) {
+            out.write_str(",noinit_itable")?;
+        }
         if self.resuid != base.resuid {
             write!(out, ",resuid={}", self.resuid)?;
         }
@@ -587,9 +594,7 @@ impl Options {
         if self.inode_readahead != base.inode_readahead {
             write!(out, ",inode_readahead_blks={}", self.inode_readahead)?;
         }
-        if !self.flags.contains(Flags::INIT_ITABLE) {
-            out.write_str(",noinit_itable")?;
-        } else if self.init_itable != base.init_itable {
+        if self.flags.contains(Flags::INIT_ITABLE) && self.init_itable != base.init_itable {
             write!(out, ",init_itable={}", self.init_itable)?;
         }
         if self.max_dir_kb != base.max_dir_kb {

@@ -271,10 +271,13 @@ fn poll(_env: &Env, request: Request, file: &Arc<File>, wanted: u32) {
     let (ring, user_data) = (request.ring.clone(), request.user_data);
     let number = ring.pending.number();
     let forget = ring.clone();
+    let wanted = wanted & 0xffff;
+    let shown = wanted | abi::poll::POLLERR | abi::poll::POLLHUP;
     let ready = Box::new(move |events: u32| {
+        let events = events & shown;
         forget.pending.remove(user_data, number);
         request.complete(if events == 0 { Err(Errno::ECANCELED) } else { Ok(events as usize) });
     });
-    let watch = Watch::begin(file, wanted & 0xffff, ready);
+    let watch = Watch::begin(file, wanted, ready);
     remember(&ring, user_data, number, &watch, Wait::File(watch.clone()));
 }

@@ -77,12 +77,14 @@ pub struct Prepared {
     pub(crate) user_data: u64,
     pub(crate) flags: u8,
     pub(crate) work: Work,
+    /// It is none that there is: nothing behind it is taken in the same call.
+    pub(crate) is_wrong: bool,
 }
 
 /// A time of `struct __kernel_timespec`, as an instant of the monotonic clock.
 fn instant(reader: &Reader<'_>, at: u64, flags: u32) -> Result<u64> {
     let [sec, nsec]: [i64; 2] = reader.value(at)?;
-    if sec < 0 || !(0..1_000_000_000).contains(&nsec) {
+    if sec < 0 || nsec < 0 {
         return Err(Errno::EINVAL);
     }
     let ns = (sec as u64).saturating_mul(1_000_000_000).saturating_add(nsec as u64);
@@ -142,6 +144,11 @@ fn memory(env: &Env, entry: &Sqe, reader: &Reader<'_>) -> Result<aio::Memory> {
     })
 }
 
+/// What fails when it is started.
+fn failed(error: Errno) -> Work {
+    Work::Extra(Box::new(move |_: &Env| Err(error)))
+}
+
 fn work(env: &Env, entry: &Sqe, reader: &Reader<'_>) -> Result<Work> {
     let fd = entry.fd;
     Ok(match entry.opcode {
@@ -151,7 +158,14 @@ fn work(env: &Env, entry: &Sqe, reader: &Reader<'_>) -> Result<Work> {
                 op::READV | op::READ_FIXED | op::READ => Direction::Read,
                 _ => Direction::Write,
             };
-            let memory = memory(env, entry, reader)?;
+            if matches!(entry.opcode, op::READ_FIXED | op::WRITE_FIXED) {
+                env.ring.registered.buffer(entry.buf_index)?;
+            }
+            // What is wrong with the memory shows when the transfer is made.
+            let memory = match memory(env, entry, reader) {
+                Ok(memory) => memory,
+                Err(error) => return Ok(failed(error)),
+            };
             Work::Transfer { fd, direction, pos: entry.off, rwf: entry.op_flags, memory }
         }
         op::FSYNC => {
@@ -240,8 +254,9 @@ pub(crate) fn prepare(env: &Env, entry: &Sqe, reader: &Reader<'_>) -> Prepared {
     } else {
         work(env, entry, reader)
     };
-    let work = work.unwrap_or_else(|error| Work::Extra(Box::new(move |_: &Env| Err(error))));
-    Prepared { user_data: entry.user_data, flags: entry.flags, work }
+    let is_wrong = work.is_err();
+    let work = work.unwrap_or_else(failed);
+    Prepared { user_data: entry.user_data, flags: entry.flags, work, is_wrong }
 }
 
 impl Prepared {

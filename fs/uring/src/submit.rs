@@ -18,26 +18,22 @@ pub(crate) struct Queue {
 }
 
 impl Uring {
-    /// The next entry of the ring; `None` if there is none. The queue is locked.
+    /// The next entry of the ring; `None` if there is none, or the ring names none. The queue is locked.
     fn next_entry(&self) -> Option<Sqe> {
-        loop {
-            let head = self.shared.load(word::SQ_HEAD);
-            if head == self.shared.load(word::SQ_TAIL) {
-                return None;
-            }
-            let at = self.array + (head & (self.sq_entries - 1)) as usize * 4;
-            let index: u32 = self.shared.read(at);
-            let entry = (index < self.sq_entries)
-                .then(|| self.entries.read(index as usize * size_of::<Sqe>()));
-            self.shared.store(word::SQ_HEAD, head.wrapping_add(1));
-            match entry {
-                Some(entry) => return Some(entry),
-                None => {
-                    let dropped = self.shared.load(word::SQ_DROPPED);
-                    self.shared.store(word::SQ_DROPPED, dropped.wrapping_add(1));
-                }
-            }
+        let head = self.shared.load(word::SQ_HEAD);
+        if head == self.shared.load(word::SQ_TAIL) {
+            return None;
         }
+        let at = self.array + (head & (self.sq_entries - 1)) as usize * 4;
+        let index: u32 = self.shared.read(at);
+        let entry =
+            (index < self.sq_entries).then(|| self.entries.read(index as usize * size_of::<Sqe>()));
+        self.shared.store(word::SQ_HEAD, head.wrapping_add(1));
+        if entry.is_none() {
+            let dropped = self.shared.load(word::SQ_DROPPED);
+            self.shared.store(word::SQ_DROPPED, dropped.wrapping_add(1));
+        }
+        entry
     }
 
     /// Entries that wait to be taken.
@@ -53,7 +49,8 @@ impl Uring {
         };
         let mut queue = self.queue.lock();
         let mut taken = 0;
-        while taken < count {
+        let mut is_wrong = false;
+        while taken < count && !is_wrong {
             let mut chain = VecDeque::new();
             let mut drains = false;
             while taken < count {
@@ -61,7 +58,8 @@ impl Uring {
                 taken += 1;
                 let prepared = prepare(env, &entry, reader);
                 drains |= entry.flags & sqe::IO_DRAIN != 0;
-                let goes_on = prepared.has_link();
+                is_wrong |= prepared.is_wrong && self.flags & setup::SUBMIT_ALL == 0;
+                let goes_on = prepared.has_link() && !is_wrong;
                 chain.push_back(prepared);
                 if !goes_on {
                     break;
