@@ -93,7 +93,7 @@ fn start(
     prepared: Prepared,
     mut rest: VecDeque<Prepared>,
 ) -> Option<Next> {
-    let Prepared { user_data, flags, work } = prepared;
+    let Prepared { user_data, flags, work, is_wrong: _ } = prepared;
     let limit = match rest.front().map(|next| &next.work) {
         Some(Work::LinkTimeout { at_ns }) => {
             let at_ns = *at_ns;
