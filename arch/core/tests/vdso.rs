@@ -72,7 +72,7 @@ fn versions_are_defined() {
     assert_eq!(string(strings + dynamic(14)), "linux-vdso.so.1");
 }
 
-/// The data page is zero here, so every function enters the (host's) kernel.
+/// The data page's sequence is odd here, so every function enters the (host's) kernel.
 #[test]
 fn functions_fall_back() {
     for name in ["clock_gettime", "gettimeofday", "time", "getcpu", "clock_getres"] {
