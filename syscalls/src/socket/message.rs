@@ -34,11 +34,11 @@ struct Given {
 impl Given {
     fn read(at: VirtAddr) -> Result<Given> {
         let mut header: MsgHdr = user::read_val(at)?;
-        if header.namelen < 0 {
-            return Err(Errno::EINVAL);
-        }
         if header.name == 0 {
             header.namelen = 0;
+        }
+        if header.namelen < 0 {
+            return Err(Errno::EINVAL);
         }
         Ok(Given { at, header, list: Segments::new() })
     }
