@@ -187,6 +187,10 @@ impl FileBacking {
         }
         node.count_blocks(&state);
         let pieces = self.pieces(&state, first, end);
+        if let Some(inode) = node.me.upgrade() {
+            // The length that goes with them: at the commit the file may be about to be cut.
+            node.length_for_disk(&mut state, inode.size());
+        }
         drop(state);
         node.changed();
         result.map(|()| pieces)

@@ -51,11 +51,12 @@ pub(crate) fn make_durable(
         return node.fs.sync_node(node, data_only);
     }
     // The commit waits for data in new blocks while it writes the log; only other data has to be on the
-    // device before.
+    // device before. So have pages that another took to write them and has not placed yet: nobody knows
+    // which transaction they will be in.
     if mapping.is_dirty() {
         mapping.start_writeback(first, last);
     }
-    if node.has_loose_writes() {
+    if mapping.has_writeback_starting() || node.has_loose_writes() {
         mapping.wait_writeback(first, last);
     }
     let result = node.fs.sync_node(node, data_only);

@@ -54,6 +54,10 @@ impl Node {
         if self.logs_data() {
             if end > pos {
                 mapping.start_writeback(pos, last);
+                if mapping.has_writeback_starting() {
+                    // Another may have taken some of them.
+                    mapping.wait_writeback(pos, last);
+                }
             }
             self.state.lock().held_size = None;
         } else if end > pos && !self.fs.delays() {

@@ -95,7 +95,11 @@ impl Node {
         let last = state.map.extents.iter().rev().find(|extent| !extent.unwritten);
         let mapped = last.map_or(0, |extent| u64::from(extent.end()) * unit);
         if mapped >= size + unit {
-            // The file is being cut: the blocks behind its end go in an operation that comes.
+            // The file is being cut: the blocks behind its end go in an operation that comes. Until then, or
+            // while recovery knows that they have to, the disk has the length that covers them.
+            if state.disk_size + unit <= mapped && !self.fs.orphans.contains(self.ino) {
+                state.disk_size = mapped;
+            }
             return state.disk_size;
         }
         let from = (state.disk_size / unit).min(u64::from(u32::MAX)) as u32;
@@ -104,7 +108,11 @@ impl Node {
             Some(promised) if promised < size => state.disk_size.max(promised).max(mapped),
             _ => size,
         };
-        let allowed = state.held_size.map_or(size, |held| held.max(state.disk_size).min(size));
+        // Of a write under way the blocks behind the old end have their data beside them, wherever it got to.
+        let held = state.held_size.map(|held| {
+            if mapped > held.next_multiple_of(unit) { mapped } else { held.max(state.disk_size) }
+        });
+        let allowed = held.map_or(size, |held| held.min(size));
         state.disk_size = reached.min(allowed);
         state.disk_size
     }
@@ -246,6 +254,10 @@ impl Node {
         }
         fs.transact(credits, |_| {
             self.free_part(first, u32::MAX)?;
+            let mut state = self.state.lock();
+            // What is promised behind it from now on does not count before it has blocks.
+            state.disk_size = state.disk_size.min(size);
+            drop(state);
             if inode.nlink() > 0 {
                 fs.remove_orphan(self.ino);
             }

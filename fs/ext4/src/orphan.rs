@@ -89,7 +89,7 @@ impl Orphans {
         self.0.lock().links.is_empty()
     }
 
-    fn contains(&self, ino: u32) -> bool {
+    pub(crate) fn contains(&self, ino: u32) -> bool {
         self.0.lock().links.contains_key(&ino)
     }
 

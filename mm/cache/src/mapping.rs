@@ -83,6 +83,8 @@ pub struct Mapping {
     invalidate: RwLock<()>,
     pub(crate) dirty_pages: AtomicUsize,
     pub(crate) writeback_pages: AtomicUsize,
+    /// Those who take dirty pages for write-back just now.
+    pub(crate) starting: AtomicUsize,
     /// When the first page now dirty became dirty (ns since boot).
     pub(crate) dirtied_ns: AtomicU64,
     /// Whether the flusher's list holds it.
@@ -122,6 +124,7 @@ impl Mapping {
             invalidate: RwLock::new(&INVALIDATE, ()),
             dirty_pages: AtomicUsize::new(0),
             writeback_pages: AtomicUsize::new(0),
+            starting: AtomicUsize::new(0),
             dirtied_ns: AtomicU64::new(0),
             queued: AtomicBool::new(false),
             state: AtomicU32::new(0),
@@ -163,9 +166,9 @@ impl Mapping {
 
     /// Whether any page is dirty or being written.
     pub fn is_dirty(&self) -> bool {
-        // Relaxed: callers that need certainty write back and wait.
-        self.dirty_pages.load(Ordering::Relaxed) != 0
-            || self.writeback_pages.load(Ordering::Relaxed) != 0
+        // Acquire: pairs with who takes pages for write-back, or ends it.
+        self.dirty_pages.load(Ordering::Acquire) != 0
+            || self.writeback_pages.load(Ordering::Acquire) != 0
     }
 
     /// Notes a write-back failure for every open file to see.

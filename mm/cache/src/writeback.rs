@@ -173,9 +173,31 @@ impl Mapping {
         self.write_and_wait(0, i64::MAX as u64)
     }
 
+    /// Whether somebody is about to hand pages that are not dirty any more to the backing: those that the
+    /// caller did not find dirty may be among them, and the backing knows nothing of them yet.
+    pub fn has_writeback_starting(&self) -> bool {
+        // Acquire: who found a page clean because another took it sees that one's count, or what came of it.
+        self.starting.load(Ordering::Acquire) != 0
+    }
+
     /// Writes dirty pages in `first..=last`; returns how many were started.
     pub(crate) fn writeback(&self, first: u64, last: u64, mode: Mode, budget: usize) -> usize {
         let Some(backing) = self.backing() else { return 0 };
+        // Before a page is taken, until the backing has had the last.
+        self.starting.fetch_add(1, Ordering::AcqRel);
+        let started = self.writeback_counted(&**backing, first, last, mode, budget);
+        self.starting.fetch_sub(1, Ordering::AcqRel);
+        started
+    }
+
+    fn writeback_counted(
+        &self,
+        backing: &dyn crate::Backing,
+        first: u64,
+        last: u64,
+        mode: Mode,
+        budget: usize,
+    ) -> usize {
         let last = last.min(MAX_INDEX);
         let mark = match mode {
             Mode::Background => Mark::Dirty,
@@ -204,9 +226,9 @@ impl Mapping {
                     pages.push(page);
                     continue;
                 }
-                started += self.submit_run(&**backing, pages_first, &mut pages, mode);
+                started += self.submit_run(backing, pages_first, &mut pages, mode);
             }
-            started += self.submit_run(&**backing, pages_first, &mut pages, mode);
+            started += self.submit_run(backing, pages_first, &mut pages, mode);
             let Some(next) = last_page.checked_add(1) else { break };
             index = next;
         }
@@ -286,11 +308,12 @@ impl Mapping {
             page.set(flag::WRITEBACK);
             tree.clear_mark(index, Mark::Dirty);
             tree.set_mark(index, Mark::Writeback);
+            // Counted with the mark, so that who waits misses neither.
+            self.writeback_pages.fetch_add(1, Ordering::AcqRel);
+            self.dirty_pages.fetch_sub(1, Ordering::AcqRel);
             true
         });
         if taken {
-            self.dirty_pages.fetch_sub(1, Ordering::AcqRel);
-            self.writeback_pages.fetch_add(1, Ordering::AcqRel);
             stats::add(Counter::Dirty, -1);
             stats::add(Counter::Writeback, 1);
         }

@@ -36,6 +36,109 @@ fn power_cuts_while_threads_journal_data() {
     threads_work(JOURNAL);
 }
 
+/// `fsync` while another thread has taken the pages to write them and has not found their blocks yet.
+#[test]
+fn syncing_waits_for_pages_that_another_is_about_to_place() {
+    for mount in ["", "data=writeback", "nodelalloc", JOURNAL] {
+        let (path, bytes) = image("-t ext4 -b 1024", 16, None);
+        let bench = Bench::with(bytes, 1024, mount);
+        let root = bench.root();
+        let made = root.ops().create(&root, b"file", &new(FileKind::Regular, b""));
+        let file = InodeRef::new(made.unwrap());
+        let size = vfs::SetAttr { size: Some(3000), now: Time::now(), ..Default::default() };
+        file.ops().setattr(&file, &size).unwrap();
+        let (node, mapping) = (file.private::<Node>().unwrap(), file.mapping().unwrap());
+        let out = scratch("placing");
+        // Into a hole, and over what is there.
+        for round in 1..3u8 {
+            bench.sb.ops().sync(&bench.sb, true).unwrap();
+            write(&file, 0, &[round; 3000]).unwrap();
+            std::thread::scope(|scope| {
+                let state = node.state.lock();
+                scope.spawn(|| mapping.start_writeback(0, i64::MAX as u64));
+                while !mapping.has_writeback_starting() {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                scope.spawn(|| crate::file::make_durable(&file, node, 0..u64::MAX, true).unwrap());
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                drop(state);
+            });
+            let image = bench.drive.cut(bench.drive.position(), &mut || false);
+            let tree = recover(image, &out, mount);
+            assert!(tree["file"].2[..3000].iter().all(|&byte| byte == round), "{mount}: {round}");
+        }
+        std::fs::remove_file(out).unwrap();
+        std::fs::remove_file(path).unwrap();
+        drop((file, root));
+        bench.close();
+    }
+}
+
+/// A commit while a journaled write is under way: the length covers the blocks that it has got, and
+/// nothing else of it.
+#[test]
+fn a_commit_amid_a_journaled_write_has_a_length_for_its_blocks() {
+    let (path, bytes) = image("-t ext4 -b 1024", 16, None);
+    let bench = Bench::with(bytes, 1024, JOURNAL);
+    let root = bench.root();
+    let made = root.ops().create(&root, b"file", &new(FileKind::Regular, b""));
+    let file = InodeRef::new(made.unwrap());
+    write_file(&file, 0, &[1; 1500]);
+    bench.sb.ops().sync(&bench.sb, true).unwrap();
+    let (node, mapping) = (file.private::<Node>().unwrap(), file.mapping().unwrap());
+    let out = scratch("amid");
+    let found = || {
+        node.changed();
+        node.fs.commit_old().unwrap();
+        let image = bench.drive.cut(bench.drive.position(), &mut || false);
+        recover(image, &out, "amid").remove("file").unwrap().2
+    };
+    node.before_write(&file);
+    write(&file, 1500, &[2; 400]).unwrap();
+    assert_eq!(found(), [1; 1500], "not in the transaction yet");
+    write(&file, 1900, &[2; 8000]).unwrap();
+    mapping.start_writeback(1500, 4095);
+    let part = [vec![1; 1500], vec![2; 4096 - 1500]].concat();
+    assert_eq!(found(), part, "a page of it is");
+    node.after_write(mapping, 1500, 9900);
+    assert_eq!(found(), [vec![1; 1500], vec![2; 8400]].concat());
+    std::fs::remove_file(out).unwrap();
+    std::fs::remove_file(path).unwrap();
+    drop((file, root));
+    bench.close();
+}
+
+/// A commit between a file's cut and the operation that frees its blocks, which the disk did not know
+/// before: the length covers them.
+#[test]
+fn a_commit_amid_a_cut_has_a_length_for_the_blocks() {
+    let (path, bytes) = image("-t ext4 -b 1024", 16, None);
+    let bench = Bench::new(bytes, 1024);
+    let root = bench.root();
+    let made = root.ops().create(&root, b"file", &new(FileKind::Regular, b""));
+    let file = InodeRef::new(made.unwrap());
+    let (node, mapping) = (file.private::<Node>().unwrap(), file.mapping().unwrap());
+    let out = scratch("cutting");
+    let found = || {
+        node.changed();
+        node.fs.commit_old().unwrap();
+        let image = bench.drive.cut(bench.drive.position(), &mut || false);
+        recover(image, &out, "cutting").remove("file").unwrap().2
+    };
+    write(&file, 0, &[1; 10_000]).unwrap();
+    assert_eq!(found(), [], "blocks are only promised");
+    mapping.sync().unwrap();
+    mapping.truncate(1500).unwrap();
+    assert_eq!(found().len(), 10_000);
+    node.shorten(&file).unwrap();
+    assert_eq!(found(), [1; 1500]);
+    std::fs::remove_file(out).unwrap();
+    std::fs::remove_file(path).unwrap();
+    drop((file, root));
+    bench.close();
+}
+
 /// Sets or clears the flag of a file, as the device control does.
 fn set_flag(inode: &InodeRef, on: bool) {
     let node = inode.private::<Node>().unwrap();

@@ -158,10 +158,14 @@ impl<'a> Worker<'a> {
         assert!(&read(inode) == model, "{path} is another in step {}", self.step);
         let node = inode.private::<crate::node::Node>().unwrap();
         let data_only = self.step.is_multiple_of(2);
+        // What this thread did so far is in this transaction at the latest.
+        let transaction = node.fs.running();
         crate::file::make_durable(inode, node, 0..u64::MAX, data_only).unwrap();
         let at = self.bench.drive.position();
-        if node.fs.journals_all_data() && !data_only {
-            // What was written before goes with it, in every file.
+        let committed = |journal: &crate::journal::Journal| journal.is_committed(transaction);
+        if node.fs.journals_all_data() && node.fs.journal.as_ref().is_some_and(committed) {
+            // What was written before went with it, in every file. A file that was durable already
+            // takes nobody along.
             return self.all_durable(at);
         }
         self.story.durable.push((format!("{}{path}", self.prefix), at, Some(model.clone())));
