@@ -53,15 +53,19 @@ impl Node {
         let last = end.saturating_sub(1).max(pos);
         if self.logs_data() {
             if end > pos {
-                mapping.start_writeback(pos, last);
-                if mapping.has_writeback_starting() {
-                    // Another may have taken some of them.
-                    mapping.wait_writeback(pos, last);
-                }
+                hand_over(mapping, pos, last);
             }
             self.state.lock().held_size = None;
         } else if end > pos && !self.fs.delays() {
             self.allocate_now(mapping, pos, last);
+        }
+    }
+
+    /// The file was cut to `size` bytes: the zeros behind them are in the transaction before anything that
+    /// makes it longer is.
+    pub(crate) fn log_end(&self, mapping: &Mapping, size: u64) {
+        if self.logs_data() && !size.is_multiple_of(PAGE_SIZE as u64) {
+            hand_over(mapping, size, size);
         }
     }
 
@@ -89,6 +93,15 @@ impl Node {
     /// Whether a write-out that begins now has to wait for data that no transaction waits for.
     pub(crate) fn has_loose_writes(&self) -> bool {
         self.loose_writes.load(Ordering::Acquire) != 0
+    }
+}
+
+/// Hands the dirty pages with bytes `pos..=last` to the running transaction.
+fn hand_over(mapping: &Mapping, pos: u64, last: u64) {
+    mapping.start_writeback(pos, last);
+    if mapping.has_writeback_starting() {
+        // Another may have taken some of them.
+        mapping.wait_writeback(pos, last);
     }
 }
 

@@ -280,6 +280,7 @@ impl InodeOps for Node {
             }
             mapping.truncate(size)?;
             if shrinks {
+                self.log_end(mapping, size);
                 self.shorten(inode)?;
             }
         }

@@ -109,6 +109,30 @@ fn a_commit_amid_a_journaled_write_has_a_length_for_its_blocks() {
     bench.close();
 }
 
+/// What was cut off does not come back when the file is longer again.
+#[test]
+fn the_end_of_a_journaled_file_that_was_cut_is_in_the_log() {
+    let (path, bytes) = image("-t ext4 -b 1024", 16, None);
+    let bench = Bench::with(bytes, 1024, JOURNAL);
+    let root = bench.root();
+    let made = root.ops().create(&root, b"file", &new(FileKind::Regular, b""));
+    let file = InodeRef::new(made.unwrap());
+    write_file(&file, 0, &[1; 3000]);
+    bench.sb.ops().sync(&bench.sb, true).unwrap();
+    let size = vfs::SetAttr { size: Some(1500), now: Time::now(), ..Default::default() };
+    file.ops().setattr(&file, &size).unwrap();
+    write_file(&file, 5000, &[2; 10]);
+    file.private::<Node>().unwrap().fs.commit_old().unwrap();
+    let image = bench.drive.cut(bench.drive.position(), &mut || false);
+    let out = scratch("end");
+    let found = recover(image, &out, "end").remove("file").unwrap().2;
+    assert_eq!(found, [vec![1; 1500], vec![0; 3500], vec![2; 10]].concat());
+    std::fs::remove_file(out).unwrap();
+    std::fs::remove_file(path).unwrap();
+    drop((file, root));
+    bench.close();
+}
+
 /// A commit between a file's cut and the operation that frees its blocks, which the disk did not know
 /// before: the length covers them.
 #[test]
