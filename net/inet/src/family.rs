@@ -49,6 +49,8 @@ pub fn init(ip: Option<&str>) {
     socket::register(&V6);
     static CONTROL: crate::control::Control = crate::control::Control;
     socket::set_device_control(&CONTROL);
+    static TOLD: crate::rtnetlink::Told = crate::rtnetlink::Told;
+    netlink::route::set_network(&TOLD);
     crate::proc::init();
     crate::sysctl::init();
 }

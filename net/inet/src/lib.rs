@@ -17,6 +17,7 @@ mod neighbour;
 mod ports;
 mod proc;
 mod raw;
+mod rtnetlink;
 mod sockaddr;
 mod stack;
 mod sysctl;

@@ -39,8 +39,9 @@ pub(crate) enum Outcome {
     Dump(Dump),
 }
 
-/// Serves the messages of a send. Errors are answers: the send itself has succeeded.
-pub(crate) fn receive(socket: &Netlink, bytes: &[u8]) {
+/// Serves the messages that `port` sent. Errors are answers: the send itself has succeeded. Answers bear
+/// the sender's port, whatever the request says.
+pub(crate) fn receive(socket: &Netlink, port: u32, bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok((header, _)) = Header::read_from_prefix(rest) {
         let len = header.len as usize;
@@ -49,6 +50,7 @@ pub(crate) fn receive(socket: &Netlink, bytes: &[u8]) {
         }
         let whole = rest.get(..len).unwrap_or_default();
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        let header = Header { port, ..header };
         let request = Request { header, payload: whole.get(HEADER..).unwrap_or_default() };
         serve(socket, &request, whole);
     }

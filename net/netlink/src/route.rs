@@ -417,3 +417,10 @@ fn change(socket: &Netlink, request: &Request<'_>) -> Result<Outcome> {
 pub fn find_number(payload: &[u8], skip: usize, wanted: u16) -> Option<u32> {
     attributes(payload, skip).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| number(value))
 }
+
+/// The value of an attribute that is a name.
+pub fn find_name(payload: &[u8], skip: usize, wanted: u16) -> Option<&str> {
+    let (_, value) = attributes(payload, skip).find(|(kind, _)| *kind == wanted)?;
+    let name = value.split(|byte| *byte == 0).next()?;
+    core::str::from_utf8(name).ok()
+}

@@ -340,7 +340,7 @@ impl Socket for Netlink {
             }
         }
         if to_port == 0 {
-            kernel::receive(self, &bytes);
+            kernel::receive(self, port, &bytes);
             return Ok(len);
         }
         let to = ports::of(self.namespace())?.find(self.protocol(), to_port);

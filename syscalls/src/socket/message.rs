@@ -68,7 +68,7 @@ fn read_control(socket: &dyn Socket, header: &MsgHdr) -> Result<Vec<u8>> {
     if header.controllen > i32::MAX as u64 {
         return Err(Errno::ENOBUFS);
     }
-    let len = if header.control == 0 { 0 } else { header.controllen as usize };
+    let len = header.controllen as usize;
     if len > 0 {
         let most = socket.common().namespace.core.optmem_max.load(Ordering::Relaxed);
         if len > usize::try_from(most).unwrap_or(0) {
