@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
 use block::{Bio, Op, SECTOR_SHIFT};
+use pagecache::Mapping;
 use sched::IoWait;
 use vfs::{DirectIo, Direction, File, PagePiece};
 
@@ -33,7 +34,7 @@ struct End {
     done: Box<dyn FnOnce(Result<usize>) + Send>,
     /// Blocks that are written from then on.
     unwritten: Option<(u32, u32)>,
-    /// The bytes, if it writes: the cache may have read them meanwhile.
+    /// The bytes `first..end`, if it writes: the cache may have read them meanwhile.
     written: Option<(u64, u64)>,
     loose: Option<Loose>,
 }
@@ -58,16 +59,28 @@ impl End {
             self.node.mark_written(first, end)?;
         }
         let inode = self.node.me.upgrade().ok_or(Errno::EIO)?;
-        if let (Some((first, last)), Some(mapping)) = (self.written, inode.mapping()) {
-            mapping.drop_clean(first >> 12, last >> 12);
+        if let (Some((first, end)), Some(mapping)) = (self.written, inode.mapping()) {
+            drop_read(mapping, first, end);
         }
         Ok(())
     }
 
     fn tell(self, result: Result<()>) {
-        drop(self.loose);
-        self.node.direct_ended();
-        (self.done)(result.map(|()| self.len));
+        let End { node, len, done, loose, .. } = self;
+        drop(loose);
+        node.direct_ended();
+        // Before whoever waits may close the file, and this would be the last one to hold it.
+        drop(node);
+        done(result.map(|()| len));
+    }
+}
+
+/// Drops what the cache read of bytes `first..end` while they were written: pages that are mapped too, and
+/// those that are just being read. Not what programs have written since.
+fn drop_read(mapping: &Mapping, first: u64, end: u64) {
+    let (first, last) = (first >> 12, end.saturating_sub(1) >> 12);
+    if mapping.invalidate(first, last).is_err() {
+        mapping.drop_clean(first, last);
     }
 }
 
@@ -169,6 +182,10 @@ impl Node {
                 Err(next) => (next.unwrap_or(u32::MAX), None),
             };
             let stop = (u64::from(stop) * size).min(end);
+            if stop <= at {
+                // Behind the last block that a file can have.
+                return None;
+            }
             list.push(Stretch { len: stop - at, at: place });
             at = stop;
         }
