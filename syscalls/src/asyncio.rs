@@ -3,6 +3,7 @@
 //! `aio_reqprio` is taken and has no effect.
 
 use aio::context::{self, AioContext, Event};
+use aio::transfer::Started;
 use aio::{Done, Memory, Submitter, Transfer};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -67,7 +68,7 @@ pub(crate) fn submitter(task: &Task) -> Result<Arc<Submitter>> {
         paths: context.paths.clone(),
         umask: context.umask,
         mounts: context.mounts.clone(),
-        space: task.mm().ok_or(Errno::EFAULT)?,
+        space: Arc::downgrade(&task.mm().ok_or(Errno::EFAULT)?),
     }))
 }
 
@@ -261,9 +262,20 @@ fn transfer(
     };
     let ticket = context.admit((request.data, request.at), &file, notify)?;
     drop(file);
-    let done: Done = Box::new(|result| ticket.complete(result));
-    // A file that is waited for is not cancelled: there is no way to tell that it was.
-    let _ = transfer.start(&who, memory, done);
+    if !transfer.may_wait() {
+        let _ = transfer.start(&who, memory, Box::new(|result| ticket.complete(result)));
+        return Ok(());
+    }
+    let (name, holder) = (context.transfer_name(), Arc::downgrade(context));
+    let done: Done = Box::new(move |result| {
+        if let Some(context) = holder.upgrade() {
+            context.forget_watch(name);
+        }
+        ticket.complete(result);
+    });
+    if let Started::Watching(watch) = transfer.start(&who, memory, done) {
+        context.watch(name, &watch);
+    }
     Ok(())
 }
 

@@ -112,9 +112,16 @@ fn sys_io_uring_enter(
         }
         taken = submit;
     } else if submit > 0 {
-        let env =
-            Env { ring: ring.clone(), who: submitter(cx.task)?, files: files(cx)?, extra: &PATHS };
+        let env = Env {
+            ring: ring.clone(),
+            who: submitter(cx.task)?,
+            files: Arc::downgrade(&files(cx)?),
+            extra: &PATHS,
+        };
         taken = ring.submit(&Arc::new(env), &Reader::Current, submit);
+        if taken == 0 && ring.is_overfull() {
+            return Err(Errno::EBUSY);
+        }
     }
     if flags & enter::GETEVENTS == 0 || (taken < submit && taken > 0) {
         return Ok(taken as usize);
@@ -246,7 +253,7 @@ fn with_base<R>(
     if dir == AT_FDCWD || name.first() == Some(&b'/') {
         return act(&ctx, ctx.cwd);
     }
-    let base = env.files.get_any(dir)?;
+    let base = env.files()?.get_any(dir)?;
     act(&ctx, &base.path)
 }
 
@@ -273,14 +280,15 @@ fn open(entry: &Sqe, reader: &Reader<'_>) -> Result<Call> {
     call(move |env| {
         // The number first: running out of them must not create anything.
         let cloexec = CloseOnExec::from_flags(how.flags, O_CLOEXEC);
-        let number = env.files.reserve(0, env.who.limits[1], cloexec)?;
+        let files = env.files()?;
+        let number = files.reserve(0, env.who.limits[1], cloexec)?;
         match with_base(env, dir, &name, |ctx, base| vfs::open(ctx, base, &name, &how)) {
             Ok(file) => {
-                env.files.install(number, file);
+                files.install(number, file);
                 Ok(number as usize)
             }
             Err(error) => {
-                env.files.cancel(number);
+                files.cancel(number);
                 Err(error)
             }
         }
@@ -310,7 +318,7 @@ fn statx(entry: &Sqe, reader: &Reader<'_>) -> Result<Call> {
 
 /// Writes to the program's memory.
 fn put(who: &Submitter, to: u64, bytes: &[u8]) -> Result<usize> {
-    let count = who.space.write_remote(VirtAddr(to), bytes)?;
+    let count = who.space()?.write_remote(VirtAddr(to), bytes)?;
     if count == bytes.len() { Ok(0) } else { Err(Errno::EFAULT) }
 }
 
@@ -328,20 +336,20 @@ impl Extra for Paths {
                 }
                 call(move |env| {
                     // The instance itself is not closed by itself.
-                    if env.files.get_any(fd).is_ok_and(|file| ::uring::of(&file).is_ok()) {
+                    if env.files()?.get_any(fd).is_ok_and(|file| ::uring::of(&file).is_ok()) {
                         return Err(Errno::EBADF);
                     }
-                    env.files.close(fd).map(|()| 0)
+                    env.files()?.close(fd).map(|()| 0)
                 })
             }
             op::FALLOCATE => call(move |env| {
-                let file = env.files.get(fd)?;
+                let file = env.files()?.get(fd)?;
                 let (offset, len) = (entry.off as i64, entry.addr as i64);
                 let mode = entry.len;
                 vfs::rw::fallocate(&env.who.context(), &file, mode, offset, len).map(|()| 0)
             }),
             op::FADVISE => call(move |env| {
-                let file = env.files.get(fd)?;
+                let file = env.files()?.get(fd)?;
                 let len = u64::from(entry.len);
                 let end = if len == 0 { u64::MAX } else { entry.off.saturating_add(len) };
                 if entry.op_flags > 5 {

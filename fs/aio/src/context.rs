@@ -7,7 +7,6 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
@@ -69,8 +68,19 @@ pub struct AioContext {
     changed: WaitQueue,
     /// No more requests are taken.
     is_dead: AtomicBool,
-    /// Requests that wait for a file, by the address of their `struct iocb`.
-    watches: SpinLock<BTreeMap<u64, Arc<Watch>>>,
+    /// Requests that wait for a file.
+    watches: SpinLock<BTreeMap<Name, Arc<Watch>>>,
+    /// The number of the last transfer that might wait.
+    last: AtomicU64,
+}
+
+/// What a request that waits is found by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Name {
+    /// `IOCB_CMD_POLL`: the address of its `struct iocb`.
+    Poll(u64),
+    /// A transfer: a number. Nobody cancels it, but it ends with the context.
+    Transfer(u64),
 }
 
 #[derive(Default)]
@@ -78,8 +88,6 @@ struct State {
     tail: u32,
     /// Requests under way.
     running: u32,
-    /// Files of requests that have ended: closing one takes a thread.
-    used: Vec<Arc<File>>,
 }
 
 /// The contexts of an address space.
@@ -157,6 +165,7 @@ fn make(wanted: u32) -> Result<Arc<AioContext>> {
         changed: WaitQueue::new(),
         is_dead: AtomicBool::new(false),
         watches: SpinLock::new(&WATCHES, BTreeMap::new()),
+        last: AtomicU64::new(0),
     }))
 }
 
@@ -188,13 +197,14 @@ impl Ticket {
             Err(error) => -i64::from(error.raw()),
         };
         let event = Event { data: self.data, obj: self.obj, res, res2: 0 };
-        self.context.post(event, self.file.take(), self.notify.take());
-    }
-
-    /// Nothing comes of it after all.
-    pub fn give_up(self) {
-        self.context.state.lock().running -= 1;
-        self.context.changed.wake_all();
+        self.context.post(event);
+        if let Some(notify) = &self.notify {
+            anon::eventfd::signal(notify, 1);
+        }
+        for file in self.notify.take().into_iter().chain(self.file.take()) {
+            crate::pool::let_go(file);
+        }
+        crate::pool::let_go(self.context);
     }
 }
 
@@ -217,13 +227,11 @@ impl AioContext {
             return Err(Errno::EAGAIN);
         }
         state.running += 1;
-        let used = core::mem::take(&mut state.used);
         drop(state);
-        drop(used);
         Ok(Ticket { context: self.clone(), data, obj, file: Some(file.clone()), notify })
     }
 
-    fn post(&self, event: Event, file: Option<Arc<File>>, notify: Option<Arc<File>>) {
+    fn post(&self, event: Event) {
         let mut state = self.state.lock();
         let at = HEADER + state.tail as usize * size_of::<Event>();
         self.ring.write(at, event);
@@ -232,17 +240,6 @@ impl AioContext {
         state.running -= 1;
         drop(state);
         self.changed.wake_all();
-        if let Some(notify) = &notify {
-            anon::eventfd::signal(notify, 1);
-        }
-        let mut state = self.state.lock();
-        state.used.extend(file.into_iter().chain(notify));
-        let is_dead = self.is_dead.load(Ordering::Acquire);
-        let used = if is_dead { core::mem::take(&mut state.used) } else { Vec::new() };
-        drop(state);
-        if !used.is_empty() {
-            crate::pool::run(move || drop(used));
-        }
     }
 
     /// No more requests; those that wait for a file end.
@@ -254,28 +251,43 @@ impl AioContext {
                 ready(0);
             }
         }
-        let used = core::mem::take(&mut self.state.lock().used);
-        drop(used);
         self.changed.wake_all();
     }
 
-    /// Remembers that the request at `obj` waits for a file.
-    pub fn watch(&self, obj: u64, watch: Arc<Watch>) {
-        let mut watches = self.watches.lock();
-        let before = watches.insert(obj, watch);
-        drop(watches);
+    /// A name for a transfer that may wait.
+    pub fn transfer_name(&self) -> Name {
+        // Relaxed: a number that no other has is all that is wanted.
+        Name::Transfer(self.last.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Remembers that a request waits for a file, unless it has ended by now.
+    pub fn watch(&self, name: Name, watch: &Arc<Watch>) {
+        if !watch.is_waiting() {
+            return;
+        }
+        let before = self.watches.lock().insert(name, watch.clone());
         drop(before);
+        // It may have ended just before.
+        if !watch.is_waiting() {
+            self.forget_watch(name);
+        }
+        // Those that were remembered when the context ended have been told.
+        if self.is_dead.load(Ordering::Acquire)
+            && let Some(ready) = watch.cancel()
+        {
+            ready(0);
+        }
     }
 
     /// It does not any more.
-    pub fn forget_watch(&self, obj: u64) {
-        let gone = self.watches.lock().remove(&obj);
+    pub fn forget_watch(&self, name: Name) {
+        let gone = self.watches.lock().remove(&name);
         drop(gone);
     }
 
     /// `io_cancel(2)`: `EINPROGRESS`, and the event comes; `EINVAL` if nothing can be cancelled.
     pub fn cancel(&self, obj: u64) -> Errno {
-        let watch = self.watches.lock().remove(&obj);
+        let watch = self.watches.lock().remove(&Name::Poll(obj));
         match watch.and_then(|watch| watch.cancel()) {
             Some(ready) => {
                 ready(0);
@@ -338,8 +350,6 @@ impl AioContext {
             self.ring.store(word::HEAD, (head + 1) % self.count);
             done += 1;
         }
-        let used = core::mem::take(&mut self.state.lock().used);
-        drop(used);
         Ok(done)
     }
 
@@ -348,7 +358,7 @@ impl AioContext {
         let (obj, context) = (ticket.obj, Arc::downgrade(self));
         let forget = move |context: &Weak<AioContext>| {
             if let Some(context) = context.upgrade() {
-                context.forget_watch(obj);
+                context.forget_watch(Name::Poll(obj));
             }
         };
         let ready = move |events: u32| {
@@ -356,12 +366,6 @@ impl AioContext {
             ticket.complete(Ok(events as usize));
         };
         let watch = Watch::begin(file, wanted, Box::new(ready));
-        if watch.is_waiting() {
-            self.watch(obj, watch.clone());
-            // It may have ended just before.
-            if !watch.is_waiting() {
-                self.forget_watch(obj);
-            }
-        }
+        self.watch(Name::Poll(obj), &watch);
     }
 }

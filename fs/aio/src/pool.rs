@@ -5,6 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use arch::lock::{IrqLock, LockClass};
@@ -48,6 +49,14 @@ pub fn run(job: impl FnOnce() + Send + 'static) {
         sched::work::queue(make_threads);
     }
     WAITING.wake_one();
+}
+
+/// Gives up a reference in any context: if it is the last, what it is of ends in a thread, as that may take
+/// locks and sleep.
+pub fn let_go<T: Send + Sync + 'static>(held: Arc<T>) {
+    if let Some(last) = Arc::into_inner(held) {
+        run(move || drop(last));
+    }
 }
 
 fn make_threads() {

@@ -1,6 +1,8 @@
 //! Who asked for a transfer: what of a task is needed when the task itself does something else.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
+
+use abi::{Errno, Result};
 
 use vfs::context::{Caller, Context, FsPaths, Limit};
 use vfs::cred::Creds;
@@ -17,8 +19,8 @@ pub struct Submitter {
     pub umask: u32,
     /// Mount namespace.
     pub mounts: Arc<MountNamespace>,
-    /// Its memory.
-    pub space: Arc<AddressSpace>,
+    /// Its memory, which goes when the program does: a request may wait for ever.
+    pub space: Weak<AddressSpace>,
     /// `RLIMIT_FSIZE`, `RLIMIT_NOFILE`, `RLIMIT_MEMLOCK`, `RLIMIT_LOCKS`.
     pub limits: [u64; 4],
     /// Thread group and thread.
@@ -28,6 +30,11 @@ pub struct Submitter {
 }
 
 impl Submitter {
+    /// Its memory; `EFAULT` once the program has ended, or is another.
+    pub fn space(&self) -> Result<Arc<AddressSpace>> {
+        self.space.upgrade().ok_or(Errno::EFAULT)
+    }
+
     /// The view that every VFS operation takes. Signals that an operation raises reach nobody: its
     /// error tells the same.
     pub fn context(&self) -> Context<'_> {

@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use abi::fcntl::{O_DIRECT, RWF_NOWAIT};
+use abi::fcntl::{O_DIRECT, RWF_APPEND, RWF_DSYNC, RWF_NOWAIT, RWF_SYNC};
 use abi::poll::{POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM};
 use abi::{Errno, Result};
 use arch::uio::{Segment, Sink, Source};
@@ -49,7 +49,7 @@ impl Memory {
 
     fn hold(self, who: &Submitter, direction: Direction) -> Result<Held> {
         match self {
-            Memory::User(segments) => Held::hold(&who.space, &segments, direction),
+            Memory::User(segments) => Held::hold(&*who.space()?, &segments, direction),
             Memory::Held(held) => Ok(held),
         }
     }
@@ -86,14 +86,20 @@ impl Transfer {
         }
     }
 
+    /// Whether it may wait for the file to become ready: then it ends in a thread, or before its start
+    /// returns.
+    pub fn may_wait(&self) -> bool {
+        !matches!(self.file.inode().kind, FileKind::Regular | FileKind::BlockDevice)
+    }
+
     /// Starts it. `who` submits it and is, with [`Memory::User`], the calling program.
     pub fn start(self, who: &Arc<Submitter>, memory: Memory, done: Done) -> Started {
         if let Err(error) = self.check() {
             done(Err(error));
             return Started::Running;
         }
-        if matches!(self.file.inode().kind, FileKind::Regular | FileKind::BlockDevice) {
-            if self.file.flags() & O_DIRECT != 0 && matches!(self.at, At::Offset(_)) {
+        if !self.may_wait() {
+            if self.file.flags() & O_DIRECT != 0 && self.is_plain() {
                 self.start_direct(who, memory, done);
             } else {
                 self.start_cached(who, memory, done);
@@ -101,6 +107,12 @@ impl Transfer {
             return Started::Running;
         }
         self.start_stream(who, memory, done)
+    }
+
+    /// Whether the device having it is all there is to it, at the place that was named.
+    fn is_plain(&self) -> bool {
+        let is_plain = self.rwf & (RWF_APPEND | RWF_DSYNC | RWF_SYNC) == 0;
+        matches!(self.at, At::Offset(_)) && (is_plain || self.direction == Direction::Read)
     }
 
     fn start_direct(self, who: &Arc<Submitter>, memory: Memory, done: Done) {

@@ -2,9 +2,10 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use abi::uring::{Sqe, sqe};
 use abi::{Errno, Result};
@@ -38,8 +39,9 @@ pub struct Env {
     pub ring: Arc<Uring>,
     /// Who submitted.
     pub who: Arc<Submitter>,
-    /// The descriptors.
-    pub files: Arc<FdTable>,
+    /// The descriptors. They are closed when the program ends, also while requests wait, and that is what
+    /// ends those.
+    pub files: Weak<FdTable>,
     /// The other operations.
     pub extra: &'static dyn Extra,
 }
@@ -61,11 +63,16 @@ pub(crate) enum Work {
 }
 
 impl Env {
+    /// The descriptors; `EBADF` once the program has none any more.
+    pub fn files(&self) -> Result<Arc<FdTable>> {
+        self.files.upgrade().ok_or(Errno::EBADF)
+    }
+
     fn file(&self, fd: i32, flags: u8) -> Result<Arc<File>> {
         if flags & sqe::FIXED_FILE != 0 {
             return self.ring.registered.file(fd as u32);
         }
-        self.files.get(fd)
+        self.files()?.get(fd)
     }
 }
 
@@ -115,7 +122,7 @@ fn start(
             };
             let memory = match memory {
                 Memory::User(list) if runner == Runner::Thread => {
-                    match Held::hold(&env.who.space, &list, direction) {
+                    match env.who.space().and_then(|space| Held::hold(&space, &list, direction)) {
                         Ok(held) => Memory::Held(held),
                         Err(error) => return request.complete_now(Err(error)),
                     }
@@ -144,7 +151,7 @@ fn start(
                 Ok(file) => file,
                 Err(error) => return request.complete_now(Err(error)),
             };
-            poll(env, request, &file, wanted);
+            poll(request, &file, wanted);
             None
         }
         Work::Timeout { at_ns, completions, is_success } => {
@@ -202,14 +209,7 @@ fn at_once(env: &Env, flags: u8, work: Work) -> Result<usize> {
             let found = pending.named(target, |_| true);
             if found.iter().any(|(_, wait)| wait.cancel()) { Ok(0) } else { Err(Errno::ENOENT) }
         }
-        Work::FilesUpdate { first, fds } => {
-            let files = fds.iter().map(|&fd| match fd {
-                -1 => Ok(Some(None)),
-                -2 => Ok(None),
-                fd => env.files.get(fd).map(|file| Some(Some(file))),
-            });
-            env.ring.registered.update_files(first, files)
-        }
+        Work::FilesUpdate { first, fds } => env.ring.update_files(&*env.files()?, first, &fds),
         // One that no entry comes before.
         Work::LinkTimeout { .. } => Err(Errno::EINVAL),
         Work::Extra(call) => call(env),
@@ -244,40 +244,52 @@ fn transfer(
     request.file = Some(file.clone());
     request.expected = Some(memory.len());
     let (ring, user_data) = (request.ring.clone(), request.user_data);
+    let limit = request.limit.clone();
     let number = ring.pending.number();
-    let forget = ring.clone();
     let done = Box::new(move |result| {
-        forget.pending.remove(user_data, number);
+        request.ring.pending.remove(user_data, number);
         request.complete(result);
     });
     let transfer = Transfer { file, direction, at, rwf, in_background };
     if let Started::Watching(watch) = transfer.start(&env.who, memory, done) {
-        remember(&ring, user_data, number, &watch, Wait::Transfer(watch.clone()));
+        remember(&ring, (user_data, number), &watch, Wait::Transfer, limit);
     }
 }
 
-/// Lets a request that waits for a file be found, unless it has ended by now.
-fn remember(ring: &Uring, user_data: u64, number: u64, watch: &Watch, wait: Wait) {
+/// Lets a request that waits for a file be found, unless it has ended by now, and ends it if what would have
+/// ended it came before it could be found.
+fn remember(
+    ring: &Uring,
+    (user_data, number): (u64, u64),
+    watch: &Arc<Watch>,
+    wait: fn(Arc<Watch>) -> Wait,
+    limit: Option<Arc<Timeout>>,
+) {
     if !watch.is_waiting() {
         return;
     }
-    ring.pending.add(user_data, number, wait);
+    let wait = wait(watch.clone());
+    ring.pending.add(user_data, number, wait.clone());
     if !watch.is_waiting() {
-        ring.pending.remove(user_data, number);
+        return ring.pending.remove(user_data, number);
+    }
+    let is_late = limit.is_some_and(|limit| limit.is_over());
+    if is_late || ring.is_closed.load(Ordering::Acquire) {
+        wait.cancel();
     }
 }
 
-fn poll(_env: &Env, request: Request, file: &Arc<File>, wanted: u32) {
+fn poll(request: Request, file: &Arc<File>, wanted: u32) {
     let (ring, user_data) = (request.ring.clone(), request.user_data);
+    let limit = request.limit.clone();
     let number = ring.pending.number();
-    let forget = ring.clone();
     let wanted = wanted & 0xffff;
     let shown = wanted | abi::poll::POLLERR | abi::poll::POLLHUP;
     let ready = Box::new(move |events: u32| {
         let events = events & shown;
-        forget.pending.remove(user_data, number);
+        request.ring.pending.remove(user_data, number);
         request.complete(if events == 0 { Err(Errno::ECANCELED) } else { Ok(events as usize) });
     });
     let watch = Watch::begin(file, wanted, ready);
-    remember(&ring, user_data, number, &watch, Wait::File(watch.clone()));
+    remember(&ring, (user_data, number), &watch, Wait::File, limit);
 }

@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 use aio::watch::Watch;
 use arch::lock::{IrqLock, LockClass};
 
-use crate::rings::Uring;
 use crate::timeout::Timeout;
 
 static CLASS: LockClass = LockClass::new("uring.pending", 585);
@@ -31,6 +30,10 @@ struct Inner {
     next: u64,
     /// Timeouts that a number of completions ends, by that number and theirs.
     counted: BTreeMap<(u64, u64), Arc<Timeout>>,
+    /// The completions that were told of.
+    completed: u64,
+    /// Somebody ends timeouts that are due.
+    is_counting: bool,
 }
 
 impl Pending {
@@ -53,10 +56,10 @@ impl Pending {
     /// It does not wait any more.
     pub(crate) fn remove(&self, user_data: u64, number: u64) {
         let gone = self.0.lock().waits.remove(&(user_data, number));
-        if let Some(Wait::File(watch) | Wait::Transfer(watch)) = gone
-            && Arc::strong_count(&watch) == 1
-        {
-            aio::pool::run(move || drop(watch));
+        match gone {
+            Some(Wait::File(watch) | Wait::Transfer(watch)) => aio::pool::let_go(watch),
+            Some(Wait::Time(timeout)) => aio::pool::let_go(timeout),
+            None => {}
         }
     }
 
@@ -67,24 +70,31 @@ impl Pending {
 
     /// It has ended otherwise.
     pub(crate) fn forget_count(&self, count: u64, number: u64) {
-        self.0.lock().counted.remove(&(count, number));
+        let gone = self.0.lock().counted.remove(&(count, number));
+        if let Some(timeout) = gone {
+            aio::pool::let_go(timeout);
+        }
     }
 
-    /// There have been `count` completions.
-    pub(crate) fn completed(&self, _ring: &Arc<Uring>, count: u64) {
-        loop {
-            let due = {
-                let mut inner = self.0.lock();
-                match inner.counted.first_key_value() {
-                    Some((&(when, number), _)) if when <= count => {
-                        inner.counted.remove(&(when, number))
-                    }
-                    _ => None,
-                }
-            };
-            let Some(timeout) = due else { return };
-            timeout.reached();
+    /// There have been `count` completions. A timeout that ends is one more, which the caller that ends it
+    /// finds here: one of them after the other, however many there are.
+    pub(crate) fn completed(&self, count: u64) {
+        let mut inner = self.0.lock();
+        inner.completed = inner.completed.max(count);
+        if inner.is_counting {
+            return;
         }
+        while let Some((&key, _)) = inner.counted.first_key_value()
+            && key.0 <= inner.completed
+            && let Some(timeout) = inner.counted.remove(&key)
+        {
+            inner.is_counting = true;
+            drop(inner);
+            timeout.reached();
+            aio::pool::let_go(timeout);
+            inner = self.0.lock();
+        }
+        inner.is_counting = false;
     }
 
     /// Those that the program calls `user_data`, of the kind that `wants` picks.

@@ -9,7 +9,8 @@ use aio::{Held, Submitter};
 use arch::lock::{LockClass, SpinLock};
 use arch::uio::Segment;
 use core::sync::atomic::Ordering;
-use vfs::{Direction, FdTable, File};
+use vfs::context::{Caller, Limit};
+use vfs::{Cap, Direction, FdTable, File};
 
 use crate::issue::Extra;
 use crate::rings::Uring;
@@ -111,18 +112,29 @@ impl Registered {
     }
 }
 
+/// The file of a descriptor that is to be registered: not an instance, which would keep itself.
+fn registrable(table: &FdTable, fd: i32) -> Result<Arc<File>> {
+    let file = table.get(fd)?;
+    if crate::file::of(&file).is_ok() { Err(Errno::EBADF) } else { Ok(file) }
+}
+
 impl Uring {
-    /// `IORING_REGISTER_BUFFERS`.
+    /// `IORING_REGISTER_BUFFERS`: they count as locked memory.
     pub fn register_buffers(&self, who: &Submitter, list: &[Segment]) -> Result<()> {
         if list.is_empty() || list.len() > MOST_BUFFERS {
             return Err(Errno::EINVAL);
         }
+        let bytes = list.iter().fold(0u64, |sum, segment| sum.saturating_add(segment.len as u64));
+        if bytes > who.limit(Limit::LockedMemory) && !who.creds.capable(Cap::IPC_LOCK) {
+            return Err(Errno::ENOMEM);
+        }
+        let space = who.space()?;
         let mut buffers = Vec::with_capacity(list.len());
         for segment in list {
             if segment.len == 0 || segment.len > MOST_BYTES || segment.addr.0 == 0 {
                 return Err(Errno::EFAULT);
             }
-            let held = Held::hold(&who.space, &[*segment], Direction::Read)?;
+            let held = Held::hold(&space, &[*segment], Direction::Read)?;
             if held.len() < segment.len {
                 return Err(Errno::EFAULT);
             }
@@ -141,12 +153,7 @@ impl Uring {
         }
         let mut files = Vec::with_capacity(fds.len());
         for &fd in fds {
-            let file = if fd == -1 { None } else { Some(table.get(fd)?) };
-            // It would keep itself.
-            if file.as_ref().is_some_and(|file| crate::file::of(file).is_ok()) {
-                return Err(Errno::EBADF);
-            }
-            files.push(file);
+            files.push(if fd == -1 { None } else { Some(registrable(table, fd)?) });
         }
         self.registered.set_files(Some(files))
     }
@@ -156,7 +163,7 @@ impl Uring {
         let files = fds.iter().map(|&fd| match fd {
             -1 => Ok(Some(None)),
             -2 => Ok(None),
-            fd => table.get(fd).map(|file| Some(Some(file))),
+            fd => registrable(table, fd).map(|file| Some(Some(file))),
         });
         self.registered.update_files(first, files)
     }

@@ -71,10 +71,11 @@ impl Request {
 
     pub(crate) fn complete_as(self, res: i32, is_success: bool) {
         let env = self.env.clone();
-        if let Some(next) = self.settle(res, is_success, true) {
-            aio::pool::run(move || {
-                issue::run_chain(&env, Runner::Thread, next.prepared, next.rest)
-            });
+        match self.settle(res, is_success, true) {
+            Some(next) => aio::pool::run(move || {
+                issue::run_chain(&env, Runner::Thread, next.prepared, next.rest);
+            }),
+            None => aio::pool::let_go(env),
         }
     }
 
@@ -92,7 +93,12 @@ impl Request {
     fn settle(mut self, res: i32, is_success: bool, is_late: bool) -> Option<Next> {
         let silent = self.flags & sqe::CQE_SKIP_SUCCESS != 0 && res >= 0;
         let cqe = Cqe { user_data: self.user_data, res, flags: 0 };
-        self.ring.post((!silent).then_some(cqe), self.file.take(), is_late);
+        if !silent {
+            self.ring.post(cqe, is_late);
+        }
+        if let Some(file) = self.file.take() {
+            aio::pool::let_go(file);
+        }
         if let Some(limit) = self.limit.take() {
             limit.cancel();
         }
@@ -116,7 +122,7 @@ impl Request {
 /// An entry of a broken chain.
 fn cancelled(ring: &Arc<Uring>, prepared: &Prepared) {
     let cqe = Cqe { user_data: prepared.user_data, res: -Errno::ECANCELED.raw(), flags: 0 };
-    ring.post(Some(cqe), None, true);
+    ring.post(cqe, true);
     ring.ended(1);
 }
 

@@ -75,8 +75,6 @@ struct Completions {
     late: VecDeque<Cqe>,
     /// How many there were ever.
     count: u64,
-    /// Files of requests that have ended: closing one takes a thread.
-    used: alloc::vec::Vec<Arc<File>>,
 }
 
 /// Who is told of completions.
@@ -180,28 +178,34 @@ impl Uring {
         self.completions.lock().count
     }
 
-    /// Appends a completion, and the file that its request used. Any context.
-    pub(crate) fn post(self: &Arc<Self>, cqe: Option<Cqe>, file: Option<Arc<File>>, is_late: bool) {
+    /// Appends a completion. Any context.
+    pub(crate) fn post(self: &Arc<Self>, cqe: Cqe, is_late: bool) {
         let mut inner = self.completions.lock();
-        if let Some(cqe) = cqe {
-            inner.count += 1;
-            if !inner.late.is_empty() || !self.put(&mut inner.tail, cqe) {
+        inner.count += 1;
+        if !inner.late.is_empty() || !self.put(&mut inner.tail, cqe) {
+            if inner.late.try_reserve(1).is_ok() {
                 inner.late.push_back(cqe);
                 self.shared.change(word::SQ_FLAGS, SQ_CQ_OVERFLOW, 0);
+            } else {
+                let lost = self.shared.load(word::CQ_OVERFLOW);
+                self.shared.store(word::CQ_OVERFLOW, lost.wrapping_add(1));
             }
         }
-        inner.used.extend(file);
         let count = inner.count;
         drop(inner);
-        if self.is_closed.load(Ordering::Acquire) {
-            let ring = self.clone();
-            aio::pool::run(move || ring.drop_used());
+        self.changed.notify(abi::poll::POLLIN | abi::poll::POLLRDNORM);
+        self.tell(is_late);
+        self.pending.completed(count);
+    }
+
+    /// Whether so many completions wait for room that new requests are to add none.
+    pub fn is_overfull(&self) -> bool {
+        let is_overfull = || self.completions.lock().late.len() >= MAX_CQ_ENTRIES as usize;
+        if !is_overfull() {
+            return false;
         }
-        if cqe.is_some() {
-            self.changed.notify(abi::poll::POLLIN | abi::poll::POLLRDNORM);
-            self.tell(is_late);
-            self.pending.completed(self, count);
-        }
+        self.flush();
+        is_overfull()
     }
 
     fn put(&self, tail: &mut u32, cqe: Cqe) -> bool {
@@ -222,13 +226,10 @@ impl Uring {
         if !is_off && (is_late || !event.only_late) {
             anon::eventfd::signal(&event.file, 1);
         }
-        // The registration has the one that counts, unless it has just been taken back.
-        if Arc::strong_count(&event.file) == 1 {
-            aio::pool::run(move || drop(event));
-        }
+        aio::pool::let_go(event.file);
     }
 
-    /// Moves completions that found no room, and closes files that are not used any more.
+    /// Moves completions that found no room.
     pub(crate) fn flush(&self) {
         let mut inner = self.completions.lock();
         while let Some(&cqe) = inner.late.front() {
@@ -240,13 +241,6 @@ impl Uring {
         if inner.late.is_empty() {
             self.shared.change(word::SQ_FLAGS, 0, SQ_CQ_OVERFLOW);
         }
-        drop(inner);
-        self.drop_used();
-    }
-
-    fn drop_used(&self) {
-        let used = core::mem::take(&mut self.completions.lock().used);
-        drop(used);
     }
 
     /// Waits until `least` completions are there to be taken.
@@ -287,7 +281,6 @@ impl Uring {
         let event = self.event.lock().take();
         drop(event);
         self.registered.clear();
-        self.drop_used();
     }
 
     /// Wakes the polling thread.

@@ -40,9 +40,12 @@ fn poll(
     let mut busy_until = now_ns() + idle_ns;
     while !ring.is_closed.load(Ordering::Acquire) {
         if ring.to_submit() > 0 && !ring.is_disabled.load(Ordering::Acquire) {
-            let Some(files) = files.upgrade() else { return };
-            let env = Env { ring: ring.clone(), who: who.clone(), files, extra };
-            ring.submit(&Arc::new(env), &Reader::Other(&who.space), u32::MAX);
+            let Ok(space) = who.space() else { return };
+            let env = Env { ring: ring.clone(), who: who.clone(), files: files.clone(), extra };
+            if ring.submit(&Arc::new(env), &Reader::Other(&space), u32::MAX) == 0 {
+                sched::yield_now();
+            }
+            drop(space);
             ring.changed.notify(abi::poll::POLLOUT | abi::poll::POLLWRNORM);
             busy_until = now_ns() + idle_ns;
             continue;

@@ -41,12 +41,15 @@ impl Uring {
         self.shared.load(word::SQ_TAIL).wrapping_sub(self.shared.load(word::SQ_HEAD))
     }
 
-    /// Takes up to `count` entries and starts them; how many were taken.
+    /// Takes up to `count` entries and starts them; how many were taken. None while the program leaves too
+    /// many completions.
     pub fn submit(self: &Arc<Self>, env: &Arc<Env>, reader: &Reader<'_>, count: u32) -> u32 {
         let runner = match reader {
             Reader::Current => Runner::Program,
             Reader::Other(_) => Runner::Thread,
         };
+        // More are not in the ring, whatever its tail says.
+        let count = if self.is_overfull() { 0 } else { count.min(self.sq_entries) };
         let mut queue = self.queue.lock();
         let mut taken = 0;
         let mut is_wrong = false;

@@ -1,6 +1,7 @@
 //! Timeouts: by the clock, and by a number of completions.
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 
 use abi::Errno;
 use arch::lock::{IrqLock, LockClass};
@@ -44,13 +45,14 @@ impl Timeout {
         let (user_data, number) = (request.user_data, ring.pending.number());
         let count = match when.completions {
             0 => 0,
-            more => ring.completed() + more,
+            more => ring.completed().saturating_add(more),
         };
         let timeout = Arc::new_cyclic(|me: &alloc::sync::Weak<Timeout>| {
             let me = me.clone();
             let fire = move |_: &Arc<Timer>| {
                 if let Some(timeout) = me.upgrade() {
                     timeout.expire();
+                    aio::pool::let_go(timeout);
                 }
             };
             Timeout {
@@ -67,9 +69,19 @@ impl Timeout {
         ring.pending.add(user_data, number, Wait::Time(timeout.clone()));
         if count != 0 {
             ring.pending.count(count, number, timeout.clone());
+            // It may have been enough meanwhile.
+            ring.pending.completed(ring.completed());
         }
         timeout.timer.arm(when.at_ns);
+        if ring.is_closed.load(Ordering::Acquire) {
+            timeout.cancel();
+        }
         timeout
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.request.lock().is_none()
     }
 
     /// It ends at another instant.
