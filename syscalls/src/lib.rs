@@ -41,6 +41,7 @@ mod seccomp;
 mod signal;
 mod signalfd;
 mod socket;
+mod splice;
 mod stat;
 mod sysinfo;
 mod time;
@@ -85,6 +86,7 @@ pub(crate) const FAMILIES: &[&[table::Call]] = &[
     seccomp::CALLS,
     signal::CALLS,
     socket::CALLS,
+    splice::CALLS,
     signalfd::CALLS,
     stat::CALLS,
     sysinfo::CALLS,

@@ -12,11 +12,30 @@ pub(super) enum List<'a> {
 }
 
 impl List<'_> {
+    #[inline]
     fn get(&self, index: usize) -> Option<Segment> {
         match self {
             List::One(segment) => (index == 0).then_some(*segment),
             List::Many(segments) => segments.get(index).copied(),
         }
+    }
+}
+
+/// The place, as a piece and an offset in it, that is `bytes` before another; `len` tells how long pieces are.
+fn back(
+    (mut index, mut offset): (usize, usize),
+    mut bytes: usize,
+    len: impl Fn(usize) -> usize,
+) -> (usize, usize) {
+    loop {
+        let step = bytes.min(offset);
+        offset -= step;
+        bytes -= step;
+        if bytes == 0 || index == 0 {
+            return (index, offset);
+        }
+        index -= 1;
+        offset = len(index);
     }
 }
 
@@ -28,21 +47,25 @@ pub(super) struct UserCursor<'a> {
 }
 
 impl<'a> UserCursor<'a> {
+    #[inline]
     pub(super) fn new(list: List<'a>) -> Self {
         UserCursor { list, index: 0, offset: 0 }
     }
 
     /// Where it stands.
+    #[inline]
     pub(super) fn place(&self) -> (usize, usize) {
         (self.index, self.offset)
     }
 
     /// Goes to a place where it stood.
+    #[inline]
     pub(super) fn go_to(&mut self, place: (usize, usize)) {
         (self.index, self.offset) = place;
     }
 
     /// The unread rest of the current segment, skipping empty ones.
+    #[inline]
     pub(super) fn current(&mut self) -> Option<Segment> {
         loop {
             let segment = self.list.get(self.index)?;
@@ -55,6 +78,7 @@ impl<'a> UserCursor<'a> {
         }
     }
 
+    #[inline]
     pub(super) fn advance(&mut self, mut bytes: usize) {
         while bytes > 0 {
             let Some(segment) = self.current() else { return };
@@ -64,20 +88,13 @@ impl<'a> UserCursor<'a> {
         }
     }
 
-    pub(super) fn revert(&mut self, mut bytes: usize) {
-        loop {
-            let step = bytes.min(self.offset);
-            self.offset -= step;
-            bytes -= step;
-            if bytes == 0 || self.index == 0 {
-                return;
-            }
-            self.index -= 1;
-            self.offset = self.list.get(self.index).map_or(0, |segment| segment.len);
-        }
+    pub(super) fn revert(&mut self, bytes: usize) {
+        let len = |index| self.list.get(index).map_or(0, |segment| segment.len);
+        self.go_to(back(self.place(), bytes, len));
     }
 
     /// Moves up to `len` bytes, `copy(user address, offset, length)` doing the work for a piece.
+    #[inline]
     pub(super) fn walk(
         &mut self,
         len: usize,
@@ -127,16 +144,8 @@ impl<'a> PieceCursor<'a> {
         }
     }
 
-    pub(super) fn revert(&mut self, mut bytes: usize) {
-        loop {
-            let step = bytes.min(self.offset);
-            self.offset -= step;
-            bytes -= step;
-            if bytes == 0 || self.index == 0 {
-                return;
-            }
-            self.index -= 1;
-            self.offset = self.pieces.get(self.index).map_or(0, SharedBytes::len);
-        }
+    pub(super) fn revert(&mut self, bytes: usize) {
+        let len = |index| self.pieces.get(index).map_or(0, SharedBytes::len);
+        (self.index, self.offset) = back((self.index, self.offset), bytes, len);
     }
 }
