@@ -85,7 +85,7 @@ impl Held {
         let bytes = |piece: &PagePiece| (piece.offset as usize, piece.len as usize);
         let part = |piece| {
             let (offset, len) = bytes(piece);
-            piece.page.bytes(offset, len)
+            piece.page.part(offset, len)
         };
         self.0.iter().map(part).collect()
     }

@@ -59,20 +59,20 @@ impl Ring {
     pub fn read<T: FromBytes>(&self, at: usize) -> T {
         let found = self
             .place(at, size_of::<T>())
-            .and_then(|(page, offset)| page.bytes(offset, size_of::<T>()).read(0));
+            .and_then(|(page, offset)| page.part(offset, size_of::<T>()).read(0));
         found.unwrap_or_else(T::new_zeroed)
     }
 
     /// Writes a value.
     pub fn write<T: IntoBytes + Immutable>(&self, at: usize, value: T) {
         if let Some((page, offset)) = self.place(at, size_of::<T>()) {
-            page.bytes(offset, size_of::<T>()).write(0, value);
+            page.part(offset, size_of::<T>()).write(0, value);
         }
     }
 
     fn with_word<R>(&self, at: usize, f: impl FnOnce(&AtomicU32) -> R) -> Option<R> {
         let (page, offset) = self.place(at, 4)?;
-        page.bytes(offset, 4).atomic32(0).map(f)
+        page.part(offset, 4).atomic32(0).map(f)
     }
 
     /// A word that the other side has written: what it wrote before is seen.

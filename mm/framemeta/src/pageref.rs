@@ -69,7 +69,7 @@ impl PageRef {
         arch::phys::to_virt(self.0.phys() + offset)
     }
 
-    /// A part of the contents, for copying.
+    /// `len` bytes from `offset` on, for copying; others may use them at the same time.
     ///
     /// # Panics
     /// When it is not inside.
@@ -78,12 +78,6 @@ impl PageRef {
         let at = self.at(offset, len);
         // SAFETY: inside the page, which the reference keeps; the bytes are plain data.
         unsafe { SharedBytes::new(at, len) }
-    }
-
-    /// `len` bytes from `offset` on, which others may use at the same time.
-    #[inline]
-    pub fn bytes(&self, offset: usize, len: usize) -> SharedBytes<'_> {
-        self.part(offset, len)
     }
 
     /// The address of a byte.
