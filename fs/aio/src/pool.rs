@@ -18,7 +18,8 @@ type Job = Box<dyn FnOnce() + Send>;
 
 struct Queue {
     jobs: VecDeque<Job>,
-    /// Threads that wait for a job.
+    /// Threads that wait for a job and have none: one that takes a job is not among them from that moment,
+    /// else what comes next would count on it and wait as long as its job does.
     idle: usize,
     threads: usize,
 }
@@ -70,15 +71,32 @@ fn work() {
     loop {
         let deadline = now_ns() + PATIENCE_NS;
         QUEUE.lock().idle += 1;
-        let job = WAITING.wait_deadline(deadline, || QUEUE.lock().jobs.pop_front());
-        let mut queue = QUEUE.lock();
-        queue.idle -= 1;
-        // One that came when the wait had ended.
-        let Some(job) = job.or_else(|| queue.jobs.pop_front()) else {
-            queue.threads -= 1;
-            return;
-        };
-        drop(queue);
+        // One may also have come when the wait had ended.
+        let Some(job) = WAITING.wait_deadline(deadline, take).or_else(take_or_end) else { return };
         job();
+    }
+}
+
+/// The next job for a thread that is idle, and then is not any more.
+fn take() -> Option<Job> {
+    QUEUE.lock().take()
+}
+
+/// The same; without a job the thread ends.
+fn take_or_end() -> Option<Job> {
+    let mut queue = QUEUE.lock();
+    let job = queue.take();
+    if job.is_none() {
+        queue.idle -= 1;
+        queue.threads -= 1;
+    }
+    job
+}
+
+impl Queue {
+    fn take(&mut self) -> Option<Job> {
+        let job = self.jobs.pop_front()?;
+        self.idle -= 1;
+        Some(job)
     }
 }
