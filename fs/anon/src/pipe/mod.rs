@@ -127,7 +127,8 @@ impl Pipe {
     /// Waits until there is something to read (or nobody writes any more).
     pub(crate) fn wait_readable(&self) -> Result<()> {
         wait_interruptible(&self.readable, || {
-            (!self.ring.lock().is_empty() || !self.has_writers()).then_some(())
+            let ring = self.ring.lock();
+            (!ring.is_lent() && (!ring.is_empty() || !self.has_writers())).then_some(())
         })
     }
 
@@ -143,9 +144,9 @@ impl Pipe {
             return Ok(0);
         }
         loop {
-            {
+            let is_lent = {
                 let mut ring = self.ring.lock();
-                if !ring.is_empty() {
+                if !ring.is_lent() && !ring.is_empty() {
                     let was_full = ring.is_full();
                     let count = ring.read(sink)?;
                     let wake = was_full && !ring.is_full();
@@ -155,11 +156,14 @@ impl Pipe {
                     }
                     return Ok(count);
                 }
-            }
-            if !self.has_writers() {
-                return Ok(0);
-            }
-            if nonblocking {
+                // Asked with the ring locked: what the last writer wrote is there before it goes.
+                if !ring.is_lent() && !self.has_writers() {
+                    return Ok(0);
+                }
+                ring.is_lent()
+            };
+            // A splice that goes on is waited for in any case.
+            if nonblocking && !is_lent {
                 return Err(Errno::EAGAIN);
             }
             self.wait_readable()?;
@@ -207,7 +211,7 @@ impl Pipe {
         let ring = self.ring.lock();
         let mut events = 0;
         if end.reads() {
-            if !ring.is_empty() {
+            if ring.is_lent() || !ring.is_empty() {
                 events |= POLLIN | POLLRDNORM;
             }
             if !self.has_writers() && seen_writer {

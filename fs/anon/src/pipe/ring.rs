@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use abi::{Errno, Result};
 use arch::uio::{Sink, Source};
 use frames::PageRef;
+use smallvec::SmallVec;
 
 pub(crate) const PAGE: usize = 4096;
 
@@ -26,11 +27,24 @@ pub(crate) struct Ring {
     slots: usize,
     /// A page that was read empty, for the next write.
     spare: Option<PageRef>,
+    /// What a splice has taken and is writing to a file: it may come back, and until it is known what does,
+    /// nobody else reads.
+    lent: Option<Lent>,
 }
+
+#[derive(Clone, Copy)]
+struct Lent {
+    slots: usize,
+    bytes: usize,
+}
+
+/// Chunks that are lent at a time.
+pub(crate) const RUN: usize = 16;
+pub(crate) type Run = SmallVec<[Chunk; RUN]>;
 
 impl Ring {
     pub(crate) const fn new(slots: usize) -> Ring {
-        Ring { chunks: VecDeque::new(), slots, spare: None }
+        Ring { chunks: VecDeque::new(), slots, spare: None, lent: None }
     }
 
     pub(crate) fn slots(&self) -> usize {
@@ -39,7 +53,7 @@ impl Ring {
 
     /// Changes the number of slots; `EBUSY` if more are in use.
     pub(crate) fn resize(&mut self, slots: usize) -> Result<()> {
-        if self.chunks.len() > slots {
+        if self.used() > slots {
             return Err(Errno::EBUSY);
         }
         self.slots = slots;
@@ -51,18 +65,31 @@ impl Ring {
         self.chunks.is_empty()
     }
 
+    /// Whether a splice has chunks: who reads waits for it.
+    #[inline]
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    /// Slots in use.
+    #[inline]
+    fn used(&self) -> usize {
+        self.chunks.len() + self.lent.map_or(0, |lent| lent.slots)
+    }
+
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.chunks.len() >= self.slots
+        self.used() >= self.slots
     }
 
     pub(crate) fn room(&self) -> usize {
-        self.slots - self.chunks.len().min(self.slots)
+        self.slots.saturating_sub(self.used())
     }
 
     /// Bytes to be read (`FIONREAD`).
     pub(crate) fn bytes(&self) -> usize {
-        self.chunks.iter().map(|c| c.len).sum()
+        let here: usize = self.chunks.iter().map(|c| c.len).sum();
+        here + self.lent.map_or(0, |lent| lent.bytes)
     }
 
     fn page(&mut self) -> Result<PageRef> {
@@ -110,9 +137,42 @@ impl Ring {
         self.chunks.push_back(chunk);
     }
 
-    /// Puts a chunk back in front.
-    pub(crate) fn unread(&mut self, chunk: Chunk) {
-        self.chunks.push_front(chunk);
+    /// Lends the first chunks, at most `limit` bytes; none while others are lent.
+    pub(crate) fn lend(&mut self, limit: usize) -> Run {
+        let mut run = Run::new();
+        if self.is_lent() {
+            return run;
+        }
+        let mut left = limit;
+        while left > 0
+            && run.len() < RUN
+            && let Some(chunk) = self.take(left)
+        {
+            left -= chunk.len;
+            run.push(chunk);
+        }
+        if !run.is_empty() {
+            self.lent = Some(Lent { slots: run.len(), bytes: limit - left });
+        }
+        run
+    }
+
+    /// The first `gone` bytes of what was lent are used up; the rest comes back.
+    pub(crate) fn settle(&mut self, run: Run, gone: usize) {
+        self.lent = None;
+        let bytes: usize = run.iter().map(|chunk| chunk.len).sum();
+        let mut left = bytes.saturating_sub(gone);
+        for mut chunk in run.into_iter().rev() {
+            let stays = left.min(chunk.len);
+            if stays == 0 {
+                break;
+            }
+            left -= stays;
+            chunk.offset += chunk.len - stays;
+            chunk.len = stays;
+            chunk.own = false;
+            self.chunks.push_front(chunk);
+        }
     }
 
     /// Takes the first chunk, at most `limit` bytes of it.

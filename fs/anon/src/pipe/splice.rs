@@ -18,12 +18,8 @@ use vfs::rw::{self, At};
 use vfs::{Context, File, FileKind, FileMode};
 
 use super::file::PipeEnd;
-use super::ring::{Chunk, PAGE};
+use super::ring::{Chunk, PAGE, RUN};
 use super::{Pipe, pipe_of};
-
-/// Chunks that are written at a time.
-const RUN: usize = 16;
-type Run = SmallVec<[Chunk; RUN]>;
 
 /// Writes everything it collects to a file.
 struct ToFile<'a> {
@@ -164,14 +160,20 @@ fn wait_room(pipe: &Pipe, nonblocking: bool) -> Result<usize> {
 /// Waits until the pipe has data; `false` at its end.
 fn wait_data(pipe: &Pipe, nonblocking: bool) -> Result<bool> {
     loop {
-        if !pipe.ring.lock().is_empty() {
-            return Ok(true);
-        }
-        if !pipe.has_writers() {
-            return Ok(false);
-        }
-        if nonblocking {
-            return Err(Errno::EAGAIN);
+        {
+            let ring = pipe.ring.lock();
+            if !ring.is_lent() {
+                if !ring.is_empty() {
+                    return Ok(true);
+                }
+                // Asked with the ring locked: what the last writer wrote is there before it goes.
+                if !pipe.has_writers() {
+                    return Ok(false);
+                }
+                if nonblocking {
+                    return Err(Errno::EAGAIN);
+                }
+            }
         }
         pipe.wait_readable()?;
     }
@@ -239,65 +241,33 @@ fn pipe_to_file(
     if to.flags() & O_APPEND != 0 {
         return Err(Errno::EINVAL);
     }
-    if !wait_data(pipe, nonblocking)? {
-        return Ok(0);
-    }
     let mut out = ToFile { ctx, file: to, at, error: None };
     let mut done = 0;
     while done < len {
-        let chunks = take_run(pipe, len - done);
+        let chunks = pipe.ring.lock().lend(len - done);
         if chunks.is_empty() {
+            // Others may take what came before it is taken here: that is not the end.
+            if done == 0 && wait_data(pipe, nonblocking)? {
+                continue;
+            }
             break;
         }
         let wanted: usize = chunks.iter().map(|chunk| chunk.len).sum();
         let result = out.put_run(&chunks);
         let count = *result.as_ref().unwrap_or(&0);
         done += count;
+        pipe.ring.lock().settle(chunks, count);
+        // Who reads has waited.
+        pipe.readable.wake_all();
+        pipe.tell_writers();
         if count < wanted {
-            put_back(pipe, chunks, count);
             match result {
                 Err(error) if done == 0 => return Err(error),
                 _ => break,
             }
         }
-        pipe.tell_writers();
     }
     Ok(done)
-}
-
-/// Takes the first chunks of a pipe, at most `limit` bytes.
-fn take_run(pipe: &Pipe, limit: usize) -> Run {
-    let mut chunks = Run::new();
-    let mut ring = pipe.ring.lock();
-    let mut left = limit;
-    while left > 0
-        && chunks.len() < RUN
-        && let Some(chunk) = ring.take(left)
-    {
-        left -= chunk.len;
-        chunks.push(chunk);
-    }
-    chunks
-}
-
-/// Puts back what of chunks comes after the first `written` bytes.
-fn put_back(pipe: &Pipe, chunks: Run, written: usize) {
-    let mut left = written;
-    let rest = chunks.into_iter().filter_map(|mut chunk| {
-        let gone = left.min(chunk.len);
-        left -= gone;
-        chunk.offset += gone;
-        chunk.len -= gone;
-        chunk.own = false;
-        (chunk.len > 0).then_some(chunk)
-    });
-    let rest: Run = rest.collect();
-    {
-        let mut ring = pipe.ring.lock();
-        rest.into_iter().rev().for_each(|chunk| ring.unread(chunk));
-    }
-    // Who came meanwhile found the pipe empty.
-    pipe.tell_readers();
 }
 
 /// Moves or duplicates chunks from one pipe to another.
@@ -312,10 +282,19 @@ fn pipe_to_pipe(
     if Arc::ptr_eq(source, target) {
         return Err(Errno::EINVAL);
     }
-    if !wait_data(source, nonblocking)? {
-        return Ok(0);
+    // Others may take the data or the room between the wait and the look: that is not the end.
+    while len > 0 && wait_data(source, nonblocking)? {
+        wait_room(target, nonblocking)?;
+        let done = move_chunks(source, target, len, keep);
+        if done > 0 {
+            return Ok(done);
+        }
     }
-    wait_room(target, nonblocking)?;
+    Ok(0)
+}
+
+/// The same with what is there now; how many bytes.
+fn move_chunks(source: &Arc<Pipe>, target: &Arc<Pipe>, len: usize, keep: bool) -> usize {
     // Both rings at once, in the order of their addresses.
     let source_first = Arc::as_ptr(source).addr() < Arc::as_ptr(target).addr();
     let (mut input, mut output) = if source_first {
@@ -326,7 +305,7 @@ fn pipe_to_pipe(
         (source.ring.lock_nested(), output)
     };
     let (mut done, mut index) = (0, 0);
-    while done < len && !output.is_full() {
+    while done < len && !output.is_full() && !input.is_lent() {
         let chunk = if keep {
             let Some(chunk) = input.peek(index) else { break };
             Chunk { len: chunk.len.min(len - done), own: false, ..chunk.clone() }
@@ -345,7 +324,7 @@ fn pipe_to_pipe(
             source.tell_writers();
         }
     }
-    Ok(done)
+    done
 }
 
 /// `splice(2)`; offsets are given only for the side that is no pipe.

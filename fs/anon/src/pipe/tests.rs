@@ -193,3 +193,42 @@ fn splice_moves_pages_of_a_file() {
     assert_eq!(super::splice::sendfile(&ctx, &copy, &file, At::Offset(0), 10_000), Ok(10_000));
     assert_eq!(copy.inode().size(), 10_000);
 }
+
+#[test]
+fn what_a_splice_has_taken_is_not_the_end() {
+    let world = World::new();
+    let (read, write) = super::pipe(&world.ctx(), 0).unwrap();
+    assert_eq!(world.write(&write, b"abcdef"), Ok(6));
+    let pipe = super::pipe_of(&read).unwrap().clone();
+    let run = pipe.ring.lock().lend(4);
+    assert_eq!(pipe.ring.lock().bytes(), 6);
+    assert!(pipe.ring.lock().lend(1).is_empty());
+    drop(write);
+    assert_eq!(read.poll(None), POLLIN | POLLRDNORM | POLLHUP);
+    let reader = thread::spawn({
+        let read = read.clone();
+        move || World::new().read(&read, 100).unwrap()
+    });
+    thread::sleep(std::time::Duration::from_millis(20));
+    assert!(!reader.is_finished());
+    pipe.ring.lock().settle(run, 3);
+    pipe.readable.wake_all();
+    assert_eq!(reader.join().unwrap(), b"def");
+    assert_eq!(read.poll(None), POLLHUP);
+    assert_eq!(world.read(&read, 100).unwrap(), b"");
+}
+
+#[test]
+fn lent_slots_are_no_room() {
+    let world = World::new();
+    let (read, write) = super::pipe(&world.ctx(), O_NONBLOCK).unwrap();
+    let pipe = super::pipe_of(&read).unwrap().clone();
+    let all = pipe.capacity();
+    assert_eq!(world.write(&write, &vec![7; all]), Ok(all));
+    let run = pipe.ring.lock().lend(all);
+    assert_eq!(write.poll(None) & POLLOUT, 0);
+    assert_eq!(world.write(&write, b"x"), Err(Errno::EAGAIN));
+    pipe.ring.lock().settle(run, 4096);
+    assert_eq!(pipe.ring.lock().bytes(), all - 4096);
+    assert_eq!(world.write(&write, b"x"), Ok(1));
+}
