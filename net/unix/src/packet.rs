@@ -14,7 +14,7 @@ use socket::{Ancillary, Cred, Patience, RecvMessage, SendMessage};
 use vfs::File;
 
 use crate::name::{self, Bound};
-use crate::rights::{Extra, Rights};
+use crate::rights::{self, Extra, Rights};
 use crate::sock::{CONNECTED, DEAD, Inbox, READABLE, RECV_SHUT, SEND_SHUT, Unix, WRITABLE};
 use crate::stream::extra_of;
 
@@ -261,10 +261,8 @@ fn pay(
     patience: &mut Option<Patience>,
 ) -> Result<Charge> {
     let has_room = || {
-        (socket.charged.load(Ordering::Acquire) < socket.sndbuf()
-            || socket.has(SEND_SHUT)
-            || socket.common.has_error())
-        .then_some(())
+        (socket.charged() < socket.sndbuf() || socket.has(SEND_SHUT) || socket.common.has_error())
+            .then_some(())
     };
     if has_room().is_none() {
         let patience = patience.get_or_insert_with(|| socket.common.send_patience(nonblocking));
@@ -426,6 +424,7 @@ fn peek(socket: &Unix, sink: &mut Sink<'_>, message: &mut RecvMessage) -> Option
     let cred = extra.and_then(|extra| extra.cred.clone());
     let files = extra.and_then(|extra| extra.rights.as_ref()).map(Rights::peek);
     drop(inbox);
+    files.iter().for_each(|files| rights::settle(files));
     give_cred(socket, message, cred);
     give_rights(message, files);
     Some(outcome)

@@ -59,7 +59,8 @@ pub struct Unix {
     pub(crate) inbox: Mutex<Inbox>,
     /// Bytes of a stream, packets of the others: what is in the inbox, for those who only look.
     pub(crate) unread: AtomicUsize,
-    /// Bytes of memory that packets of this sender take in inboxes.
+    /// What counts against a sender's buffer: of a stream, what is in its inbox; of the others, the
+    /// memory that packets of this sender take in inboxes.
     pub(crate) charged: AtomicUsize,
     pub(crate) peer: RcuArc<Unix>,
     /// Waits for data, connections, the end.
@@ -146,6 +147,10 @@ impl Unix {
         self.unread.load(Ordering::Acquire)
     }
 
+    pub(crate) fn charged(&self) -> usize {
+        self.charged.load(Ordering::Acquire)
+    }
+
     /// Something came.
     #[inline]
     pub(crate) fn tell_reader(&self) {
@@ -165,8 +170,8 @@ impl Unix {
             return false;
         }
         let used = match self.common.kind {
-            Kind::Stream => self.peer.get().map_or(0, |peer| peer.unread()),
-            _ => self.charged.load(Ordering::Acquire),
+            Kind::Stream => self.peer.get().map_or(0, |peer| peer.charged()),
+            _ => self.charged(),
         };
         used.saturating_mul(4) <= self.sndbuf() && !packet::is_peer_full(self)
     }
@@ -264,6 +269,15 @@ impl Socket for Unix {
                 self.common.options.peek_off.store(value.int()?, Ordering::Relaxed);
                 Ok(())
             }
+            // SO_REUSEPORT is for AF_INET, SO_ZEROCOPY for what the network takes from pages.
+            SO_REUSEPORT => {
+                if value.int()? != 0 {
+                    Err(Errno::EOPNOTSUPP)
+                } else {
+                    Ok(())
+                }
+            }
+            SO_ZEROCOPY => value.int().and(Err(Errno::EOPNOTSUPP)),
             _ => {
                 socket::options::set(&self.common, call, name, value)?;
                 if matches!(name, SO_SNDBUF | SO_SNDBUFFORCE) && self.is_writable() {
@@ -303,7 +317,7 @@ impl Socket for Unix {
             },
             SIOCOUTQ => match self.common.kind {
                 Kind::Stream => self.peer.get().map_or(0, |peer| peer.unread()),
-                _ => self.charged.load(Ordering::Relaxed),
+                _ => self.charged(),
             },
             _ => return Err(Errno::ENOIOCTLCMD),
         };
