@@ -165,13 +165,11 @@ vdso_dynamic:
 vdso_dynamic_end:
 
 /* The clock whose id is in edi, in nanoseconds in rax; r8 is the data page. Uses rcx, rdx, r9. */
-.macro READ_CLOCK fallback, is_exact=1
+.macro READ_CLOCK fallback
 70: mov r9d, [r8]
     test r9d, 1
     jnz 71f
-    .if \is_exact
     lfence
-    .endif
     rdtsc
     shl rdx, 32
     or rax, rdx
@@ -225,7 +223,7 @@ vdso_clock_gettime:
     /* The coarse clocks, 5 and 6, stand still for 4 ms: a second is 250 times that, so that what is
        left of it is rounded down, by a division by 15625 * 2^8. */
 14: lea r8, [rip + DATA]
-    READ_CLOCK 2f, 0
+    READ_CLOCK 2f
     mov rcx, rax
     SECONDS
     mov [rsi], rdx
