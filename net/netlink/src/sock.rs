@@ -97,6 +97,10 @@ impl Netlink {
         self.common.protocol
     }
 
+    pub(crate) fn ino(&self) -> u64 {
+        self.common.ino
+    }
+
     pub(crate) fn namespace(&self) -> &Arc<NetNamespace> {
         &self.common.namespace
     }
@@ -159,10 +163,26 @@ impl Netlink {
                 return Ok(state.port);
             }
         }
-        let port = ports::of(self.namespace())?.take_any(self, process)?;
+        let ports = ports::of(self.namespace())?;
+        let port = ports.take_any(self, process)?;
+        Ok(match self.set_port(port) {
+            None => port,
+            // Another thread was faster.
+            Some(own) => {
+                ports.give_back(self, port);
+                own
+            }
+        })
+    }
+
+    /// Notes the port that was taken, unless there is one already: which.
+    fn set_port(&self, port: u32) -> Option<u32> {
         let mut state = self.state.lock();
+        if state.is_bound {
+            return Some(state.port);
+        }
         (state.port, state.is_bound) = (port, true);
-        Ok(port)
+        None
     }
 
     fn read_address(address: &Address) -> Result<SockAddr> {
@@ -261,9 +281,12 @@ impl Socket for Netlink {
                 self.bind_any(Some(call))?;
             }
             (None, port) => {
-                ports::of(self.namespace())?.take(self, port)?;
-                let mut state = self.state.lock();
-                (state.port, state.is_bound) = (port, true);
+                let ports = ports::of(self.namespace())?;
+                ports.take(self, port)?;
+                if self.set_port(port).is_some() {
+                    ports.give_back(self, port);
+                    return Err(Errno::EINVAL);
+                }
             }
         }
         // The first 32 groups are as the mask says.
@@ -383,11 +406,7 @@ impl Socket for Netlink {
             message.control.push(Ancillary::Raw { level: SOL_NETLINK, kind: PKTINFO, data });
         }
         if self.common.options.has(Flag::PASSCRED) {
-            if message.wants_control {
-                message.control.push(Ancillary::Credentials(incoming.cred));
-            } else {
-                message.result_flags |= MSG_CTRUNC;
-            }
+            message.give(Ancillary::Credentials(incoming.cred));
         }
         Ok(if message.flags & MSG_TRUNC != 0 { incoming.bytes.len() } else { count })
     }

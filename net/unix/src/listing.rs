@@ -154,15 +154,12 @@ fn put_name(name: &[u8], out: &mut Vec<u8>) {
 }
 
 fn show_qlen(namespace: &NetNamespace, out: &mut Vec<u8>) -> Result<()> {
-    let mut text = alloc::string::String::new();
-    let _ = writeln!(text, "{}", crate::name::max_dgram_qlen(namespace));
-    out.extend_from_slice(text.as_bytes());
+    trees::put_number(out, crate::name::max_dgram_qlen(namespace).into());
     Ok(())
 }
 
 fn store_qlen(namespace: &NetNamespace, bytes: &[u8]) -> Result<()> {
-    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
-    let value: i32 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+    let value = trees::parse(bytes, i32::MIN.into()..=i32::MAX.into())? as i32;
     let part = namespace.part::<Part>().ok_or(Errno::EINVAL)?;
     part.max_dgram_qlen.store(value, Ordering::Relaxed);
     Ok(())

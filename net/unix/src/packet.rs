@@ -325,12 +325,7 @@ fn push(socket: &Unix, peer: &Unix, packet: Packet) -> Result<Option<Packet>> {
 
 /// Hands files over, or drops them where there is no room for control messages.
 pub(crate) fn give_rights(message: &mut RecvMessage, files: Option<Vec<Arc<File>>>) {
-    let Some(files) = files else { return };
-    if message.wants_control {
-        message.control.push(Ancillary::Rights(files));
-    } else {
-        message.result_flags |= MSG_CTRUNC;
-    }
+    files.into_iter().for_each(|files| message.give(Ancillary::Rights(files)));
 }
 
 /// `recv(2)` and its relatives.
@@ -431,13 +426,8 @@ fn peek(socket: &Unix, sink: &mut Sink<'_>, message: &mut RecvMessage) -> Option
 }
 
 fn give_cred(socket: &Unix, message: &mut RecvMessage, cred: Option<Cred>) {
-    if !socket.passes_credentials() {
-        return;
-    }
-    if message.wants_control {
-        message.control.push(Ancillary::Credentials(cred.unwrap_or(Cred::nobody())));
-    } else {
-        message.result_flags |= MSG_CTRUNC;
+    if socket.passes_credentials() {
+        message.give(Ancillary::Credentials(cred.unwrap_or(Cred::nobody())));
     }
 }
 

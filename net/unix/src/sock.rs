@@ -8,7 +8,6 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use abi::poll::*;
 use abi::socket::*;
 use abi::{Errno, Result};
-use arch::addr::VirtAddr;
 use arch::lock::{LockClass, Once, SpinLock};
 use arch::uio::{Sink, Source};
 use sched::rcu::RcuArc;
@@ -307,8 +306,8 @@ impl Socket for Unix {
         }
     }
 
-    fn ioctl(&self, _call: &Call<'_>, cmd: u32, arg: VirtAddr) -> Result<usize> {
-        let bytes = match cmd {
+    fn queue_number(&self, cmd: u32) -> Result<usize> {
+        Ok(match cmd {
             SIOCINQ if self.is_listening() => return Err(Errno::EINVAL),
             SIOCINQ => match &*self.inbox.lock() {
                 Inbox::Stream(inbox) => inbox.bytes(),
@@ -320,9 +319,7 @@ impl Socket for Unix {
                 _ => self.charged(),
             },
             _ => return Err(Errno::ENOIOCTLCMD),
-        };
-        arch::user::write_val(arg, &i32::try_from(bytes).unwrap_or(i32::MAX))?;
-        Ok(0)
+        })
     }
 
     fn scm(&self) -> Scm {

@@ -306,12 +306,7 @@ impl Got {
     /// Hands over what was got.
     fn give(self, message: &mut RecvMessage) {
         if self.wants_cred {
-            if message.wants_control {
-                let cred = self.cred.unwrap_or(Cred::nobody());
-                message.control.push(Ancillary::Credentials(cred));
-            } else {
-                message.result_flags |= MSG_CTRUNC;
-            }
+            message.give(Ancillary::Credentials(self.cred.unwrap_or(Cred::nobody())));
         }
         self.peeked.iter().for_each(|files| rights::settle(files));
         let files = self.rights.map(Rights::receive).or(self.peeked);
