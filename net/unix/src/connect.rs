@@ -61,6 +61,10 @@ impl Pending {
         self.sockets.iter().cloned().collect()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
     fn is_full(&self) -> bool {
         self.sockets.len() > self.backlog
     }

@@ -93,7 +93,7 @@ pub fn sockets(namespace: &NetNamespace) -> Vec<Shown> {
 fn show(socket: &Arc<Unix>) -> Shown {
     let peer = socket.peer.get();
     let is_listening = socket.is_listening();
-    let waiting = if is_listening { socket.pending.lock().list().len() } else { socket.unread() };
+    let waiting = if is_listening { socket.pending.lock().len() } else { socket.unread() };
     Shown {
         ino: if socket.file.get().is_some() { socket.common.ino } else { 0 },
         peer_ino: peer.as_ref().map_or(0, |peer| peer.common.ino),

@@ -10,7 +10,7 @@ use abi::socket::*;
 use abi::{Errno, Result};
 use arch::uio::{Sink, Source};
 use frames::PageRef;
-use socket::{Ancillary, Cred, Patience, RecvMessage, SendMessage};
+use socket::{Ancillary, Cred, Patience, RecvMessage, SendMessage, packet_memory};
 use vfs::File;
 
 use crate::name::{self, Bound};
@@ -21,22 +21,8 @@ use crate::stream::extra_of;
 const PAGE: usize = 4096;
 /// Up to here a packet's bytes are in one piece of the heap.
 const SMALL_MAX: usize = 2048;
-/// What Linux counts for a packet besides its bytes, which decides how many fit: the head, and what is
-/// behind the bytes.
-const HEAD: usize = 256;
-const TAIL: usize = 320;
 /// What is left of `SO_SNDBUF` for the longest packet.
 const RESERVE: usize = 32;
-
-/// The memory that Linux takes for a packet.
-fn cost(len: usize) -> usize {
-    let bytes = len.saturating_add(TAIL);
-    if bytes <= PAGE * 8 {
-        bytes.next_power_of_two() + HEAD
-    } else {
-        bytes.next_multiple_of(PAGE) + HEAD
-    }
-}
 
 enum Bytes {
     Small(Vec<u8>),
@@ -230,7 +216,7 @@ pub(crate) fn send(
     }
     let mut patience = None;
     let nonblocking = message.is_nonblocking();
-    let charge = pay(socket, cost(len), nonblocking, &mut patience)?;
+    let charge = pay(socket, packet_memory(len), nonblocking, &mut patience)?;
     let bytes = Bytes::read(source)?;
     let peer = peer?;
     let extra = extra_of(socket, &peer, message)?;

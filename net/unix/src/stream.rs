@@ -21,7 +21,7 @@ const SNDBUF_MIN: usize = 4608;
 /// Descriptors come with at most so many bytes: what follows is another message.
 const RIGHTS_MAX: usize = 32 * 1024;
 /// What a mark counts besides its bytes, as Linux counts a packet of one byte: each has a page of its own.
-const MARK: usize = 768;
+const MARK: usize = socket::packet_memory(1);
 
 /// A page with bytes that are still to be received.
 struct Segment {
