@@ -80,12 +80,15 @@ impl Ports {
         self.tables.lock().ports.get(&(protocol, port)).and_then(Weak::upgrade)
     }
 
+    /// Makes a socket a member of a group, in the table and in the socket at once.
     pub(crate) fn join(&self, socket: &Netlink, group: u32) {
         let mut tables = self.tables.lock();
         let members = tables.groups.entry((socket.protocol(), group)).or_default();
         members.insert(socket.ino(), socket.this.clone());
+        socket.note_group(group, true);
     }
 
+    /// Ends what [`join`](Self::join) began.
     pub(crate) fn leave(&self, socket: &Netlink, group: u32) {
         let mut tables = self.tables.lock();
         let key = (socket.protocol(), group);
@@ -95,6 +98,7 @@ impl Ports {
                 tables.groups.remove(&key);
             }
         }
+        socket.note_group(group, false);
     }
 
     /// The members of a group.

@@ -242,16 +242,24 @@ impl Netlink {
         if is_admin || (to.port, to.groups) == (0, 0) { Ok(()) } else { Err(Errno::EPERM) }
     }
 
-    fn join(&self, group: u32) -> Result<()> {
+    pub(crate) fn join(&self, group: u32) -> Result<()> {
         ports::of(self.namespace())?.join(self, group);
-        self.state.lock().groups.insert(group);
         Ok(())
     }
 
-    fn leave(&self, group: u32) -> Result<()> {
+    pub(crate) fn leave(&self, group: u32) -> Result<()> {
         ports::of(self.namespace())?.leave(self, group);
-        self.state.lock().groups.remove(&group);
         Ok(())
+    }
+
+    /// Notes that the socket is a member of a group or is not, as the tables have it, whose lock is held.
+    pub(crate) fn note_group(&self, group: u32, is_member: bool) {
+        let mut state = self.state.lock();
+        if is_member {
+            state.groups.insert(group);
+        } else {
+            state.groups.remove(&group);
+        }
     }
 
     /// The next message for a buffer of `room` bytes: a queued one, or a piece of the dump.

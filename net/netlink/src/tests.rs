@@ -116,3 +116,41 @@ fn a_sender_waits_until_the_receiver_has_room() {
     assert_eq!(waiting.join().unwrap(), Err(Errno::ECONNREFUSED));
     assert_eq!(send(&a, &to, &[0; 1000], 0), Err(Errno::ECONNREFUSED));
 }
+
+#[test]
+fn a_group_is_told_while_a_socket_is_its_member() {
+    let [a, b] = sockets();
+    let namespace = a.namespace().clone();
+    let tell = || crate::multicast(&namespace, crate::ROUTE, 5, b"event");
+    assert!(!tell());
+    a.join(5).unwrap();
+    a.join(5).unwrap();
+    b.join(5).unwrap();
+    assert!(tell());
+    for socket in [&a, &b] {
+        assert_eq!(recv(socket, 100, MSG_DONTWAIT).unwrap(), b"event");
+        assert_eq!(recv(socket, 100, MSG_DONTWAIT), Err(Errno::EAGAIN));
+    }
+    a.leave(5).unwrap();
+    assert!(tell());
+    assert_eq!(recv(&a, 100, MSG_DONTWAIT), Err(Errno::EAGAIN));
+    b.release();
+    assert!(!tell());
+}
+
+#[test]
+fn threads_that_join_and_leave_at_once_leave_nothing() {
+    let [a, _] = sockets();
+    let threads = [true, false].map(|joins| {
+        let socket = a.clone();
+        thread::spawn(move || {
+            for _ in 0..10_000 {
+                if joins { socket.join(9) } else { socket.leave(9) }.unwrap();
+            }
+        })
+    });
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    a.release();
+    let members = crate::ports::of(a.namespace()).unwrap().members(crate::ROUTE, 9);
+    assert!(members.is_empty());
+}

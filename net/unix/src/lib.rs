@@ -14,7 +14,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use listing::{Shown, sockets};
+pub use listing::{Shown, find, sockets};
 pub use sock::Unix;
 
 use abi::socket::AF_UNIX;

@@ -90,6 +90,13 @@ pub fn sockets(namespace: &NetNamespace) -> Vec<Shown> {
     found.iter().map(show).collect()
 }
 
+/// The socket of a namespace that has this inode number, if a program holds it.
+pub fn find(namespace: &NetNamespace, ino: u64) -> Option<Shown> {
+    let shard = namespace.try_part::<Part>()?.listing.shard(ino)?;
+    let found = shard.lock().get(&ino).and_then(Weak::upgrade)?;
+    Some(show(&found)).filter(|shown| shown.ino == ino)
+}
+
 fn show(socket: &Arc<Unix>) -> Shown {
     let peer = socket.peer.get();
     let is_listening = socket.is_listening();
