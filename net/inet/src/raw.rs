@@ -8,7 +8,6 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use abi::poll::*;
 use abi::socket::*;
 use abi::{Errno, Result};
-use arch::addr::VirtAddr;
 use arch::lock::{LockClass, RwSpinLock, SpinLock};
 use arch::uio::{Sink, Source};
 use netdevice::{Destination, Endpoint, Ip};
@@ -428,14 +427,12 @@ impl Socket for RawSocket {
         }
     }
 
-    fn ioctl(&self, _call: &Call<'_>, cmd: u32, arg: VirtAddr) -> Result<usize> {
-        let number = match cmd {
-            SIOCINQ => self.queue.first_len() as i32,
-            SIOCOUTQ => 0,
-            _ => return Err(Errno::ENOIOCTLCMD),
-        };
-        arch::user::write_val(arg, &number)?;
-        Ok(0)
+    fn queue_number(&self, cmd: u32) -> Result<usize> {
+        match cmd {
+            SIOCINQ => Ok(self.queue.first_len()),
+            SIOCOUTQ => Ok(0),
+            _ => Err(Errno::ENOIOCTLCMD),
+        }
     }
 
     fn release(&self) {

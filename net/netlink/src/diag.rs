@@ -91,8 +91,8 @@ pub(crate) fn serve(socket: &Netlink, request: &Request<'_>) -> Result<Outcome> 
     }
     let wanted: UnixRequest = request.read()?;
     let header = request.header;
-    let mut sockets = unix::sockets(socket.namespace());
     if request.is_dump() {
+        let mut sockets = unix::sockets(socket.namespace());
         sockets.retain(|shown| shown.ino != 0 && wanted.states & 1 << state_of(shown) != 0);
         let messages =
             sockets.into_iter().map(move |shown| encode(&shown, wanted.show, flag::MULTI, &header));
@@ -101,7 +101,6 @@ pub(crate) fn serve(socket: &Netlink, request: &Request<'_>) -> Result<Outcome> 
     if wanted.ino == 0 {
         return Err(Errno::EINVAL);
     }
-    let found = sockets.iter().find(|shown| shown.ino == u64::from(wanted.ino));
-    let found = found.ok_or(Errno::ENOENT)?;
-    Ok(Outcome::Answer([encode(found, wanted.show, 0, &header)].to_vec()))
+    let found = unix::find(socket.namespace(), wanted.ino.into()).ok_or(Errno::ENOENT)?;
+    Ok(Outcome::Answer([encode(&found, wanted.show, 0, &header)].to_vec()))
 }

@@ -58,12 +58,9 @@ pub(crate) fn receive(socket: &Netlink, port: u32, bytes: &[u8]) {
 
 fn serve(socket: &Netlink, request: &Request<'_>, whole: &[u8]) {
     let header = &request.header;
-    if header.flags & flag::REQUEST == 0 {
-        return;
-    }
-    // Control messages have nothing to be done.
-    let outcome =
-        if header.kind < MIN_TYPE { Ok(Outcome::Done) } else { dispatch(socket, request) };
+    // Nothing is to be done with control messages, and with what is no request.
+    let is_request = header.flags & flag::REQUEST != 0 && header.kind >= MIN_TYPE;
+    let outcome = if is_request { dispatch(socket, request) } else { Ok(Outcome::Done) };
     let error = match outcome {
         Ok(Outcome::Done) => None,
         Ok(Outcome::Answer(messages)) => {

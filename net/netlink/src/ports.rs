@@ -16,7 +16,8 @@ static PORTS: LockClass = LockClass::new("netlink.ports", 567);
 #[derive(Default)]
 struct Tables {
     ports: HashMap<(i32, u32), Weak<Netlink>>,
-    groups: HashMap<(i32, u32), Vec<Weak<Netlink>>>,
+    /// The members of a group by their inode numbers.
+    groups: HashMap<(i32, u32), HashMap<u64, Weak<Netlink>>>,
 }
 
 /// What the family keeps per network namespace.
@@ -79,30 +80,32 @@ impl Ports {
         self.tables.lock().ports.get(&(protocol, port)).and_then(Weak::upgrade)
     }
 
+    /// Makes a socket a member of a group, in the table and in the socket at once.
     pub(crate) fn join(&self, socket: &Netlink, group: u32) {
         let mut tables = self.tables.lock();
         let members = tables.groups.entry((socket.protocol(), group)).or_default();
-        if !members.iter().any(|member| member.ptr_eq(&socket.this)) {
-            members.push(socket.this.clone());
-        }
+        members.insert(socket.ino(), socket.this.clone());
+        socket.note_group(group, true);
     }
 
+    /// Ends what [`join`](Self::join) began.
     pub(crate) fn leave(&self, socket: &Netlink, group: u32) {
         let mut tables = self.tables.lock();
         let key = (socket.protocol(), group);
         if let Some(members) = tables.groups.get_mut(&key) {
-            members.retain(|member| !member.ptr_eq(&socket.this));
+            members.remove(&socket.ino());
             if members.is_empty() {
                 tables.groups.remove(&key);
             }
         }
+        socket.note_group(group, false);
     }
 
     /// The members of a group.
     pub(crate) fn members(&self, protocol: i32, group: u32) -> Vec<Arc<Netlink>> {
         let tables = self.tables.lock();
         let members = tables.groups.get(&(protocol, group));
-        members.map_or_else(Vec::new, |all| all.iter().filter_map(Weak::upgrade).collect())
+        members.map_or_else(Vec::new, |all| all.values().filter_map(Weak::upgrade).collect())
     }
 }
 

@@ -24,6 +24,11 @@ const NEWROUTE: u16 = 24;
 const GETROUTE: u16 = 26;
 const NEWNEIGH: u16 = 28;
 const GETNEIGH: u16 = 30;
+const GETTCLASS: u16 = 42;
+const GETTFILTER: u16 = 46;
+const GETACTION: u16 = 50;
+const GETNSID: u16 = 90;
+const GETCHAIN: u16 = 102;
 
 /// An interface.
 #[derive(Clone, Debug, Default)]
@@ -396,7 +401,10 @@ pub(crate) fn serve(socket: &Netlink, request: &Request<'_>) -> Result<Outcome> 
         }
         // Types come in fours: new, delete, get, set.
         kind if kind % 4 != 2 => change(socket, request),
-        _ if request.is_dump() => Ok(dump(Vec::<Link>::new(), request.header, encode_link)),
+        // There is none of these.
+        GETTCLASS | GETTFILTER | GETACTION | GETNSID | GETCHAIN if request.is_dump() => {
+            Ok(dump(Vec::<Link>::new(), request.header, encode_link))
+        }
         _ => Err(Errno::EOPNOTSUPP),
     }
 }

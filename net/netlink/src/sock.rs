@@ -15,7 +15,7 @@ use arch::uio::{Sink, Source};
 use sched::WaitQueue;
 use socket::{
     Address, Ancillary, Call, Common, Cred, Flag, Kind, NetNamespace, OptionIn, OptionOut,
-    RecvMessage, Scm, SendMessage, Socket,
+    RecvMessage, Scm, SendMessage, Socket, identity, packet_memory,
 };
 use vfs::{Cap, PollTable};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -46,10 +46,10 @@ const EXT_ACK: i32 = 11;
 const GET_STRICT_CHK: i32 = 12;
 /// Groups of a protocol end here.
 const GROUPS_MAX: u32 = 1024;
-/// What the bookkeeping of a queued message costs.
-const OVERHEAD: usize = 256;
-/// A dump is passed on in pieces of this size.
-const DUMP_CHUNK: usize = 16 * 1024;
+/// A dump is passed on in pieces as large as the program's buffer, but no smaller and no larger than
+/// these. The former, as on Linux, leaves some of a page of 4096 bytes.
+const PIECE_MIN: usize = 3776;
+const PIECE_MAX: usize = 16 * 1024;
 
 /// A message on its way to a program.
 pub(crate) struct Incoming {
@@ -65,14 +65,25 @@ pub(crate) type Dump = Box<dyn Iterator<Item = Vec<u8>> + Send + Sync>;
 #[derive(Default)]
 struct State {
     queue: VecDeque<Incoming>,
-    bytes: usize,
+    /// The memory that counts against the buffer.
+    used: usize,
+    is_closed: bool,
     port: u32,
     is_bound: bool,
     groups: BTreeSet<u32>,
     to_port: u32,
     to_groups: u32,
     dump: Option<core::iter::Peekable<Dump>>,
+    /// The largest buffer that the program has received into.
+    room: usize,
     options: BTreeSet<i32>,
+}
+
+impl State {
+    fn push(&mut self, message: Incoming) {
+        self.used += packet_memory(message.bytes.len());
+        self.queue.push_back(message);
+    }
 }
 
 /// A socket.
@@ -80,6 +91,8 @@ pub struct Netlink {
     common: Common,
     pub(crate) this: Weak<Netlink>,
     queue: Arc<WaitQueue>,
+    /// Senders wait here for room in this socket's queue.
+    room: WaitQueue,
     state: SpinLock<State>,
 }
 
@@ -89,12 +102,17 @@ impl Netlink {
             common: Common::new(namespace, AF_NETLINK, kind, protocol),
             this: this.clone(),
             queue: Arc::new(WaitQueue::new()),
+            room: WaitQueue::new(),
             state: SpinLock::new(&STATE, State::default()),
         })
     }
 
     pub(crate) fn protocol(&self) -> i32 {
         self.common.protocol
+    }
+
+    pub(crate) fn ino(&self) -> u64 {
+        self.common.ino
     }
 
     pub(crate) fn namespace(&self) -> &Arc<NetNamespace> {
@@ -109,27 +127,50 @@ impl Netlink {
         self.has_option(CAP_ACK)
     }
 
-    /// Queues a message; one too many is lost, and that is told.
-    pub(crate) fn deliver(&self, message: Incoming) {
+    /// Whether a message of `len` bytes fits: one does always.
+    fn has_room(&self, state: &State, len: usize) -> bool {
         let limit = usize::try_from(self.common.options.rcvbuf.load(Ordering::Relaxed));
-        let cost = message.bytes.len() + OVERHEAD;
-        let is_lost = {
+        state.used == 0 || state.used.saturating_add(packet_memory(len)) <= limit.unwrap_or(0)
+    }
+
+    /// Queues a message; gives it back if there is no room. `ECONNREFUSED` when the socket is closed.
+    fn offer(&self, message: Incoming) -> Result<Option<Incoming>> {
+        {
             let mut state = self.state.lock();
-            let is_lost = state.bytes + cost > limit.unwrap_or(0);
-            if !is_lost {
-                state.bytes += cost;
-                state.queue.push_back(message);
+            if state.is_closed {
+                return Err(Errno::ECONNREFUSED);
             }
-            is_lost
-        };
-        if is_lost {
-            if !self.has_option(NO_ENOBUFS) {
-                self.common.set_error(Errno::ENOBUFS);
-                self.queue.notify(POLLERR);
+            if !self.has_room(&state, message.bytes.len()) {
+                return Ok(Some(message));
             }
-            return;
+            state.push(message);
         }
         self.queue.notify_one(POLLIN | POLLRDNORM);
+        Ok(None)
+    }
+
+    /// Queues a message; one too many is lost, and that is told.
+    pub(crate) fn deliver(&self, message: Incoming) {
+        let is_lost = matches!(self.offer(message), Ok(Some(_)));
+        if is_lost && !self.has_option(NO_ENOBUFS) {
+            self.common.set_error(Errno::ENOBUFS);
+            self.queue.notify(POLLERR);
+        }
+    }
+
+    /// Queues a message of another program, which waits for room.
+    fn deliver_from(&self, sender: &Common, message: Incoming, nonblocking: bool) -> Result<()> {
+        let mut patience = None;
+        let mut message = message;
+        while let Some(refused) = self.offer(message)? {
+            let patience = patience.get_or_insert_with(|| sender.send_patience(nonblocking));
+            patience.wait(&self.room, || {
+                let state = self.state.lock();
+                (state.is_closed || self.has_room(&state, refused.bytes.len())).then_some(())
+            })?;
+            message = refused;
+        }
+        Ok(())
     }
 
     /// An answer of the kernel.
@@ -151,18 +192,34 @@ impl Netlink {
     }
 
     /// Gives the socket a port if it has none.
-    fn bind_any(&self, call: Option<&Call<'_>>) -> Result<u32> {
-        let process = call.map_or(0, |call| call.fs.caller.process_id());
+    fn bind_any(&self) -> Result<u32> {
         {
             let state = self.state.lock();
             if state.is_bound {
                 return Ok(state.port);
             }
         }
-        let port = ports::of(self.namespace())?.take_any(self, process)?;
+        let ports = ports::of(self.namespace())?;
+        let process = identity::current().map_or(0, |(who, _)| identity::number(&who));
+        let port = ports.take_any(self, u32::try_from(process).unwrap_or(0))?;
+        Ok(match self.set_port(port) {
+            None => port,
+            // Another thread was faster.
+            Some(own) => {
+                ports.give_back(self, port);
+                own
+            }
+        })
+    }
+
+    /// Notes the port that was taken, unless there is one already: which.
+    fn set_port(&self, port: u32) -> Option<u32> {
         let mut state = self.state.lock();
+        if state.is_bound {
+            return Some(state.port);
+        }
         (state.port, state.is_bound) = (port, true);
-        Ok(port)
+        None
     }
 
     fn read_address(address: &Address) -> Result<SockAddr> {
@@ -178,25 +235,41 @@ impl Netlink {
         Err(Errno::EPERM)
     }
 
-    fn join(&self, group: u32) -> Result<()> {
+    /// Who may send to others than the kernel: who administers the namespace.
+    fn may_send(&self, call: Option<&Call<'_>>, to: &SockAddr) -> Result<()> {
+        let user_ns = &self.namespace().user_ns;
+        let is_admin = call.is_none_or(|call| call.creds().ns_capable(user_ns, Cap::NET_ADMIN));
+        if is_admin || (to.port, to.groups) == (0, 0) { Ok(()) } else { Err(Errno::EPERM) }
+    }
+
+    pub(crate) fn join(&self, group: u32) -> Result<()> {
         ports::of(self.namespace())?.join(self, group);
-        self.state.lock().groups.insert(group);
         Ok(())
     }
 
-    fn leave(&self, group: u32) -> Result<()> {
+    pub(crate) fn leave(&self, group: u32) -> Result<()> {
         ports::of(self.namespace())?.leave(self, group);
-        self.state.lock().groups.remove(&group);
         Ok(())
     }
 
-    /// The next message: a queued one, or a piece of the dump.
-    fn next(&self, is_peek: bool) -> Option<Incoming> {
+    /// Notes that the socket is a member of a group or is not, as the tables have it, whose lock is held.
+    pub(crate) fn note_group(&self, group: u32, is_member: bool) {
         let mut state = self.state.lock();
+        if is_member {
+            state.groups.insert(group);
+        } else {
+            state.groups.remove(&group);
+        }
+    }
+
+    /// The next message for a buffer of `room` bytes: a queued one, or a piece of the dump.
+    fn next(&self, room: usize, is_peek: bool) -> Option<Incoming> {
+        let mut state = self.state.lock();
+        state.room = state.room.max(room);
         if state.queue.is_empty() && state.dump.is_some() {
-            let bytes = take_chunk(&mut state.dump);
-            state.bytes += bytes.len() + OVERHEAD;
-            state.queue.push_back(Incoming { bytes, port: 0, group: 0, cred: kernel_cred() });
+            let limit = state.room.clamp(PIECE_MIN, PIECE_MAX);
+            let bytes = take_piece(&mut state.dump, limit);
+            state.push(Incoming { bytes, port: 0, group: 0, cred: kernel_cred() });
         }
         if is_peek {
             let first = state.queue.front()?;
@@ -208,7 +281,9 @@ impl Netlink {
             });
         }
         let first = state.queue.pop_front()?;
-        state.bytes = state.bytes.saturating_sub(first.bytes.len() + OVERHEAD);
+        state.used = state.used.saturating_sub(packet_memory(first.bytes.len()));
+        drop(state);
+        self.room.wake_all();
         Some(first)
     }
 
@@ -222,12 +297,12 @@ fn kernel_cred() -> Cred {
     Cred { who: None, uid: 0, gid: 0 }
 }
 
-/// As many messages as fit into a buffer; the dump is over when none is left.
-fn take_chunk(dump: &mut Option<core::iter::Peekable<Dump>>) -> Vec<u8> {
+/// As many messages as fit into `limit` bytes, one at least; the dump is over when none is left.
+fn take_piece(dump: &mut Option<core::iter::Peekable<Dump>>, limit: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(messages) = dump {
         while let Some(next) = messages.peek() {
-            if !bytes.is_empty() && bytes.len() + next.len() > DUMP_CHUNK {
+            if !bytes.is_empty() && bytes.len() + next.len() > limit {
                 return bytes;
             }
             if let Some(next) = messages.next() {
@@ -258,12 +333,15 @@ impl Socket for Netlink {
             (Some(port), wanted) if port != wanted => return Err(Errno::EINVAL),
             (Some(_), _) => {}
             (None, 0) => {
-                self.bind_any(Some(call))?;
+                self.bind_any()?;
             }
             (None, port) => {
-                ports::of(self.namespace())?.take(self, port)?;
-                let mut state = self.state.lock();
-                (state.port, state.is_bound) = (port, true);
+                let ports = ports::of(self.namespace())?;
+                ports.take(self, port)?;
+                if self.set_port(port).is_some() {
+                    ports.give_back(self, port);
+                    return Err(Errno::EINVAL);
+                }
             }
         }
         // The first 32 groups are as the mask says.
@@ -288,10 +366,8 @@ impl Socket for Netlink {
             return Ok(());
         }
         let to = Self::read_address(address)?;
-        if to.groups != 0 && !call.creds().capable(Cap::NET_ADMIN) {
-            return Err(Errno::EPERM);
-        }
-        self.bind_any(Some(call))?;
+        self.may_send(Some(call), &to)?;
+        self.bind_any()?;
         let mut state = self.state.lock();
         (state.to_port, state.to_groups) = (to.port, to.groups);
         Ok(())
@@ -304,6 +380,7 @@ impl Socket for Netlink {
         let (to_port, to_groups) = match message.address {
             Some(address) => {
                 let to = Self::read_address(address)?;
+                self.may_send(message.call, &to)?;
                 (to.port, to.groups)
             }
             None => {
@@ -311,11 +388,7 @@ impl Socket for Netlink {
                 (state.to_port, state.to_groups)
             }
         };
-        let is_admin = message.call.is_none_or(|call| call.creds().capable(Cap::NET_ADMIN));
-        if to_groups != 0 && message.address.is_some() && !is_admin {
-            return Err(Errno::EPERM);
-        }
-        let port = self.bind_any(message.call)?;
+        let port = self.bind_any()?;
         let len = source.remaining();
         let limit = self.common.options.sndbuf.load(Ordering::Relaxed).saturating_sub(32);
         if len > usize::try_from(limit).unwrap_or(0) {
@@ -345,7 +418,8 @@ impl Socket for Netlink {
         }
         let to = ports::of(self.namespace())?.find(self.protocol(), to_port);
         let to = to.ok_or(Errno::ECONNREFUSED)?;
-        to.deliver(Incoming { bytes, port, group: 0, cred });
+        let nonblocking = message.is_nonblocking();
+        to.deliver_from(&self.common, Incoming { bytes, port, group: 0, cred }, nonblocking)?;
         Ok(len)
     }
 
@@ -357,7 +431,7 @@ impl Socket for Netlink {
         let mut patience = None;
         let incoming = loop {
             self.common.check_error()?;
-            if let Some(incoming) = self.next(is_peek) {
+            if let Some(incoming) = self.next(sink.remaining(), is_peek) {
                 break incoming;
             }
             let nonblocking = message.is_nonblocking();
@@ -383,11 +457,7 @@ impl Socket for Netlink {
             message.control.push(Ancillary::Raw { level: SOL_NETLINK, kind: PKTINFO, data });
         }
         if self.common.options.has(Flag::PASSCRED) {
-            if message.wants_control {
-                message.control.push(Ancillary::Credentials(incoming.cred));
-            } else {
-                message.result_flags |= MSG_CTRUNC;
-            }
+            message.give(Ancillary::Credentials(incoming.cred));
         }
         Ok(if message.flags & MSG_TRUNC != 0 { incoming.bytes.len() } else { count })
     }
@@ -498,8 +568,10 @@ impl Socket for Netlink {
             port.into_iter().for_each(|port| ports.give_back(self, port));
             groups.into_iter().for_each(|group| ports.leave(self, group));
         }
-        let dropped = core::mem::take(&mut *self.state.lock());
+        let closed = State { is_closed: true, ..State::default() };
+        let dropped = core::mem::replace(&mut *self.state.lock(), closed);
         drop(dropped);
+        self.room.wake_all();
     }
 
     fn as_any(&self) -> &dyn Any {

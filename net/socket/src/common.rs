@@ -44,6 +44,20 @@ impl Kind {
     }
 }
 
+/// The memory that Linux counts for a packet of `len` bytes, which decides how many fit into a buffer: a
+/// head, and something behind the bytes.
+pub const fn packet_memory(len: usize) -> usize {
+    const PAGE: usize = 4096;
+    const HEAD: usize = 256;
+    const TAIL: usize = 320;
+    let bytes = len.saturating_add(TAIL);
+    if bytes <= PAGE * 8 {
+        bytes.next_power_of_two() + HEAD
+    } else {
+        bytes.next_multiple_of(PAGE).saturating_add(HEAD)
+    }
+}
+
 bitflags! {
     /// Options of `SOL_SOCKET` that are on or off.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

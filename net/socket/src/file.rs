@@ -106,12 +106,16 @@ pub fn blocking_flags(file: &File) -> u32 {
 /// Device control of a socket: the family's, then what every socket knows of interfaces.
 pub fn ioctl(socket: &dyn Socket, call: &Call<'_>, cmd: u32, arg: usize) -> Result<usize> {
     let arg = VirtAddr::new(arg as u64);
-    match socket.ioctl(call, cmd, arg) {
+    match socket.queue_number(cmd) {
+        Ok(number) => {
+            arch::user::write_val(arg, &i32::try_from(number).unwrap_or(i32::MAX))?;
+            Ok(0)
+        }
         Err(Errno::ENOIOCTLCMD) => match device_control() {
             Some(devices) => devices.ioctl(socket, call, cmd, arg),
             None => Err(Errno::ENOIOCTLCMD),
         },
-        other => other,
+        Err(error) => Err(error),
     }
 }
 

@@ -90,6 +90,15 @@ impl RecvMessage {
     pub fn is_nonblocking(&self) -> bool {
         self.flags & MSG_DONTWAIT != 0
     }
+
+    /// Hands a control message over; where there is no room for any it is dropped, which is told.
+    pub fn give(&mut self, control: Ancillary) {
+        if self.wants_control {
+            self.control.push(control);
+        } else {
+            self.result_flags |= MSG_CTRUNC;
+        }
+    }
 }
 
 /// `how` of `shutdown(2)`.
@@ -314,8 +323,9 @@ pub trait Socket: Any + Send + Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Device control; what is unknown is `ENOIOCTLCMD`, and interfaces are asked next.
-    fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: VirtAddr) -> Result<usize> {
+    /// The number that device control asks for (`SIOCINQ`, `SIOCOUTQ` and their relatives), which the
+    /// caller gets as an `int`. What is unknown is `ENOIOCTLCMD`, and interfaces are asked next.
+    fn queue_number(&self, cmd: u32) -> Result<usize> {
         Err(Errno::ENOIOCTLCMD)
     }
 

@@ -18,7 +18,7 @@ pub mod wait;
 
 pub use address::Address;
 pub use ancillary::{Ancillary, Cred, PeerCred};
-pub use common::{Common, Flag, Kind};
+pub use common::{Common, Flag, Kind, packet_memory};
 pub use family::{Family, create, create_pair, family, register};
 pub use file::{file_of, socket_of};
 pub use interface::{

@@ -279,7 +279,12 @@ pub fn get(common: &Common, call: &Call<'_>, name: i32, value: &mut OptionOut<'_
         SO_TIMESTAMPNS_NEW => {
             value.int(is_stamped(Flag::TIMESTAMPNS | Flag::TIMESTAMP_NEW, Flag::empty()))
         }
-        SO_TIMESTAMPING_OLD => value.int(options.timestamping.load(Ordering::Relaxed) as i32),
+        // `struct so_timestamping`: the flags, and no clock of a device.
+        SO_TIMESTAMPING_OLD | SO_TIMESTAMPING_NEW => {
+            value.value(&[options.timestamping.load(Ordering::Relaxed), 0])
+        }
+        // `struct sock_txtime`: off, as it cannot be switched on.
+        SO_TXTIME => value.value(&[0u32; 2]),
         SO_PEERCRED => {
             let nobody = Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
             let seen = |cred: &Cred| cred.seen_from(&call.creds().user_ns);

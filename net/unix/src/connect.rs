@@ -61,6 +61,10 @@ impl Pending {
         self.sockets.iter().cloned().collect()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
     fn is_full(&self) -> bool {
         self.sockets.len() > self.backlog
     }
@@ -317,7 +321,10 @@ pub(crate) fn close(socket: &Unix, unread: Unread) {
         let had_data = socket.unread() > 0;
         socket.unread.store(0, core::sync::atomic::Ordering::Release);
         let dropped = match &mut *inbox {
-            Inbox::Stream(inbox) => (Some(inbox.clear()), None),
+            Inbox::Stream(inbox) => {
+                socket.charged.store(0, core::sync::atomic::Ordering::Release);
+                (Some(inbox.clear()), None)
+            }
             Inbox::Packets(inbox) => (None, Some(inbox.clear())),
         };
         (had_data, dropped)

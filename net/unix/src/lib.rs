@@ -14,7 +14,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use listing::{Shown, sockets};
+pub use listing::{Shown, find, sockets};
 pub use sock::Unix;
 
 use abi::socket::AF_UNIX;
@@ -25,10 +25,7 @@ use socket::{Call, Family, Kind, Socket};
 struct UnixFamily;
 
 impl UnixFamily {
-    fn check(kind: Kind, protocol: i32) -> Result<Kind> {
-        if protocol != 0 && protocol != i32::from(AF_UNIX) {
-            return Err(Errno::EPROTONOSUPPORT);
-        }
+    fn check(kind: Kind) -> Result<Kind> {
         match kind {
             Kind::Stream | Kind::Datagram | Kind::SeqPacket => Ok(kind),
             // A raw one is a datagram socket, as it always was.
@@ -43,8 +40,13 @@ impl Family for UnixFamily {
         AF_UNIX
     }
 
-    fn create(&self, call: &Call<'_>, kind: Kind, protocol: i32) -> Result<Arc<dyn Socket>> {
-        let kind = Self::check(kind, protocol)?;
+    fn check_protocol(&self, protocol: i32) -> Result<()> {
+        let is_known = protocol == 0 || protocol == i32::from(AF_UNIX);
+        if is_known { Ok(()) } else { Err(Errno::EPROTONOSUPPORT) }
+    }
+
+    fn create(&self, call: &Call<'_>, kind: Kind, _protocol: i32) -> Result<Arc<dyn Socket>> {
+        let kind = Self::check(kind)?;
         Ok(Unix::new(call.namespace, kind))
     }
 
@@ -52,9 +54,9 @@ impl Family for UnixFamily {
         &self,
         call: &Call<'_>,
         kind: Kind,
-        protocol: i32,
+        _protocol: i32,
     ) -> Result<(Arc<dyn Socket>, Arc<dyn Socket>)> {
-        let kind = Self::check(kind, protocol)?;
+        let kind = Self::check(kind)?;
         let (first, second) = (Unix::new(call.namespace, kind), Unix::new(call.namespace, kind));
         connect::join(&first, &second);
         Ok((first, second))

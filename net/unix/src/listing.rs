@@ -90,10 +90,17 @@ pub fn sockets(namespace: &NetNamespace) -> Vec<Shown> {
     found.iter().map(show).collect()
 }
 
+/// The socket of a namespace that has this inode number, if a program holds it.
+pub fn find(namespace: &NetNamespace, ino: u64) -> Option<Shown> {
+    let shard = namespace.try_part::<Part>()?.listing.shard(ino)?;
+    let found = shard.lock().get(&ino).and_then(Weak::upgrade)?;
+    Some(show(&found)).filter(|shown| shown.ino == ino)
+}
+
 fn show(socket: &Arc<Unix>) -> Shown {
     let peer = socket.peer.get();
     let is_listening = socket.is_listening();
-    let waiting = if is_listening { socket.pending.lock().list().len() } else { socket.unread() };
+    let waiting = if is_listening { socket.pending.lock().len() } else { socket.unread() };
     Shown {
         ino: if socket.file.get().is_some() { socket.common.ino } else { 0 },
         peer_ino: peer.as_ref().map_or(0, |peer| peer.common.ino),
@@ -154,15 +161,12 @@ fn put_name(name: &[u8], out: &mut Vec<u8>) {
 }
 
 fn show_qlen(namespace: &NetNamespace, out: &mut Vec<u8>) -> Result<()> {
-    let mut text = alloc::string::String::new();
-    let _ = writeln!(text, "{}", crate::name::max_dgram_qlen(namespace));
-    out.extend_from_slice(text.as_bytes());
+    trees::put_number(out, crate::name::max_dgram_qlen(namespace).into());
     Ok(())
 }
 
 fn store_qlen(namespace: &NetNamespace, bytes: &[u8]) -> Result<()> {
-    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
-    let value: i32 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+    let value = trees::parse(bytes, i32::MIN.into()..=i32::MAX.into())? as i32;
     let part = namespace.part::<Part>().ok_or(Errno::EINVAL)?;
     part.max_dgram_qlen.store(value, Ordering::Relaxed);
     Ok(())

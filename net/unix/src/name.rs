@@ -137,7 +137,6 @@ pub(crate) fn bind(socket: &Unix, call: &Call<'_>, address: &Address) -> Result<
 }
 
 fn bind_path(socket: &Unix, call: &Call<'_>, path: &[u8]) -> Result<()> {
-    // The file is made before anybody asks whether the socket has a name, and removed if it has.
     let _control = socket.control.lock();
     if socket.bound.get().is_some() {
         return Err(Errno::EINVAL);

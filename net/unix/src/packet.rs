@@ -10,33 +10,19 @@ use abi::socket::*;
 use abi::{Errno, Result};
 use arch::uio::{Sink, Source};
 use frames::PageRef;
-use socket::{Ancillary, Cred, Patience, RecvMessage, SendMessage};
+use socket::{Ancillary, Cred, Patience, RecvMessage, SendMessage, packet_memory};
 use vfs::File;
 
 use crate::name::{self, Bound};
-use crate::rights::{Extra, Rights};
+use crate::rights::{self, Extra, Rights};
 use crate::sock::{CONNECTED, DEAD, Inbox, READABLE, RECV_SHUT, SEND_SHUT, Unix, WRITABLE};
 use crate::stream::extra_of;
 
 const PAGE: usize = 4096;
 /// Up to here a packet's bytes are in one piece of the heap.
 const SMALL_MAX: usize = 2048;
-/// What Linux counts for a packet besides its bytes, which decides how many fit: the head, and what is
-/// behind the bytes.
-const HEAD: usize = 256;
-const TAIL: usize = 320;
 /// What is left of `SO_SNDBUF` for the longest packet.
 const RESERVE: usize = 32;
-
-/// The memory that Linux takes for a packet.
-fn cost(len: usize) -> usize {
-    let bytes = len.saturating_add(TAIL);
-    if bytes <= PAGE * 8 {
-        bytes.next_power_of_two() + HEAD
-    } else {
-        bytes.next_multiple_of(PAGE) + HEAD
-    }
-}
 
 enum Bytes {
     Small(Vec<u8>),
@@ -230,7 +216,7 @@ pub(crate) fn send(
     }
     let mut patience = None;
     let nonblocking = message.is_nonblocking();
-    let charge = pay(socket, cost(len), nonblocking, &mut patience)?;
+    let charge = pay(socket, packet_memory(len), nonblocking, &mut patience)?;
     let bytes = Bytes::read(source)?;
     let peer = peer?;
     let extra = extra_of(socket, &peer, message)?;
@@ -261,10 +247,8 @@ fn pay(
     patience: &mut Option<Patience>,
 ) -> Result<Charge> {
     let has_room = || {
-        (socket.charged.load(Ordering::Acquire) < socket.sndbuf()
-            || socket.has(SEND_SHUT)
-            || socket.common.has_error())
-        .then_some(())
+        (socket.charged() < socket.sndbuf() || socket.has(SEND_SHUT) || socket.common.has_error())
+            .then_some(())
     };
     if has_room().is_none() {
         let patience = patience.get_or_insert_with(|| socket.common.send_patience(nonblocking));
@@ -327,12 +311,7 @@ fn push(socket: &Unix, peer: &Unix, packet: Packet) -> Result<Option<Packet>> {
 
 /// Hands files over, or drops them where there is no room for control messages.
 pub(crate) fn give_rights(message: &mut RecvMessage, files: Option<Vec<Arc<File>>>) {
-    let Some(files) = files else { return };
-    if message.wants_control {
-        message.control.push(Ancillary::Rights(files));
-    } else {
-        message.result_flags |= MSG_CTRUNC;
-    }
+    files.into_iter().for_each(|files| message.give(Ancillary::Rights(files)));
 }
 
 /// `recv(2)` and its relatives.
@@ -426,19 +405,15 @@ fn peek(socket: &Unix, sink: &mut Sink<'_>, message: &mut RecvMessage) -> Option
     let cred = extra.and_then(|extra| extra.cred.clone());
     let files = extra.and_then(|extra| extra.rights.as_ref()).map(Rights::peek);
     drop(inbox);
+    files.iter().for_each(|files| rights::settle(files));
     give_cred(socket, message, cred);
     give_rights(message, files);
     Some(outcome)
 }
 
 fn give_cred(socket: &Unix, message: &mut RecvMessage, cred: Option<Cred>) {
-    if !socket.passes_credentials() {
-        return;
-    }
-    if message.wants_control {
-        message.control.push(Ancillary::Credentials(cred.unwrap_or(Cred::nobody())));
-    } else {
-        message.result_flags |= MSG_CTRUNC;
+    if socket.passes_credentials() {
+        message.give(Ancillary::Credentials(cred.unwrap_or(Cred::nobody())));
     }
 }
 

@@ -7,6 +7,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::hash::BuildHasherDefault;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
@@ -27,11 +28,13 @@ static FLYING: Mutex<BTreeMap<usize, Weak<Unix>>> = Mutex::new(&GARBAGE, BTreeMa
 /// How many there are, for those who only ask whether there is any.
 static FLYING_COUNT: AtomicUsize = AtomicUsize::new(0);
 
-type Payers = HashMap<u32, Arc<AtomicUsize>, core::hash::BuildHasherDefault<IdHasher>>;
+type Payers = HashMap<u32, Arc<AtomicUsize>, BuildHasherDefault<IdHasher>>;
+/// What each thread that is closing descriptors has still to close.
+type Discarded = HashMap<u64, Vec<Arc<File>>, BuildHasherDefault<IdHasher>>;
 
 /// Descriptors in flight of each user that has some.
 static USERS: SpinLock<Payers> =
-    SpinLock::new(&PAYERS, Payers::with_hasher(core::hash::BuildHasherDefault::new()));
+    SpinLock::new(&PAYERS, Payers::with_hasher(BuildHasherDefault::new()));
 
 /// Spreads user ids.
 #[derive(Default)]
@@ -124,7 +127,8 @@ impl Rights {
         self.end_flight()
     }
 
-    /// The descriptors, which stay in the queue as well (`MSG_PEEK`).
+    /// The descriptors, which stay in the queue as well (`MSG_PEEK`). The caller lets them
+    /// [`settle`] before it hands them over.
     pub(crate) fn peek(&self) -> Vec<Arc<File>> {
         self.files.clone()
     }
@@ -153,6 +157,15 @@ impl Rights {
     }
 }
 
+/// Ends what a peek began, without the queue's lock: a collection may have looked at these sockets when
+/// only queues referred to them. It ends while the peeker still holds the socket it peeked at, which is
+/// why it does not take that one for lost, nor these.
+pub(crate) fn settle(files: &[Arc<File>]) {
+    if files.iter().any(|file| unix_of(file).is_some()) {
+        drop(FLYING.lock());
+    }
+}
+
 impl Drop for Rights {
     fn drop(&mut self) {
         let files = self.end_flight();
@@ -162,25 +175,30 @@ impl Drop for Rights {
     }
 }
 
-/// Descriptors that nobody receives. To close one may discard the next: a list keeps the stack flat.
+/// Descriptors that nobody receives. To close one may discard the next: a list for each thread that is
+/// closing some keeps its stack flat, and nobody waits for what another closes.
 fn discard(files: Vec<Arc<File>>) {
-    static LIST: SpinLock<Vec<Arc<File>>> = SpinLock::new(&DISCARDED, Vec::new());
-    static IS_BUSY: AtomicBool = AtomicBool::new(false);
-    LIST.lock().extend(files);
+    static LISTS: SpinLock<Discarded> =
+        SpinLock::new(&DISCARDED, Discarded::with_hasher(BuildHasherDefault::new()));
+    let thread = core::ptr::from_ref(sched::current()).addr() as u64;
+    {
+        let mut lists = LISTS.lock();
+        if let Some(list) = lists.get_mut(&thread) {
+            list.extend(files);
+            return;
+        }
+        lists.insert(thread, files);
+    }
     loop {
-        if IS_BUSY.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        loop {
-            let next = LIST.lock().pop();
-            let Some(file) = next else { break };
-            drop(file);
-        }
-        IS_BUSY.store(false, Ordering::Release);
-        // What came in between found somebody busy.
-        if LIST.lock().is_empty() {
-            return;
-        }
+        let (next, emptied) = {
+            let mut lists = LISTS.lock();
+            let next = lists.get_mut(&thread).and_then(Vec::pop);
+            let emptied = if next.is_none() { lists.remove(&thread) } else { None };
+            (next, emptied)
+        };
+        drop(emptied);
+        let Some(file) = next else { return };
+        drop(file);
     }
 }
 

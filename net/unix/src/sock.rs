@@ -8,7 +8,6 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use abi::poll::*;
 use abi::socket::*;
 use abi::{Errno, Result};
-use arch::addr::VirtAddr;
 use arch::lock::{LockClass, Once, SpinLock};
 use arch::uio::{Sink, Source};
 use sched::rcu::RcuArc;
@@ -59,7 +58,8 @@ pub struct Unix {
     pub(crate) inbox: Mutex<Inbox>,
     /// Bytes of a stream, packets of the others: what is in the inbox, for those who only look.
     pub(crate) unread: AtomicUsize,
-    /// Bytes of memory that packets of this sender take in inboxes.
+    /// What counts against a sender's buffer: of a stream, what is in its inbox; of the others, the
+    /// memory that packets of this sender take in inboxes.
     pub(crate) charged: AtomicUsize,
     pub(crate) peer: RcuArc<Unix>,
     /// Waits for data, connections, the end.
@@ -146,6 +146,10 @@ impl Unix {
         self.unread.load(Ordering::Acquire)
     }
 
+    pub(crate) fn charged(&self) -> usize {
+        self.charged.load(Ordering::Acquire)
+    }
+
     /// Something came.
     #[inline]
     pub(crate) fn tell_reader(&self) {
@@ -165,8 +169,8 @@ impl Unix {
             return false;
         }
         let used = match self.common.kind {
-            Kind::Stream => self.peer.get().map_or(0, |peer| peer.unread()),
-            _ => self.charged.load(Ordering::Acquire),
+            Kind::Stream => self.peer.get().map_or(0, |peer| peer.charged()),
+            _ => self.charged(),
         };
         used.saturating_mul(4) <= self.sndbuf() && !packet::is_peer_full(self)
     }
@@ -264,6 +268,15 @@ impl Socket for Unix {
                 self.common.options.peek_off.store(value.int()?, Ordering::Relaxed);
                 Ok(())
             }
+            // SO_REUSEPORT is for AF_INET, SO_ZEROCOPY for what the network takes from pages.
+            SO_REUSEPORT => {
+                if value.int()? != 0 {
+                    Err(Errno::EOPNOTSUPP)
+                } else {
+                    Ok(())
+                }
+            }
+            SO_ZEROCOPY => value.int().and(Err(Errno::EOPNOTSUPP)),
             _ => {
                 socket::options::set(&self.common, call, name, value)?;
                 if matches!(name, SO_SNDBUF | SO_SNDBUFFORCE) && self.is_writable() {
@@ -293,8 +306,8 @@ impl Socket for Unix {
         }
     }
 
-    fn ioctl(&self, _call: &Call<'_>, cmd: u32, arg: VirtAddr) -> Result<usize> {
-        let bytes = match cmd {
+    fn queue_number(&self, cmd: u32) -> Result<usize> {
+        Ok(match cmd {
             SIOCINQ if self.is_listening() => return Err(Errno::EINVAL),
             SIOCINQ => match &*self.inbox.lock() {
                 Inbox::Stream(inbox) => inbox.bytes(),
@@ -303,12 +316,10 @@ impl Socket for Unix {
             },
             SIOCOUTQ => match self.common.kind {
                 Kind::Stream => self.peer.get().map_or(0, |peer| peer.unread()),
-                _ => self.charged.load(Ordering::Relaxed),
+                _ => self.charged(),
             },
             _ => return Err(Errno::ENOIOCTLCMD),
-        };
-        arch::user::write_val(arg, &i32::try_from(bytes).unwrap_or(i32::MAX))?;
-        Ok(0)
+        })
     }
 
     fn scm(&self) -> Scm {

@@ -12,7 +12,7 @@ use frames::PageRef;
 use socket::{Ancillary, Cred, Patience, RecvMessage, SendMessage};
 
 use crate::name;
-use crate::rights::{Extra, Rights};
+use crate::rights::{self, Extra, Rights};
 use crate::sock::{DEAD, Inbox, RECV_SHUT, SEND_SHUT, Unix, WRITABLE};
 
 const PAGE: usize = 4096;
@@ -20,6 +20,8 @@ const PAGE: usize = 4096;
 const SNDBUF_MIN: usize = 4608;
 /// Descriptors come with at most so many bytes: what follows is another message.
 const RIGHTS_MAX: usize = 32 * 1024;
+/// What a mark counts besides its bytes, as Linux counts a packet of one byte: each has a page of its own.
+const MARK: usize = socket::packet_memory(1);
 
 /// A page with bytes that are still to be received.
 struct Segment {
@@ -36,6 +38,8 @@ struct Segment {
 pub(crate) struct StreamInbox {
     segments: VecDeque<Segment>,
     bytes: usize,
+    /// Segments that descriptors or another writer begin.
+    marks: usize,
     /// A page that was read empty, for the next write.
     spare: Option<PageRef>,
 }
@@ -49,11 +53,16 @@ struct Front {
 
 impl StreamInbox {
     pub(crate) const fn new() -> StreamInbox {
-        StreamInbox { segments: VecDeque::new(), bytes: 0, spare: None }
+        StreamInbox { segments: VecDeque::new(), bytes: 0, marks: 0, spare: None }
     }
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What counts against the sender's buffer.
+    pub(crate) fn used(&self) -> usize {
+        self.bytes + self.marks * MARK
     }
 
     /// How many descriptors are in it.
@@ -75,7 +84,7 @@ impl StreamInbox {
 
     /// Takes everything out; the caller drops it without the lock.
     pub(crate) fn clear(&mut self) -> impl Drop + use<> {
-        self.bytes = 0;
+        (self.bytes, self.marks) = (0, 0);
         self.spare = None;
         core::mem::take(&mut self.segments)
     }
@@ -154,6 +163,7 @@ impl StreamInbox {
             };
             let extra = Extra { rights: front.rights.take(), cred: front.cred.clone() };
             let extra = if extra.is_empty() { None } else { Some(Box::new(extra)) };
+            self.marks += usize::from(extra.is_some());
             self.segments.push_back(Segment {
                 page,
                 offset: 0,
@@ -204,9 +214,9 @@ impl StreamInbox {
     /// Drops the first segment, which is read; its page is kept for the next write.
     #[inline]
     fn retire(&mut self) {
-        if let Some(segment) = self.segments.pop_front()
-            && self.spare.is_none()
-        {
+        let Some(segment) = self.segments.pop_front() else { return };
+        self.marks -= usize::from(segment.extra.is_some());
+        if self.spare.is_none() {
             self.spare = Some(segment.page);
         }
     }
@@ -296,13 +306,9 @@ impl Got {
     /// Hands over what was got.
     fn give(self, message: &mut RecvMessage) {
         if self.wants_cred {
-            if message.wants_control {
-                let cred = self.cred.unwrap_or(Cred::nobody());
-                message.control.push(Ancillary::Credentials(cred));
-            } else {
-                message.result_flags |= MSG_CTRUNC;
-            }
+            message.give(Ancillary::Credentials(self.cred.unwrap_or(Cred::nobody())));
         }
+        self.peeked.iter().for_each(|files| rights::settle(files));
         let files = self.rights.map(Rights::receive).or(self.peeked);
         crate::packet::give_rights(message, files);
     }
@@ -383,7 +389,7 @@ fn step(
         return Err(Errno::EAGAIN);
     }
     patience.wait(&socket.writable, || {
-        (peer.unread() < socket.sndbuf() || socket.has(SEND_SHUT) || peer.has(DEAD | RECV_SHUT))
+        (peer.charged() < socket.sndbuf() || socket.has(SEND_SHUT) || peer.has(DEAD | RECV_SHUT))
             .then_some(())
     })?;
     if socket.has(SEND_SHUT) { Err(Errno::EPIPE) } else { Ok(0) }
@@ -404,13 +410,13 @@ fn push(
             return Err(Errno::EPIPE);
         }
         let Inbox::Stream(inbox) = &mut *inbox else { return Err(Errno::EIO) };
-        let room = limit.saturating_sub(inbox.bytes());
-        if room == 0 {
+        if inbox.used() >= limit {
             return Ok(None);
         }
-        let count = inbox.append(source, room, front)?;
+        let count = inbox.append(source, limit - inbox.bytes(), front)?;
         // Release: who sees the count finds the bytes.
         peer.unread.store(inbox.bytes(), Ordering::Release);
+        peer.charged.store(inbox.used(), Ordering::Release);
         count
     };
     if count == 0 {
@@ -464,18 +470,15 @@ fn fill(
     let mut patience = None;
     loop {
         let outcome = if is_peek { look(socket, sink, skip, got) } else { pull(socket, sink, got) };
-        match outcome {
-            Ok(count) => {
-                done += count;
-                skip += if is_peek { count } else { 0 };
-            }
+        let (count, is_more_left) = match outcome {
+            Ok(taken) => taken,
             Err(_) if done > 0 => return Ok(done),
             Err(error) => return Err(error),
-        }
-        if done >= target || (done > 0 && (got.is_over || has_more(socket, skip))) {
-            return Ok(done);
-        }
-        if sink.is_full() && has_more(socket, skip) {
+        };
+        done += count;
+        skip += if is_peek { count } else { 0 };
+        // What was left is another writer's, or more than there is room for.
+        if done >= target || is_more_left || (done > 0 && got.is_over) {
             return Ok(done);
         }
         match wait(socket, message, skip, &mut patience) {
@@ -487,24 +490,20 @@ fn fill(
     }
 }
 
-/// Whether something is left that the receive did not take: of another writer.
-fn has_more(socket: &Unix, skip: usize) -> bool {
-    socket.unread() > skip
-}
-
-/// Takes what is there.
+/// Takes what is there: how much, and whether something was left.
 #[inline]
-fn pull(socket: &Unix, sink: &mut Sink<'_>, got: &mut Got) -> Result<usize> {
-    let (count, before, after) = {
+fn pull(socket: &Unix, sink: &mut Sink<'_>, got: &mut Got) -> Result<(usize, bool)> {
+    let (count, before, after, is_more_left) = {
         let mut inbox = socket.inbox.lock();
         let Inbox::Stream(inbox) = &mut *inbox else { return Err(Errno::EIO) };
-        let before = inbox.bytes();
-        if before == 0 {
-            return Ok(0);
+        if inbox.bytes() == 0 {
+            return Ok((0, false));
         }
+        let before = inbox.used();
         let count = inbox.take(sink, got)?;
         socket.unread.store(inbox.bytes(), Ordering::Release);
-        (count, before, inbox.bytes())
+        socket.charged.store(inbox.used(), Ordering::Release);
+        (count, before, inbox.used(), inbox.bytes() > 0)
     };
     let peek_off = &socket.common.options.peek_off;
     let offset = peek_off.load(Ordering::Relaxed);
@@ -522,25 +521,26 @@ fn pull(socket: &Unix, sink: &mut Sink<'_>, got: &mut Got) -> Result<usize> {
             peer.writable.notify(WRITABLE);
         }
     }
-    if after > 0 {
+    if is_more_left {
         // Another reader can go on with the rest.
         socket.readable.wake_one();
     }
-    Ok(count)
+    Ok((count, is_more_left))
 }
 
-/// Looks at what is there.
-fn look(socket: &Unix, sink: &mut Sink<'_>, skip: usize, got: &mut Got) -> Result<usize> {
-    let count = {
+/// Looks at what is there from `skip` on: how much, and whether there is more.
+fn look(socket: &Unix, sink: &mut Sink<'_>, skip: usize, got: &mut Got) -> Result<(usize, bool)> {
+    let (count, is_more_left) = {
         let inbox = socket.inbox.lock();
         let Inbox::Stream(inbox) = &*inbox else { return Err(Errno::EIO) };
-        inbox.peek(sink, skip, got)?
+        let count = inbox.peek(sink, skip, got)?;
+        (count, inbox.bytes() > skip.saturating_add(count))
     };
     let peek_off = &socket.common.options.peek_off;
     if peek_off.load(Ordering::Relaxed) >= 0 {
         peek_off.fetch_add(i32::try_from(count).unwrap_or(0), Ordering::Relaxed);
     }
-    Ok(count)
+    Ok((count, is_more_left))
 }
 
 /// Waits for bytes beyond `skip`; `false` at the end of the stream.

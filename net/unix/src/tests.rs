@@ -273,3 +273,128 @@ fn threads_pass_bytes_through_streams() {
     }
     drop(sender.join().unwrap());
 }
+
+#[test]
+fn a_receive_of_all_takes_what_comes_meanwhile() {
+    const COUNT: usize = 20_000;
+    let world = World::new();
+    let [a, b] = world.pair(Kind::Stream);
+    let sender = thread::spawn(move || {
+        for _ in 0..COUNT {
+            assert_eq!(send(&a, b"x", 0), Ok(1));
+        }
+        a
+    });
+    for _ in 0..COUNT / 100 {
+        assert_eq!(recv(&b, 100, MSG_WAITALL).unwrap().len(), 100);
+    }
+    drop(sender.join().unwrap());
+}
+
+#[test]
+fn marks_in_a_stream_count_against_the_sender() {
+    let world = World::new();
+    let [a, b] = world.pair(Kind::Stream);
+    let payload = world.file(&world.socket(Kind::Datagram));
+    let mut sent = 0;
+    let refused = loop {
+        let outcome = world.with(|call| {
+            let control = vec![Ancillary::Rights(vec![payload.clone()])];
+            let flags = MSG_DONTWAIT;
+            let mut message = SendMessage { flags, control, call: Some(call), address: None };
+            a.send(&mut Source::kernel(b"x"), &mut message)
+        });
+        match outcome {
+            Ok(count) => sent += count,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, Errno::EAGAIN);
+    assert!((200..400).contains(&sent), "{sent} pages");
+    assert_eq!(a.poll(None) & POLLOUT, 0);
+    for _ in 0..sent {
+        assert_eq!(recv(&b, 10, 0).unwrap(), b"x");
+    }
+    assert_eq!(recv(&b, 10, MSG_DONTWAIT), Err(Errno::EAGAIN));
+    assert_ne!(a.poll(None) & POLLOUT, 0);
+    assert_eq!(send(&a, &[0; 4096], MSG_DONTWAIT), Ok(4096));
+}
+
+/// A file whose last close takes long.
+struct Slow(Arc<std::sync::Barrier>);
+
+impl vfs::FileOps for Slow {
+    fn release(&self, _file: &File) {
+        self.0.wait();
+        self.0.wait();
+    }
+    fn as_any(&self) -> &dyn core::any::Any {
+        self
+    }
+}
+
+#[test]
+fn who_discards_does_not_wait_for_what_another_closes() {
+    let world = World::new();
+    let barrier = Arc::new(std::sync::Barrier::new(2));
+    let path = world.paths.root.clone();
+    let slow = File::new(vfs::FileInit {
+        ops: Arc::new(Slow(barrier.clone())),
+        inode: path.inode().unwrap(),
+        path,
+        creds: world.creds.clone(),
+        flags: 0,
+        mode: vfs::FileMode::QUIET,
+    });
+    let [a, b] = world.pair(Kind::Datagram);
+    world.send_rights(&a, vec![slow]).unwrap();
+    let closer = thread::spawn(move || b.release());
+    barrier.wait();
+    // The other thread is in the middle of closing what nobody received.
+    let [c, d] = world.pair(Kind::Datagram);
+    let socket = world.socket(Kind::Stream);
+    let file = world.file(&socket);
+    world.send_rights(&c, vec![file]).unwrap();
+    d.release();
+    assert!(socket.has(crate::sock::DEAD));
+    barrier.wait();
+    closer.join().unwrap();
+}
+
+#[test]
+fn a_protocol_is_looked_at_before_the_type() {
+    use socket::Family;
+    let family = crate::UnixFamily;
+    assert_eq!(family.check_protocol(2), Err(Errno::EPROTONOSUPPORT));
+    assert_eq!(family.check_protocol(i32::from(AF_UNIX)), Ok(()));
+    let world = World::new();
+    world.with(|call| {
+        let refused = family.create(call, Kind::Rdm, 0).err();
+        assert_eq!(refused, Some(Errno::ESOCKTNOSUPPORT));
+    });
+}
+
+#[test]
+fn options_that_are_not_for_local_sockets_are_refused() {
+    let world = World::new();
+    let socket = world.socket(Kind::Stream);
+    let set = |name, value: i32| {
+        world.with(|call| {
+            let bytes = value.to_ne_bytes();
+            let mut value = socket::OptionIn::new(Source::kernel(&bytes), 4);
+            socket.set_socket_option(call, name, &mut value)
+        })
+    };
+    assert_eq!(set(SO_REUSEPORT, 1), Err(Errno::EOPNOTSUPP));
+    assert_eq!(set(SO_REUSEPORT, 0), Ok(()));
+    assert_eq!(set(SO_ZEROCOPY, 1), Err(Errno::EOPNOTSUPP));
+    for name in [SO_TIMESTAMPING_OLD, SO_TIMESTAMPING_NEW, SO_TXTIME] {
+        for room in [16, 8, 4] {
+            let mut bytes = [9; 16];
+            let mut out = socket::OptionOut::new(Sink::kernel(&mut bytes), room);
+            world.with(|call| socket.get_socket_option(call, name, &mut out)).unwrap();
+            assert_eq!(out.len(), room.min(8));
+            assert!(bytes[..room.min(8)].iter().all(|byte| *byte == 0));
+        }
+    }
+}

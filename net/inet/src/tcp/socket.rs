@@ -12,7 +12,6 @@ use ::socket::{
 use abi::poll::*;
 use abi::socket::*;
 use abi::{Errno, Result};
-use arch::addr::VirtAddr;
 use arch::lock::{LockClass, SpinLock};
 use arch::uio::{Sink, Source};
 use netdevice::{Endpoint, Ip};
@@ -534,18 +533,16 @@ impl Socket for TcpSocket {
         }
     }
 
-    fn ioctl(&self, _call: &Call<'_>, cmd: u32, arg: VirtAddr) -> Result<usize> {
+    fn queue_number(&self, cmd: u32) -> Result<usize> {
         let conn = self.conn();
-        let number = match cmd {
+        Ok(match cmd {
             SIOCINQ if self.listener().is_some() => return Err(Errno::EINVAL),
             SIOCOUTQ | SIOCOUTQNSD if self.listener().is_some() => return Err(Errno::EINVAL),
-            SIOCINQ => conn.map_or(0, |conn| conn.inq()) as i32,
-            SIOCOUTQ | SIOCOUTQNSD => conn.map_or(0, |conn| conn.outq()) as i32,
-            SIOCATMARK => i32::from(conn.is_some_and(|conn| conn.is_at_mark())),
+            SIOCINQ => conn.map_or(0, |conn| conn.inq()),
+            SIOCOUTQ | SIOCOUTQNSD => conn.map_or(0, |conn| conn.outq()),
+            SIOCATMARK => usize::from(conn.is_some_and(|conn| conn.is_at_mark())),
             _ => return Err(Errno::ENOIOCTLCMD),
-        };
-        arch::user::write_val(arg, &number)?;
-        Ok(0)
+        })
     }
 
     fn release(&self) {

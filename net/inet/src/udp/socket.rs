@@ -11,7 +11,6 @@ use ::socket::{
 use abi::poll::*;
 use abi::socket::*;
 use abi::{Errno, Result};
-use arch::addr::VirtAddr;
 use arch::lock::{LockClass, SpinLock};
 use arch::uio::{Sink, Source};
 use netdevice::{Destination, Endpoint, Ip, Tuple, Way};
@@ -457,13 +456,7 @@ impl Socket for UdpSocket {
             message.address = sockaddr::show(datagram.from, self.is_v6, datagram.interface);
         }
         let wanted = datagram::control(&self.common, &self.ip, &datagram);
-        if !wanted.is_empty() {
-            if message.wants_control {
-                message.control = wanted;
-            } else {
-                message.result_flags |= MSG_CTRUNC;
-            }
-        }
+        wanted.into_iter().for_each(|control| message.give(control));
         Ok(if flags & MSG_TRUNC != 0 { len } else { count })
     }
 
@@ -546,14 +539,12 @@ impl Socket for UdpSocket {
         }
     }
 
-    fn ioctl(&self, _call: &Call<'_>, cmd: u32, arg: VirtAddr) -> Result<usize> {
-        let number = match cmd {
-            SIOCINQ => self.queue.first_len() as i32,
-            SIOCOUTQ => 0,
-            _ => return Err(Errno::ENOIOCTLCMD),
-        };
-        arch::user::write_val(arg, &number)?;
-        Ok(0)
+    fn queue_number(&self, cmd: u32) -> Result<usize> {
+        match cmd {
+            SIOCINQ => Ok(self.queue.first_len()),
+            SIOCOUTQ => Ok(0),
+            _ => Err(Errno::ENOIOCTLCMD),
+        }
     }
 
     fn release(&self) {
