@@ -143,10 +143,6 @@ impl Alarm {
         let (cpu, key) = hooks::sched_alarm(thread, at);
         Alarm { cpu, key }
     }
-
-    fn is_armed_for(&self, at: u64) -> bool {
-        self.key.0 == at
-    }
 }
 
 impl Drop for Alarm {
@@ -274,10 +270,10 @@ impl WaitQueue {
                 if arch::time::now_ns() >= at {
                     break Err(WaitError::TimedOut);
                 }
-                // Armed anew each time: the real-time clock may have been set.
-                if alarm.as_ref().is_none_or(|a| !a.is_armed_for(at)) {
-                    alarm = thread.arc().map(|thread| Alarm::new(thread, at));
-                }
+                // Armed anew each time: the real-time clock may have been set, or the alarm have gone off on a
+                // processor whose clock is a little ahead of this one's.
+                drop(alarm.take());
+                alarm = thread.arc().map(|thread| Alarm::new(thread, at));
             }
             schedule();
         };
