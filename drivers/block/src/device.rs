@@ -14,6 +14,7 @@ use sched::{Completion, IoWait};
 use crate::bio::{Bio, BioFlags, Op, SECTOR_SHIFT, SECTOR_SIZE};
 use crate::driver::{Driver, Limits};
 use crate::flush;
+use crate::line::{DeadlineKnobs, Scheduler};
 use crate::partition::Partition;
 use crate::queue::Core;
 use crate::stats::StatsSnapshot;
@@ -236,6 +237,21 @@ impl Device {
     /// The driver.
     pub fn driver(&self) -> &Arc<dyn Driver> {
         &self.shared.core.driver
+    }
+
+    /// The order in which requests of its disk wait for the drive.
+    pub fn scheduler(&self) -> Scheduler {
+        self.shared.core.policy.get()
+    }
+
+    /// Another order, for what waits already too.
+    pub fn set_scheduler(&self, scheduler: Scheduler) {
+        self.shared.core.set_scheduler(scheduler);
+    }
+
+    /// The knobs of [`Scheduler::Deadline`].
+    pub fn deadline_knobs(&self) -> &DeadlineKnobs {
+        &self.shared.core.policy.knobs
     }
 
     /// The disk's counters.

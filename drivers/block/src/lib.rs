@@ -9,6 +9,7 @@ mod device;
 mod disk;
 mod driver;
 mod flush;
+mod line;
 pub mod memory;
 pub mod names;
 pub mod partition;
@@ -26,6 +27,7 @@ pub use disk::{
     Disk, Event, EventHook, ReadOnly, by_id, by_spec, devices, disk_of, disks, set_event_hook,
 };
 pub use driver::{Controller, Driver, Limits, Parent, TimeoutAction};
+pub use line::{DeadlineKnobs, Scheduler};
 pub use request::Request;
 pub use stats::{KindStats, Stats, StatsSnapshot};
 

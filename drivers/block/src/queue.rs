@@ -4,7 +4,6 @@
 //! only when none is free, or the driver has no room, does a request go to the queue's pending list,
 //! where later bios merge with it. A completion gives the tag back and dispatches from that list.
 
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,6 +13,7 @@ use arch::time::now_ns;
 
 use crate::bio::{Bio, Op};
 use crate::driver::{Driver, Limits, TimeoutAction};
+use crate::line::{Line, Policy, Scheduler};
 use crate::request::Request;
 use crate::stats::Stats;
 
@@ -24,18 +24,18 @@ pub(crate) struct HwQueue {
     depth: usize,
     /// When each tag's request was handed to the driver; 0: free.
     started: Vec<AtomicU64>,
-    pending: IrqLock<VecDeque<Request>>,
+    pending: IrqLock<Line>,
     waiting: AtomicUsize,
     running: AtomicBool,
 }
 
 impl HwQueue {
-    fn new(depth: usize) -> HwQueue {
+    fn new(depth: usize, scheduler: Scheduler) -> HwQueue {
         HwQueue {
             tags: (0..depth.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             depth,
             started: (0..depth).map(|_| AtomicU64::new(0)).collect(),
-            pending: IrqLock::new(&PENDING, VecDeque::new()),
+            pending: IrqLock::new(&PENDING, Line::new(scheduler)),
             waiting: AtomicUsize::new(0),
             running: AtomicBool::new(false),
         }
@@ -80,6 +80,7 @@ pub(crate) struct Core {
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) limits: Limits,
     pub(crate) stats: Stats,
+    pub(crate) policy: Policy,
     queues: Vec<HwQueue>,
 }
 
@@ -119,9 +120,24 @@ impl Drop for Slot {
 impl Core {
     pub(crate) fn new(driver: Arc<dyn Driver>) -> Core {
         let limits = driver.limits();
-        let queues =
-            (0..limits.queues.max(1)).map(|_| HwQueue::new(limits.queue_depth.max(1))).collect();
-        Core { driver, limits, stats: Stats::default(), queues }
+        // With a queue for each processor the drive sorts better than one queue's line could.
+        let scheduler = if limits.queues > 1 { Scheduler::None } else { Scheduler::Deadline };
+        let depth = limits.queue_depth.max(1);
+        let queues = (0..limits.queues.max(1)).map(|_| HwQueue::new(depth, scheduler)).collect();
+        Core { driver, limits, stats: Stats::default(), policy: Policy::new(scheduler), queues }
+    }
+
+    /// Another scheduler: what waits moves to its lines.
+    pub(crate) fn set_scheduler(&self, scheduler: Scheduler) {
+        self.policy.set(scheduler);
+        let (knobs, now) = (&self.policy.knobs, now_ns());
+        for queue in &self.queues {
+            let mut pending = queue.pending.lock();
+            let mut old = core::mem::replace(&mut *pending, Line::new(scheduler));
+            while let Some(request) = old.pop(knobs, now) {
+                pending.push(request, knobs, now);
+            }
+        }
     }
 
     /// Starts `bio`, which fits the limits, on this CPU's queue.
@@ -148,28 +164,22 @@ impl Core {
     }
 
     fn wait_in_line(&self, queue: &HwQueue, mut request: Request) {
+        let knobs = &self.policy.knobs;
         let mut pending = queue.pending.lock();
         if request.bios.len() == 1
             && let Some(bio) = request.bios.pop()
         {
-            let mut bio = Some(bio);
-            for other in pending.iter_mut().rev().take(8) {
-                let Some(this) = bio.take() else { break };
-                let merged = other
-                    .try_append(this, &self.limits)
-                    .or_else(|bio| other.try_prepend(bio, &self.limits));
-                match merged {
-                    Ok(()) => {
-                        self.stats.merged(other.op());
-                        self.stats.unstarted();
-                    }
-                    Err(back) => bio = Some(back),
+            let op = bio.op;
+            match pending.merge(bio, &self.limits, knobs) {
+                Ok(()) => {
+                    self.stats.merged(op);
+                    self.stats.unstarted();
+                    return;
                 }
+                Err(bio) => request.bios.push(bio),
             }
-            let Some(bio) = bio else { return };
-            request.bios.push(bio);
         }
-        pending.push_back(request);
+        pending.push(request, knobs, now_ns());
         queue.waiting.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -207,13 +217,13 @@ impl Core {
         {
             let mut blocked = false;
             while let Some(tag) = queue.take_tag() {
-                let Some(request) = queue.pending.lock().pop_front() else {
+                let Some(request) = queue.pending.lock().pop(&self.policy.knobs, now_ns()) else {
                     queue.give_tag(tag);
                     break;
                 };
                 queue.waiting.fetch_sub(1, Ordering::SeqCst);
                 if let Err(request) = self.hand_over(index, request, tag) {
-                    queue.pending.lock().push_front(request);
+                    queue.pending.lock().put_back(request);
                     queue.waiting.fetch_add(1, Ordering::SeqCst);
                     blocked = true;
                     break;

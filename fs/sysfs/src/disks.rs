@@ -2,10 +2,14 @@
 
 use crate::functions;
 use crate::tree::Builder;
+use abi::{Errno, Result};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use block::{Device, Disk, KindStats, Limits};
+use block::{DeadlineKnobs, Device, Disk, KindStats, Limits, Scheduler};
+use core::num::IntErrorKind;
+use core::ops::RangeInclusive;
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 pub(crate) fn add(tree: &mut Builder) {
     for disk in block::disks() {
@@ -67,6 +71,75 @@ fn add_disk(tree: &mut Builder, disk: &Arc<Disk>, path: &str) {
         tree.fixed(&format!("{path}/serial"), serial);
     }
     queue(tree, device.limits(), &format!("{path}/queue"));
+    scheduler(tree, device, &format!("{path}/queue"));
+}
+
+/// The choice of an I/O scheduler and the knobs of the chosen one.
+fn scheduler(tree: &mut Builder, device: &Arc<Device>, path: &str) {
+    let (shown, chosen) = (device.clone(), device.clone());
+    let choice = pseudo::knob(
+        move |out| {
+            let line = match shown.scheduler() {
+                Scheduler::None => "[none] mq-deadline \n",
+                Scheduler::Deadline => "[mq-deadline] none\n",
+            };
+            out.extend_from_slice(line.as_bytes());
+            Ok(())
+        },
+        move |text| {
+            let name = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?.trim();
+            let scheduler = Scheduler::by_name(name).ok_or(Errno::EINVAL)?;
+            if scheduler != chosen.scheduler() {
+                chosen.set_scheduler(scheduler);
+                CHOICES.fetch_add(1, Ordering::Release);
+            }
+            Ok(())
+        },
+    );
+    tree.put(&format!("{path}/scheduler"), choice);
+    if device.scheduler() != Scheduler::Deadline {
+        return;
+    }
+    type Pick = fn(&DeadlineKnobs) -> &AtomicI32;
+    let knobs: [(&str, Pick, RangeInclusive<i32>); 5] = [
+        ("fifo_batch", |knobs| &knobs.fifo_batch, 0..=i32::MAX),
+        ("front_merges", |knobs| &knobs.front_merges, 0..=1),
+        ("read_expire", |knobs| &knobs.read_expire, 0..=i32::MAX),
+        ("write_expire", |knobs| &knobs.write_expire, 0..=i32::MAX),
+        ("writes_starved", |knobs| &knobs.writes_starved, i32::MIN..=i32::MAX),
+    ];
+    for (name, pick, range) in knobs {
+        let (shown, set) = (device.clone(), device.clone());
+        let knob = pseudo::knob(
+            move |out| {
+                let value = pick(shown.deadline_knobs()).load(Ordering::Relaxed);
+                out.extend_from_slice(format!("{value}\n").as_bytes());
+                Ok(())
+            },
+            move |text| {
+                let value = number(text)?.clamp(*range.start(), *range.end());
+                pick(set.deadline_knobs()).store(value, Ordering::Relaxed);
+                Ok(())
+            },
+        );
+        tree.put(&format!("{path}/iosched/{name}"), knob);
+    }
+}
+
+/// A decimal number with at most a newline behind it: `EINVAL` for anything else, `ERANGE` beyond 32 bits.
+fn number(text: &[u8]) -> Result<i32> {
+    let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+    text.strip_suffix('\n').unwrap_or(text).parse::<i32>().map_err(|error| match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => Errno::ERANGE,
+        _ => Errno::EINVAL,
+    })
+}
+
+static CHOICES: AtomicU32 = AtomicU32::new(0);
+
+/// Grows when a disk gets another scheduler: its knobs come and go.
+pub(crate) fn generation() -> u32 {
+    CHOICES.load(Ordering::Acquire)
 }
 
 /// Files that disks and partitions have alike.
@@ -164,7 +237,6 @@ fn queue(tree: &mut Builder, limits: &Limits, path: &str) {
         ("max_integrity_segments", "0"),
         ("nomerges", "0"),
         ("rq_affinity", "1"),
-        ("scheduler", "[none] "),
         ("write_cache", cache),
         ("write_same_max_bytes", "0"),
         ("zoned", "none"),

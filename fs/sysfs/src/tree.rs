@@ -141,7 +141,9 @@ static NEWEST: SpinLock<Option<Newest>> = SpinLock::new(&TREE, None);
 
 /// The tree as of now.
 fn newest() -> Arc<Dir> {
-    let generation = vfs::dev::generation().wrapping_add(networks::generation());
+    let generation = vfs::dev::generation()
+        .wrapping_add(networks::generation())
+        .wrapping_add(disks::generation());
     let numbers = {
         let mut newest = NEWEST.lock();
         match &mut *newest {
