@@ -100,7 +100,7 @@ impl Sum {
 /// What a namespace has for devices.
 pub(crate) struct Wire {
     pub(crate) neighbours: Neighbours,
-    pub(crate) fragments: crate::ipin::Fragments,
+    pub(crate) fragments: crate::fragments::Fragments,
     next_ident: core::sync::atomic::AtomicU32,
 }
 
@@ -108,7 +108,7 @@ impl Wire {
     pub(crate) fn new() -> Wire {
         Wire {
             neighbours: Neighbours::default(),
-            fragments: crate::ipin::Fragments::default(),
+            fragments: crate::fragments::Fragments::default(),
             next_ident: core::sync::atomic::AtomicU32::new(crate::random() as u32),
         }
     }
@@ -300,6 +300,10 @@ impl Wire {
         way: &Way,
         payload: Vec<u8>,
     ) -> Result<()> {
+        // What the length of a header can say: version 4 counts the header.
+        if payload.len() > if about.to.is_v4() { 65515 } else { 65535 } {
+            return Err(Errno::EMSGSIZE);
+        }
         if way.kind == Destination::Local || way.interface.is_loopback() {
             count(&inet.counters.ip_out_requests);
             way.interface.counters.sent(1, payload.len() + 20);
@@ -337,7 +341,7 @@ impl Wire {
 }
 
 /// A range of a payload, sharing its pages.
-fn cut(payload: &[Chunk], mut at: usize, mut len: usize) -> SmallVec<[Chunk; 4]> {
+pub(crate) fn cut(payload: &[Chunk], mut at: usize, mut len: usize) -> SmallVec<[Chunk; 4]> {
     let mut out = SmallVec::new();
     for chunk in payload {
         if at >= chunk.len() {
@@ -358,6 +362,8 @@ fn write4(bytes: &mut [u8], about: &About, len: usize, ident: u16, (offset, more
     let mut packet = Ipv4Packet::new_unchecked(bytes);
     packet.set_version(4);
     packet.set_header_len(20);
+    packet.set_dscp(about.tos >> 2);
+    packet.set_ecn(about.tos);
     packet.set_total_len((20 + len) as u16);
     packet.set_ident(ident);
     packet.clear_flags();
