@@ -178,6 +178,29 @@ fn receive_v6(inet: &Inet, packet: &Packet<'_>) -> Option<(About, Vec<u8>)> {
     }
 }
 
+/// Tells the socket that sent a packet, which begins like this, that its next hop does not answer.
+pub(crate) fn tell_unreachable(inet: &Inet, packet: &[u8]) {
+    let told = |protocol: u8, ends: (Ip, Ip), ports: Option<&[u8]>| {
+        // Of a fragment only the first part has the ports, and not here.
+        if let Some(ports) = ports {
+            tell(inet, protocol, ends, ports, Errno::EHOSTUNREACH, None);
+        }
+    };
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) if packet.len() >= 20 => {
+            let header = Ipv4Packet::new_unchecked(packet);
+            let ends = (Ip::from(header.src_addr()), Ip::from(header.dst_addr()));
+            told(header.next_header().into(), ends, packet.get(20..24));
+        }
+        Some(6) if packet.len() >= 40 => {
+            let header = Ipv6Packet::new_unchecked(packet);
+            let ends = (Ip::from(header.src_addr()), Ip::from(header.dst_addr()));
+            told(header.next_header().into(), ends, packet.get(40..44));
+        }
+        _ => {}
+    }
+}
+
 /// Tells the socket that sent the quoted packet.
 fn tell(inet: &Inet, protocol: u8, ends: (Ip, Ip), ports: &[u8], error: Errno, mtu: Option<u32>) {
     let [a, b, c, d] = *ports else { return };

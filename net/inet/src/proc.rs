@@ -10,6 +10,7 @@ use netdevice::{Endpoint, Interface, Ip};
 use socket::NetNamespace;
 use socket::trees::{self, PROC_NET};
 
+use crate::neighbour::Known;
 use crate::stack::Inet;
 use crate::tcp::State;
 
@@ -255,7 +256,7 @@ fn dev(inet: &Inet, out: &mut Text<'_>) -> core::fmt::Result {
 
 fn arp(inet: &Inet, out: &mut Text<'_>) -> core::fmt::Result {
     writeln!(out, "{ARP_HEAD}")?;
-    for (index, ip, mac) in inet.wire.neighbours.all() {
+    for Known { index, ip, mac, .. } in inet.wire.neighbours.all() {
         if !ip.is_v4() {
             continue;
         }
