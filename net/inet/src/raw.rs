@@ -306,7 +306,14 @@ impl Socket for RawSocket {
         let has_header = self.ip.wants(want::HEADER) || self.common.protocol == IPPROTO_RAW;
         if has_header && !self.is_v6 {
             // raw(7): the program wrote the header; what it left empty is filled in.
+            let total = bytes.len() as u16;
+            if let Some([high, low]) = bytes.get_mut(2..4) {
+                [*high, *low] = total.to_be_bytes();
+            }
             let packet = Ipv4Packet::new_checked(&bytes[..]).map_err(|_| Errno::EINVAL)?;
+            if packet.header_len() < 20 {
+                return Err(Errno::EINVAL);
+            }
             protocol = packet.next_header().into();
             hops = packet.hop_limit();
             if !packet.src_addr().is_unspecified() {
