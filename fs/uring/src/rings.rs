@@ -53,6 +53,8 @@ pub struct Uring {
     pub(crate) changed: Arc<WaitQueue>,
     pub(crate) queue: Mutex<Queue>,
     pub(crate) pending: Pending,
+    /// Timeouts that have ended by themselves: each ends a wait for completions.
+    pub(crate) timed_out: AtomicUsize,
     /// Requests that have not ended.
     pub(crate) running: AtomicUsize,
     /// Chains wait for them.
@@ -154,6 +156,7 @@ impl Uring {
             changed: Arc::new(WaitQueue::new()),
             queue: Mutex::new(&SUBMIT, Queue::default()),
             pending: Pending::new(),
+            timed_out: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             has_deferred: AtomicBool::new(false),
             is_disabled: AtomicBool::new(flags & setup::R_DISABLED != 0),
@@ -249,14 +252,20 @@ impl Uring {
         drop(used);
     }
 
-    /// Waits until `least` completions are there to be taken.
+    /// Waits until `least` completions are there to be taken, or a timeout ends ("A timeout will trigger a
+    /// wakeup event on the completion ring for anyone waiting for events", io_uring_enter(2)). It fails
+    /// only if there is nothing to be taken.
     pub fn wait(&self, least: u32, deadline: Option<Deadline>) -> Result<()> {
         self.flush();
         let least = least.min(self.cq_entries);
-        let enough = || (self.waiting() >= least).then_some(());
+        let before = self.timed_out.load(Ordering::Acquire);
+        let enough = || {
+            let timed_out = self.timed_out.load(Ordering::Acquire) != before;
+            (timed_out || self.waiting() >= least).then_some(())
+        };
         match self.changed.wait_interruptible(enough, deadline) {
             Ok(()) => {}
-            Err(_) if self.waiting() > 0 && self.waiting() >= least => {}
+            Err(_) if self.waiting() > 0 => {}
             Err(WaitError::TimedOut) => return Err(Errno::ETIME),
             Err(WaitError::Interrupted) => return Err(Errno::EINTR),
         }

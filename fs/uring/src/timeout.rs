@@ -1,6 +1,7 @@
 //! Timeouts: by the clock, and by a number of completions.
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 
 use abi::Errno;
 use arch::lock::{IrqLock, LockClass};
@@ -108,6 +109,9 @@ impl Timeout {
 
     fn settle(&self, request: Request, res: i32, is_success: bool) {
         self.ring.pending.remove(self.user_data, self.number);
+        if res != -Errno::ECANCELED.raw() && self.target.is_none() {
+            self.ring.timed_out.fetch_add(1, Ordering::AcqRel);
+        }
         if self.count != 0 {
             self.ring.pending.forget_count(self.count, self.number);
         }
