@@ -30,6 +30,10 @@ struct Inner {
 }
 
 impl Inner {
+    fn has_name(&self, name: &str) -> bool {
+        self.interfaces.values().any(|interface| interface.is_named(name))
+    }
+
     /// The first interface with such an address.
     fn who(&self, fits: impl Fn(&Address) -> bool) -> Option<u32> {
         let has = |interface: &&Arc<Interface>| interface.find_address(&fits).is_some();
@@ -174,20 +178,20 @@ impl Devices {
 
     /// Makes an interface for a device; `pattern%d` gets the first number that is free.
     pub fn add(&self, pattern: &str, device: Arc<dyn NetDevice>) -> Result<Arc<Interface>> {
-        let taken: Vec<String> = self.all().iter().map(|interface| interface.name()).collect();
-        let name = match pattern.strip_suffix("%d") {
-            Some(stem) => (0u32..)
-                .map(|number| alloc::format!("{stem}{number}"))
-                .find(|name| !taken.contains(name))
-                .ok_or(Errno::ENFILE)?,
-            None => String::from(pattern),
-        };
-        check_name(&name)?;
-        if taken.contains(&name) {
-            return Err(Errno::EEXIST);
-        }
         let interface = {
+            // Two that come at once get two names.
             let mut inner = self.inner.write();
+            let name = match pattern.strip_suffix("%d") {
+                Some(stem) => (0u32..)
+                    .map(|number| alloc::format!("{stem}{number}"))
+                    .find(|name| !inner.has_name(name))
+                    .ok_or(Errno::ENFILE)?,
+                None => String::from(pattern),
+            };
+            check_name(&name)?;
+            if inner.has_name(&name) {
+                return Err(Errno::EEXIST);
+            }
             inner.last_index += 1;
             let index = inner.last_index;
             let interface = Arc::new(Interface::ethernet(index, name, device));
@@ -213,13 +217,16 @@ impl Devices {
     /// Gives an interface another name.
     pub fn rename(&self, interface: &Arc<Interface>, name: &str) -> Result<()> {
         check_name(name)?;
-        if self.by_name(name).is_some() {
-            return Err(Errno::EEXIST);
+        {
+            let inner = self.inner.write();
+            if inner.has_name(name) {
+                return Err(Errno::EEXIST);
+            }
+            if interface.is_up() {
+                return Err(Errno::EBUSY);
+            }
+            interface.rename(name);
         }
-        if interface.is_up() {
-            return Err(Errno::EBUSY);
-        }
-        interface.rename(name);
         self.changed(&Change::Interface(interface.clone()));
         Ok(())
     }

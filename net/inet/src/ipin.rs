@@ -244,7 +244,7 @@ impl Inet {
 
     fn receive_packet(self: &Arc<Self>, interface: &Arc<Interface>, incoming: Incoming) {
         count(&self.counters.ip_in_delivers);
-        let has_raw = !self.raw.is_empty();
+        let has_raw = self.raw.listens(incoming.protocol);
         let is_icmp = matches!(incoming.protocol, ICMP4 | ICMP6);
         let mut is_taken = false;
         if has_raw || is_icmp {

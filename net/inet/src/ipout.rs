@@ -50,7 +50,15 @@ impl Sum {
             self.is_odd = false;
             rest = others;
         }
-        let mut words = rest.chunks_exact(2);
+        // Words of 32 bits have the same remainder by 65535 as their halves have together (RFC 1071 §2).
+        let mut longs = rest.chunks_exact(8);
+        for long in &mut longs {
+            if let Ok(long) = long.try_into() {
+                let long = u64::from_be_bytes(long);
+                self.total += (long >> 32) + (long & 0xffff_ffff);
+            }
+        }
+        let mut words = longs.remainder().chunks_exact(2);
         for word in &mut words {
             if let [high, low] = word {
                 self.total += u64::from(u16::from_be_bytes([*high, *low]));
@@ -430,5 +438,29 @@ impl Inet {
     /// A packet over a device that is answered.
     pub(crate) fn reply(self: &Arc<Self>, about: &About, interface: &Interface, payload: Vec<u8>) {
         self.wire.answer(self, about, interface, payload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_those_of_words_however_the_bytes_are_cut() {
+        let bytes: Vec<u8> =
+            (0..3001u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let mut plain = 0u64;
+        for pair in bytes.chunks(2) {
+            plain += u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0));
+        }
+        let plain = Sum { total: plain, is_odd: false }.folded();
+        for step in [1, 2, 3, 7, 8, 9, 100, 4000] {
+            let mut sum = Sum::default();
+            bytes.chunks(step).for_each(|part| sum.add(part));
+            assert_eq!(sum.folded(), plain, "{step}");
+        }
+        let mut most = Sum::default();
+        most.add(&[0xff; 65536]);
+        assert_eq!(most.folded(), 0xffff);
     }
 }

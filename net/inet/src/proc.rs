@@ -201,8 +201,7 @@ fn raw(inet: &Inet, out: &mut Text<'_>, is_v6: bool) -> core::fmt::Result {
     writeln!(out, "{}", if is_v6 { UDP6_HEAD } else { RAW_HEAD })?;
     let family = if is_v6 { 10 } else { 2 };
     let all = inet.raw.all();
-    let of_version = all.iter().filter(|socket| socket.common().family == family);
-    for socket in of_version.filter(|socket| socket.common().kind == socket::Kind::Raw) {
+    for socket in all.iter().filter(|socket| socket.common().family == family) {
         let protocol = socket.common().protocol as u16;
         let (local, remote, weight) = socket.ends();
         let any = if is_v6 { Ip::ANY6 } else { Ip::ANY4 };

@@ -1,5 +1,6 @@
 //! Raw sockets (raw(7)) and the sockets for echo requests (`SOCK_DGRAM` with `IPPROTO_ICMP`, icmp(7)).
 
+use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
@@ -33,14 +34,21 @@ const IPPROTO_ICMPV6: i32 = 58;
 const IPPROTO_RAW: i32 = 255;
 const ICMP_FILTER: i32 = 1;
 
-/// The raw sockets of a namespace.
+#[derive(Default)]
+struct Sockets {
+    by_protocol: BTreeMap<i32, Vec<Arc<RawSocket>>>,
+    /// Those for echo requests, by identifier.
+    by_ident: BTreeMap<u16, Arc<RawSocket>>,
+}
+
+/// The raw sockets of a namespace, and those for echo requests.
 pub(crate) struct Raw {
-    sockets: RwSpinLock<Vec<Arc<RawSocket>>>,
+    sockets: RwSpinLock<Sockets>,
 }
 
 impl Default for Raw {
     fn default() -> Self {
-        Raw { sockets: RwSpinLock::new(&SOCKETS, Vec::new()) }
+        Raw { sockets: RwSpinLock::new(&SOCKETS, Sockets::default()) }
     }
 }
 
@@ -81,7 +89,8 @@ impl RawSocket {
             ip: IpOptions::new(&inet.knobs),
         });
         if socket.common.kind == Kind::Raw {
-            inet.raw.sockets.write().push(socket.clone());
+            let mut all = inet.raw.sockets.write();
+            all.by_protocol.entry(socket.common.protocol).or_default().push(socket.clone());
         }
         socket
     }
@@ -103,29 +112,25 @@ impl RawSocket {
 
     /// Gives a socket for echo requests an identifier that no other has.
     fn need_ident(&self, wanted: u16) -> Result<u16> {
-        let mut all = self.inet.raw.sockets.write();
         let mut inner = self.inner.lock();
         if inner.ident != 0 {
             return Ok(inner.ident);
         }
-        let is_taken =
-            |ident| all.iter().any(|other| other.is_ping() && other.ident_of(self) == ident);
+        let mut all = self.inet.raw.sockets.write();
+        let is_taken = |ident: &u16| all.by_ident.contains_key(ident);
         let ident = match wanted {
             0 => (1..=u16::MAX)
                 .map(|step| step.wrapping_add(self.common.ino as u16).max(1))
-                .find(|ident| !is_taken(*ident))
+                .find(|ident| !is_taken(ident))
                 .ok_or(Errno::EADDRINUSE)?,
-            wanted if is_taken(wanted) => return Err(Errno::EADDRINUSE),
+            wanted if is_taken(&wanted) => return Err(Errno::EADDRINUSE),
             wanted => wanted,
         };
         inner.ident = ident;
-        all.extend(self.this.upgrade());
+        if let Some(this) = self.this.upgrade() {
+            all.by_ident.insert(ident, this);
+        }
         Ok(ident)
-    }
-
-    /// The identifier of another socket than `asking`.
-    fn ident_of(&self, asking: &RawSocket) -> u16 {
-        if core::ptr::eq(self, asking) { 0 } else { self.inner.lock().ident }
     }
 
     fn wants(&self, from: Ip, to: Ip) -> bool {
@@ -179,24 +184,22 @@ impl Packet<'_> {
 }
 
 impl Raw {
-    /// All of them.
+    /// All raw sockets.
     pub(crate) fn all(&self) -> Vec<Arc<RawSocket>> {
-        self.sockets.read().clone()
+        self.sockets.read().by_protocol.values().flatten().cloned().collect()
     }
 
-    /// Whether nobody listens: packets need not be looked at.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.sockets.read().is_empty()
+    /// Whether anybody listens to a protocol: others need not be looked at.
+    pub(crate) fn listens(&self, protocol: u8) -> bool {
+        self.sockets.read().by_protocol.contains_key(&i32::from(protocol))
     }
 
     /// Gives copies of a packet to the raw sockets that want it; whether one did.
     pub(crate) fn deliver(&self, packet: &Packet<'_>) -> bool {
         let mut is_wanted = false;
-        for socket in self.all() {
-            if socket.is_ping()
-                || socket.common.protocol != i32::from(packet.protocol)
-                || !socket.wants(packet.from, packet.to)
-            {
+        let listening = self.sockets.read().by_protocol.get(&i32::from(packet.protocol)).cloned();
+        for socket in listening.into_iter().flatten() {
+            if !socket.wants(packet.from, packet.to) {
                 continue;
             }
             let kind = packet.payload.first().copied().unwrap_or(0);
@@ -212,13 +215,8 @@ impl Raw {
 
     /// Gives an echo reply to the socket that asked.
     pub(crate) fn deliver_echo(&self, packet: &Packet<'_>, ident: u16) {
-        let asked = |socket: &&Arc<RawSocket>| {
-            socket.is_ping()
-                && socket.inner.lock().ident == ident
-                && socket.wants(packet.from, packet.to)
-        };
-        let found = self.sockets.read().iter().find(asked).cloned();
-        if let Some(socket) = found {
+        let asked = self.sockets.read().by_ident.get(&ident).cloned();
+        if let Some(socket) = asked.filter(|socket| socket.wants(packet.from, packet.to)) {
             socket.take_in(packet.datagram(false));
         }
     }
@@ -294,7 +292,7 @@ impl Socket for RawSocket {
             return Err(Errno::EACCES);
         }
         let mut hops = self.ip.hop_limit(to);
-        let tos = knob(&self.ip.tos) as u8;
+        let mut tos = knob(&self.ip.tos) as u8;
         let mut protocol = self.common.protocol as u8;
         if self.is_ping() {
             let ident = self.need_ident(0)?;
@@ -316,6 +314,7 @@ impl Socket for RawSocket {
             }
             protocol = packet.next_header().into();
             hops = packet.hop_limit();
+            tos = packet.dscp() << 2 | packet.ecn();
             if !packet.src_addr().is_unspecified() {
                 from = Ip::from(packet.src_addr());
             }
@@ -447,10 +446,16 @@ impl Socket for RawSocket {
 
     fn release(&self) {
         let is_me = |other: &Arc<RawSocket>| core::ptr::eq(&**other, self);
+        let (ident, protocol) = (self.inner.lock().ident, self.common.protocol);
         let gone = {
             let mut all = self.inet.raw.sockets.write();
-            let at = all.iter().position(is_me);
-            at.map(|at| all.swap_remove(at))
+            let own = all.by_protocol.entry(protocol).or_default();
+            let raw = own.iter().position(is_me).map(|at| own.swap_remove(at));
+            if own.is_empty() {
+                all.by_protocol.remove(&protocol);
+            }
+            // An identifier is its own alone.
+            (raw, all.by_ident.remove(&ident))
         };
         drop(gone);
         crate::groups::leave_all(&self.inet, self.common.ino);
