@@ -21,7 +21,7 @@ struct Internet {
 
 const IPPROTO_ICMP: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
-const IPPROTO_UDP: i32 = 17;
+pub(crate) const IPPROTO_UDP: i32 = 17;
 const IPPROTO_ICMPV6: i32 = 58;
 
 static AUTOCONFIGURATION: Once<alloc::string::String> = Once::new();

@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use abi::poll::*;
 use abi::socket::*;
@@ -19,9 +19,12 @@ use socket::{
     Socket,
 };
 use vfs::PollTable;
+use zerocopy::IntoBytes;
 
+use crate::family::IPPROTO_UDP;
 use crate::icmp;
 use crate::ipopts::{IpOptions, want};
+use crate::ipout::Sum;
 use crate::sockaddr::{self, Reader};
 use crate::stack::{Inet, knob};
 use crate::udp::datagram::{self, Datagram, Payload, Queue};
@@ -33,6 +36,11 @@ const IPPROTO_ICMP: i32 = 1;
 const IPPROTO_ICMPV6: i32 = 58;
 const IPPROTO_RAW: i32 = 255;
 const ICMP_FILTER: i32 = 1;
+/// RFC 3542 §3.2, §3.1.
+const ICMP6_FILTER: i32 = 1;
+const IPV6_CHECKSUM: i32 = 7;
+/// Where the sum of ICMPv6 is.
+const ICMP6_SUM: i32 = 2;
 
 #[derive(Default)]
 struct Sockets {
@@ -60,6 +68,8 @@ struct Inner {
     remote: Option<Endpoint>,
     is_deaf: bool,
     is_mute: bool,
+    /// `ICMP6_FILTER`: a bit for each type that is not wanted.
+    blocked6: [u32; 8],
 }
 
 /// A raw socket, or one for echo requests.
@@ -72,12 +82,15 @@ pub(crate) struct RawSocket {
     inner: SpinLock<Inner>,
     /// `ICMP_FILTER`: types that are not wanted.
     filter: AtomicU32,
+    /// `IPV6_CHECKSUM`: where in what is sent the sum belongs; negative for no sum.
+    sum_at: AtomicI32,
     ip: IpOptions,
 }
 
 impl RawSocket {
     /// A new socket.
     pub(crate) fn create(inet: &Arc<Inet>, common: Common) -> Arc<RawSocket> {
+        let is_icmp6 = common.family == AF_INET6 && common.protocol == IPPROTO_ICMPV6;
         let socket = Arc::new_cyclic(|this| RawSocket {
             is_v6: common.family == AF_INET6,
             common,
@@ -86,6 +99,7 @@ impl RawSocket {
             queue: Queue::new(),
             inner: SpinLock::new(&STATE, Inner::default()),
             filter: AtomicU32::new(0),
+            sum_at: AtomicI32::new(if is_icmp6 { ICMP6_SUM } else { -1 }),
             ip: IpOptions::new(&inet.knobs),
         });
         if socket.common.kind == Kind::Raw {
@@ -97,6 +111,39 @@ impl RawSocket {
 
     fn is_ping(&self) -> bool {
         self.common.kind == Kind::Datagram
+    }
+
+    /// Whether it has the options of ICMPv6.
+    fn is_icmp6(&self) -> bool {
+        self.is_v6 && !self.is_ping() && self.common.protocol == IPPROTO_ICMPV6
+    }
+
+    /// Computes the sum a program wants in what it sends.
+    fn put_sum(&self, bytes: &mut [u8], from: Ip, to: Ip) -> Result<()> {
+        let Ok(at) = usize::try_from(self.sum_at.load(Ordering::Relaxed)) else { return Ok(()) };
+        let protocol = self.common.protocol as u8;
+        let mut sum = Sum::pseudo(from, to, protocol, bytes.len());
+        let place = at.checked_add(2).and_then(|end| bytes.get_mut(at..end));
+        place.ok_or(Errno::EINVAL)?.fill(0);
+        sum.add(bytes);
+        let value = match !sum.folded() {
+            0 if self.common.protocol == IPPROTO_UDP => 0xffff,
+            value => value,
+        };
+        if let Some([high, low]) = bytes.get_mut(at..at + 2) {
+            [*high, *low] = value.to_be_bytes();
+        }
+        Ok(())
+    }
+
+    /// Whether the sum is right, or none is wanted.
+    fn trusts(&self, packet: &Packet<'_>) -> bool {
+        if !self.is_v6 || self.sum_at.load(Ordering::Relaxed) < 0 {
+            return true;
+        }
+        let mut sum = Sum::pseudo(packet.from, packet.to, packet.protocol, packet.payload.len());
+        sum.add(packet.payload);
+        sum.folded() == 0xffff
     }
 
     fn reader(&self) -> Reader {
@@ -207,6 +254,11 @@ impl Raw {
             if is_icmp && socket.filter.load(Ordering::Relaxed) & (1 << kind) != 0 {
                 continue;
             }
+            let blocked = socket.inner.lock().blocked6;
+            let word = blocked.get(usize::from(kind >> 5)).copied().unwrap_or(0);
+            if (socket.is_icmp6() && word >> (kind & 31) & 1 != 0) || !socket.trusts(packet) {
+                continue;
+            }
             is_wanted = true;
             socket.take_in(packet.datagram(!socket.is_v6));
         }
@@ -297,8 +349,8 @@ impl Socket for RawSocket {
         if self.is_ping() {
             let ident = self.need_ident(0)?;
             icmp::finish_echo(&mut bytes, ident, way.source, to)?;
-        } else if self.is_v6 && self.common.protocol == IPPROTO_ICMPV6 {
-            icmp::finish_v6(&mut bytes, way.source, to)?;
+        } else if self.is_v6 {
+            self.put_sum(&mut bytes, way.source, to)?;
         }
         let mut from = way.source;
         let has_header = self.ip.wants(want::HEADER) || self.common.protocol == IPPROTO_RAW;
@@ -409,8 +461,23 @@ impl Socket for RawSocket {
                 self.filter.store(value.int()? as u32, Ordering::Relaxed);
                 Ok(())
             }
+            IPPROTO_ICMPV6 if self.is_icmp6() && name == ICMP6_FILTER => {
+                // Copied without the lock: user memory may not be there.
+                let mut blocked = self.inner.lock().blocked6;
+                value.bytes(blocked.as_mut_bytes())?;
+                self.inner.lock().blocked6 = blocked;
+                Ok(())
+            }
+            IPPROTO_ICMPV6 if self.is_v6 && !self.is_icmp6() => Err(Errno::EOPNOTSUPP),
+            SOL_RAW | SOL_IPV6 if name == IPV6_CHECKSUM && self.is_v6 && !self.is_ping() => {
+                let at = value.int()?;
+                if (level == SOL_IPV6 && self.is_icmp6()) || (at > 0 && at % 2 != 0) {
+                    return Err(Errno::EINVAL);
+                }
+                self.sum_at.store(at.max(-1), Ordering::Relaxed);
+                Ok(())
+            }
             SOL_IP => self.ip.set_v4(&self.common, call, name, value),
-            // ICMPv6's filter and the offset of a sum: version 6 of raw(7).
             SOL_IPV6 if self.is_v6 => self.ip.set_v6(&self.common, call, name, value, false),
             _ => Err(Errno::ENOPROTOOPT),
         }
@@ -427,6 +494,14 @@ impl Socket for RawSocket {
         match level {
             SOL_RAW if name == ICMP_FILTER && self.common.protocol == IPPROTO_ICMP => {
                 value.int(self.filter.load(Ordering::Relaxed) as i32)
+            }
+            IPPROTO_ICMPV6 if self.is_icmp6() && name == ICMP6_FILTER => {
+                let blocked = self.inner.lock().blocked6;
+                value.value(&blocked)
+            }
+            IPPROTO_ICMPV6 if self.is_icmp6() => Err(Errno::ENOPROTOOPT),
+            SOL_RAW | SOL_IPV6 if name == IPV6_CHECKSUM && self.is_v6 && !self.is_ping() => {
+                value.int(self.sum_at.load(Ordering::Relaxed))
             }
             SOL_IP => self.ip.get_v4(name, value, is_connected),
             SOL_IPV6 if self.is_v6 => self.ip.get_v6(name, value, is_connected),
