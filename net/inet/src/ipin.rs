@@ -9,7 +9,7 @@ use smoltcp::wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, UdpPacket};
 use spin::Once;
 
 use crate::icmp::{self, ICMP4, ICMP6};
-use crate::ipout::{About, Sum, cut};
+use crate::ipout::{Sum, cut};
 use crate::neighbour;
 use crate::raw::Packet;
 use crate::stack::{Inet, count};
@@ -78,7 +78,7 @@ pub(crate) fn len_of(data: &[Chunk]) -> usize {
     data.iter().map(Chunk::len).sum()
 }
 
-fn to_vec(data: &[Chunk]) -> Vec<u8> {
+pub(crate) fn to_vec(data: &[Chunk]) -> Vec<u8> {
     let mut all = Vec::new();
     for chunk in data {
         let at = all.len();
@@ -372,25 +372,10 @@ impl Inet {
         if incoming.to.is_multicast() || self.devices.is_broadcast(incoming.to) {
             return;
         }
-        let mut quoted: Vec<u8>;
-        let about;
-        if incoming.to.is_v4() {
-            quoted = alloc::vec![3, code, 0, 0, 0, 0, 0, 0];
-            quoted.extend_from_slice(&incoming.header);
-            quoted.extend(to_vec(&incoming.payload).into_iter().take(512));
-            let mut sum = Sum::default();
-            sum.add(&quoted);
-            let value = !sum.folded();
-            if let Some([high, low]) = quoted.get_mut(2..4) {
-                [*high, *low] = value.to_be_bytes();
-            }
-            about =
-                About { from: incoming.to, to: incoming.from, protocol: ICMP4, hops: 64, tos: 0 };
+        let (how, mut quoted) = if incoming.to.is_v4() {
+            ((3, code), incoming.header.to_vec())
         } else {
-            let code = if code == 3 { 4 } else { 1 };
-            let kind = if code == 4 { 1 } else { 4 };
-            quoted = alloc::vec![kind, code, 0, 0, 0, 0, 0, 0];
-            let mut header = [0u8; 40];
+            let mut header = alloc::vec![0u8; 40];
             let mut packet = Ipv6Packet::new_unchecked(&mut header[..]);
             packet.set_version(6);
             packet.set_payload_len(len_of(&incoming.payload) as u16);
@@ -398,14 +383,11 @@ impl Inet {
             packet.set_hop_limit(incoming.hops);
             packet.set_src_addr(incoming.from.octets6().into());
             packet.set_dst_addr(incoming.to.octets6().into());
-            quoted.extend_from_slice(&header);
-            quoted.extend(to_vec(&incoming.payload).into_iter().take(1184));
-            if icmp::finish_v6(&mut quoted, incoming.to, incoming.from).is_err() {
-                return;
-            }
-            about =
-                About { from: incoming.to, to: incoming.from, protocol: ICMP6, hops: 64, tos: 0 };
-        }
+            (if code == 3 { (1, 4) } else { (4, 1) }, header)
+        };
+        quoted.extend(to_vec(&cut(&incoming.payload, 0, icmp::MOST_QUOTED)));
+        let complaint = icmp::complain(incoming.to, incoming.from, how, quoted);
+        let Some((about, quoted)) = complaint else { return };
         count(&self.counters.icmp_out);
         self.reply(&about, interface, quoted);
     }

@@ -235,7 +235,7 @@ impl Neighbours {
             }
         }
         for frame in failed {
-            crate::icmp::tell_unreachable(inet, frame.header.bytes());
+            crate::icmp::tell_unreachable(inet, &frame);
         }
         next
     }
