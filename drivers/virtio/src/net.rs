@@ -65,6 +65,8 @@ const PAGE: usize = 4096;
 const BUDGET: usize = 64;
 /// How long the device may take for a command.
 const CONTROL_NS: u64 = 1_000_000_000;
+/// How long it waits for memory before it looks again.
+const SHORTAGE_NS: u64 = 100_000_000;
 
 struct Sender {
     queue: Queue,
@@ -129,7 +131,11 @@ pub(crate) fn probe(transport: Arc<dyn Transport>) -> Result<Arc<dyn Served>> {
         return Err(Errno::ENODEV);
     }
     let has_pairs = device.has(MULTI_QUEUE) && device.has(CONTROL);
-    let offered = if has_pairs { usize::from(transport.config16(CONFIG_PAIRS)).max(1) } else { 1 };
+    // §5.1.4: the number of the control queue, which follows all pairs, must be one of a queue.
+    let offered = match usize::from(transport.config16(CONFIG_PAIRS)) {
+        offered @ 1..=0x7fff if has_pairs => offered,
+        _ => 1,
+    };
     let pairs = offered.min(cpu::count());
     let shared: Arc<Once<Arc<Net>>> = Arc::new(Once::new());
     let handlers = (0..pairs).flat_map(|pair| {
@@ -236,9 +242,9 @@ impl SendLane {
         Ok(Self { sender: IrqLock::new(&SEND, sender), slots, notifier })
     }
 
-    fn send(&self, frame: Frame) -> Result<()> {
+    fn send(&self, mut frame: Frame) -> Result<()> {
         if frame.payload.len() + 1 > ENTRIES {
-            return Err(Errno::EMSGSIZE);
+            frame.payload = gather(&frame.payload)?;
         }
         let mut done: SmallVec<[Frame; 16]> = SmallVec::new();
         let notify = {
@@ -303,6 +309,29 @@ impl SendLane {
         }
         count + 1
     }
+}
+
+/// The same bytes in as few pages as they need.
+fn gather(pieces: &[Chunk]) -> Result<SmallVec<[Chunk; 4]>> {
+    let mut whole: SmallVec<[Chunk; 4]> = SmallVec::new();
+    let mut buffer = [0; 512];
+    for piece in pieces {
+        let mut at = 0;
+        while at < piece.len() {
+            if whole.last().is_none_or(|last| last.len() == PAGE) {
+                let page = frames::alloc_page(frames::Flags::empty());
+                whole.push(Chunk { page: page.map_err(|_| Errno::ENOBUFS)?, offset: 0, len: 0 });
+            }
+            let Some(last) = whole.last_mut() else { break };
+            let part = piece.part(at, buffer.len().min(PAGE - last.len()));
+            let Some(bytes) = buffer.get_mut(..part.len()) else { break };
+            part.copy_out(bytes);
+            last.page.copy_in(last.len(), bytes);
+            last.len += part.len;
+            at += part.len();
+        }
+    }
+    if whole.len() + 1 > ENTRIES { Err(Errno::EMSGSIZE) } else { Ok(whole) }
 }
 
 impl ReceiveLane {
@@ -393,8 +422,17 @@ impl Net {
     /// The thread of a queue.
     fn serve(&self, index: usize) {
         let Some(lane) = self.receive.get(index) else { return };
+        // Pages were short when the queue was filled first, or last.
+        let mut is_short = !lane.receiver.lock().empty.is_empty();
         loop {
-            lane.wakeup.wait(|| lane.is_due.swap(false, Ordering::SeqCst).then_some(()));
+            let is_due = || lane.is_due.swap(false, Ordering::SeqCst).then_some(());
+            if is_short {
+                // The device interrupts for nothing when it has no pages: memory is looked for again.
+                let again = arch::time::now_ns().saturating_add(SHORTAGE_NS);
+                lane.wakeup.wait_deadline(again, is_due);
+            } else {
+                lane.wakeup.wait(is_due);
+            }
             loop {
                 if self.is_off.load(Ordering::Relaxed) {
                     return;
@@ -408,6 +446,7 @@ impl Net {
                         batch.push(frame);
                     }
                     receiver.fill();
+                    is_short = !receiver.empty.is_empty();
                     // Asked for again only when nothing is left.
                     batch.len() == BUDGET || receiver.queue.enable_interrupts()
                 };
@@ -464,7 +503,7 @@ impl NetDevice for Net {
     }
 
     fn max_mtu(&self) -> u32 {
-        self.mtu.max(1500)
+        self.mtu
     }
 }
 
@@ -475,5 +514,29 @@ impl Served for Net {
 
     fn quiesce(&self) {
         self.is_off.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_pieces_are_gathered() {
+        frames::init_host(64 << 20);
+        let all: Vec<u8> = (0..30_000u32).map(|at| (at / 3) as u8).collect();
+        let pieces: Vec<Chunk> =
+            all.chunks(700).map(|part| Chunk::from_bytes(part).unwrap()).collect();
+        let whole = gather(&pieces).unwrap();
+        assert_eq!(whole.len(), all.len().div_ceil(PAGE));
+        let mut bytes = Vec::new();
+        for chunk in &whole {
+            let mut part = alloc::vec![0; chunk.len()];
+            chunk.copy_out(&mut part);
+            bytes.extend(part);
+        }
+        assert!(bytes == all);
+        let too_many = alloc::vec![Chunk::from_bytes(&[1; PAGE]).unwrap(); ENTRIES];
+        assert_eq!(gather(&too_many).err(), Some(Errno::EMSGSIZE));
     }
 }

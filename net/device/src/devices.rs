@@ -29,6 +29,18 @@ struct Inner {
     broadcasts: HashMap<Ip, u32>,
 }
 
+impl Inner {
+    fn has_name(&self, name: &str) -> bool {
+        self.interfaces.values().any(|interface| interface.is_named(name))
+    }
+
+    /// The first interface with such an address.
+    fn who(&self, fits: impl Fn(&Address) -> bool) -> Option<u32> {
+        let has = |interface: &&Arc<Interface>| interface.find_address(&fits).is_some();
+        self.interfaces.values().find(has).map(|interface| interface.index)
+    }
+}
+
 #[derive(Default)]
 struct Routes {
     v4: Table,
@@ -166,20 +178,20 @@ impl Devices {
 
     /// Makes an interface for a device; `pattern%d` gets the first number that is free.
     pub fn add(&self, pattern: &str, device: Arc<dyn NetDevice>) -> Result<Arc<Interface>> {
-        let taken: Vec<String> = self.all().iter().map(|interface| interface.name()).collect();
-        let name = match pattern.strip_suffix("%d") {
-            Some(stem) => (0u32..)
-                .map(|number| alloc::format!("{stem}{number}"))
-                .find(|name| !taken.contains(name))
-                .ok_or(Errno::ENFILE)?,
-            None => String::from(pattern),
-        };
-        check_name(&name)?;
-        if taken.contains(&name) {
-            return Err(Errno::EEXIST);
-        }
         let interface = {
+            // Two that come at once get two names.
             let mut inner = self.inner.write();
+            let name = match pattern.strip_suffix("%d") {
+                Some(stem) => (0u32..)
+                    .map(|number| alloc::format!("{stem}{number}"))
+                    .find(|name| !inner.has_name(name))
+                    .ok_or(Errno::ENFILE)?,
+                None => String::from(pattern),
+            };
+            check_name(&name)?;
+            if inner.has_name(&name) {
+                return Err(Errno::EEXIST);
+            }
             inner.last_index += 1;
             let index = inner.last_index;
             let interface = Arc::new(Interface::ethernet(index, name, device));
@@ -205,13 +217,16 @@ impl Devices {
     /// Gives an interface another name.
     pub fn rename(&self, interface: &Arc<Interface>, name: &str) -> Result<()> {
         check_name(name)?;
-        if self.by_name(name).is_some() {
-            return Err(Errno::EEXIST);
+        {
+            let inner = self.inner.write();
+            if inner.has_name(name) {
+                return Err(Errno::EEXIST);
+            }
+            if interface.is_up() {
+                return Err(Errno::EBUSY);
+            }
+            interface.rename(name);
         }
-        if interface.is_up() {
-            return Err(Errno::EBUSY);
-        }
-        interface.rename(name);
         self.changed(&Change::Interface(interface.clone()));
         Ok(())
     }
@@ -305,11 +320,12 @@ impl Devices {
             let is_left = interface.find_address(|a| a.ip == ip).is_some();
             {
                 let mut inner = self.inner.write();
-                if !is_left {
-                    inner.own.remove(&ip);
-                }
+                // Another address, on this interface or on another one, may say the same.
+                let owner = inner.who(|a| a.ip == ip);
+                put_or_remove(&mut inner.own, ip, owner);
                 if let Some(broadcast) = address.broadcast {
-                    inner.broadcasts.remove(&broadcast);
+                    let owner = inner.who(|a| a.broadcast == Some(broadcast));
+                    put_or_remove(&mut inner.broadcasts, broadcast, owner);
                 }
             }
             let network = address.ip.masked(address.prefix);
@@ -378,16 +394,21 @@ impl Devices {
         ip.is_limited_broadcast() || self.inner.read().broadcasts.contains_key(&ip)
     }
 
+    /// Whether a packet of this address can have been sent by another host.
+    pub fn is_elsewhere(&self, ip: Ip) -> bool {
+        let inner = self.inner.read();
+        !ip.is_limited_broadcast()
+            && !inner.own.contains_key(&ip)
+            && !inner.broadcasts.contains_key(&ip)
+    }
+
     /// The way to an address, over a certain interface if `bound` is not 0.
     pub fn way(&self, to: Ip, from: Option<Ip>, bound: u32) -> Result<Way> {
-        if !to.is_multicast()
-            && let Some(owner) = self.local_interface(to)
-        {
+        if !to.is_multicast() && self.is_local(to) {
             let lo = self.loopback().ok_or(Errno::ENETUNREACH)?;
             if !lo.is_up() {
                 return Err(Errno::ENETUNREACH);
             }
-            let _ = owner;
             let mtu = lo.mtu();
             let source = from.unwrap_or(to);
             return Ok(Way { interface: lo, next_hop: to, source, mtu, kind: Destination::Local });
@@ -457,6 +478,11 @@ impl Devices {
                 .find_address(same_network)
                 .or_else(|| interface.find_address(|a| of_version(a) && a.scope < 254))
                 .map(|a| a.ip);
+            // What stays on the loopback interface may be from its own address.
+            let found = found.or_else(|| {
+                let own = interface.is_loopback().then(|| interface.find_address(of_version));
+                own.flatten().map(|a| a.ip)
+            });
             return found.or_else(|| {
                 let all = self.all();
                 let mut others = all.iter().filter(|i| i.is_up());
@@ -472,6 +498,13 @@ impl Devices {
             .or_else(|| interface.find_address(of_version))
             .map(|a| a.ip)
     }
+}
+
+fn put_or_remove(table: &mut HashMap<Ip, u32>, ip: Ip, owner: Option<u32>) {
+    match owner {
+        Some(owner) => table.insert(ip, owner),
+        None => table.remove(&ip),
+    };
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -147,7 +147,7 @@ pub trait NetDevice: Send + Sync {
     fn bus(&self) -> alloc::string::String {
         alloc::string::String::new()
     }
-    /// The largest MTU it takes.
+    /// The largest MTU it takes, which an interface has at first.
     fn max_mtu(&self) -> u32 {
         1500
     }

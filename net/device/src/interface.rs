@@ -134,7 +134,7 @@ impl Interface {
             kind: ARPHRD_ETHER,
             counters: Counters::default(),
             flags: AtomicU32::new(flag::BROADCAST | flag::MULTICAST),
-            mtu: AtomicU32::new(1500),
+            mtu: AtomicU32::new(device.max_mtu()),
             tx_queue_len: AtomicU32::new(1000),
             state: SpinLock::new(&CLASS, State { name, addresses: Vec::new(), mac }),
             device: Some(device),

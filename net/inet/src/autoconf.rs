@@ -6,6 +6,8 @@ use core::net::Ipv4Addr;
 use abi::{Errno, Result};
 use netdevice::{Address, Devices, Ip, Route, flag};
 
+use crate::control::class_prefix;
+
 /// Sets an interface up as the text says. `EOPNOTSUPP` where it asks for an address from the network.
 pub(crate) fn apply(devices: &Devices, text: &str) -> Result<()> {
     let fields: Vec<&str> = text.split(':').collect();
@@ -18,7 +20,7 @@ pub(crate) fn apply(devices: &Devices, text: &str) -> Result<()> {
     let client = parse(field(0).ok_or(Errno::EOPNOTSUPP)?).map_err(|_| Errno::EOPNOTSUPP)?;
     let prefix = match field(3) {
         Some(mask) => parse(mask)?.to_bits().leading_ones() as u8,
-        None => 24,
+        None => class_prefix(Ip::from(client)),
     };
     let interface = match field(5) {
         Some(name) => devices.by_name(name).ok_or(Errno::ENODEV)?,

@@ -108,7 +108,7 @@ fn prefix_of(mask: Ip) -> Result<u8> {
 }
 
 /// The network an address had before networks were told by prefixes: what `SIOCSIFADDR` assumes.
-fn class_prefix(ip: Ip) -> u8 {
+pub(crate) fn class_prefix(ip: Ip) -> u8 {
     match ip.octets4()[0] {
         0 => 0,
         1..=127 => 8,
@@ -354,7 +354,7 @@ fn list(devices: &Devices, arg: VirtAddr) -> Result<usize> {
         entries.truncate(room);
         for (index, entry) in entries.iter().enumerate() {
             user::write_val(
-                VirtAddr::new(conf.buffer + (index * size_of::<IfReq>()) as u64),
+                VirtAddr::new(conf.buffer.wrapping_add((index * size_of::<IfReq>()) as u64)),
                 entry,
             )?;
         }
@@ -380,7 +380,7 @@ fn route(devices: &Devices, is_add: bool, entry: RtEntry) -> Result<usize> {
     if entry.dev != 0 {
         let mut name = [0u8; NAME];
         for (index, byte) in name.iter_mut().take(NAME - 1).enumerate() {
-            *byte = user::read_val(VirtAddr::new(entry.dev + index as u64))?;
+            *byte = user::read_val(VirtAddr::new(entry.dev.wrapping_add(index as u64)))?;
             if *byte == 0 {
                 break;
             }

@@ -21,7 +21,7 @@ struct Internet {
 
 const IPPROTO_ICMP: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
-const IPPROTO_UDP: i32 = 17;
+pub(crate) const IPPROTO_UDP: i32 = 17;
 const IPPROTO_ICMPV6: i32 = 58;
 
 static AUTOCONFIGURATION: Once<alloc::string::String> = Once::new();
@@ -29,6 +29,7 @@ static AUTOCONFIGURATION: Once<alloc::string::String> = Once::new();
 /// Devices that drivers found appear in the machine's namespace; `ip=` sets one up.
 fn move_in(namespace: &Arc<socket::NetNamespace>) {
     let Some(inet) = Inet::of(namespace) else { return };
+    crate::timers::start();
     netdevice::set_home(&inet.devices);
     if let Some(text) = AUTOCONFIGURATION.get()
         && let Err(error) = crate::autoconf::apply(&inet.devices, text)

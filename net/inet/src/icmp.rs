@@ -8,7 +8,7 @@ use smoltcp::wire::{
     Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv4Packet, Ipv6Packet,
 };
 
-use crate::ipout::About;
+use crate::ipout::{About, cut};
 use crate::raw::Packet;
 use crate::stack::{Inet, count, knob};
 
@@ -16,6 +16,9 @@ use crate::stack::{Inet, count, knob};
 pub(crate) const ICMP4: u8 = 1;
 /// `IPPROTO_ICMPV6`.
 pub(crate) const ICMP6: u8 = 58;
+
+/// How much of a packet a message about it has at most.
+pub(crate) const MOST_QUOTED: usize = 1232;
 
 /// Completes an echo request a program wrote: its identifier and its sum. `EINVAL` if it is something else.
 pub(crate) fn finish_echo(bytes: &mut [u8], ident: u16, from: Ip, to: Ip) -> Result<()> {
@@ -175,6 +178,60 @@ fn receive_v6(inet: &Inet, packet: &Packet<'_>) -> Option<(About, Vec<u8>)> {
             None
         }
         _ => None,
+    }
+}
+
+/// A message that a packet, which begins like this, does not arrive: kind and code.
+pub(crate) fn complain(
+    from: Ip,
+    to: Ip,
+    (kind, code): (u8, u8),
+    mut packet: Vec<u8>,
+) -> Option<(About, Vec<u8>)> {
+    let is_v4 = to.is_v4();
+    // RFC 1812 §4.3.2.3, RFC 4443 §2.4: no more than every link carries.
+    packet.truncate(if is_v4 { 548 } else { MOST_QUOTED });
+    let mut message = alloc::vec![kind, code, 0, 0, 0, 0, 0, 0];
+    message.append(&mut packet);
+    if is_v4 {
+        Icmpv4Packet::new_checked(&mut message[..]).ok()?.fill_checksum();
+    } else {
+        finish_v6(&mut message, from, to).ok()?;
+    }
+    let protocol = if is_v4 { ICMP4 } else { ICMP6 };
+    Some((About { from, to, protocol, hops: 64, tos: 0 }, message))
+}
+
+/// Tells this host that the next hop of a packet does not answer: its socket and whoever listens to ICMP.
+pub(crate) fn tell_unreachable(inet: &Inet, frame: &netdevice::Frame) {
+    let mut packet = frame.header.bytes().to_vec();
+    packet.extend(crate::ipin::to_vec(&cut(&frame.payload, 0, MOST_QUOTED)));
+    let (from, how) = match packet.first().map(|byte| byte >> 4) {
+        Some(4) if packet.len() >= 20 => {
+            let header = Ipv4Packet::new_unchecked(&packet);
+            // RFC 1122 §3.2.2: the first part of a packet speaks for all, and nobody complains of complaints.
+            let is_error = u8::from(header.next_header()) == ICMP4
+                && matches!(packet.get(20), Some(3 | 4 | 5 | 11 | 12));
+            if header.frag_offset() != 0 || is_error {
+                return;
+            }
+            (Ip::from(header.src_addr()), (3, 1))
+        }
+        Some(6) if packet.len() >= 40 => {
+            let header = Ipv6Packet::new_unchecked(&packet);
+            if u8::from(header.next_header()) == ICMP6
+                && packet.get(40).is_some_and(|kind| *kind < 128)
+            {
+                return;
+            }
+            (Ip::from(header.src_addr()), (1, 3))
+        }
+        _ => return,
+    };
+    let is_own = inet.devices.is_local(from);
+    if let Some((about, message)) = complain(from, from, how, packet).filter(|_| is_own) {
+        count(&inet.counters.icmp_out);
+        crate::ipout::deliver(inet, &about, 1, &message);
     }
 }
 

@@ -1,25 +1,21 @@
 //! Frames that devices deliver: to ARP, to the protocols, to nobody.
 
-use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use arch::lock::{LockClass, SpinLock};
 use netdevice::{Chunk, Endpoint, Interface, Ip, Received, Receiver, Tuple};
 use smallvec::SmallVec;
 use smoltcp::wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, UdpPacket};
 use spin::Once;
 
 use crate::icmp::{self, ICMP4, ICMP6};
-use crate::ipout::{About, Sum};
+use crate::ipout::{Sum, cut};
 use crate::neighbour;
 use crate::raw::Packet;
 use crate::stack::{Inet, count};
 use crate::tcp::wire::{self, Connection};
 use crate::tcp::{Conn, header, listen};
 use crate::udp::datagram::{Datagram, Payload};
-
-static FRAGMENTS: LockClass = LockClass::new("inet.fragments", 534);
 
 /// Headers that are looked at: all of them fit.
 const HEAD: usize = 160;
@@ -78,31 +74,11 @@ impl Head {
     }
 }
 
-type Data = SmallVec<[Chunk; 2]>;
-
-fn len_of(data: &[Chunk]) -> usize {
+pub(crate) fn len_of(data: &[Chunk]) -> usize {
     data.iter().map(Chunk::len).sum()
 }
 
-/// The part of the data from an offset on, `len` bytes of it.
-fn part(data: &Data, mut at: usize, mut len: usize) -> SmallVec<[Chunk; 4]> {
-    let mut out = SmallVec::new();
-    for chunk in data {
-        if at >= chunk.len() {
-            at -= chunk.len();
-            continue;
-        }
-        if len == 0 {
-            break;
-        }
-        let piece = chunk.part(core::mem::take(&mut at), len);
-        len -= piece.len();
-        out.push(piece);
-    }
-    out
-}
-
-fn to_vec(data: &[Chunk]) -> Vec<u8> {
+pub(crate) fn to_vec(data: &[Chunk]) -> Vec<u8> {
     let mut all = Vec::new();
     for chunk in data {
         let at = all.len();
@@ -113,16 +89,16 @@ fn to_vec(data: &[Chunk]) -> Vec<u8> {
 }
 
 /// A packet on its way up.
-struct Incoming {
-    from: Ip,
-    to: Ip,
-    protocol: u8,
-    hops: u8,
-    tos: u8,
-    is_sum_good: bool,
+pub(crate) struct Incoming {
+    pub(crate) from: Ip,
+    pub(crate) to: Ip,
+    pub(crate) protocol: u8,
+    pub(crate) hops: u8,
+    pub(crate) tos: u8,
+    pub(crate) is_sum_good: bool,
     /// The header of version 4.
-    header: SmallVec<[u8; 60]>,
-    payload: SmallVec<[Chunk; 4]>,
+    pub(crate) header: SmallVec<[u8; 60]>,
+    pub(crate) payload: SmallVec<[Chunk; 4]>,
 }
 
 impl Inet {
@@ -167,9 +143,9 @@ impl Inet {
             tos: bytes.get(1).copied().unwrap_or(0),
             is_sum_good: frame.is_sum_good,
             header: bytes.get(..header_len).unwrap_or(&[]).into(),
-            payload: part(&frame.data, 14 + header_len, total - header_len),
+            payload: cut(&frame.data, 14 + header_len, total - header_len),
         };
-        if !self.is_for_us(interface, incoming.to) {
+        if !self.is_for_us(interface, incoming.from, incoming.to) {
             return count(&self.counters.ip_in_discards);
         }
         if packet.more_frags() || packet.frag_offset() != 0 {
@@ -205,7 +181,9 @@ impl Inet {
             header: SmallVec::new(),
             payload: SmallVec::new(),
         };
-        if !self.is_for_us(interface, incoming.to) {
+        // Mapped addresses are no addresses of packets (RFC 4038 §4.2): here they would be version 4's.
+        let is_mapped = incoming.from.is_v4() || incoming.to.is_v4();
+        if is_mapped || !self.is_for_us(interface, incoming.from, incoming.to) {
             return count(&self.counters.ip_in_discards);
         }
         // Extension headers (RFC 8200 §4): skipped, but for fragments.
@@ -230,7 +208,7 @@ impl Inet {
             }
         }
         let Some(rest) = (40 + len).checked_sub(at) else { return };
-        incoming.payload = part(&frame.data, 14 + at, rest);
+        incoming.payload = cut(&frame.data, 14 + at, rest);
         if let Some((ident, offset, more)) = fragment
             && (offset != 0 || more)
         {
@@ -243,7 +221,16 @@ impl Inet {
         self.receive_packet(interface, incoming);
     }
 
-    fn is_for_us(&self, interface: &Interface, to: Ip) -> bool {
+    fn is_for_us(&self, interface: &Interface, from: Ip, to: Ip) -> bool {
+        // RFC 1122 §3.2.1.3, RFC 4291 §2.5.2, §2.5.3: nobody is called so. This host's packets do not come
+        // from elsewhere either. Who has no address yet talks to all or to a group.
+        let is_nobody = from.is_loopback()
+            || from.is_multicast()
+            || !self.devices.is_elsewhere(from)
+            || (from.is_any() && !to.is_multicast() && !self.devices.is_broadcast(to));
+        if is_nobody {
+            return false;
+        }
         if to.is_multicast() {
             // Discovery's groups are always heard; others are filtered at the sockets.
             return true;
@@ -257,7 +244,7 @@ impl Inet {
 
     fn receive_packet(self: &Arc<Self>, interface: &Arc<Interface>, incoming: Incoming) {
         count(&self.counters.ip_in_delivers);
-        let has_raw = !self.raw.is_empty();
+        let has_raw = self.raw.listens(incoming.protocol);
         let is_icmp = matches!(incoming.protocol, ICMP4 | ICMP6);
         let mut is_taken = false;
         if has_raw || is_icmp {
@@ -314,9 +301,9 @@ impl Inet {
         let local = Endpoint::new(incoming.to, parsed.to_port);
         let remote = Endpoint::new(incoming.from, parsed.from_port);
         let tuple = Tuple { local, remote };
-        let data: Data = incoming.payload.into_iter().collect();
-        let len = len_of(&data).saturating_sub(parsed.header_len);
-        parsed.segment.payload = part(&data, parsed.header_len, len);
+        let data = &incoming.payload;
+        let len = len_of(data).saturating_sub(parsed.header_len);
+        parsed.segment.payload = cut(data, parsed.header_len, len);
         let found = self.tcp.connections.get(&tuple);
         if let Some(Conn::Wire(connection)) = found {
             let is_over = connection.state() == crate::tcp::State::TimeWait;
@@ -358,8 +345,7 @@ impl Inet {
         if len < 8 || len > available || (has_sum && !Self::is_sum_right(&incoming)) {
             return count(&self.counters.udp_in_errors);
         }
-        let data: Data = incoming.payload.iter().cloned().collect();
-        let payload = part(&data, 8, len - 8);
+        let payload = cut(&incoming.payload, 8, len - 8);
         // A short datagram does not hold a page for itself.
         let payload = if len <= 1024 {
             Payload::of_bytes(&to_vec(&payload))
@@ -386,25 +372,10 @@ impl Inet {
         if incoming.to.is_multicast() || self.devices.is_broadcast(incoming.to) {
             return;
         }
-        let mut quoted: Vec<u8>;
-        let about;
-        if incoming.to.is_v4() {
-            quoted = alloc::vec![3, code, 0, 0, 0, 0, 0, 0];
-            quoted.extend_from_slice(&incoming.header);
-            quoted.extend(to_vec(&incoming.payload).into_iter().take(512));
-            let mut sum = Sum::default();
-            sum.add(&quoted);
-            let value = !sum.folded();
-            if let Some([high, low]) = quoted.get_mut(2..4) {
-                [*high, *low] = value.to_be_bytes();
-            }
-            about =
-                About { from: incoming.to, to: incoming.from, protocol: ICMP4, hops: 64, tos: 0 };
+        let (how, mut quoted) = if incoming.to.is_v4() {
+            ((3, code), incoming.header.to_vec())
         } else {
-            let code = if code == 3 { 4 } else { 1 };
-            let kind = if code == 4 { 1 } else { 4 };
-            quoted = alloc::vec![kind, code, 0, 0, 0, 0, 0, 0];
-            let mut header = [0u8; 40];
+            let mut header = alloc::vec![0u8; 40];
             let mut packet = Ipv6Packet::new_unchecked(&mut header[..]);
             packet.set_version(6);
             packet.set_payload_len(len_of(&incoming.payload) as u16);
@@ -412,117 +383,12 @@ impl Inet {
             packet.set_hop_limit(incoming.hops);
             packet.set_src_addr(incoming.from.octets6().into());
             packet.set_dst_addr(incoming.to.octets6().into());
-            quoted.extend_from_slice(&header);
-            quoted.extend(to_vec(&incoming.payload).into_iter().take(1184));
-            if icmp::finish_v6(&mut quoted, incoming.to, incoming.from).is_err() {
-                return;
-            }
-            about =
-                About { from: incoming.to, to: incoming.from, protocol: ICMP6, hops: 64, tos: 0 };
-        }
+            (if code == 3 { (1, 4) } else { (4, 1) }, header)
+        };
+        quoted.extend(to_vec(&cut(&incoming.payload, 0, icmp::MOST_QUOTED)));
+        let complaint = icmp::complain(incoming.to, incoming.from, how, quoted);
+        let Some((about, quoted)) = complaint else { return };
         count(&self.counters.icmp_out);
         self.reply(&about, interface, quoted);
-    }
-}
-
-/// What fragments of one packet have in common.
-type Key = (Ip, Ip, u32, u8);
-
-struct Assembly {
-    key: Key,
-    since_ns: u64,
-    parts: Vec<(usize, SmallVec<[Chunk; 4]>)>,
-    /// Known with the last fragment.
-    total: Option<usize>,
-    bytes: usize,
-    first: Option<Incoming>,
-}
-
-/// `ipfrag_high_thresh`: bytes that wait.
-const MOST_BYTES: usize = 4 << 20;
-const MOST_PARTS: usize = 64;
-/// `ipfrag_time`.
-const LIFE_NS: u64 = 30_000_000_000;
-
-struct Waiting {
-    assemblies: VecDeque<Assembly>,
-    bytes: usize,
-}
-
-/// Packets of which some fragments came. The oldest go when there are too many, or after half a minute.
-pub(crate) struct Fragments(SpinLock<Waiting>);
-
-impl Default for Fragments {
-    fn default() -> Self {
-        Fragments(SpinLock::new(&FRAGMENTS, Waiting { assemblies: VecDeque::new(), bytes: 0 }))
-    }
-}
-
-impl Fragments {
-    /// Adds a fragment; the packet, if it is complete.
-    fn add(&self, key: Key, (offset, more): (usize, bool), fragment: Incoming) -> Option<Incoming> {
-        let len = len_of(&fragment.payload);
-        // All but the last are multiples of eight, and nothing reaches past the longest packet.
-        if (more && (len == 0 || !len.is_multiple_of(8))) || offset + len > 65535 {
-            return None;
-        }
-        let now = arch::time::now_ns();
-        let mut waiting = self.0.lock();
-        while let Some(oldest) = waiting.assemblies.front() {
-            if waiting.bytes + len <= MOST_BYTES && now - oldest.since_ns < LIFE_NS {
-                break;
-            }
-            let bytes = oldest.bytes;
-            waiting.assemblies.pop_front();
-            waiting.bytes -= bytes;
-        }
-        let at = match waiting.assemblies.iter().rposition(|assembly| assembly.key == key) {
-            Some(at) => at,
-            None => {
-                waiting.assemblies.push_back(Assembly {
-                    key,
-                    since_ns: now,
-                    parts: Vec::new(),
-                    total: None,
-                    bytes: 0,
-                    first: None,
-                });
-                waiting.assemblies.len() - 1
-            }
-        };
-        let assembly = waiting.assemblies.get_mut(at)?;
-        let place = assembly.parts.partition_point(|(other, _)| *other < offset);
-        let before = place.checked_sub(1).and_then(|before| assembly.parts.get(before));
-        let overlaps_before = before.is_some_and(|(other, data)| other + len_of(data) > offset);
-        let overlaps_after =
-            assembly.parts.get(place).is_some_and(|(other, _)| *other < offset + len);
-        // RFC 5722: fragments that overlap are an attack; the packet is dropped.
-        if overlaps_before || overlaps_after || assembly.parts.len() >= MOST_PARTS {
-            let bytes = assembly.bytes;
-            waiting.assemblies.remove(at);
-            waiting.bytes -= bytes;
-            return None;
-        }
-        if !more {
-            assembly.total = Some(offset + len);
-        }
-        assembly.parts.insert(place, (offset, fragment.payload.clone()));
-        assembly.bytes += len;
-        if offset == 0 {
-            assembly.first = Some(fragment);
-        }
-        let is_complete = assembly.total == Some(assembly.bytes) && assembly.first.is_some();
-        waiting.bytes += len;
-        if !is_complete {
-            return None;
-        }
-        let assembly = waiting.assemblies.remove(at)?;
-        waiting.bytes -= assembly.bytes;
-        drop(waiting);
-        let mut whole = assembly.first?;
-        whole.payload = assembly.parts.into_iter().flat_map(|(_, data)| data).collect();
-        // The sum was of the whole and nobody has looked at it.
-        whole.is_sum_good = false;
-        Some(whole)
     }
 }

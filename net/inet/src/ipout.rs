@@ -50,7 +50,15 @@ impl Sum {
             self.is_odd = false;
             rest = others;
         }
-        let mut words = rest.chunks_exact(2);
+        // Words of 32 bits have the same remainder by 65535 as their halves have together (RFC 1071 §2).
+        let mut longs = rest.chunks_exact(8);
+        for long in &mut longs {
+            if let Ok(long) = long.try_into() {
+                let long = u64::from_be_bytes(long);
+                self.total += (long >> 32) + (long & 0xffff_ffff);
+            }
+        }
+        let mut words = longs.remainder().chunks_exact(2);
         for word in &mut words {
             if let [high, low] = word {
                 self.total += u64::from(u16::from_be_bytes([*high, *low]));
@@ -100,7 +108,7 @@ impl Sum {
 /// What a namespace has for devices.
 pub(crate) struct Wire {
     pub(crate) neighbours: Neighbours,
-    pub(crate) fragments: crate::ipin::Fragments,
+    pub(crate) fragments: crate::fragments::Fragments,
     next_ident: core::sync::atomic::AtomicU32,
 }
 
@@ -108,7 +116,7 @@ impl Wire {
     pub(crate) fn new() -> Wire {
         Wire {
             neighbours: Neighbours::default(),
-            fragments: crate::ipin::Fragments::default(),
+            fragments: crate::fragments::Fragments::default(),
             next_ident: core::sync::atomic::AtomicU32::new(crate::random() as u32),
         }
     }
@@ -300,6 +308,10 @@ impl Wire {
         way: &Way,
         payload: Vec<u8>,
     ) -> Result<()> {
+        // What the length of a header can say: version 4 counts the header.
+        if payload.len() > if about.to.is_v4() { 65515 } else { 65535 } {
+            return Err(Errno::EMSGSIZE);
+        }
         if way.kind == Destination::Local || way.interface.is_loopback() {
             count(&inet.counters.ip_out_requests);
             way.interface.counters.sent(1, payload.len() + 20);
@@ -337,7 +349,7 @@ impl Wire {
 }
 
 /// A range of a payload, sharing its pages.
-fn cut(payload: &[Chunk], mut at: usize, mut len: usize) -> SmallVec<[Chunk; 4]> {
+pub(crate) fn cut(payload: &[Chunk], mut at: usize, mut len: usize) -> SmallVec<[Chunk; 4]> {
     let mut out = SmallVec::new();
     for chunk in payload {
         if at >= chunk.len() {
@@ -358,6 +370,8 @@ fn write4(bytes: &mut [u8], about: &About, len: usize, ident: u16, (offset, more
     let mut packet = Ipv4Packet::new_unchecked(bytes);
     packet.set_version(4);
     packet.set_header_len(20);
+    packet.set_dscp(about.tos >> 2);
+    packet.set_ecn(about.tos);
     packet.set_total_len((20 + len) as u16);
     packet.set_ident(ident);
     packet.clear_flags();
@@ -424,5 +438,29 @@ impl Inet {
     /// A packet over a device that is answered.
     pub(crate) fn reply(self: &Arc<Self>, about: &About, interface: &Interface, payload: Vec<u8>) {
         self.wire.answer(self, about, interface, payload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_those_of_words_however_the_bytes_are_cut() {
+        let bytes: Vec<u8> =
+            (0..3001u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let mut plain = 0u64;
+        for pair in bytes.chunks(2) {
+            plain += u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0));
+        }
+        let plain = Sum { total: plain, is_odd: false }.folded();
+        for step in [1, 2, 3, 7, 8, 9, 100, 4000] {
+            let mut sum = Sum::default();
+            bytes.chunks(step).for_each(|part| sum.add(part));
+            assert_eq!(sum.folded(), plain, "{step}");
+        }
+        let mut most = Sum::default();
+        most.add(&[0xff; 65536]);
+        assert_eq!(most.folded(), 0xffff);
     }
 }

@@ -7,6 +7,7 @@ extern crate alloc;
 mod autoconf;
 mod control;
 mod family;
+mod fragments;
 mod groups;
 mod icmp;
 mod ipin;

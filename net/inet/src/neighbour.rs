@@ -1,7 +1,8 @@
 //! The hardware addresses of neighbours: ARP (RFC 826) and neighbour discovery (RFC 4861).
 //!
-//! One hash table per namespace. A few frames wait while an address is asked for; what is known is asked
-//! again when it is old, and used meanwhile.
+//! One hash table per namespace. A few frames wait while an address is asked for, three times a second apart;
+//! then their senders hear that the host is unreachable. What is known is asked again when it is old, and
+//! used meanwhile.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -32,21 +33,63 @@ const REACHABLE_NS: u64 = 30_000_000_000;
 const RETRY_NS: u64 = 1_000_000_000;
 const TRIES: u32 = 3;
 
+/// `NUD_*` of linux/neighbour.h.
+const INCOMPLETE: u16 = 1;
+const REACHABLE: u16 = 2;
+const STALE: u16 = 4;
+const FAILED: u16 = 32;
+
+#[derive(Default)]
 struct Neighbour {
     mac: Option<[u8; 6]>,
     /// Until when the address is believed without asking.
     fresh_until: u64,
     asked_at: u64,
     asked: u32,
+    /// Frames for it while its address is not known.
     waiting: VecDeque<Frame>,
 }
 
+impl Neighbour {
+    fn state(&self, now: u64) -> u16 {
+        match self.mac {
+            Some(_) if self.fresh_until > now => REACHABLE,
+            Some(_) => STALE,
+            None if self.waiting.is_empty() => FAILED,
+            None => INCOMPLETE,
+        }
+    }
+}
+
+/// A neighbour, for `/proc/net/arp` and rtnetlink.
+pub(crate) struct Known {
+    pub(crate) index: u32,
+    pub(crate) ip: Ip,
+    pub(crate) mac: Option<[u8; 6]>,
+    /// `NUD_*`.
+    pub(crate) state: u16,
+}
+
+/// What to do for a frame.
+struct Next {
+    mac: Option<[u8; 6]>,
+    must_ask: bool,
+    must_arm: bool,
+}
+
+struct Inner {
+    table: HashMap<(u32, Ip), Neighbour, Keyed>,
+    /// A timer runs: somebody was asked.
+    is_armed: bool,
+}
+
 /// The neighbours of a namespace.
-pub(crate) struct Neighbours(SpinLock<HashMap<(u32, Ip), Neighbour, Keyed>>);
+pub(crate) struct Neighbours(SpinLock<Inner>);
 
 impl Default for Neighbours {
     fn default() -> Self {
-        Neighbours(SpinLock::new(&TABLE, HashMap::with_hasher(Keyed::new(crate::random()))))
+        let table = HashMap::with_hasher(Keyed::new(crate::random()));
+        Neighbours(SpinLock::new(&TABLE, Inner { table, is_armed: false }))
     }
 }
 
@@ -84,7 +127,8 @@ fn transmit(interface: &Interface, mac: [u8; 6], protocol: u16, mut frame: Frame
         }
         Err(error) => {
             interface.counters.tx_dropped.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
-            Err(error)
+            // send(2): what finds a queue full is dropped, and nobody hears of it.
+            if error == Errno::ENOBUFS { Ok(()) } else { Err(error) }
         }
     }
 }
@@ -110,60 +154,97 @@ impl Neighbours {
             _ => {}
         }
         let now = arch::time::now_ns();
-        let (mac, must_ask) = {
-            let mut table = self.0.lock();
-            if table.len() >= MOST && !table.contains_key(&(interface.index, hop)) {
-                table.retain(|_, other| other.fresh_until > now || !other.waiting.is_empty());
-                if table.len() >= MOST {
-                    return Err(Errno::ENOBUFS);
-                }
-            }
-            let neighbour = table.entry((interface.index, hop)).or_insert_with(|| Neighbour {
-                mac: None,
-                fresh_until: 0,
-                asked_at: 0,
-                asked: 0,
-                waiting: VecDeque::new(),
-            });
-            let is_old = neighbour.fresh_until <= now;
-            let must_ask = is_old && now.saturating_sub(neighbour.asked_at) >= RETRY_NS;
-            if must_ask {
-                if neighbour.asked >= TRIES && neighbour.mac.is_none() {
-                    // Nobody answered: what waited is given up, and asking begins anew.
-                    neighbour.waiting.clear();
-                    neighbour.asked = 0;
-                    neighbour.asked_at = now;
-                    return Err(Errno::EHOSTUNREACH);
-                }
-                if neighbour.asked >= TRIES {
-                    neighbour.mac = None;
-                    neighbour.asked = 0;
-                }
-                neighbour.asked += 1;
-                neighbour.asked_at = now;
-            }
-            if neighbour.mac.is_none() {
-                if neighbour.waiting.len() >= WAITING {
-                    neighbour.waiting.pop_front();
-                }
-                neighbour.waiting.push_back(frame.clone());
-            }
-            (neighbour.mac, must_ask)
-        };
-        if must_ask {
+        let next = self.queue((interface.index, hop), &frame, now)?;
+        if next.must_ask {
             ask(inet, interface, hop);
         }
-        match mac {
+        if next.must_arm {
+            inet.arm_neighbours(now + RETRY_NS);
+        }
+        match next.mac {
             Some(mac) => transmit(interface, mac, protocol, frame),
             None => Ok(()),
         }
+    }
+
+    /// Lets a frame wait if the address is not known.
+    fn queue(&self, key: (u32, Ip), frame: &Frame, now: u64) -> Result<Next> {
+        let mut inner = self.0.lock();
+        let Inner { table, is_armed } = &mut *inner;
+        if table.len() >= MOST && !table.contains_key(&key) {
+            table.retain(|_, other| matches!(other.state(now), REACHABLE | INCOMPLETE));
+            if table.len() >= MOST {
+                return Err(Errno::ENOBUFS);
+            }
+        }
+        let neighbour = table.entry(key).or_default();
+        let mut must_ask = false;
+        if neighbour.mac.is_some() && neighbour.state(now) == STALE {
+            must_ask = now.saturating_sub(neighbour.asked_at) >= RETRY_NS;
+            if must_ask && neighbour.asked >= TRIES {
+                neighbour.mac = None;
+            }
+        }
+        if neighbour.mac.is_none() && neighbour.waiting.is_empty() {
+            // Asking begins, perhaps anew; the timer asks again.
+            (must_ask, neighbour.asked) = (true, 0);
+        }
+        if must_ask {
+            neighbour.asked += 1;
+            neighbour.asked_at = now;
+        }
+        let mut must_arm = false;
+        if neighbour.mac.is_none() {
+            if neighbour.waiting.len() >= WAITING {
+                neighbour.waiting.pop_front();
+            }
+            neighbour.waiting.push_back(frame.clone());
+            must_arm = !core::mem::replace(is_armed, true);
+        }
+        Ok(Next { mac: neighbour.mac, must_ask, must_arm })
+    }
+
+    /// Time has passed: who is to be asked again, and frames whose neighbour did not answer. When to come
+    /// again is a second later, if somebody is still waited for.
+    fn tick(&self, now: u64) -> (Vec<(u32, Ip)>, Vec<Frame>, Option<u64>) {
+        let mut inner = self.0.lock();
+        let (mut asks, mut failed) = (Vec::new(), Vec::new());
+        for (key, neighbour) in inner.table.iter_mut() {
+            let is_late = now.saturating_sub(neighbour.asked_at) >= RETRY_NS;
+            if neighbour.waiting.is_empty() || !is_late {
+                continue;
+            }
+            if neighbour.asked < TRIES {
+                neighbour.asked += 1;
+                neighbour.asked_at = now;
+                asks.push(*key);
+            } else {
+                failed.extend(neighbour.waiting.drain(..));
+            }
+        }
+        inner.is_armed = inner.table.values().any(|other| !other.waiting.is_empty());
+        (asks, failed, inner.is_armed.then_some(now + RETRY_NS))
+    }
+
+    /// What a second has brought; when the next look is due.
+    pub(crate) fn expire(&self, inet: &Inet, now: u64) -> Option<u64> {
+        let (asks, failed, next) = self.tick(now);
+        for (index, ip) in asks {
+            if let Some(interface) = inet.devices.by_index(index) {
+                ask(inet, &interface, ip);
+            }
+        }
+        for frame in failed {
+            crate::icmp::tell_unreachable(inet, &frame);
+        }
+        next
     }
 
     /// A neighbour told its address.
     pub(crate) fn learn(&self, interface: &Arc<Interface>, ip: Ip, mac: [u8; 6], is_wanted: bool) {
         let now = arch::time::now_ns();
         let waiting = {
-            let mut table = self.0.lock();
+            let table = &mut self.0.lock().table;
             let key = (interface.index, ip);
             if !is_wanted && !table.contains_key(&key) {
                 return;
@@ -171,13 +252,7 @@ impl Neighbours {
             if table.len() >= MOST && !table.contains_key(&key) {
                 return;
             }
-            let neighbour = table.entry(key).or_insert_with(|| Neighbour {
-                mac: None,
-                fresh_until: 0,
-                asked_at: 0,
-                asked: 0,
-                waiting: VecDeque::new(),
-            });
+            let neighbour = table.entry(key).or_default();
             neighbour.mac = Some(mac);
             neighbour.fresh_until = now + REACHABLE_NS;
             neighbour.asked = 0;
@@ -190,9 +265,17 @@ impl Neighbours {
         }
     }
 
-    /// All of them, for `/proc/net/arp`.
-    pub(crate) fn all(&self) -> Vec<(u32, Ip, Option<[u8; 6]>)> {
-        self.0.lock().iter().map(|((index, ip), n)| (*index, *ip, n.mac)).collect()
+    /// All of them, with their interface.
+    pub(crate) fn all(&self) -> Vec<Known> {
+        let now = arch::time::now_ns();
+        let inner = self.0.lock();
+        let known = |(key, neighbour): (&(u32, Ip), &Neighbour)| Known {
+            index: key.0,
+            ip: key.1,
+            mac: neighbour.mac,
+            state: neighbour.state(now),
+        };
+        inner.table.iter().map(known).collect()
     }
 }
 
@@ -314,7 +397,7 @@ pub(crate) fn receive_v6(
             if !is_ours {
                 return true;
             }
-            if let Some(mac) = option(1) {
+            if let Some(mac) = option(1).filter(|mac| mac[0] & 1 == 0 && !from.is_any()) {
                 inet.wire.neighbours.learn(interface, from, mac, true);
             }
             let mut message = alloc::vec![136u8, 0, 0, 0, 0x60, 0, 0, 0];
@@ -331,12 +414,58 @@ pub(crate) fn receive_v6(
             true
         }
         (Icmpv6Message::NeighborAdvert, Some(target)) => {
-            if let Some(mac) = option(2) {
+            if let Some(mac) = option(2).filter(|mac| mac[0] & 1 == 0) {
                 inet.wire.neighbours.learn(interface, target, mac, false);
             }
             true
         }
         (Icmpv6Message::RouterSolicit | Icmpv6Message::RouterAdvert, _) => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame() -> Frame {
+        let payload = SmallVec::new();
+        Frame { header: Header::new(), payload, checksum: None, segmentation: None }
+    }
+
+    fn ip(number: u32) -> Ip {
+        Ip::v4((0x0a00_0000 + number).to_be_bytes())
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_three_times_and_given_up() {
+        let all = Neighbours::default();
+        let key = (2, ip(1));
+        let first = all.queue(key, &frame(), 0).unwrap();
+        assert!(first.must_ask && first.must_arm && first.mac.is_none());
+        let second = all.queue(key, &frame(), 1).unwrap();
+        assert!(!second.must_ask && !second.must_arm);
+        for turn in 1..TRIES as u64 {
+            let (asks, failed, next) = all.tick(turn * RETRY_NS);
+            assert_eq!((asks, failed.len(), next), (vec![key], 0, Some((turn + 1) * RETRY_NS)));
+        }
+        let (asks, failed, next) = all.tick(u64::from(TRIES) * RETRY_NS);
+        assert_eq!((asks.len(), failed.len(), next), (0, 2, None));
+        assert_eq!(all.0.lock().table[&key].state(0), FAILED);
+        let again = all.queue(key, &frame(), 9 * RETRY_NS).unwrap();
+        assert!(again.must_ask && again.must_arm);
+    }
+
+    #[test]
+    fn those_that_failed_make_room() {
+        let all = Neighbours::default();
+        for number in 0..MOST as u32 {
+            assert!(all.queue((2, ip(number)), &frame(), 0).is_ok());
+        }
+        let other = (2, ip(MOST as u32));
+        assert_eq!(all.queue(other, &frame(), 0).err(), Some(Errno::ENOBUFS));
+        (1..=u64::from(TRIES)).for_each(|turn| drop(all.tick(turn * RETRY_NS)));
+        assert!(all.queue(other, &frame(), 0).is_ok());
+        assert_eq!(all.0.lock().table.len(), 1);
     }
 }

@@ -10,6 +10,7 @@ use netdevice::{Endpoint, Interface, Ip};
 use socket::NetNamespace;
 use socket::trees::{self, PROC_NET};
 
+use crate::neighbour::Known;
 use crate::stack::Inet;
 use crate::tcp::State;
 
@@ -200,8 +201,7 @@ fn raw(inet: &Inet, out: &mut Text<'_>, is_v6: bool) -> core::fmt::Result {
     writeln!(out, "{}", if is_v6 { UDP6_HEAD } else { RAW_HEAD })?;
     let family = if is_v6 { 10 } else { 2 };
     let all = inet.raw.all();
-    let of_version = all.iter().filter(|socket| socket.common().family == family);
-    for socket in of_version.filter(|socket| socket.common().kind == socket::Kind::Raw) {
+    for socket in all.iter().filter(|socket| socket.common().family == family) {
         let protocol = socket.common().protocol as u16;
         let (local, remote, weight) = socket.ends();
         let any = if is_v6 { Ip::ANY6 } else { Ip::ANY4 };
@@ -255,7 +255,7 @@ fn dev(inet: &Inet, out: &mut Text<'_>) -> core::fmt::Result {
 
 fn arp(inet: &Inet, out: &mut Text<'_>) -> core::fmt::Result {
     writeln!(out, "{ARP_HEAD}")?;
-    for (index, ip, mac) in inet.wire.neighbours.all() {
+    for Known { index, ip, mac, .. } in inet.wire.neighbours.all() {
         if !ip.is_v4() {
             continue;
         }

@@ -1,9 +1,10 @@
 //! Raw sockets (raw(7)) and the sockets for echo requests (`SOCK_DGRAM` with `IPPROTO_ICMP`, icmp(7)).
 
+use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use abi::poll::*;
 use abi::socket::*;
@@ -17,9 +18,12 @@ use socket::{
     Socket,
 };
 use vfs::PollTable;
+use zerocopy::IntoBytes;
 
+use crate::family::IPPROTO_UDP;
 use crate::icmp;
 use crate::ipopts::{IpOptions, want};
+use crate::ipout::Sum;
 use crate::sockaddr::{self, Reader};
 use crate::stack::{Inet, knob};
 use crate::udp::datagram::{self, Datagram, Payload, Queue};
@@ -31,15 +35,27 @@ const IPPROTO_ICMP: i32 = 1;
 const IPPROTO_ICMPV6: i32 = 58;
 const IPPROTO_RAW: i32 = 255;
 const ICMP_FILTER: i32 = 1;
+/// RFC 3542 §3.2, §3.1.
+const ICMP6_FILTER: i32 = 1;
+const IPV6_CHECKSUM: i32 = 7;
+/// Where the sum of ICMPv6 is.
+const ICMP6_SUM: i32 = 2;
 
-/// The raw sockets of a namespace.
+#[derive(Default)]
+struct Sockets {
+    by_protocol: BTreeMap<i32, Vec<Arc<RawSocket>>>,
+    /// Those for echo requests, by identifier.
+    by_ident: BTreeMap<u16, Arc<RawSocket>>,
+}
+
+/// The raw sockets of a namespace, and those for echo requests.
 pub(crate) struct Raw {
-    sockets: RwSpinLock<Vec<Arc<RawSocket>>>,
+    sockets: RwSpinLock<Sockets>,
 }
 
 impl Default for Raw {
     fn default() -> Self {
-        Raw { sockets: RwSpinLock::new(&SOCKETS, Vec::new()) }
+        Raw { sockets: RwSpinLock::new(&SOCKETS, Sockets::default()) }
     }
 }
 
@@ -51,6 +67,8 @@ struct Inner {
     remote: Option<Endpoint>,
     is_deaf: bool,
     is_mute: bool,
+    /// `ICMP6_FILTER`: a bit for each type that is not wanted.
+    blocked6: [u32; 8],
 }
 
 /// A raw socket, or one for echo requests.
@@ -63,12 +81,15 @@ pub(crate) struct RawSocket {
     inner: SpinLock<Inner>,
     /// `ICMP_FILTER`: types that are not wanted.
     filter: AtomicU32,
+    /// `IPV6_CHECKSUM`: where in what is sent the sum belongs; negative for no sum.
+    sum_at: AtomicI32,
     ip: IpOptions,
 }
 
 impl RawSocket {
     /// A new socket.
     pub(crate) fn create(inet: &Arc<Inet>, common: Common) -> Arc<RawSocket> {
+        let is_icmp6 = common.family == AF_INET6 && common.protocol == IPPROTO_ICMPV6;
         let socket = Arc::new_cyclic(|this| RawSocket {
             is_v6: common.family == AF_INET6,
             common,
@@ -77,16 +98,51 @@ impl RawSocket {
             queue: Queue::new(),
             inner: SpinLock::new(&STATE, Inner::default()),
             filter: AtomicU32::new(0),
+            sum_at: AtomicI32::new(if is_icmp6 { ICMP6_SUM } else { -1 }),
             ip: IpOptions::new(&inet.knobs),
         });
         if socket.common.kind == Kind::Raw {
-            inet.raw.sockets.write().push(socket.clone());
+            let mut all = inet.raw.sockets.write();
+            all.by_protocol.entry(socket.common.protocol).or_default().push(socket.clone());
         }
         socket
     }
 
     fn is_ping(&self) -> bool {
         self.common.kind == Kind::Datagram
+    }
+
+    /// Whether it has the options of ICMPv6.
+    fn is_icmp6(&self) -> bool {
+        self.is_v6 && !self.is_ping() && self.common.protocol == IPPROTO_ICMPV6
+    }
+
+    /// Computes the sum a program wants in what it sends.
+    fn put_sum(&self, bytes: &mut [u8], from: Ip, to: Ip) -> Result<()> {
+        let Ok(at) = usize::try_from(self.sum_at.load(Ordering::Relaxed)) else { return Ok(()) };
+        let protocol = self.common.protocol as u8;
+        let mut sum = Sum::pseudo(from, to, protocol, bytes.len());
+        let place = at.checked_add(2).and_then(|end| bytes.get_mut(at..end));
+        place.ok_or(Errno::EINVAL)?.fill(0);
+        sum.add(bytes);
+        let value = match !sum.folded() {
+            0 if self.common.protocol == IPPROTO_UDP => 0xffff,
+            value => value,
+        };
+        if let Some([high, low]) = bytes.get_mut(at..at + 2) {
+            [*high, *low] = value.to_be_bytes();
+        }
+        Ok(())
+    }
+
+    /// Whether the sum is right, or none is wanted.
+    fn trusts(&self, packet: &Packet<'_>) -> bool {
+        if !self.is_v6 || self.sum_at.load(Ordering::Relaxed) < 0 {
+            return true;
+        }
+        let mut sum = Sum::pseudo(packet.from, packet.to, packet.protocol, packet.payload.len());
+        sum.add(packet.payload);
+        sum.folded() == 0xffff
     }
 
     fn reader(&self) -> Reader {
@@ -102,29 +158,25 @@ impl RawSocket {
 
     /// Gives a socket for echo requests an identifier that no other has.
     fn need_ident(&self, wanted: u16) -> Result<u16> {
-        let mut all = self.inet.raw.sockets.write();
         let mut inner = self.inner.lock();
         if inner.ident != 0 {
             return Ok(inner.ident);
         }
-        let is_taken =
-            |ident| all.iter().any(|other| other.is_ping() && other.ident_of(self) == ident);
+        let mut all = self.inet.raw.sockets.write();
+        let is_taken = |ident: &u16| all.by_ident.contains_key(ident);
         let ident = match wanted {
             0 => (1..=u16::MAX)
                 .map(|step| step.wrapping_add(self.common.ino as u16).max(1))
-                .find(|ident| !is_taken(*ident))
+                .find(|ident| !is_taken(ident))
                 .ok_or(Errno::EADDRINUSE)?,
-            wanted if is_taken(wanted) => return Err(Errno::EADDRINUSE),
+            wanted if is_taken(&wanted) => return Err(Errno::EADDRINUSE),
             wanted => wanted,
         };
         inner.ident = ident;
-        all.extend(self.this.upgrade());
+        if let Some(this) = self.this.upgrade() {
+            all.by_ident.insert(ident, this);
+        }
         Ok(ident)
-    }
-
-    /// The identifier of another socket than `asking`.
-    fn ident_of(&self, asking: &RawSocket) -> u16 {
-        if core::ptr::eq(self, asking) { 0 } else { self.inner.lock().ident }
     }
 
     fn wants(&self, from: Ip, to: Ip) -> bool {
@@ -178,29 +230,32 @@ impl Packet<'_> {
 }
 
 impl Raw {
-    /// All of them.
+    /// All raw sockets.
     pub(crate) fn all(&self) -> Vec<Arc<RawSocket>> {
-        self.sockets.read().clone()
+        self.sockets.read().by_protocol.values().flatten().cloned().collect()
     }
 
-    /// Whether nobody listens: packets need not be looked at.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.sockets.read().is_empty()
+    /// Whether anybody listens to a protocol: others need not be looked at.
+    pub(crate) fn listens(&self, protocol: u8) -> bool {
+        self.sockets.read().by_protocol.contains_key(&i32::from(protocol))
     }
 
     /// Gives copies of a packet to the raw sockets that want it; whether one did.
     pub(crate) fn deliver(&self, packet: &Packet<'_>) -> bool {
         let mut is_wanted = false;
-        for socket in self.all() {
-            if socket.is_ping()
-                || socket.common.protocol != i32::from(packet.protocol)
-                || !socket.wants(packet.from, packet.to)
-            {
+        let listening = self.sockets.read().by_protocol.get(&i32::from(packet.protocol)).cloned();
+        for socket in listening.into_iter().flatten() {
+            if !socket.wants(packet.from, packet.to) {
                 continue;
             }
             let kind = packet.payload.first().copied().unwrap_or(0);
             let is_icmp = socket.common.protocol == IPPROTO_ICMP && kind < 32;
             if is_icmp && socket.filter.load(Ordering::Relaxed) & (1 << kind) != 0 {
+                continue;
+            }
+            let blocked = socket.inner.lock().blocked6;
+            let word = blocked.get(usize::from(kind >> 5)).copied().unwrap_or(0);
+            if (socket.is_icmp6() && word >> (kind & 31) & 1 != 0) || !socket.trusts(packet) {
                 continue;
             }
             is_wanted = true;
@@ -211,13 +266,8 @@ impl Raw {
 
     /// Gives an echo reply to the socket that asked.
     pub(crate) fn deliver_echo(&self, packet: &Packet<'_>, ident: u16) {
-        let asked = |socket: &&Arc<RawSocket>| {
-            socket.is_ping()
-                && socket.inner.lock().ident == ident
-                && socket.wants(packet.from, packet.to)
-        };
-        let found = self.sockets.read().iter().find(asked).cloned();
-        if let Some(socket) = found {
+        let asked = self.sockets.read().by_ident.get(&ident).cloned();
+        if let Some(socket) = asked.filter(|socket| socket.wants(packet.from, packet.to)) {
             socket.take_in(packet.datagram(false));
         }
     }
@@ -293,21 +343,29 @@ impl Socket for RawSocket {
             return Err(Errno::EACCES);
         }
         let mut hops = self.ip.hop_limit(to);
-        let tos = knob(&self.ip.tos) as u8;
+        let mut tos = knob(&self.ip.tos) as u8;
         let mut protocol = self.common.protocol as u8;
         if self.is_ping() {
             let ident = self.need_ident(0)?;
             icmp::finish_echo(&mut bytes, ident, way.source, to)?;
-        } else if self.is_v6 && self.common.protocol == IPPROTO_ICMPV6 {
-            icmp::finish_v6(&mut bytes, way.source, to)?;
+        } else if self.is_v6 {
+            self.put_sum(&mut bytes, way.source, to)?;
         }
         let mut from = way.source;
         let has_header = self.ip.wants(want::HEADER) || self.common.protocol == IPPROTO_RAW;
         if has_header && !self.is_v6 {
             // raw(7): the program wrote the header; what it left empty is filled in.
+            let total = bytes.len() as u16;
+            if let Some([high, low]) = bytes.get_mut(2..4) {
+                [*high, *low] = total.to_be_bytes();
+            }
             let packet = Ipv4Packet::new_checked(&bytes[..]).map_err(|_| Errno::EINVAL)?;
+            if packet.header_len() < 20 {
+                return Err(Errno::EINVAL);
+            }
             protocol = packet.next_header().into();
             hops = packet.hop_limit();
+            tos = packet.dscp() << 2 | packet.ecn();
             if !packet.src_addr().is_unspecified() {
                 from = Ip::from(packet.src_addr());
             }
@@ -402,8 +460,23 @@ impl Socket for RawSocket {
                 self.filter.store(value.int()? as u32, Ordering::Relaxed);
                 Ok(())
             }
+            IPPROTO_ICMPV6 if self.is_icmp6() && name == ICMP6_FILTER => {
+                // Copied without the lock: user memory may not be there.
+                let mut blocked = self.inner.lock().blocked6;
+                value.bytes(blocked.as_mut_bytes())?;
+                self.inner.lock().blocked6 = blocked;
+                Ok(())
+            }
+            IPPROTO_ICMPV6 if self.is_v6 && !self.is_icmp6() => Err(Errno::EOPNOTSUPP),
+            SOL_RAW | SOL_IPV6 if name == IPV6_CHECKSUM && self.is_v6 && !self.is_ping() => {
+                let at = value.int()?;
+                if (level == SOL_IPV6 && self.is_icmp6()) || (at > 0 && at % 2 != 0) {
+                    return Err(Errno::EINVAL);
+                }
+                self.sum_at.store(at.max(-1), Ordering::Relaxed);
+                Ok(())
+            }
             SOL_IP => self.ip.set_v4(&self.common, call, name, value),
-            // ICMPv6's filter and the offset of a sum: version 6 of raw(7).
             SOL_IPV6 if self.is_v6 => self.ip.set_v6(&self.common, call, name, value, false),
             _ => Err(Errno::ENOPROTOOPT),
         }
@@ -421,6 +494,14 @@ impl Socket for RawSocket {
             SOL_RAW if name == ICMP_FILTER && self.common.protocol == IPPROTO_ICMP => {
                 value.int(self.filter.load(Ordering::Relaxed) as i32)
             }
+            IPPROTO_ICMPV6 if self.is_icmp6() && name == ICMP6_FILTER => {
+                let blocked = self.inner.lock().blocked6;
+                value.value(&blocked)
+            }
+            IPPROTO_ICMPV6 if self.is_icmp6() => Err(Errno::ENOPROTOOPT),
+            SOL_RAW | SOL_IPV6 if name == IPV6_CHECKSUM && self.is_v6 && !self.is_ping() => {
+                value.int(self.sum_at.load(Ordering::Relaxed))
+            }
             SOL_IP => self.ip.get_v4(name, value, is_connected),
             SOL_IPV6 if self.is_v6 => self.ip.get_v6(name, value, is_connected),
             _ => Err(Errno::EOPNOTSUPP),
@@ -437,10 +518,16 @@ impl Socket for RawSocket {
 
     fn release(&self) {
         let is_me = |other: &Arc<RawSocket>| core::ptr::eq(&**other, self);
+        let (ident, protocol) = (self.inner.lock().ident, self.common.protocol);
         let gone = {
             let mut all = self.inet.raw.sockets.write();
-            let at = all.iter().position(is_me);
-            at.map(|at| all.swap_remove(at))
+            let own = all.by_protocol.entry(protocol).or_default();
+            let raw = own.iter().position(is_me).map(|at| own.swap_remove(at));
+            if own.is_empty() {
+                all.by_protocol.remove(&protocol);
+            }
+            // An identifier is its own alone.
+            (raw, all.by_ident.remove(&ident))
         };
         drop(gone);
         crate::groups::leave_all(&self.inet, self.common.ino);

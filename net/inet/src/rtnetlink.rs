@@ -12,6 +12,8 @@ use netlink::route::{
 };
 use socket::NetNamespace;
 
+use crate::neighbour::Known;
+
 /// `RTM_NEWLINK`.
 const NEW_LINK: u16 = 16;
 /// `struct ifinfomsg`: its length, and where the number, the flags and their mask are.
@@ -159,8 +161,16 @@ impl Network for Told {
         })
     }
 
-    fn neighbours(&self, _namespace: &Arc<NetNamespace>) -> Vec<Neighbour> {
-        Vec::new()
+    fn neighbours(&self, namespace: &Arc<NetNamespace>) -> Vec<Neighbour> {
+        let all = crate::Inet::of(namespace).map_or_else(Vec::new, |i| i.wire.neighbours.all());
+        let told = |known: Known| Neighbour {
+            index: known.index,
+            address: bytes(known.ip),
+            hardware: known.mac.map_or_else(Vec::new, |mac| mac.to_vec()),
+            state: known.state,
+            flags: 0,
+        };
+        all.into_iter().map(told).collect()
     }
 
     /// Flags and the longest packet of an interface that there is.

@@ -66,17 +66,7 @@ pub(crate) fn destination(address: &Address, reader: Reader) -> Result<Given> {
             if address.family() == AF_INET && address.len() >= size_of::<SockaddrIn>() {
                 return if only { Err(Errno::ENETUNREACH) } else { v4(address) };
             }
-            if address.len() < IN6_MIN {
-                return Err(Errno::EINVAL);
-            }
-            if address.family() != AF_INET6 {
-                return Err(Errno::EAFNOSUPPORT);
-            }
-            let given = v6(address)?;
-            if given.endpoint.ip.is_v4() && only {
-                return Err(Errno::ENETUNREACH);
-            }
-            Ok(given)
+            v6(address, only, Errno::ENETUNREACH)
         }
     }
 }
@@ -96,19 +86,7 @@ pub(crate) fn local(address: &Address, reader: Reader) -> Result<Given> {
                 _ => Err(Errno::EAFNOSUPPORT),
             }
         }
-        Reader::V6 { only } => {
-            if address.len() < IN6_MIN {
-                return Err(Errno::EINVAL);
-            }
-            if address.family() != AF_INET6 {
-                return Err(Errno::EAFNOSUPPORT);
-            }
-            let given = v6(address)?;
-            if given.endpoint.ip.is_v4() && only {
-                return Err(Errno::EINVAL);
-            }
-            Ok(given)
-        }
+        Reader::V6 { only } => v6(address, only, Errno::EINVAL),
     }
 }
 
@@ -118,7 +96,14 @@ fn v4(address: &Address) -> Result<Given> {
     Ok(Given { endpoint, scope: 0 })
 }
 
-fn v6(address: &Address) -> Result<Given> {
+/// An address of version 6; `refused` for a mapped one where only version 6 is spoken.
+fn v6(address: &Address, only: bool, refused: Errno) -> Result<Given> {
+    if address.len() < IN6_MIN {
+        return Err(Errno::EINVAL);
+    }
+    if address.family() != AF_INET6 {
+        return Err(Errno::EAFNOSUPPORT);
+    }
     let mut raw = SockaddrIn6::default();
     let len = address.len().min(size_of::<SockaddrIn6>());
     if let (Some(to), Some(from)) = (raw.as_mut_bytes().get_mut(..len), address.bytes().get(..len))
@@ -126,6 +111,9 @@ fn v6(address: &Address) -> Result<Given> {
         to.copy_from_slice(from);
     }
     let endpoint = Endpoint::new(Ip::v6(raw.addr), u16::from_be_bytes(raw.port));
+    if endpoint.ip.is_v4() && only {
+        return Err(refused);
+    }
     Ok(Given { endpoint, scope: raw.scope })
 }
 

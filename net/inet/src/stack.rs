@@ -8,9 +8,11 @@ use socket::{NamespacePart, NetNamespace, Slot};
 
 use crate::ports::Ports;
 use crate::tcp::Tcp;
+use crate::timers::{self, Expire};
 use crate::udp::Udp;
 
-/// The knobs of `/proc/sys/net/ipv4` and `ipv6` that act, with Linux's defaults.
+/// The knobs of `/proc/sys/net/ipv4` and `ipv6`, with Linux's defaults; the README tells which only keep
+/// their number.
 #[expect(missing_docs, reason = "named as the files are")]
 pub struct Knobs {
     pub ip_local_port_range: (AtomicU32, AtomicU32),
@@ -139,6 +141,7 @@ pub(crate) fn count(counter: &AtomicU64) {
 
 /// The protocols of a namespace.
 pub struct Inet {
+    this: Weak<Inet>,
     namespace: Weak<NetNamespace>,
     /// Interfaces and routes.
     pub devices: Arc<Devices>,
@@ -174,7 +177,8 @@ impl Inet {
     /// Protocols on top of these interfaces.
     pub fn new(namespace: Weak<NetNamespace>, devices: Arc<Devices>) -> Arc<Inet> {
         let secret = crate::random();
-        Arc::new(Inet {
+        Arc::new_cyclic(|this| Inet {
+            this: this.clone(),
             namespace,
             devices,
             knobs: Knobs::new(),
@@ -193,8 +197,21 @@ impl Inet {
         namespace.part::<Part>().map(|part| part.0.clone())
     }
 
+    /// Looks after those neighbours that are asked, at an instant.
+    pub(crate) fn arm_neighbours(&self, at_ns: u64) {
+        if let Some(this) = self.this.upgrade() {
+            timers::arm(&(this as Arc<dyn Expire>), at_ns);
+        }
+    }
+
     /// The namespace.
     pub fn namespace(&self) -> Option<Arc<NetNamespace>> {
         self.namespace.upgrade()
+    }
+}
+
+impl Expire for Inet {
+    fn expire(&self, now_ns: u64) -> Option<u64> {
+        self.wire.neighbours.expire(self, now_ns)
     }
 }

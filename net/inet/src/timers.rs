@@ -46,7 +46,8 @@ fn put(target: Weak<dyn Expire>, at_ns: u64) {
     }
 }
 
-fn start() {
+/// Starts the thread, which cannot be done with a spinning lock held as [`arm`] can.
+pub(crate) fn start() {
     static IS_STARTED: AtomicBool = AtomicBool::new(false);
     if IS_STARTED.load(Ordering::Relaxed) || IS_STARTED.swap(true, Ordering::SeqCst) {
         return;

@@ -447,14 +447,17 @@ impl Direct {
 
     /// Both have sent their FIN: the one that began stays in TIME_WAIT (RFC 9293 §3.6).
     fn complete(&self) {
+        let inet = &self.pair.inet;
         for (end, tuple) in self.both() {
             end.set(OVER);
-            self.pair.inet.tcp.leave(&tuple);
+            inet.tcp.leave(&tuple);
             let claim = end.claim.lock().take();
-            if end.has(FIRST)
-                && let Some(claim) = claim
-            {
-                self.pair.inet.tcp.time_wait.add(&self.pair.inet, tuple, State::TimeWait, claim);
+            if end.has(FIRST) {
+                // Without a program it waited for this in FIN_WAIT2.
+                let claim = claim.or_else(|| inet.tcp.time_wait.take(&tuple));
+                if let Some(claim) = claim {
+                    inet.tcp.time_wait.add(inet, tuple, State::TimeWait, claim);
+                }
             }
         }
     }

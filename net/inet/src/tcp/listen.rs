@@ -266,7 +266,12 @@ impl Listener {
     }
 
     fn add_waiting(&self, pending: &Arc<Pending>) {
-        self.queue.lock().waiting.push_back(Arc::downgrade(pending));
+        let mut queue = self.queue.lock();
+        // Those that gave up are forgotten whenever the queue has doubled.
+        if queue.waiting.len() >= 16 && queue.waiting.len().is_power_of_two() {
+            queue.waiting.retain(|other| other.strong_count() > 0);
+        }
+        queue.waiting.push_back(Arc::downgrade(pending));
     }
 
     /// Answers nobody any more; those that wait to be accepted are reset.

@@ -22,7 +22,7 @@ use super::direct::LOOPBACK_SNDBUF;
 use super::listen::{self, Listener, Pending};
 use super::options::TcpOptions;
 use super::{Conn, Facts, Goodbye, State, Wanted};
-use crate::ipopts::IpOptions;
+use crate::ipopts::{IpOptions, want};
 use crate::ports::{Claim, Claimant};
 use crate::sockaddr::{self, Reader};
 use crate::stack::{Inet, knob};
@@ -221,7 +221,9 @@ impl Socket for TcpSocket {
         if ip.is_multicast() || self.inet.devices.is_broadcast(ip) {
             return Err(if ip.is_v4() { Errno::EADDRNOTAVAIL } else { Errno::EINVAL });
         }
-        crate::check_bindable(&self.inet, ip)?;
+        if !self.ip.wants(want::FREEBIND | want::TRANSPARENT) {
+            crate::check_bindable(&self.inet, ip)?;
+        }
         crate::check_port(&self.inet, &self.common, call, port)?;
         let mut inner = self.inner.lock();
         if !matches!(inner.phase, Phase::Idle) || inner.claim.is_some() {

@@ -36,7 +36,7 @@ struct Entry {
     id: u64,
     since_ns: u64,
     state: State,
-    _claim: Claim,
+    claim: Claim,
 }
 
 /// The connections that are over but not forgotten.
@@ -67,7 +67,7 @@ impl TimeWaits {
         }
         let now = arch::time::now_ns();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { id, since_ns: now, state, _claim: claim };
+        let entry = Entry { id, since_ns: now, state, claim };
         let old = self.table.with(&tuple, |table| table.insert(tuple, entry));
         if old.is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
@@ -80,6 +80,14 @@ impl TimeWaits {
         let ends_ns = waiting.ends_ns;
         let is_first = {
             let mut queue = self.queue.lock();
+            // Those that others followed are only in the queue: the limit of the table holds here too.
+            if queue.len() > 2 * self.len() + 1024 {
+                queue.retain(|old| {
+                    self.table.with(&old.tuple, |table| {
+                        table.get(&old.tuple).is_some_and(|entry| entry.id == old.id)
+                    })
+                });
+            }
             queue.push_back(waiting);
             queue.len() == 1
         };
@@ -104,6 +112,13 @@ impl TimeWaits {
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
         may
+    }
+
+    /// Takes away what there is between these ends; its claim of the port.
+    pub(crate) fn take(&self, tuple: &Tuple) -> Option<Claim> {
+        let gone = self.table.with(tuple, |table| table.remove(tuple))?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        Some(gone.claim)
     }
 
     /// Whether there is one between these ends.

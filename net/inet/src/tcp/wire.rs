@@ -2,7 +2,7 @@
 //! timer and the way its segments go.
 
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use ::socket::{Patience, Shutdown};
 use abi::poll::*;
@@ -51,7 +51,6 @@ pub(crate) struct Connection {
     error: AtomicI32,
     /// When the timer fires.
     armed_ns: AtomicU64,
-    rcvbuf: AtomicUsize,
     ino: AtomicU64,
     uid: AtomicU32,
 }
@@ -112,7 +111,6 @@ impl Connection {
             inet: inet.clone(),
             tuple,
             this: this.clone(),
-            rcvbuf: AtomicUsize::new(tcb.config.rcvbuf),
             tcb: SpinLock::new(&TCB, tcb),
             lane: Lane::new(),
             readable: new.queues.0,
@@ -161,10 +159,11 @@ impl Connection {
 
     /// Acts on the state machine, then sends what it says and tells who has to know.
     fn with<R>(&self, act: impl FnOnce(&mut Tcb, u64, usize) -> R) -> R {
-        let now = arch::time::now_ns();
         let (result, before, after) = {
             let mut tcb = self.tcb.lock();
-            let before = (tcb.state, tcb.room() > 0);
+            // Under the lock: for the state machine time never goes back.
+            let now = arch::time::now_ns();
+            let before = (tcb.state, tcb.has_room());
             let unread = self.lane.len();
             let result = act(&mut tcb, now, unread);
             while let Some(segment) = tcb.out.pop_front() {
@@ -191,7 +190,7 @@ impl Connection {
                 self.error.store(error.raw(), Ordering::SeqCst);
             }
             let deadline = tcb.deadline();
-            let after = (tcb.state, tcb.room() > 0, has_data, tcb.is_deaf());
+            let after = (tcb.state, tcb.has_room(), has_data, tcb.is_deaf());
             drop(tcb);
             self.arm(deadline);
             (result, before, after)
@@ -307,10 +306,10 @@ impl Connection {
     }
 
     pub(crate) fn set_limits(&self, sndbuf: usize, rcvbuf: usize) {
-        let mut tcb = self.tcb.lock();
-        tcb.config.sndbuf = tcb.config.sndbuf.max(sndbuf);
-        tcb.config.rcvbuf = tcb.config.rcvbuf.max(rcvbuf);
-        self.rcvbuf.store(tcb.config.rcvbuf, Ordering::Relaxed);
+        self.with(|tcb, _, _| {
+            tcb.config.sndbuf = tcb.config.sndbuf.max(sndbuf);
+            tcb.config.rcvbuf = tcb.config.rcvbuf.max(rcvbuf);
+        });
     }
 
     fn has_error(&self) -> bool {
@@ -371,7 +370,7 @@ impl Connection {
             let ready = || {
                 let tcb = self.tcb.lock();
                 let is_new = matches!(tcb.state, State::SynSent | State::SynReceived);
-                (!is_new && (tcb.room() > 0 || !tcb.may_send())).then_some(())
+                (!is_new && (tcb.has_room() || !tcb.may_send())).then_some(())
             };
             match wait.wait(&self.writable, ready) {
                 Ok(()) => {}
@@ -470,9 +469,7 @@ impl Connection {
     pub(crate) fn poll(&self, lowat: usize) -> u32 {
         let (state, has_room, may_send, is_deaf) = {
             let tcb = self.tcb.lock();
-            // A third of the buffer free is room.
-            let has_room = tcb.room() * 3 >= tcb.config.sndbuf;
-            (tcb.state, has_room, tcb.may_send(), tcb.is_deaf())
+            (tcb.state, tcb.has_room(), tcb.may_send(), tcb.is_deaf())
         };
         let mut events = if self.has_error() { POLLERR } else { 0 };
         if matches!(state, State::SynSent | State::SynReceived) {

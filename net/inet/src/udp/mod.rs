@@ -101,14 +101,10 @@ impl Udp {
             let fits = |entry: &&Entry| entry.score(to.ip, datagram.interface).is_some();
             all.iter().filter(fits).map(|entry| entry.socket.clone()).collect()
         });
-        self.connected.for_each(|tuple, socket| {
-            let is_meant = tuple.remote == datagram.from
-                && tuple.local.port == to.port
-                && (tuple.local.ip == to.ip || tuple.local.ip.is_any());
-            if is_meant {
-                found.push(socket.clone());
-            }
-        });
+        for ip in [to.ip, Ip::ANY4, Ip::ANY6] {
+            let tuple = Tuple { local: Endpoint::new(ip, to.port), remote: datagram.from };
+            found.extend(self.connected.get(&tuple));
+        }
         if to.ip.is_multicast() {
             found.retain(|socket| socket.hears(inet, to.ip, datagram.interface));
         }

@@ -229,7 +229,10 @@ impl UdpSocket {
                     own => own,
                 }
             } else {
-                scope
+                match self.ip.unicast_if.load(Ordering::Relaxed) {
+                    0 => scope,
+                    own => own,
+                }
             };
         }
         if device == 0 && to.ip.is_link_local6() {
@@ -307,7 +310,7 @@ impl Socket for UdpSocket {
         let Endpoint { ip, port } = given.endpoint;
         if !ip.is_multicast()
             && !self.inet.devices.is_broadcast(ip)
-            && !self.ip.wants(want::FREEBIND)
+            && !self.ip.wants(want::FREEBIND | want::TRANSPARENT)
         {
             crate::check_bindable(&self.inet, ip)?;
         }

@@ -10,6 +10,8 @@ use super::{Segment, State, Tcb, flag};
 const DELAY_NS: u64 = 40_000_000;
 /// What a connection leaves behind stays so long.
 const TIME_WAIT_NS: u64 = 60_000_000_000;
+/// Payloads up to this length share pages.
+const SHORT: usize = 512;
 /// After so long without a segment an old time stamp is believed again (RFC 7323 §5.5).
 const STAMP_AGE_NS: u64 = 24 * 24 * 3600 * 1_000_000_000;
 
@@ -104,7 +106,7 @@ impl Tcb {
         self.nxt = self.nxt.max(1);
         (self.rto_at, self.backoff, self.first_unacked_ns) = (None, 0, None);
         if let Some((_, sent)) = self.timed.take() {
-            self.rtt.sample((now - sent) / 1000);
+            self.rtt.sample(now.saturating_sub(sent) / 1000);
         }
         self.snd_wl2 = 1;
         let _ = segment;
@@ -192,8 +194,10 @@ impl Tcb {
         self.close(Some(error));
     }
 
+    /// What came and is here already is reported (RFC 2883); what lies beyond the window is not here.
     fn note_duplicate(&mut self, start: u64, end: u64) {
-        if end > start && self.config.has_sack {
+        let is_here = end <= self.rcv_nxt || self.out_of_order.covers(start, end);
+        if end > start && is_here && self.config.has_sack {
             self.dsack = Some((start, end));
         }
     }
@@ -320,7 +324,7 @@ impl Tcb {
         } else if let Some((end, sent)) = self.timed
             && ack >= end
         {
-            self.rtt.sample((now - sent) / 1000);
+            self.rtt.sample(now.saturating_sub(sent) / 1000);
             self.timed = None;
         }
     }
@@ -351,7 +355,7 @@ impl Tcb {
         self.state = State::TimeWait;
         self.ends_at = Some(now + TIME_WAIT_NS);
         (self.rto_at, self.alive_at) = (None, None);
-        self.held.clear();
+        self.forget_held();
     }
 
     fn receive_data(&mut self, segment: &mut Segment, seq: u64, now: u64, unread: usize) {
@@ -387,7 +391,8 @@ impl Tcb {
         if segment.has(flag::URG) && segment.urgent > 0 {
             self.urgent_from = Some(seq + u64::from(segment.urgent) - 1);
         }
-        let payload = core::mem::take(&mut segment.payload);
+        let mut payload = core::mem::take(&mut segment.payload);
+        self.compact(&mut payload);
         if start > self.rcv_nxt {
             self.hold(start, end, payload);
             self.quick_acks = self.quick_acks.max(1);
@@ -448,26 +453,77 @@ impl Tcb {
         if end <= start {
             return;
         }
-        self.held_newest = Some(start);
-        if !self.out_of_order.add(start, end) {
+        if self.out_of_order.covers(start, end) {
+            self.held_newest = Some(start);
             self.note_duplicate(start, end);
             return;
         }
-        let at = self.held.partition_point(|(other, _)| *other < start);
-        self.held.insert(at, (start, payload));
+        // A peer may cut and overlap as it likes: what cannot be kept is not reported, and comes again.
+        let weight = weight(start, end);
+        if self.held_weight + weight > 2 * self.config.rcvbuf as u64 {
+            return;
+        }
+        self.held_newest = Some(start);
+        self.out_of_order.add(start, end);
+        self.held_weight += weight;
+        if let Some((old_end, _)) = self.held.insert(start, (end, payload)) {
+            // A longer segment from the same place.
+            self.held_weight -= self::weight(start, old_end);
+        }
     }
 
     fn deliver_held(&mut self) {
-        while let Some((start, _)) = self.held.front() {
-            if *start > self.rcv_nxt {
+        while let Some(first) = self.held.first_entry() {
+            if *first.key() > self.rcv_nxt {
                 break;
             }
-            let Some((start, mut payload)) = self.held.pop_front() else { break };
+            let (start, (end, mut payload)) = first.remove_entry();
+            self.held_weight -= weight(start, end);
             trim_front(&mut payload, (self.rcv_nxt - start) as usize);
             self.deliver(payload);
         }
         self.out_of_order.cut(self.rcv_nxt);
     }
+
+    pub(super) fn forget_held(&mut self) {
+        self.held.clear();
+        self.held_weight = 0;
+        self.small = None;
+    }
+
+    /// Copies a short payload to a page that several share: a device's page for each would hold many
+    /// times what the window allows.
+    fn compact(&mut self, payload: &mut SmallVec<[Chunk; 4]>) {
+        let len: usize = payload.iter().map(Chunk::len).sum();
+        if len == 0 || len > SHORT {
+            return;
+        }
+        let mut bytes = [0; SHORT];
+        let mut done = 0;
+        for piece in payload.iter() {
+            done += piece.copy_out(bytes.get_mut(done..len).unwrap_or_default());
+        }
+        let used = match &self.small {
+            Some((page, used)) if used + len <= page.size() => *used,
+            _ => {
+                // Without memory it stays where it is.
+                let Ok(page) = frames::alloc_page(frames::Flags::empty()) else { return };
+                self.small = Some((page, 0));
+                0
+            }
+        };
+        if let (Some((page, at)), Some(bytes)) = (&mut self.small, bytes.get(..len)) {
+            page.copy_in(used, bytes);
+            *at = used + len;
+            payload.clear();
+            payload.push(Chunk { page: page.clone(), offset: used as u32, len: len as u32 });
+        }
+    }
+}
+
+/// What a segment that waits for those before it costs: descriptions count too.
+fn weight(start: u64, end: u64) -> u64 {
+    (end - start).max(256)
 }
 
 fn trim_front(payload: &mut SmallVec<[Chunk; 4]>, mut count: usize) {

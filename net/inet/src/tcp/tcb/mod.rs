@@ -14,10 +14,11 @@ mod rtt;
 mod tests;
 mod timer;
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use abi::Errno;
+use frames::PageRef;
 use netdevice::Chunk;
 use smallvec::SmallVec;
 
@@ -174,7 +175,11 @@ pub(crate) struct Tcb {
     rcv_edge: u64,
     rcv_scale: u8,
     out_of_order: Ranges,
-    held: VecDeque<(u64, SmallVec<[Chunk; 4]>)>,
+    /// Data beyond a hole by its start, with its end.
+    held: BTreeMap<u64, (u64, SmallVec<[Chunk; 4]>)>,
+    held_weight: u64,
+    /// A page for short payloads, and how much of it is used.
+    small: Option<(PageRef, usize)>,
     /// Where what was held last begins: reported first (RFC 2018 §4).
     held_newest: Option<u64>,
     fin_at: Option<u64>,
@@ -244,7 +249,9 @@ impl Tcb {
             rcv_nxt: 0,
             rcv_edge: 0,
             out_of_order: Ranges::default(),
-            held: VecDeque::new(),
+            held: BTreeMap::new(),
+            held_weight: 0,
+            small: None,
             held_newest: None,
             fin_at: None,
             urgent_from: None,
@@ -290,6 +297,11 @@ impl Tcb {
     /// Bytes a program may still hand over.
     pub(crate) fn room(&self) -> usize {
         self.config.sndbuf.saturating_sub(self.send.len())
+    }
+
+    /// Whether there is room worth waking a sender for: a third of the buffer.
+    pub(crate) fn has_room(&self) -> bool {
+        self.room().saturating_mul(3) >= self.config.sndbuf
     }
 
     /// Bytes handed over and not acknowledged.
@@ -384,7 +396,7 @@ impl Tcb {
         }
         (self.rto_at, self.ack_at, self.alive_at, self.ends_at) = (None, None, None, None);
         self.send.clear();
-        self.held.clear();
+        self.forget_held();
     }
 
     /// The program has read: the window may open.

@@ -264,6 +264,58 @@ fn resets_are_believed_only_where_expected() {
     assert_eq!(world.ends[1].error, Some(Errno::ECONNRESET));
 }
 
+/// A segment of one's at an offset from what the other end expects.
+fn stray(world: &World, ahead: u64, len: usize) -> Segment {
+    let mut segment = world.ends[1].segment(world.ends[1].nxt + ahead, flag::ACK);
+    segment.options.stamps = world.ends[0].config.has_stamps.then_some((u32::MAX / 4, 0));
+    segment.payload.push(Chunk::from_bytes(&vec![3; len]).unwrap());
+    segment
+}
+
+#[test]
+fn segments_that_overlap_hold_no_more_than_the_buffer_allows() {
+    let mut world = World::new(PERFECT, 5, Config::default());
+    world.establish();
+    while world.step() {}
+    for step in 0..20_000 {
+        let segment = stray(&world, 40_000 - step, 1400);
+        let now = world.now;
+        world.ends[0].receive(segment, now, 0);
+        world.ends[0].out.clear();
+    }
+    let end = &world.ends[0];
+    assert!(end.held_weight <= 2 * end.config.rcvbuf as u64);
+    let bytes: usize = end.held.values().map(|(_, p)| bytes_of(p).len()).sum();
+    assert!(bytes <= 2 * end.config.rcvbuf && !end.held.is_empty(), "{bytes}");
+}
+
+#[test]
+fn short_segments_share_pages() {
+    let mut world = World::new(PERFECT, 5, Config::default());
+    world.establish();
+    while world.step() {}
+    for at in 0..1000 {
+        let now = world.now;
+        let mut segment = stray(&world, 0, 1);
+        segment.seq = segment.seq.wrapping_add(at);
+        world.ends[0].receive(segment, now, at as usize);
+    }
+    let end = &world.ends[0];
+    assert_eq!(bytes_of(&end.arrived), vec![3; 1000]);
+    assert!(end.arrived.windows(2).all(|two| two[0].page.is_same(&two[1].page)));
+}
+
+#[test]
+fn what_lies_beyond_the_window_is_not_reported_as_here() {
+    let mut world = World::new(PERFECT, 5, Config::default());
+    world.establish();
+    while world.step() {}
+    let segment = stray(&world, 1_000_000, 100);
+    let now = world.now;
+    world.ends[0].receive(segment, now, 0);
+    assert!(world.ends[0].out.back().unwrap().options.sacks.is_empty());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 

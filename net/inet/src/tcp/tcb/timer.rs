@@ -45,9 +45,9 @@ impl Tcb {
     }
 
     fn gives_up(&self, now: u64, most: u32) -> bool {
-        let user_ns = self.wishes.user_timeout_ms * 1_000_000;
+        let user_ns = self.wishes.user_timeout_ms.saturating_mul(1_000_000);
         if user_ns > 0 {
-            return self.first_unacked_ns.is_some_and(|since| now - since >= user_ns);
+            return self.first_unacked_ns.is_some_and(|since| now.saturating_sub(since) >= user_ns);
         }
         self.backoff > most
     }
@@ -135,8 +135,9 @@ impl Tcb {
             self.keep_alive_from(now);
             return;
         }
-        let user_ns = self.wishes.user_timeout_ms * 1_000_000;
-        let is_late = user_ns > 0 && self.probes > 0 && now - self.last_heard_ns >= user_ns;
+        let user_ns = self.wishes.user_timeout_ms.saturating_mul(1_000_000);
+        let is_late =
+            user_ns > 0 && self.probes > 0 && now.saturating_sub(self.last_heard_ns) >= user_ns;
         if is_late || (user_ns == 0 && self.probes >= count) {
             self.abort();
             self.error = Some(Errno::ETIMEDOUT);
