@@ -132,7 +132,7 @@ impl Ring {
         Ok(count)
     }
 
-    /// Adds a chunk; a slot is free.
+    /// Adds a chunk; a slot is free, or what comes cannot be given back.
     pub(crate) fn push(&mut self, chunk: Chunk) {
         self.chunks.push_back(chunk);
     }

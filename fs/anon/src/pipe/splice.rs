@@ -214,16 +214,36 @@ fn file_to_pipe(
     Ok(count)
 }
 
-/// For files that have no pages to give: one read, into pages of the pipe.
+/// For files that have no pages to give: one read, into pages of the pipe. They are there before it: what was
+/// read is not to be lost, so it goes into the pipe even if others have filled that meanwhile.
 fn copy_into_pipe(from: &File, at: At, pipe: &Pipe, len: usize) -> Result<usize> {
-    let mut buffer = alloc::vec![0u8; len.min(16 * PAGE)];
-    let count = rw::read(from, at, &mut Sink::kernel(&mut buffer))?;
-    let mut source = Source::kernel(buffer.get(..count).unwrap_or(&[]));
-    let mut ring = pipe.ring.lock();
-    while !source.is_empty() && !ring.is_full() {
-        ring.append(&mut source, false)?;
+    let len = len.min(RUN * PAGE);
+    let mut pages: SmallVec<[PageRef; RUN]> = SmallVec::new();
+    for _ in 0..len.div_ceil(PAGE) {
+        pages.push(crate::pages::fresh()?);
     }
-    Ok(source.done())
+    let mut left = len;
+    let pieces: SmallVec<[SharedBytes<'_>; RUN]> = pages
+        .iter()
+        .map(|page| {
+            let piece = page.part(0, left.min(PAGE));
+            left -= left.min(PAGE);
+            piece
+        })
+        .collect();
+    let count = rw::read(from, at, &mut Sink::pieces(&pieces))?;
+    drop(pieces);
+    let mut left = count;
+    let mut ring = pipe.ring.lock();
+    for page in pages {
+        let len = left.min(PAGE);
+        if len == 0 {
+            break;
+        }
+        left -= len;
+        ring.push(Chunk { page, offset: 0, len, own: true, packet: false });
+    }
+    Ok(count)
 }
 
 fn pipe_to_file(
