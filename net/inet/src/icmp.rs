@@ -93,14 +93,14 @@ fn receive_v4(inet: &Inet, packet: &Packet<'_>) -> Option<(About, Vec<u8>)> {
                 return None;
             }
             let header = usize::from(quoted.header_len());
-            let ports = message.data().get(header..header + 4)?;
+            let start = message.data().get(header..header + 8)?;
             let mtu = packet.payload.get(6..8).map(|b| u16::from_be_bytes([b[0], b[1]]));
             let mtu = if message.msg_code() == 4 && !is_time { mtu } else { None };
             tell(
                 inet,
                 quoted.next_header().into(),
                 (Ip::from(quoted.src_addr()), Ip::from(quoted.dst_addr())),
-                ports,
+                start,
                 error,
                 mtu.map(u32::from),
             );
@@ -162,16 +162,16 @@ fn receive_v6(inet: &Inet, packet: &Packet<'_>) -> Option<(About, Vec<u8>)> {
             let is_big = message.msg_type() == Icmpv6Message::PktTooBig;
             let mtu = is_big.then(|| message.pkt_too_big_mtu());
             let quoted = packet.payload.get(8..)?;
-            if quoted.len() < 44 {
+            if quoted.len() < 48 {
                 return None;
             }
             let header = Ipv6Packet::new_unchecked(quoted);
-            let ports = quoted.get(40..44)?;
+            let start = quoted.get(40..48)?;
             tell(
                 inet,
                 header.next_header().into(),
                 (Ip::from(header.src_addr()), Ip::from(header.dst_addr())),
-                ports,
+                start,
                 error,
                 mtu,
             );
@@ -235,18 +235,21 @@ pub(crate) fn tell_unreachable(inet: &Inet, frame: &netdevice::Frame) {
     }
 }
 
-/// Tells the socket that sent the quoted packet.
-fn tell(inet: &Inet, protocol: u8, ends: (Ip, Ip), ports: &[u8], error: Errno, mtu: Option<u32>) {
-    let [a, b, c, d] = *ports else { return };
-    let local = Endpoint::new(ends.0, u16::from_be_bytes([a, b]));
-    let remote = Endpoint::new(ends.1, u16::from_be_bytes([c, d]));
+/// Tells the socket that sent the quoted packet, whose payload begins with `start`.
+fn tell(inet: &Inet, protocol: u8, ends: (Ip, Ip), start: &[u8], error: Errno, mtu: Option<u32>) {
+    let [a, b, c, d, sequence @ ..] = start else { return };
+    let local = Endpoint::new(ends.0, u16::from_be_bytes([*a, *b]));
+    let remote = Endpoint::new(ends.1, u16::from_be_bytes([*c, *d]));
     match protocol {
         17 => {
             if let Some(socket) = inet.udp.find(remote, local, 0) {
                 socket.fail(error);
             }
         }
-        6 => inet.tcp.unreachable(local, remote, error, mtu),
+        6 => {
+            let Ok(sequence) = <[u8; 4]>::try_from(sequence) else { return };
+            inet.tcp.unreachable(local, remote, u32::from_be_bytes(sequence), error, mtu);
+        }
         _ => {}
     }
 }

@@ -305,13 +305,10 @@ impl Inet {
         let len = len_of(data).saturating_sub(parsed.header_len);
         parsed.segment.payload = cut(data, parsed.header_len, len);
         let found = self.tcp.connections.get(&tuple);
-        if let Some(Conn::Wire(connection)) = found {
-            let is_over = connection.state() == crate::tcp::State::TimeWait;
-            if !(is_over && wire::is_call(&parsed.segment)) {
-                return connection.receive(parsed.segment);
-            }
-            // A new call between the same ends (RFC 6191).
-            connection.give_way();
+        if let Some(Conn::Wire(connection)) = found
+            && !(wire::is_call(&parsed.segment) && connection.gives_way(&parsed.segment))
+        {
+            return connection.receive(parsed.segment);
         }
         if wire::is_call(&parsed.segment)
             && let Some(listener) = listen::find(self, &tuple.reversed(), interface.index)

@@ -81,16 +81,17 @@ impl Tcp {
         self.connections.with(tuple, |table| !table.contains_key(tuple))
     }
 
-    /// ICMP says that a packet of a connection did not arrive.
+    /// ICMP says that the segment of a connection with this sequence number did not arrive.
     pub(crate) fn unreachable(
         &self,
         local: Endpoint,
         remote: Endpoint,
+        sequence: u32,
         error: Errno,
         mtu: Option<u32>,
     ) {
         if let Some(Conn::Wire(connection)) = self.connections.get(&Tuple { local, remote }) {
-            connection.unreachable(error, mtu);
+            connection.unreachable(sequence, error, mtu);
         }
     }
 

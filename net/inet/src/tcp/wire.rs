@@ -165,7 +165,12 @@ impl Connection {
             let now = arch::time::now_ns();
             let before = (tcb.state, tcb.has_room());
             let unread = self.lane.len();
+            let sent_again = tcb.retransmits;
             let result = act(&mut tcb, now, unread);
+            let sent_again = tcb.retransmits.wrapping_sub(sent_again);
+            if sent_again > 0 {
+                self.inet.counters.tcp_retrans_segs.fetch_add(sent_again.into(), Ordering::Relaxed);
+            }
             while let Some(segment) = tcb.out.pop_front() {
                 self.send_segment(&tcb, &segment);
             }
@@ -262,9 +267,14 @@ impl Connection {
         self.inet.wire.send_segment(&self.inet, &self.tuple, segment, &way, tcb.mss);
     }
 
-    /// It is over, and another takes its place.
-    pub(crate) fn give_way(&self) {
-        self.leave();
+    /// Lets a new call between the same ends take its place if it is over and the call no old duplicate;
+    /// whether it does.
+    pub(crate) fn gives_way(&self, call: &Segment) -> bool {
+        let gives_way = self.tcb.lock().gives_way(call);
+        if gives_way {
+            self.leave();
+        }
+        gives_way
     }
 
     /// A segment came for it.
@@ -272,9 +282,10 @@ impl Connection {
         self.with(|tcb, now, unread| tcb.receive(segment, now, unread));
     }
 
-    /// ICMP says that its packets do not arrive.
-    pub(crate) fn unreachable(&self, error: Errno, mtu: Option<u32>) {
+    /// ICMP says that a segment of its does not arrive. One that is not on its way was made up.
+    pub(crate) fn unreachable(&self, sequence: u32, error: Errno, mtu: Option<u32>) {
         self.with(|tcb, now, unread| match (error, mtu) {
+            _ if !tcb.is_in_flight(sequence) => {}
             (Errno::EMSGSIZE, Some(mtu)) => {
                 let mss = usize::from(header::mss_for(mtu.max(576), self.tuple.remote.ip));
                 tcb.lower_mss(mss.saturating_sub(12), now, unread);

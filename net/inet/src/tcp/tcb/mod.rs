@@ -418,6 +418,25 @@ impl Tcb {
         !matches!(self.state, State::SynSent | State::SynReceived | State::Closed | State::Listen)
     }
 
+    /// Whether something with this sequence number was sent and is not acknowledged (RFC 5927 §4.1).
+    pub(crate) fn is_in_flight(&self, seq: u32) -> bool {
+        let at = seq.wrapping_sub(self.config.iss.wrapping_add(self.una as u32));
+        u64::from(at) < self.max_sent.saturating_sub(self.una)
+    }
+
+    /// Whether it waits out its time and `call`, a SYN, is newer than all that came (RFC 6191 §2).
+    pub(crate) fn gives_way(&self, call: &Segment) -> bool {
+        let is_newer = |new: u32, old: u32| new.wrapping_sub(old) as i32 > 0;
+        let is_beyond = is_newer(call.seq, self.irs.wrapping_add(self.rcv_nxt as u32));
+        self.state == State::TimeWait
+            && match call.options.stamps {
+                Some((stamp, _)) if self.config.has_stamps && stamp != self.recent_stamp => {
+                    is_newer(stamp, self.recent_stamp)
+                }
+                _ => is_beyond,
+            }
+    }
+
     /// ICMP says that the way takes less.
     pub(crate) fn lower_mss(&mut self, mss: usize, now: u64, unread: usize) {
         if mss < self.mss {

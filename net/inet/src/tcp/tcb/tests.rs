@@ -264,6 +264,41 @@ fn resets_are_believed_only_where_expected() {
     assert_eq!(world.ends[1].error, Some(Errno::ECONNRESET));
 }
 
+#[test]
+fn what_icmp_quotes_is_believed_only_of_what_is_on_its_way() {
+    let mut world = World::new(PERFECT, 5, Config::default());
+    world.establish();
+    while world.step() {}
+    let next = world.ends[0].segment(world.ends[0].nxt, flag::ACK).seq;
+    assert!(!world.ends[0].is_in_flight(next));
+    world.write(0, &[1; 3000]);
+    assert!(world.ends[0].is_in_flight(next) && world.ends[0].is_in_flight(next + 2999));
+    assert!(!world.ends[0].is_in_flight(next + 3000) && !world.ends[0].is_in_flight(next - 1));
+}
+
+#[test]
+fn an_old_call_does_not_end_time_wait() {
+    let mut world = World::new(PERFECT, 5, Config::default());
+    world.establish();
+    while world.step() {}
+    let next = world.ends[1].segment(world.ends[1].nxt, flag::SYN);
+    let stamp = world.ends[0].recent_stamp;
+    let call = |seq: u32, stamp: Option<u32>| {
+        let mut call = next.clone();
+        call.seq = seq;
+        call.options.stamps = stamp.map(|stamp| (stamp, 0));
+        call
+    };
+    assert!(!world.ends[0].gives_way(&call(next.seq + 9, Some(stamp + 1))), "it is not over");
+    world.ends[0].state = State::TimeWait;
+    assert!(world.ends[0].gives_way(&call(next.seq - 9, Some(stamp + 1))));
+    assert!(!world.ends[0].gives_way(&call(next.seq + 9, Some(stamp.wrapping_sub(1)))));
+    assert!(world.ends[0].gives_way(&call(next.seq + 9, Some(stamp))));
+    assert!(!world.ends[0].gives_way(&call(next.seq - 9, Some(stamp))));
+    assert!(world.ends[0].gives_way(&call(next.seq + 9, None)));
+    assert!(!world.ends[0].gives_way(&call(next.seq - 9, None)));
+}
+
 /// A segment of one's at an offset from what the other end expects.
 fn stray(world: &World, ahead: u64, len: usize) -> Segment {
     let mut segment = world.ends[1].segment(world.ends[1].nxt + ahead, flag::ACK);
