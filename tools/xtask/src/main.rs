@@ -41,6 +41,7 @@ mod test_bench;
 mod test_boot;
 mod test_loaders;
 mod test_locks;
+mod test_network;
 mod test_oracle;
 mod test_power;
 mod test_root;
