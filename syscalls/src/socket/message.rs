@@ -89,7 +89,9 @@ fn check_credentials(cx: &Cx<'_>, creds: &Creds, given: &Ucred) -> Result<Cred> 
     let own_pid = given.pid == cx.task.group.tgid();
     let own_uid = [creds.uid, creds.euid, creds.suid].contains(&uid);
     let own_gid = [creds.gid, creds.egid, creds.sgid].contains(&gid);
-    if !(own_pid || may(Cap::SYS_ADMIN))
+    // Numbers of processes belong to another namespace than those of users.
+    let may_any_pid = || creds.ns_capable(&cx.task.group.pid_ns().user_ns, Cap::SYS_ADMIN);
+    if !(own_pid || may_any_pid())
         || !(own_uid || may(Cap::SETUID))
         || !(own_gid || may(Cap::SETGID))
     {
