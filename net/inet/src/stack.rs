@@ -3,6 +3,7 @@
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
+use arch::addr::PAGE_SIZE;
 use netdevice::Devices;
 use socket::{NamespacePart, NetNamespace, Slot};
 
@@ -61,8 +62,8 @@ impl Knobs {
             ip_nonlocal_bind: int(0),
             icmp_echo_ignore_all: int(0),
             ping_group_range: (AtomicU32::new(1), AtomicU32::new(0)),
-            tcp_rmem: [int(4096), int(131_072), int(6_291_456)],
-            tcp_wmem: [int(4096), int(16384), int(4_194_304)],
+            tcp_rmem: [int(4096), int(131_072), int(buffer_max(87_380, 6_291_456))],
+            tcp_wmem: [int(4096), int(16384), int(buffer_max(65_536, 4_194_304))],
             tcp_fin_timeout_s: int(60),
             tcp_keepalive_time_s: int(7200),
             tcp_keepalive_intvl_s: int(75),
@@ -95,6 +96,13 @@ impl Knobs {
         let of = |word: &AtomicU32| word.load(Ordering::Relaxed) as u16;
         (of(&self.ip_local_port_range.0), of(&self.ip_local_port_range.1))
     }
+}
+
+/// The most bytes that one connection's buffer may have: the 128th part of the memory within bounds (tcp(7),
+/// `tcp_rmem`).
+fn buffer_max(least: i32, most: i32) -> i32 {
+    let share = frames::total_pages().saturating_mul(PAGE_SIZE as u64 / 128);
+    i32::try_from(share).unwrap_or(most).min(most).max(least)
 }
 
 /// The number a knob has.
