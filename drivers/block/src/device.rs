@@ -241,7 +241,7 @@ impl Device {
 
     /// The order in which requests of its disk wait for the drive.
     pub fn scheduler(&self) -> Scheduler {
-        self.shared.core.policy.get()
+        *self.shared.core.policy.current.lock()
     }
 
     /// Another order, for what waits already too.

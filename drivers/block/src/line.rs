@@ -6,11 +6,15 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
-use core::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicI32, Ordering};
+
+use arch::lock::{LockClass, SpinLock};
 
 use crate::bio::{Bio, Op};
 use crate::driver::Limits;
 use crate::request::Request;
+
+static POLICY: LockClass = LockClass::new("block.policy", 515);
 
 /// How many of the newest requests a bio is tried to be merged with where there is no order by sector.
 const MERGE_WINDOW: usize = 8;
@@ -75,25 +79,14 @@ impl Default for DeadlineKnobs {
 
 /// Which scheduler a disk has, and how it is set.
 pub(crate) struct Policy {
-    current: AtomicU8,
+    /// Locked while the lines change.
+    pub(crate) current: SpinLock<Scheduler>,
     pub(crate) knobs: DeadlineKnobs,
 }
 
 impl Policy {
     pub(crate) fn new(scheduler: Scheduler) -> Policy {
-        Policy { current: AtomicU8::new(scheduler as u8), knobs: DeadlineKnobs::default() }
-    }
-
-    pub(crate) fn get(&self) -> Scheduler {
-        if self.current.load(Ordering::Acquire) == Scheduler::None as u8 {
-            Scheduler::None
-        } else {
-            Scheduler::Deadline
-        }
-    }
-
-    pub(crate) fn set(&self, scheduler: Scheduler) {
-        self.current.store(scheduler as u8, Ordering::Release);
+        Policy { current: SpinLock::new(&POLICY, scheduler), knobs: DeadlineKnobs::default() }
     }
 }
 

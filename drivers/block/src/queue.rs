@@ -129,7 +129,8 @@ impl Core {
 
     /// Another scheduler: what waits moves to its lines.
     pub(crate) fn set_scheduler(&self, scheduler: Scheduler) {
-        self.policy.set(scheduler);
+        let mut current = self.policy.current.lock();
+        *current = scheduler;
         let (knobs, now) = (&self.policy.knobs, now_ns());
         for queue in &self.queues {
             let mut pending = queue.pending.lock();

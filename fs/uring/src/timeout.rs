@@ -120,12 +120,14 @@ impl Timeout {
 
     fn settle(&self, request: Request, res: i32, is_success: bool) {
         self.ring.pending.remove(self.user_data, self.number);
-        if res != -Errno::ECANCELED.raw() && self.target.is_none() {
-            self.ring.timed_out.fetch_add(1, Ordering::AcqRel);
-        }
         if self.count != 0 {
             self.ring.pending.forget_count(self.count, self.number);
         }
         request.complete_as(res, is_success);
+        // Behind its completion: who waits finds that, if there is one.
+        if res != -Errno::ECANCELED.raw() && self.target.is_none() {
+            self.ring.timed_out.fetch_add(1, Ordering::AcqRel);
+            self.ring.changed.wake_all();
+        }
     }
 }
