@@ -160,7 +160,7 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
     let sighand = parent.sighand().ok_or(Errno::EINVAL)?;
     let sighand = if has(clone::SIGHAND) { sighand } else { Arc::new(sighand.duplicate()) };
     if has(clone::CLEAR_SIGHAND) {
-        sighand.clear();
+        sighand.reset_handlers();
     }
     let mut ns = parent.ns();
     if flags & (NEW_ANY & !clone::NEWPID) != 0 {
