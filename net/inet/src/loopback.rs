@@ -10,8 +10,8 @@
 //!   seen. So a stream nobody looks at pays nothing, and one that is looked at is what it looks like.
 //! - **A program sends a frame** to the interface (`AF_PACKET`): it comes back as from a wire.
 //!
-//! Frames come back in a worker, in order: who sends holds the lock of its connection, and the receiver takes
-//! its own.
+//! Segments come back in a worker, in order: who sends holds the lock of its connection, and the receiver takes
+//! its own. Who sends a frame delivers it.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -88,13 +88,15 @@ fn push(inet: &Inet, frame: Frame, is_own: bool) -> Result<()> {
         inner.frames.push_back((frame, is_own));
         !core::mem::replace(&mut inner.is_served, true)
     };
-    if must_serve {
+    if must_serve && is_own {
         let inet = inet.weak();
         sched::work::queue(move || {
             if let Some(inet) = inet.upgrade() {
                 serve(&inet);
             }
         });
+    } else if must_serve && let Some(inet) = inet.weak().upgrade() {
+        serve(&inet);
     }
     Ok(())
 }

@@ -286,7 +286,7 @@ impl RxRing {
         let first = BLOCK_HEADER + self.private_len;
         let Some(room) = self.block_size.checked_sub(first + mac) else { return Outcome::Lost };
         let snaplen = frame.kept.min(room);
-        let size = (mac + snaplen).next_multiple_of(ALIGN).min(self.block_size - first);
+        let size = (mac + snaplen).next_multiple_of(8).min(self.block_size - first);
         let mut has_closed = false;
         if self.open.as_ref().is_some_and(|open| open.next + size > self.block_size) {
             self.close(0);

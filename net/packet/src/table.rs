@@ -48,7 +48,8 @@ impl<'a> Seen<'a> {
         let mut to = [0u8; 6];
         bytes.copy_out(0, &mut to);
         let whom = match to {
-            [0xff, 0xff, 0xff, 0xff, 0xff, 0xff] => Whom::Broadcast,
+            // The loopback interface has no address for all.
+            [0xff, 0xff, 0xff, 0xff, 0xff, 0xff] if !interface.is_loopback() => Whom::Broadcast,
             [first, ..] if first & 1 != 0 => Whom::Multicast,
             to if to == interface.mac() => Whom::Host,
             _ => Whom::Other,
