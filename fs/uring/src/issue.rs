@@ -56,7 +56,7 @@ pub(crate) enum Work {
     PollRemove { target: u64 },
     Timeout { at_ns: u64, completions: u64, is_success: bool },
     LinkTimeout { at_ns: u64 },
-    TimeoutRemove { target: u64, at_ns: Option<u64> },
+    TimeoutRemove { target: u64, at_ns: Option<u64>, is_limit: bool },
     Cancel { target: u64 },
     FilesUpdate { first: u32, fds: Vec<i32> },
     Extra(Call),
@@ -193,17 +193,19 @@ fn at_once(env: &Env, flags: u8, work: Work) -> Result<usize> {
             let found = pending.named(target, |wait| matches!(wait, Wait::File(_)));
             if found.iter().any(|(_, wait)| wait.cancel()) { Ok(0) } else { Err(Errno::ENOENT) }
         }
-        Work::TimeoutRemove { target, at_ns } => {
-            let found = pending.named(target, |wait| matches!(wait, Wait::Time(_)));
+        Work::TimeoutRemove { target, at_ns, is_limit } => {
+            let found = pending.named(target, |wait| match wait {
+                Wait::Time(timeout) => timeout.is_limit() == is_limit,
+                _ => false,
+            });
             let Some((_, Wait::Time(timeout))) = found.into_iter().next() else {
                 return Err(Errno::ENOENT);
             };
-            match at_ns {
+            let is_in_time = match at_ns {
                 Some(at_ns) => timeout.move_to(at_ns),
-                None if timeout.cancel() => {}
-                None => return Err(Errno::EALREADY),
-            }
-            Ok(0)
+                None => timeout.cancel(),
+            };
+            if is_in_time { Ok(0) } else { Err(Errno::EALREADY) }
         }
         Work::Cancel { target } => {
             let found = pending.named(target, |_| true);

@@ -22,6 +22,7 @@ const IOV_MAX: u32 = 1024;
 const TIMEOUT_ABS: u32 = 1;
 const TIMEOUT_UPDATE: u32 = 2;
 const TIMEOUT_REALTIME: u32 = 8;
+const LINK_TIMEOUT_UPDATE: u32 = 16;
 const TIMEOUT_ETIME_SUCCESS: u32 = 32;
 
 /// The memory of the program that submits.
@@ -214,12 +215,13 @@ fn work(env: &Env, entry: &Sqe, reader: &Reader<'_>) -> Result<Work> {
             if entry.buf_index != 0 || entry.len != 0 {
                 return Err(Errno::EINVAL);
             }
-            let at_ns = match entry.op_flags & TIMEOUT_UPDATE {
+            let at_ns = match entry.op_flags & (TIMEOUT_UPDATE | LINK_TIMEOUT_UPDATE) {
                 0 if entry.op_flags != 0 => return Err(Errno::EINVAL),
                 0 => None,
                 _ => Some(instant(reader, entry.off, entry.op_flags)?),
             };
-            Work::TimeoutRemove { target: entry.addr, at_ns }
+            let is_limit = entry.op_flags & LINK_TIMEOUT_UPDATE != 0;
+            Work::TimeoutRemove { target: entry.addr, at_ns, is_limit }
         }
         op::ASYNC_CANCEL => {
             if entry.off != 0 || entry.op_flags != 0 {
