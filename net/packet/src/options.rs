@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use abi::{Errno, Result};
-use socket::{Call, OptionIn, OptionOut};
+use socket::{OptionIn, OptionOut};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::ring::{Request, RxRing, Version};
@@ -169,12 +169,7 @@ fn make_ring(socket: &PacketSocket, value: &mut OptionIn<'_>) -> Result<()> {
 }
 
 /// Sets an option.
-pub(crate) fn set(
-    socket: &PacketSocket,
-    _call: &Call<'_>,
-    name: i32,
-    value: &mut OptionIn<'_>,
-) -> Result<()> {
+pub(crate) fn set(socket: &PacketSocket, name: i32, value: &mut OptionIn<'_>) -> Result<()> {
     let settings = &socket.settings;
     let has_ring = || socket.queue.lock().ring.is_some();
     match name {

@@ -110,9 +110,9 @@ impl PacketSocket {
         if let Some(table) = namespace.part::<Table>() {
             table.add(&socket);
         }
-        let _turn = socket.control.lock();
+        let turn = socket.control.lock();
         socket.listen_to(Bound { protocol, index: 0, is_listening: protocol != 0 });
-        drop(_turn);
+        drop(turn);
         socket
     }
 
@@ -179,8 +179,12 @@ impl PacketSocket {
             ..filter::plain(&seen.bytes, 0, 0)
         };
         let Some(kept) = self.common.options.filter.pass(len, 0, asked) else { return };
+        let (has_ring, is_full) = {
+            let queue = self.queue.lock();
+            (queue.ring.is_some(), queue.memory >= self.limit())
+        };
         // Relaxed here and below: counters.
-        let events = if self.queue.lock().ring.is_some() {
+        let events = if has_ring {
             let frame = Arrival {
                 bytes: seen.bytes,
                 start,
@@ -194,6 +198,10 @@ impl PacketSocket {
                 is_losing: self.drops.load(Ordering::Relaxed) > 0,
             };
             self.put_in_ring(&frame)
+        } else if is_full {
+            // Nothing is copied for it.
+            self.drops.fetch_add(1, Ordering::Relaxed);
+            false
         } else {
             let captured = Captured::new(interface, seen, (start, kept), time_ns);
             captured.is_some_and(|captured| self.push(captured))
@@ -204,16 +212,21 @@ impl PacketSocket {
         }
     }
 
+    /// Bytes that frames may take in the queue.
+    fn limit(&self) -> usize {
+        self.common.options.rcvbuf.load(Ordering::Relaxed).max(0) as usize
+    }
+
     fn push(&self, captured: Captured) -> bool {
-        let limit = self.common.options.rcvbuf.load(Ordering::Relaxed).max(0) as usize;
+        let captured = Arc::new(captured);
         let mut queue = self.queue.lock();
-        if queue.memory >= limit {
+        if queue.memory >= self.limit() {
             drop(queue);
             self.drops.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         queue.memory += captured.memory();
-        queue.frames.push_back(Arc::new(captured));
+        queue.frames.push_back(captured);
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.packets.fetch_add(1, Ordering::Relaxed);
         true
@@ -376,7 +389,7 @@ impl Socket for PacketSocket {
 
     fn set_option(
         &self,
-        call: &Call<'_>,
+        _call: &Call<'_>,
         level: i32,
         name: i32,
         value: &mut OptionIn<'_>,
@@ -384,7 +397,7 @@ impl Socket for PacketSocket {
         if level != SOL_PACKET {
             return Err(Errno::ENOPROTOOPT);
         }
-        options::set(self, call, name, value)
+        options::set(self, name, value)
     }
 
     fn get_option(

@@ -1,5 +1,6 @@
 //! Which sockets listen to what, and the way by which they are shown frames.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -78,8 +79,8 @@ struct Inner {
     /// Those that want every protocol, those that leave included.
     all: Vec<Arc<PacketSocket>>,
     by_protocol: HashMap<u16, Vec<Arc<PacketSocket>>>,
-    /// Every socket there is, for `/proc/net/packet`.
-    every: Vec<Weak<PacketSocket>>,
+    /// Every socket there is by its inode number, for `/proc/net/packet`.
+    every: BTreeMap<u64, Weak<PacketSocket>>,
 }
 
 /// The packet sockets of a namespace.
@@ -111,17 +112,16 @@ type Found = SmallVec<[Arc<PacketSocket>; 4]>;
 
 impl Table {
     pub(crate) fn add(&self, socket: &Arc<PacketSocket>) {
-        self.inner.write().every.push(Arc::downgrade(socket));
+        self.inner.write().every.insert(socket.common.ino, Arc::downgrade(socket));
     }
 
     pub(crate) fn remove(&self, socket: &PacketSocket) {
-        let is_me = |other: &Weak<PacketSocket>| core::ptr::eq(other.as_ptr(), socket);
-        self.inner.write().every.retain(|other| !is_me(other));
+        self.inner.write().every.remove(&socket.common.ino);
     }
 
     /// All sockets there are.
     pub(crate) fn every(&self) -> Vec<Arc<PacketSocket>> {
-        self.inner.read().every.iter().filter_map(Weak::upgrade).collect()
+        self.inner.read().every.values().filter_map(Weak::upgrade).collect()
     }
 
     /// A socket listens to a protocol from now on.
@@ -141,9 +141,12 @@ impl Table {
         let gone = {
             let mut inner = self.inner.write();
             let Inner { all, by_protocol, .. } = &mut *inner;
-            let list = if protocol == ALL { Some(all) } else { by_protocol.get_mut(&protocol) };
-            let gone = list.and_then(|list| Some(list.swap_remove(list.iter().position(is_me)?)));
-            by_protocol.retain(|_, list| !list.is_empty());
+            let mut list = if protocol == ALL { Some(all) } else { by_protocol.get_mut(&protocol) };
+            let at = list.as_ref().and_then(|list| list.iter().position(is_me));
+            let gone = list.as_mut().zip(at).map(|(list, at)| list.swap_remove(at));
+            if protocol != ALL && list.is_some_and(|list| list.is_empty()) {
+                by_protocol.remove(&protocol);
+            }
             gone
         };
         if gone.is_some() {

@@ -228,17 +228,19 @@ fn switch_away(is_preempted: bool) {
     }
     if is_idle {
         let roused = core::mem::take(&mut cpu.roused_ns);
-        if roused != 0 {
+        // Another processor may have taken what it was roused for.
+        if roused != 0 && chosen.is_some() {
             WAKE_COST.note(now.saturating_sub(roused));
         }
-    } else {
-        prev.handover.stops(now, leaves);
     }
     let next: *const Thread = chosen.map_or(cpu.idle, of_entity);
     // SAFETY: the chosen thread, or idle, is alive while the queue is locked.
     hooks::sched_slice_end(slice_end(&mut cpu, unsafe { &*next }));
     if ptr::eq(next, prev) {
         return;
+    }
+    if !is_idle {
+        prev.handover.stops(now, leaves);
     }
     if !leaves && !is_idle {
         prev.involuntary.fetch_add(1, Ordering::Relaxed);
