@@ -3,7 +3,7 @@
 use abi::process::Resource;
 use abi::signal::SigInfo;
 use alloc::sync::Arc;
-use vfs::context::{Caller, FsPaths, Limit};
+use vfs::context::{Caller, FsPaths, Limit, Writer};
 use vfs::cred::Creds;
 use vfs::mount::MountNamespace;
 
@@ -35,6 +35,16 @@ impl Caller for Task {
 
     fn files_id(&self) -> u64 {
         self.files().map_or(0, |f| Arc::as_ptr(&f) as *const () as usize as u64)
+    }
+}
+
+impl Writer for Task {
+    fn caller(&self) -> &dyn Caller {
+        self
+    }
+
+    fn creds(&self) -> Arc<Creds> {
+        Task::creds(self)
     }
 }
 

@@ -66,7 +66,7 @@ fn sys_write(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize) -> Result<us
     if let Some(result) = direct::one(cx, &file, At::Position, (buf, count), Write) {
         return result;
     }
-    rw::write(&context(cx).get(), &file, At::Position, &mut source(buf, count)?, 0)
+    rw::write(cx.task, &file, At::Position, &mut source(buf, count)?, 0)
 }
 
 /// `pread(2)`.
@@ -88,7 +88,7 @@ fn sys_pwrite(cx: &mut Cx<'_>, fd: i32, buf: VirtAddr, count: usize, pos: i64) -
     if let Some(result) = direct::one(cx, &file, at, (buf, count), Write) {
         return result;
     }
-    rw::write(&context(cx).get(), &file, at, &mut source(buf, count)?, 0)
+    rw::write(cx.task, &file, at, &mut source(buf, count)?, 0)
 }
 
 fn read_vector(
@@ -132,7 +132,7 @@ fn write_vector(
     {
         return result;
     }
-    rw::write(&context(cx).get(), &file, at, &mut Source::user_segments(&list), rwf)
+    rw::write(cx.task, &file, at, &mut Source::user_segments(&list), rwf)
 }
 
 /// `readv(2)`.

@@ -73,6 +73,24 @@ pub struct Context<'a> {
     pub caller: &'a dyn Caller,
 }
 
+/// Who writes to an open file, as far as that asks: most writes ask nothing, so a task is taken as it
+/// is, without a [`Context`] being made of it.
+pub trait Writer {
+    /// The calling task.
+    fn caller(&self) -> &dyn Caller;
+    /// Its credentials.
+    fn creds(&self) -> Arc<Creds>;
+}
+
+impl Writer for Context<'_> {
+    fn caller(&self) -> &dyn Caller {
+        self.caller
+    }
+    fn creds(&self) -> Arc<Creds> {
+        self.creds.clone()
+    }
+}
+
 impl core::fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Context").field("uid", &self.creds.fsuid).finish_non_exhaustive()

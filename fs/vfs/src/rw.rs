@@ -9,7 +9,7 @@ use abi::inotify::{IN_ACCESS, IN_MODIFY};
 use abi::{Errno, Result};
 use arch::uio::{Sink, Source};
 
-use crate::context::{Context, Limit};
+use crate::context::{Context, Limit, Writer};
 use crate::cred::Cap;
 use crate::file::{DirectIo, Direction, File, FileMode};
 use crate::notify;
@@ -98,7 +98,7 @@ fn check_range(pos: u64, len: usize) -> Result<()> {
 /// `write(2)`, `pwrite(2)` and their vector forms. `rwf` are `RWF_*` flags of `pwritev2(2)`.
 #[inline]
 pub fn write(
-    ctx: &Context<'_>,
+    who: &dyn Writer,
     file: &File,
     at: At,
     source: &mut Source<'_>,
@@ -108,32 +108,32 @@ pub fn write(
     match at {
         At::Position if file.mode().contains(FileMode::SEEK) => {
             let mut position = file.position().lock();
-            let (count, end) = write_to(ctx, file, position.get(), source, rwf)?;
+            let (count, end) = write_to(who, file, position.get(), source, rwf)?;
             position.set(end);
             Ok(count)
         }
-        At::Position => Ok(write_to(ctx, file, 0, source, rwf)?.0),
+        At::Position => Ok(write_to(who, file, 0, source, rwf)?.0),
         At::Offset(pos) => {
             check_range(pos, source.remaining())?;
-            Ok(write_to(ctx, file, pos, source, rwf)?.0)
+            Ok(write_to(who, file, pos, source, rwf)?.0)
         }
     }
 }
 
 /// Writes; returns the count and where the write ended.
 fn write_to(
-    ctx: &Context<'_>,
+    who: &dyn Writer,
     file: &File,
     pos: u64,
     source: &mut Source<'_>,
     rwf: u32,
 ) -> Result<(usize, u64)> {
     let (count, end) = if file.inode().kind == FileKind::Regular {
-        write_regular(ctx, file, pos, source, rwf)?
+        write_regular(who, file, pos, source, rwf)?
     } else {
         let result = file.ops().write_at(file, pos, source);
         if result == Err(Errno::EPIPE) && file.mode().contains(FileMode::SIGPIPE) {
-            ctx.caller.raise(SIGPIPE);
+            who.caller().raise(SIGPIPE);
         }
         let count = result?;
         (count, pos + count as u64)
@@ -151,7 +151,7 @@ pub(crate) fn not_sealed(inode: &crate::Inode) -> Result<()> {
 }
 
 fn write_regular(
-    ctx: &Context<'_>,
+    who: &dyn Writer,
     file: &File,
     pos: u64,
     source: &mut Source<'_>,
@@ -167,11 +167,11 @@ fn write_regular(
         not_sealed(inode)?;
         let append = flags & O_APPEND != 0 || rwf & RWF_APPEND != 0;
         let pos = if append { inode.size() } else { pos };
-        let cut = limit(ctx, file, pos, source)?;
+        let cut = limit(who, file, pos, source)?;
         if inode.has(InodeFlags::SWAPFILE) {
             return Err(Errno::ETXTBSY);
         }
-        strip_privileges(ctx, file)?;
+        strip_privileges(who, file)?;
         inode.touch_for_write();
         let result = file.ops().write_at(file, pos, source);
         source.reexpand(cut);
@@ -248,15 +248,15 @@ pub fn start_direct(
 
 /// Cuts `source` to what limits allow at `pos`; returns what was cut off.
 #[inline]
-fn limit(ctx: &Context<'_>, file: &File, pos: u64, source: &mut Source<'_>) -> Result<usize> {
+fn limit(who: &dyn Writer, file: &File, pos: u64, source: &mut Source<'_>) -> Result<usize> {
     let end = pos.saturating_add(source.remaining() as u64);
     let max = file.inode().sb().max_file_size;
-    let soft = ctx.caller.limit(Limit::FileSize);
+    let soft = who.caller().limit(Limit::FileSize);
     if end <= max && end <= soft {
         return Ok(0);
     }
     if pos >= soft {
-        ctx.caller.raise(SIGXFSZ);
+        who.caller().raise(SIGXFSZ);
         return Err(Errno::EFBIG);
     }
     if pos >= max {
@@ -267,11 +267,11 @@ fn limit(ctx: &Context<'_>, file: &File, pos: u64, source: &mut Source<'_>) -> R
 
 /// A write by the unprivileged takes set-id bits and file capabilities away.
 #[inline]
-fn strip_privileges(ctx: &Context<'_>, file: &File) -> Result<()> {
+fn strip_privileges(who: &dyn Writer, file: &File) -> Result<()> {
     let inode = file.inode();
     if inode.mode() & 0o6000 != 0
         && let Some(mode) = inode.mode_without_setid()
-        && !capable_towards(inode, ctx.creds, Cap::FSETID)
+        && !capable_towards(inode, &who.creds(), Cap::FSETID)
     {
         let change = SetAttr { mode: Some(mode), now: Time::now(), ..SetAttr::default() };
         inode.ops().setattr(inode, &change)?;
