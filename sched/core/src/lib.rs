@@ -3,6 +3,7 @@
 
 extern crate alloc;
 
+mod awake;
 mod deferred;
 pub mod hooks;
 mod io_wait;

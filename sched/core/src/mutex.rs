@@ -1,6 +1,9 @@
 //! A lock whose waiters sleep: [`Mutex`].
+//!
+//! Who finds it held by a thread that runs waits awake for a moment first ([`crate::awake`]).
 
 use crate::WaitQueue;
+use crate::awake::{Holder, Look};
 use arch::lock::{LockClass, check};
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -15,6 +18,7 @@ const WANTED: u32 = 2;
 pub struct Mutex<T: ?Sized> {
     class: &'static LockClass,
     state: AtomicU32,
+    holder: Holder,
     queue: WaitQueue,
     value: UnsafeCell<T>,
 }
@@ -39,6 +43,7 @@ impl<T> Mutex<T> {
         Mutex {
             class,
             state: AtomicU32::new(FREE),
+            holder: Holder::new(),
             queue: WaitQueue::new(),
             value: UnsafeCell::new(value),
         }
@@ -71,8 +76,9 @@ impl<T: ?Sized> Mutex<T> {
 
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        // Acquire: pairs with the release in `release`.
-        self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        if !self.take() {
+            return None;
+        }
         check::sleep_acquired_try(self.class);
         Some(MutexGuard { lock: self })
     }
@@ -89,14 +95,32 @@ impl<T: ?Sized> Mutex<T> {
 
     #[inline]
     fn acquire(&self) {
-        if self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        if !self.take() {
             self.acquire_slowly();
         }
     }
 
+    #[inline]
+    fn take(&self) -> bool {
+        // Acquire: pairs with the release in `release`.
+        let before = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed);
+        if before.is_ok() {
+            self.holder.note();
+        }
+        before.is_ok()
+    }
+
     #[cold]
     fn acquire_slowly(&self) {
+        let look = || match self.state.load(Ordering::Relaxed) {
+            FREE if self.take() => Look::Taken,
+            _ => Look::Held,
+        };
+        if self.holder.await_while_it_runs(look) {
+            return;
+        }
         self.queue.wait(|| (self.state.swap(WANTED, Ordering::Acquire) == FREE).then_some(()));
+        self.holder.note();
     }
 
     #[inline]

@@ -9,11 +9,13 @@
 
 mod dead;
 mod moving;
+mod turn;
 
 pub use dead::{has_dead, reap, relieve_reaper};
 pub use moving::wake;
 pub(crate) use moving::{change_params, set_affinity, with_entity, with_rest};
 use moving::{choose_cpu, own_queue, share, steal};
+pub(crate) use turn::{Turn, patience_ns};
 
 use crate::hooks;
 use crate::io_wait::waiting_for_io;
@@ -258,6 +260,7 @@ fn switch_away(is_preempted: bool) {
         let to = &*next;
         to.on_cpu.store(true, Ordering::Relaxed);
         to.arch().set_cpu(arch::cpu::id());
+        turn::begin(to);
         if to.is_user() {
             to.load_space();
             if to.arch().has_flag(flags::RSEQ) {

@@ -38,6 +38,32 @@ pub fn current() -> &'static Thread {
     })
 }
 
+/// On the host nobody knows who runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Turn;
+
+impl Turn {
+    pub(crate) fn current() -> Turn {
+        Turn
+    }
+
+    pub(crate) fn from_raw(_: u64) -> Turn {
+        Turn
+    }
+
+    pub(crate) fn raw(self) -> u64 {
+        0
+    }
+
+    pub(crate) fn goes_on(self) -> bool {
+        false
+    }
+}
+
+pub(crate) fn patience_ns() -> u64 {
+    0
+}
+
 /// Nothing to do on the host.
 pub fn init_cpu(_: KernelStackRange) {}
 

@@ -4,12 +4,14 @@
 //! wait, or else wakes one writer; the last reader wakes one writer. So readers and writers get their turns
 //! alternately, and a writer who waits keeps new readers out. A writer who runs may take the lock before the
 //! one who was woken: the lock does not stand idle for the switch. Until the woken one has looked, no other
-//! is woken; so one at most is awake for nothing, and who was late waits at the end of the queue.
+//! is woken; so one at most is awake for nothing, and who was late waits at the end of the queue. Who finds it
+//! held by a writer that runs waits awake for a moment first ([`crate::awake`]).
 //!
 //! Nobody waits: one atomic instruction each way. Otherwise `line` says who does, and its lock orders
 //! who comes to wait with who leaves. Locks: `sched.rwlock` (690); it is released before waking.
 
 use crate::WaitQueue;
+use crate::awake::{Holder, Look};
 use arch::lock::{LockClass, SpinLock, check};
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -34,6 +36,8 @@ const NOTES: u32 = WRITERS_WAIT | READERS_WAIT | WRITER_COMES;
 pub struct RwLock<T: ?Sized> {
     class: &'static LockClass,
     state: AtomicU32,
+    /// The writer.
+    holder: Holder,
     line: SpinLock<Line>,
     /// How often waiting readers were given the lock.
     turn: AtomicU32,
@@ -76,6 +80,7 @@ impl<T> RwLock<T> {
         RwLock {
             class,
             state: AtomicU32::new(0),
+            holder: Holder::new(),
             line: SpinLock::new(&LINE, Line { readers: 0, writers: 0 }),
             turn: AtomicU32::new(0),
             readers: WaitQueue::new(),
@@ -157,11 +162,24 @@ impl<T: ?Sized> RwLock<T> {
     #[inline]
     fn take_write(&self) -> bool {
         // Acquire: pairs with the releases below.
-        self.state
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |state| {
-                (state & !NOTES == 0).then_some(state | WRITER)
-            })
-            .is_ok()
+        let before = self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, |state| {
+            (state & !NOTES == 0).then_some(state | WRITER)
+        });
+        if before.is_ok() {
+            self.holder.note();
+        }
+        before.is_ok()
+    }
+
+    /// Tries to take it from a writer that is about to give it back.
+    fn take_soon(&self, take: impl Fn() -> bool) -> bool {
+        self.holder.await_while_it_runs(|| {
+            // Relaxed: a sign, after which it is taken as always.
+            if self.state.load(Ordering::Relaxed) & WRITER != 0 {
+                return Look::Held;
+            }
+            if take() { Look::Taken } else { Look::Hopeless }
+        })
     }
 
     /// The look of a writer who waits.
@@ -177,6 +195,9 @@ impl<T: ?Sized> RwLock<T> {
 
     #[cold]
     fn wait_for_read(&self) {
+        if self.take_soon(|| self.take_read()) {
+            return;
+        }
         let turn = {
             let mut line = self.line.lock();
             // Takes it or leaves word, in one step: whoever holds it leaves after that, and looks here.
@@ -197,6 +218,9 @@ impl<T: ?Sized> RwLock<T> {
 
     #[cold]
     fn wait_for_write(&self) {
+        if self.take_soon(|| self.take_write()) {
+            return;
+        }
         {
             let mut line = self.line.lock();
             let before = self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, |state| {
@@ -204,11 +228,13 @@ impl<T: ?Sized> RwLock<T> {
                 Some(state | if is_free { WRITER } else { WRITERS_WAIT })
             });
             if before.is_ok_and(|state| state & !NOTES == 0) {
+                self.holder.note();
                 return;
             }
             line.writers += 1;
         }
         self.writers.wait(|| self.take_write_waiting().then_some(()));
+        self.holder.note();
         let mut line = self.line.lock();
         line.writers -= 1;
         if line.writers == 0 {
