@@ -296,6 +296,8 @@ unsafe fn finish(last: *const Thread) {
     let is_dead = last.state.load(Ordering::Relaxed) == state::DEAD;
     // Release: its registers are saved; a waker may put it on another processor's queue now.
     last.on_cpu.store(false, Ordering::Release);
+    // Set while the new thread did not run (`Thread::set_watched`): no interrupt comes for it any more.
+    arch::preempt::fold_need_resched();
     arch::preempt::release_no_resched();
     if !migrating.is_null() {
         // SAFETY: it is `last`, and alive: it runs again only after it has been queued here.
@@ -337,17 +339,27 @@ fn enqueue_locked(mut cpu: Queue, thread: &Thread, target: CpuId, why: Enqueue) 
         }
     } else if preempts || cpu.queue.nr_waiting() == 1 {
         // With the first that waits the other processor has to start watching its slice.
-        // SAFETY: the current thread of a processor is alive.
-        if let Some(current) = unsafe { cpu.current.as_ref() } {
-            current.arch().set_flag(flags::NEED_RESCHED);
-            if current.is_idle && why == Enqueue::Wakeup {
+        if wants_interrupt(&cpu) {
+            // SAFETY: the current thread of a processor is alive.
+            let is_idle = unsafe { cpu.current.as_ref() }.is_some_and(|current| current.is_idle);
+            if is_idle && why == Enqueue::Wakeup {
                 cpu.roused_ns = now;
             }
+            drop(cpu);
+            arch::ipi::reschedule(target);
         }
-        drop(cpu);
-        arch::ipi::reschedule(target);
     }
     now
+}
+
+/// Makes another processor choose again: whether it has to be interrupted for that. Not if it is about to
+/// choose: by itself, or since somebody has interrupted it or does so now. It chooses with its queue locked, as it
+/// is. Interrupts are off until it was interrupted: others count on it.
+fn wants_interrupt(cpu: &Queue) -> bool {
+    // SAFETY: the current thread of a processor is alive.
+    unsafe { cpu.current.as_ref() }.is_none_or(|current| {
+        current.arch().set_flag(flags::NEED_RESCHED) & flags::NEED_RESCHED == 0
+    })
 }
 
 /// Lets a new thread run.
@@ -432,14 +444,12 @@ pub(crate) fn resched(thread: &Thread) {
         arch::preempt::set_need_resched();
         return;
     }
-    {
-        let cpu = CPU.on(at).lock();
-        // SAFETY: the current thread of a processor is alive.
-        if let Some(current) = unsafe { cpu.current.as_ref() } {
-            current.arch().set_flag(flags::NEED_RESCHED);
-        }
+    let irq = arch::irq::disable();
+    let wants_interrupt = wants_interrupt(&CPU.on(at).lock());
+    if wants_interrupt {
+        arch::ipi::reschedule(at);
     }
-    arch::ipi::reschedule(at);
+    drop(irq);
 }
 
 /// The longest that a watched thread runs between two looks at its timers.

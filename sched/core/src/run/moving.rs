@@ -248,6 +248,8 @@ pub(crate) fn change_params(thread: &Thread, params: Params) {
 /// Changes the affinity. A thread that waits where it may not run any more moves now, one that runs
 /// there at its switch, for which its processor is asked.
 pub(crate) fn set_affinity(thread: &Thread, allowed: CpuSet) {
+    // Nothing comes between two queues.
+    let irq = arch::irq::disable();
     let mut cpu = own_queue(thread);
     while thread.place() == Place::Moving {
         // Whoever moves it has chosen by the old set, and is about to be done.
@@ -273,4 +275,5 @@ pub(crate) fn set_affinity(thread: &Thread, allowed: CpuSet) {
     unsafe { take(&mut cpu, entity, target) };
     drop(cpu);
     enqueue_on(thread, target, Enqueue::Move);
+    drop(irq);
 }
