@@ -292,9 +292,9 @@ fn inherit(parent: &Task, child: &Task, request: &Request) {
         child.set_clear_child_tid(request.child_tid);
     }
     child.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
-    let slack = parent.timer_slack_ns.load(Ordering::Relaxed);
-    child.timer_slack_ns.store(slack, Ordering::Relaxed);
-    child.default_timer_slack_ns.store(slack, Ordering::Relaxed);
+    if let Some(thread) = parent.thread() {
+        child.default_timer_slack_ns.store(thread.timer_slack_ns(), Ordering::Relaxed);
+    }
     child.ioprio.store(parent.ioprio.load(Ordering::Relaxed), Ordering::Relaxed);
     crate::seccomp::inherit(parent, child);
     if !has(clone::VM) {

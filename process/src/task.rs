@@ -112,9 +112,7 @@ pub struct Task {
     pub(crate) seccomp_mode: AtomicU32,
     /// `personality(2)`.
     pub personality: AtomicU32,
-    /// Timer slack in nanoseconds (`PR_SET_TIMERSLACK`).
-    pub timer_slack_ns: AtomicU64,
-    /// The default to which a slack of 0 goes back.
+    /// The timer slack in nanoseconds to which `PR_SET_TIMERSLACK` with 0 goes back; the slack is the thread's.
     pub default_timer_slack_ns: AtomicU64,
     /// `ioprio_set(2)`.
     pub ioprio: AtomicU32,
@@ -198,7 +196,6 @@ impl Task {
             seccomp: ArcCell::new(None),
             seccomp_mode: AtomicU32::new(0),
             personality: AtomicU32::new(0),
-            timer_slack_ns: AtomicU64::new(50_000),
             default_timer_slack_ns: AtomicU64::new(50_000),
             ioprio: AtomicU32::new(0),
             exit_code: AtomicI32::new(0),

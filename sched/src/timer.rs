@@ -1,5 +1,6 @@
 //! High-resolution timers: per processor an ordered map of what is to happen when, and the one
-//! hardware timer set to the earliest of them and of the running thread's slice.
+//! hardware timer set to the earliest of them and of the running thread's slice. A wake-up with slack
+//! is in its place for the latest instant and goes along with what fires from the asked one on.
 //!
 //! Callbacks run in interrupt context without locks held.
 
@@ -21,8 +22,19 @@ const NEVER: u64 = u64::MAX;
 
 #[derive(Clone)]
 enum Entry {
-    Wake(Arc<Thread>),
+    /// From an instant before its own on, if the hardware timer fires then.
+    Wake(Arc<Thread>, u64),
     Call(Arc<Timer>),
+}
+
+impl Entry {
+    /// The first instant at which one with the instant `at` may fire.
+    fn earliest(&self, at: u64) -> u64 {
+        match self {
+            Entry::Wake(_, asked) => *asked,
+            Entry::Call(_) => at,
+        }
+    }
 }
 
 struct Queue {
@@ -93,9 +105,9 @@ fn insert(at: u64, entry: Entry) -> (CpuId, (u64, u64)) {
     (cpu, key)
 }
 
-/// Wakes a thread at an instant.
-pub(crate) fn alarm(thread: Arc<Thread>, at_ns: u64) -> (CpuId, AlarmKey) {
-    insert(at_ns, Entry::Wake(thread))
+/// Wakes a thread at an instant, or by so much later.
+pub(crate) fn alarm(thread: Arc<Thread>, at_ns: u64, slack_ns: u64) -> (CpuId, AlarmKey) {
+    insert(at_ns.saturating_add(slack_ns), Entry::Wake(thread, at_ns))
 }
 
 /// Takes an alarm back.
@@ -136,7 +148,7 @@ fn expire(queue: &IrqLock<Queue>, now: u64) {
         let (key, entry) = {
             let mut queue = queue.lock();
             match queue.entries.first_entry() {
-                Some(first) if first.key().0 <= now => first.remove_entry(),
+                Some(first) if first.get().earliest(first.key().0) <= now => first.remove_entry(),
                 _ => return,
             }
         };
@@ -144,7 +156,7 @@ fn expire(queue: &IrqLock<Queue>, now: u64) {
             Deferred::Timer.count();
         }
         match entry {
-            Entry::Wake(thread) => {
+            Entry::Wake(thread, _) => {
                 run::wake(&thread, state::ANY);
             }
             Entry::Call(timer) => timer.fire(key),
@@ -165,7 +177,7 @@ pub struct Pending {
 pub fn pending(cpu: CpuId) -> Vec<Pending> {
     let queue = queue(cpu).lock();
     let entries = queue.entries.iter().map(|(key, entry)| match entry {
-        Entry::Wake(thread) => Pending { at_ns: key.0, wakes: Some(thread.clone()) },
+        Entry::Wake(thread, _) => Pending { at_ns: key.0, wakes: Some(thread.clone()) },
         Entry::Call(_) => Pending { at_ns: key.0, wakes: None },
     });
     entries.collect()

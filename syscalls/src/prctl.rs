@@ -159,10 +159,10 @@ fn sys_prctl(cx: &mut Cx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -
         29 => {
             let default = task.default_timer_slack_ns.load(Ordering::Relaxed);
             let slack = if a2 as i64 <= 0 { default } else { a2 };
-            task.timer_slack_ns.store(slack, Ordering::Relaxed);
+            sched::current().set_timer_slack_ns(slack);
             Ok(0)
         }
-        30 => Ok(task.timer_slack_ns.load(Ordering::Relaxed) as usize),
+        30 => Ok(sched::current().timer_slack_ns() as usize),
         // PR_MCE_KILL, PR_MCE_KILL_GET: the default policy.
         33 => Ok(0),
         34 => none(&[a2, a3, a4, a5]).map(|()| 2),

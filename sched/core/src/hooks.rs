@@ -15,8 +15,12 @@ unsafe extern "Rust" {
     /// Some thread has ended: the reaper is to look.
     #[cfg(target_os = "none")]
     pub(crate) safe fn sched_wake_reaper();
-    /// Wakes a thread at an instant.
-    pub(crate) safe fn sched_alarm(thread: Arc<Thread>, at_ns: u64) -> (CpuId, AlarmKey);
+    /// Wakes a thread at an instant, or by so much later.
+    pub(crate) safe fn sched_alarm(
+        thread: Arc<Thread>,
+        at_ns: u64,
+        slack_ns: u64,
+    ) -> (CpuId, AlarmKey);
     /// Takes an alarm back.
     pub(crate) safe fn sched_cancel(cpu: CpuId, key: AlarmKey);
     /// `CLOCK_REALTIME` in nanoseconds.
@@ -53,8 +57,9 @@ macro_rules! define_hooks {
             fn sched_alarm(
                 thread: alloc::sync::Arc<$crate::Thread>,
                 at_ns: u64,
+                slack_ns: u64,
             ) -> (arch::cpu::CpuId, AlarmKey) {
-                $alarm(thread, at_ns)
+                $alarm(thread, at_ns, slack_ns)
             }
             #[unsafe(no_mangle)]
             fn sched_cancel(cpu: arch::cpu::CpuId, key: AlarmKey) {

@@ -83,6 +83,9 @@ pub struct AtRest {
     pub user: Option<TrapFrame>,
 }
 
+/// The slack of the first program (man 2 prctl, `PR_SET_TIMERSLACK`).
+const DEFAULT_SLACK_NS: u64 = 50_000;
+
 /// One thread.
 #[repr(C)]
 pub struct Thread {
@@ -106,6 +109,9 @@ pub struct Thread {
     name: IrqLock<[u8; 16]>,
     number: AtomicI32,
     pub(crate) affinity: IrqLock<CpuSet>,
+    /// How much later than it asks for its interruptible waits may end; not while it is of real time.
+    slack_ns: AtomicU64,
+    is_realtime: AtomicBool,
     /// Set before the thread runs, taken by the reaper when it never will again.
     private: UnsafeCell<Option<Arc<dyn Any + Send + Sync>>>,
     has_private: AtomicBool,
@@ -155,6 +161,8 @@ impl Thread {
             name: IrqLock::new(&NAME_CLASS, [0; 16]),
             number: AtomicI32::new(0),
             affinity: IrqLock::new(&NAME_CLASS, arch::cpu::possible()),
+            slack_ns: AtomicU64::new(0),
+            is_realtime: AtomicBool::new(false),
             private: UnsafeCell::new(None),
             #[cfg(target_os = "none")]
             next_dead: AtomicPtr::new(core::ptr::null_mut()),
@@ -206,10 +214,15 @@ impl Thread {
         let arch = ArchThread::new_user(stack.range(), frame, fpu);
         let thread = Thread::build(arch, name, Some(stack), false);
         thread.is_user.store(true, Ordering::Relaxed);
+        thread.slack_ns.store(DEFAULT_SLACK_NS, Ordering::Relaxed);
         if let Some(parent) = crate::run::try_current() {
             let params = parent.params();
             // SAFETY: nobody else knows the thread yet.
             unsafe { (*thread.entity.get()).account.set_params(params) };
+            thread.is_realtime.store(params.policy.is_realtime(), Ordering::Relaxed);
+            if parent.is_user() {
+                thread.set_timer_slack_ns(parent.timer_slack_ns());
+            }
             let inherited = parent.affinity();
             *thread.affinity.lock() = inherited;
         }
@@ -439,6 +452,27 @@ impl Thread {
     /// Changes policy and priorities.
     pub fn set_params(&self, params: Params) {
         crate::run::change_params(self, params);
+        self.is_realtime.store(params.policy.is_realtime(), Ordering::Relaxed);
+    }
+
+    /// By how much its waits may end later than it asked, so that timers fire together.
+    pub fn timer_slack_ns(&self) -> u64 {
+        // Relaxed, here and below: lone words.
+        self.slack_ns.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`timer_slack_ns`](Self::timer_slack_ns).
+    pub fn set_timer_slack_ns(&self, slack_ns: u64) {
+        self.slack_ns.store(slack_ns, Ordering::Relaxed);
+    }
+
+    /// The slack of a wait in the sleep `mode`: exact are those that no signal ends, which are the kernel's, and
+    /// those of threads of real time.
+    pub(crate) fn slack_of(&self, mode: u32) -> u64 {
+        if mode != state::INTERRUPTIBLE || self.is_realtime.load(Ordering::Relaxed) {
+            return 0;
+        }
+        self.timer_slack_ns()
     }
 
     /// The processors it may run on.

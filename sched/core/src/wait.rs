@@ -139,8 +139,8 @@ struct Alarm {
 }
 
 impl Alarm {
-    fn new(thread: Arc<Thread>, at: u64) -> Alarm {
-        let (cpu, key) = hooks::sched_alarm(thread, at);
+    fn new(thread: Arc<Thread>, at: u64, slack: u64) -> Alarm {
+        let (cpu, key) = hooks::sched_alarm(thread, at, slack);
         Alarm { cpu, key }
     }
 }
@@ -148,6 +148,45 @@ impl Alarm {
 impl Drop for Alarm {
     fn drop(&mut self) {
         hooks::sched_cancel(self.cpu, self.key);
+    }
+}
+
+/// What ends a sleep besides its condition.
+pub(crate) struct Limit {
+    deadline: Option<Deadline>,
+    alarm: Option<Alarm>,
+}
+
+impl Limit {
+    pub(crate) fn new(deadline: Option<Deadline>) -> Limit {
+        Limit { deadline, alarm: None }
+    }
+
+    /// Whether the running thread may go to sleep now; it will be woken in time.
+    #[inline]
+    pub(crate) fn check(&mut self, thread: &Thread, mode: u32) -> Result<(), WaitError> {
+        if thread.is_interrupted(mode) {
+            return Err(WaitError::Interrupted);
+        }
+        match self.deadline {
+            Some(deadline) => self.arm(deadline, thread, mode),
+            None => Ok(()),
+        }
+    }
+
+    fn arm(&mut self, deadline: Deadline, thread: &Thread, mode: u32) -> Result<(), WaitError> {
+        let at = deadline.monotonic_ns();
+        let slack = thread.slack_of(mode);
+        // Who has slept is through when the time has come; who has just come sleeps while there is slack.
+        let end = if self.alarm.is_some() { at } else { at.saturating_add(slack) };
+        if arch::time::now_ns() >= end {
+            return Err(WaitError::TimedOut);
+        }
+        // Armed anew each time: the real-time clock may have been set, or the alarm have gone off on a
+        // processor whose clock is a little ahead of this one's.
+        drop(self.alarm.take());
+        self.alarm = thread.arc().map(|thread| Alarm::new(thread, at, slack));
+        Ok(())
     }
 }
 
@@ -243,7 +282,7 @@ impl WaitQueue {
             is_chosen: AtomicBool::new(false),
         };
         let node: *mut Node = &raw mut node;
-        let mut alarm: Option<Alarm> = None;
+        let mut limit = Limit::new(deadline);
         let outcome = loop {
             {
                 let mut inner = self.inner.lock();
@@ -262,23 +301,13 @@ impl WaitQueue {
             if let Some(result) = condition() {
                 break Ok(result);
             }
-            if thread.is_interrupted(mode) {
-                break Err(WaitError::Interrupted);
-            }
-            if let Some(deadline) = deadline {
-                let at = deadline.monotonic_ns();
-                if arch::time::now_ns() >= at {
-                    break Err(WaitError::TimedOut);
-                }
-                // Armed anew each time: the real-time clock may have been set, or the alarm have gone off on a
-                // processor whose clock is a little ahead of this one's.
-                drop(alarm.take());
-                alarm = thread.arc().map(|thread| Alarm::new(thread, at));
+            if let Err(error) = limit.check(thread, mode) {
+                break Err(error);
             }
             schedule();
         };
         thread.state.store(state::RUNNING, Ordering::SeqCst);
-        drop(alarm);
+        drop(limit);
         let was_chosen = {
             let mut inner = self.inner.lock();
             // SAFETY: the node is ours; it is on this queue or on none.
