@@ -23,6 +23,12 @@ impl<T: ?Sized> ArcCell<T> {
         self.0.lock().clone()
     }
 
+    /// Which object it holds, without a reference to it: to be compared only.
+    #[inline]
+    pub(crate) fn address(&self) -> Option<*const ()> {
+        self.0.lock().as_ref().map(|held| Arc::as_ptr(held).cast())
+    }
+
     /// Replaces what it holds; the old object is dropped without the lock.
     pub fn set(&self, value: Option<Arc<T>>) {
         let old = core::mem::replace(&mut *self.0.lock(), value);

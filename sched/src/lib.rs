@@ -21,7 +21,7 @@ pub use threads::run::{
 pub use threads::{
     AtRest, CpuTimes, Deadline, Deferred, IoWait, Listener, Mutex, MutexGuard, ProcessorTimes,
     RwLock, RwLockReadGuard, RwLockWriteGuard, STACK_SIZE, Space, Thread, WaitError, WaitQueue,
-    state, waiting_for_io,
+    park_interruptible, state, waiting_for_io,
 };
 
 threads::define_hooks! {

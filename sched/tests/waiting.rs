@@ -203,6 +203,56 @@ fn waiters_are_woken_and_time_out() {
 }
 
 #[test]
+fn parked_threads_are_woken_and_time_out() {
+    const ROUNDS: u32 = 2000;
+    let turn = Arc::new(AtomicU32::new(0));
+    let start = Arc::new(std::sync::Barrier::new(2));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let other = {
+        let (turn, start) = (turn.clone(), start.clone());
+        std::thread::spawn(move || {
+            sender.send(sched::current().arc()).expect("there is a receiver");
+            start.wait();
+            for round in 0..ROUNDS {
+                let done = || (turn.load(Ordering::SeqCst) > round).then_some(());
+                assert_eq!(sched::park_interruptible(done, None), Ok(()));
+            }
+        })
+    };
+    let thread = receiver.recv().expect("a sender").expect("it lives");
+    start.wait();
+    for _ in 0..ROUNDS {
+        turn.fetch_add(1, Ordering::SeqCst);
+        thread.unpark();
+    }
+    other.join().expect("no panic");
+    let late = sched::park_interruptible(|| None::<()>, Some(Deadline::after_ns(2_000_000)));
+    assert_eq!(late, Err(WaitError::TimedOut));
+}
+
+#[test]
+fn slack_lets_a_wait_begin_late_and_none_end_early() {
+    let thread = sched::current();
+    for slack in [0, 5_000_000] {
+        thread.set_timer_slack_ns(slack);
+        let start = arch::time::now_ns();
+        let mut looks = 0;
+        let look = || {
+            looks += 1;
+            None::<()>
+        };
+        let late = sched::park_interruptible(look, Some(Deadline::at_monotonic_ns(start)));
+        assert_eq!(late, Err(WaitError::TimedOut));
+        // Without slack there is no time to sleep at all.
+        assert_eq!(looks > 1, slack > 0);
+        let queue = WaitQueue::new();
+        let late = queue.wait_interruptible(|| None::<()>, Some(Deadline::after_ns(2_000_000)));
+        assert_eq!(late, Err(WaitError::TimedOut));
+        assert!(arch::time::now_ns() >= start + 2_000_000);
+    }
+}
+
+#[test]
 fn barrier_waits_for_what_was_queued() {
     static RUN: AtomicUsize = AtomicUsize::new(0);
     for round in 1..=3 {

@@ -32,8 +32,7 @@ struct Poller {
 impl Listener for Poller {
     fn notify(&self, _: u32) {
         self.woken.store(true, Ordering::SeqCst);
-        // Ends the sleep without a signal being pending.
-        self.thread.interrupt();
+        self.thread.unpark();
     }
 }
 
@@ -104,8 +103,7 @@ fn wait(
     deadline: Option<Deadline>,
 ) -> Result<usize> {
     loop {
-        let nobody = WaitQueue::new();
-        match nobody.wait_interruptible(|| registered.was_woken().then_some(()), deadline) {
+        match sched::park_interruptible(|| registered.was_woken().then_some(()), deadline) {
             Ok(()) => {}
             Err(WaitError::TimedOut) => return Ok(0),
             Err(WaitError::Interrupted) => return Err(Errno::EINTR),

@@ -7,7 +7,7 @@ use arch::VirtAddr;
 use arch::user;
 use process::Task;
 use process::usage::Usage;
-use sched::{Deadline, WaitQueue, clock};
+use sched::{Deadline, clock};
 use vfs::cred::Cap;
 
 crate::syscalls! {
@@ -210,8 +210,7 @@ fn sys_time(_: &mut Cx<'_>, at: VirtAddr) -> Result<usize> {
 
 /// Sleeps; what is left goes to `remaining` when a handler ran, and is slept after a stop.
 fn sleep(task: &Task, deadline: Deadline, remaining: Option<VirtAddr>) -> Result<usize> {
-    let queue = WaitQueue::new();
-    match queue.wait_interruptible(|| None::<()>, Some(deadline)) {
+    match sched::park_interruptible(|| None::<()>, Some(deadline)) {
         Ok(()) | Err(sched::WaitError::TimedOut) => Ok(0),
         Err(sched::WaitError::Interrupted) => {
             if let Some(at) = remaining.filter(|at| !at.is_null()) {
@@ -252,7 +251,6 @@ fn sleep_until(
     remaining: Option<VirtAddr>,
 ) -> Result<usize> {
     const SHORTEST_NS: u64 = 1_000_000;
-    let queue = WaitQueue::new();
     let processors = arch::cpu::online().len().max(1) as u64;
     loop {
         let left = until.saturating_sub(clock.read());
@@ -260,7 +258,7 @@ fn sleep_until(
             return Ok(0);
         }
         let deadline = Deadline::after_ns((left / processors).max(SHORTEST_NS));
-        let waited = queue.wait_interruptible(|| None::<()>, Some(deadline));
+        let waited = sched::park_interruptible(|| None::<()>, Some(deadline));
         if waited == Err(sched::WaitError::Interrupted) {
             let Some(at) = remaining else { return Err(Errno::ERESTARTNOHAND) };
             if !at.is_null() {

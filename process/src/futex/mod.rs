@@ -8,6 +8,9 @@
 //! in with the bucket unlocked and the whole step repeated. So between the check of the value and
 //! the entry into the bucket no wake-up can be lost.
 //!
+//! Who is to wake takes the waiters out with the bucket locked and wakes them after: what is woken runs
+//! while the waker still tells the other processor of it, and finds neither a lock held nor one to take.
+//!
 //! Locks: a bucket (rank 580); two are taken in the order of their index.
 
 pub mod pi;
@@ -20,12 +23,12 @@ use abi::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use arch::VirtAddr;
 use arch::lock::{LockClass, SpinLock, SpinLockGuard};
 use arch::user::{self, WordOp};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use sched::{Deadline, WaitQueue};
+use sched::{Deadline, Thread};
+use smallvec::SmallVec;
 use spin::Once;
 
 static BUCKET_CLASS: LockClass = LockClass::new("process.futex", 580);
@@ -55,11 +58,12 @@ impl Key {
         if !address.is_user() {
             return Err(Errno::EFAULT);
         }
-        let mm = task.mm().ok_or(Errno::EFAULT)?;
-        let private = Key { object: Arc::as_ptr(&mm) as usize as u64, offset: address.0 };
+        let space = task.mm.address().ok_or(Errno::EFAULT)?;
+        let private = Key { object: space.addr() as u64, offset: address.0 };
         if scope == Scope::Private {
             return Ok(private);
         }
+        let mm = task.mm().ok_or(Errno::EFAULT)?;
         match mm.shared_key(address)? {
             // The low bit keeps objects apart from address spaces.
             Some((object, offset)) => Ok(Key { object: object | 1, offset }),
@@ -75,7 +79,7 @@ impl Key {
 
 /// A thread that waits.
 struct Waiter {
-    queue: WaitQueue,
+    thread: Option<Arc<Thread>>,
     woken: AtomicBool,
     bits: u32,
     /// Where the waiter is: requeueing changes it. Written with the bucket of the old place locked.
@@ -154,7 +158,7 @@ fn arrival() -> u64 {
 impl Waiter {
     fn new(key: Key, bits: u32, pi: Option<pi::Claim>) -> Arc<Waiter> {
         Arc::new(Waiter {
-            queue: WaitQueue::new(),
+            thread: sched::current().arc(),
             woken: AtomicBool::new(false),
             bits,
             place: SpinLock::new(&PLACE_CLASS, (key, arrival())),
@@ -169,7 +173,9 @@ impl Waiter {
     /// Marks and wakes; the waiter has left its bucket.
     fn wake(&self) {
         self.woken.store(true, Ordering::Release);
-        self.queue.wake_all();
+        if let Some(thread) = &self.thread {
+            thread.unpark();
+        }
     }
 
     fn is_woken(&self) -> bool {
@@ -240,7 +246,7 @@ pub fn wait(
 }
 
 fn sleep(waiter: &Arc<Waiter>, deadline: Option<Deadline>) -> Result<()> {
-    let slept = waiter.queue.wait_interruptible(|| waiter.is_woken().then_some(()), deadline);
+    let slept = sched::park_interruptible(|| waiter.is_woken().then_some(()), deadline);
     let Err(error) = slept else { return Ok(()) };
     if !waiter.leave() {
         // Woken in the last moment.
@@ -252,20 +258,33 @@ fn sleep(waiter: &Arc<Waiter>, deadline: Option<Deadline>) -> Result<()> {
     })
 }
 
-/// Takes up to `count` waiters of `key` out of a bucket.
-fn take(bucket: &mut Bucket, key: Key, count: usize, bits: u32, out: &mut Vec<Arc<Waiter>>) {
-    let mut from = 0;
-    while out.len() < count {
-        let next = bucket
-            .range((key, from)..=(key, u64::MAX))
-            .find(|(_, w)| w.bits & bits != 0 && w.pi.is_none())
-            .map(|(&place, _)| place);
-        let Some(place) = next else { break };
-        from = place.1 + 1;
-        if let Some(waiter) = bucket.remove(&place) {
-            out.push(waiter);
-        }
+/// Waiters that are out of their bucket and still to be woken, without a lock.
+type Taken = SmallVec<[Arc<Waiter>; 8]>;
+
+/// So many are taken out of a bucket before it is unlocked for others.
+const BATCH: usize = 32;
+
+/// All places of waiters of a key.
+fn places(key: Key) -> core::ops::RangeInclusive<(Key, u64)> {
+    (key, 0)..=(key, u64::MAX)
+}
+
+/// Takes up to `count` waiters of `key` out of a bucket, but none that wait for a lock that is inherited:
+/// whether one of those was the first.
+fn take(bucket: &mut Bucket, key: Key, count: usize, bits: u32, out: &mut Taken) -> bool {
+    if count == 0 || bucket.is_empty() {
+        return false;
     }
+    let mut first_is_pi = None;
+    let wanted = bucket.extract_if(places(key), |_, waiter| {
+        if waiter.bits & bits == 0 {
+            return false;
+        }
+        let is_pi = waiter.pi.is_some();
+        !*first_is_pi.get_or_insert(is_pi) && !is_pi
+    });
+    out.extend(wanted.take(count).map(|(_, waiter)| waiter));
+    first_is_pi == Some(true)
 }
 
 fn wake_taken(taken: &[Arc<Waiter>]) -> usize {
@@ -281,26 +300,16 @@ pub fn wake(task: &Task, address: VirtAddr, scope: Scope, count: u32, bits: u32)
         return Err(Errno::EINVAL);
     }
     let key = Key::of(task, address, scope)?;
-    // One waiter is the common case; a list is made for more only.
-    let mut woken = 0;
     let count = count.max(1) as usize;
+    let mut woken = 0;
     loop {
-        let mut some: Vec<Arc<Waiter>> = Vec::new();
-        {
-            let mut bucket = lock(key);
-            let first = bucket
-                .range((key, 0)..=(key, u64::MAX))
-                .find(|(_, w)| w.bits & bits != 0)
-                .map(|(&place, w)| (place, w.pi.is_some()));
-            match first {
-                None => return Ok(woken),
-                Some((_, true)) => return Err(Errno::EINVAL),
-                Some(_) => {}
-            }
-            take(&mut bucket, key, (count - woken).min(32), bits, &mut some);
+        let at_most = (count - woken).min(BATCH);
+        let mut some = Taken::new();
+        if take(&mut lock(key), key, at_most, bits, &mut some) {
+            return Err(Errno::EINVAL);
         }
         woken += wake_taken(&some);
-        if some.is_empty() || woken >= count {
+        if some.len() < at_most || woken >= count {
             return Ok(woken);
         }
     }
@@ -320,7 +329,7 @@ pub fn requeue(
     }
     let key_from = Key::of(task, from, scope)?;
     let key_to = Key::of(task, to, scope)?;
-    let mut taken: Vec<Arc<Waiter>> = Vec::new();
+    let mut taken = Taken::new();
     let moved = with_word(from, || {
         let mut pair = Pair::lock(key_from, key_to);
         if let Some(expected) = expected {
@@ -333,12 +342,11 @@ pub fn requeue(
         take(pair.a(), key_from, wake_count as usize, u32::MAX, &mut taken);
         let mut moved = 0;
         while moved < move_count as usize && key_from != key_to {
-            let bucket = pair.a();
-            let next = bucket.range((key_from, 0)..=(key_from, u64::MAX)).next().map(|(&p, _)| p);
-            let Some(place) = next else { break };
-            let Some(waiter) = bucket.remove(&place) else { break };
-            *waiter.place.lock() = (key_to, arrival());
-            waiter.enqueue(pair.b());
+            let next = pair.a().extract_if(places(key_from), |_, _| true).next();
+            let Some((_, waiter)) = next else { break };
+            let place = (key_to, arrival());
+            *waiter.place.lock() = place;
+            pair.b().insert(place, waiter);
             moved += 1;
         }
         Step::Done(Ok(moved))
@@ -360,8 +368,7 @@ pub fn wake_op(
     let key1 = Key::of(task, first, scope)?;
     let key2 = Key::of(task, second, scope)?;
     let operation = WakeOp::decode(encoded)?;
-    let mut taken: Vec<Arc<Waiter>> = Vec::new();
-    let mut also: Vec<Arc<Waiter>> = Vec::new();
+    let (mut taken, mut also) = (Taken::new(), Taken::new());
     with_word(second, || {
         let mut pair = Pair::lock(key1, key2);
         let Ok(old) = user::fetch_op_u32(second, operation.op, operation.operand) else {
@@ -429,6 +436,7 @@ pub(crate) fn thread_exit(task: &Task) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     #[test]
     fn wake_op_decodes() {
@@ -452,11 +460,17 @@ mod tests {
             waiter.enqueue(&mut bucket);
         }
         Waiter::new(other, 1, None).enqueue(&mut bucket);
-        let mut out = Vec::new();
+        let mut out = Taken::new();
         take(&mut bucket, key, 2, 1, &mut out);
         assert!(Arc::ptr_eq(&out[0], &waiters[0]) && Arc::ptr_eq(&out[1], &waiters[1]));
-        take(&mut bucket, key, 9, 2, &mut out);
+        assert!(!take(&mut bucket, key, 9, 2, &mut out));
         assert_eq!(out.len(), 2);
         assert_eq!(bucket.len(), 2);
+        let claim = pi::Claim { tid: 1, task: alloc::sync::Weak::new() };
+        let inheriting = Key { object: 8, offset: 12 };
+        Waiter::new(inheriting, 1, Some(claim)).enqueue(&mut bucket);
+        Waiter::new(inheriting, 1, None).enqueue(&mut bucket);
+        assert!(take(&mut bucket, inheriting, 9, 1, &mut out));
+        assert_eq!(out.len(), 2);
     }
 }

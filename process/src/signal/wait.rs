@@ -8,7 +8,7 @@ use abi::{Errno, Result};
 use alloc::boxed::Box;
 use arch::thread::flags;
 use core::sync::atomic::Ordering;
-use sched::{Deadline, WaitQueue};
+use sched::Deadline;
 
 /// Installs a mask for the duration of one call; [`end_temporary`] or a signal's delivery puts the
 /// old one back.
@@ -42,8 +42,7 @@ pub fn pause() -> Errno {
 
 /// Sleeps until a signal comes or the deadline passes.
 fn sleep(deadline: Option<Deadline>) {
-    let nobody = WaitQueue::new();
-    let _ = nobody.wait_interruptible(|| None::<()>, deadline);
+    let _ = sched::park_interruptible(|| None::<()>, deadline);
 }
 
 /// Takes a pending signal of `set`, the thread's own before the process's.
