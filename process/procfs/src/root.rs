@@ -28,6 +28,7 @@ pub(crate) fn node(shown: Arc<Shown>) -> Node {
         .with("buddyinfo", show(memory::buddyinfo))
         .with("cmdline", show(global::cmdline))
         .with("consoles", show(global::consoles))
+        .with("cgroups", show(global::cgroups))
         .with("cpuinfo", show(cpu::cpuinfo))
         .with("devices", show(global::devices))
         .with("diskstats", show(global::diskstats))
