@@ -15,11 +15,7 @@ use vfs::fdtable::FdTable;
 
 /// Runs `program` as root in the namespaces of the machine, without an open file. Errors: those of
 /// `execve(2)`; `EAGAIN` or `ENOMEM` where `fork(2)` has them.
-pub(crate) fn spawn(
-    program: &[u8],
-    arguments: &[Vec<u8>],
-    environment: &[Vec<u8>],
-) -> Result<()> {
+pub(crate) fn spawn(program: &[u8], arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> Result<()> {
     let pid = Pid::allocate(PidNamespace::initial())?;
     let limits = Limits::initial(fork::max_threads() as u64);
     let group = ThreadGroup::new(pid.clone(), pid.clone(), pid.clone(), limits);

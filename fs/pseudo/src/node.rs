@@ -7,6 +7,7 @@ use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
+use sched::WaitQueue;
 use vfs::cred::Creds;
 use vfs::{
     Attr, Context, FileKind, FileOps, Inode, InodeFlags, InodeInit, InodeOps, Link, NewInode, Path,
@@ -94,10 +95,22 @@ pub trait Text: Send + Sync {
     fn open(&self) -> Option<Result<Arc<dyn FileOps>>> {
         None
     }
+    /// What poll(2) waits for, for files that it can wait for.
+    fn changes(&self) -> Option<Changes> {
+        None
+    }
     /// As [`Directory::keep`].
     fn keep(&self, access: Access) {
         let _ = access;
     }
+}
+
+/// How a text tells that it would read otherwise: it is an error and urgent data until it is read again.
+pub struct Changes {
+    /// Woken then.
+    pub queue: Arc<WaitQueue>,
+    /// Another number then.
+    pub count: u64,
 }
 
 /// Where a symbolic link leads.
@@ -217,8 +230,10 @@ impl InodeOps for NodeInode {
 
     fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
         let Body::Dir(own) = &self.body else { return Err(Errno::ENOTDIR) };
-        if new.kind != FileKind::Directory {
-            return Err(Errno::EPERM);
+        match new.kind {
+            FileKind::Directory => {}
+            FileKind::Regular => return Err(Errno::EACCES),
+            _ => return Err(Errno::EPERM),
         }
         let access = Access { mode: new.mode & 0o7777, owner: (new.uid, new.gid) };
         let inode = inode_of(dir.sb(), own.make(name, access)?);
@@ -255,8 +270,7 @@ impl InodeOps for NodeInode {
     fn setattr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
         inode.apply(change);
         inode.set_size(0);
-        let access =
-            Access { mode: inode.mode() & 0o7777, owner: (inode.uid(), inode.gid()) };
+        let access = Access { mode: inode.mode() & 0o7777, owner: (inode.uid(), inode.gid()) };
         match &self.body {
             Body::Dir(dir) => dir.keep(access),
             Body::File(text) => text.keep(access),

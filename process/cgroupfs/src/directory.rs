@@ -5,8 +5,9 @@ use abi::stat::{DT_DIR, DT_REG};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 use process::cgroup::{self, Group, Mode};
-use pseudo::{Access, Body, Directory, Lister, Node, Text};
+use pseudo::{Access, Body, Changes, Directory, Lister, Node, Text};
 use vfs::cred::Creds;
 
 /// What writes do; `opener` has opened the file.
@@ -33,6 +34,9 @@ pub(crate) fn in_root(group: &Group) -> bool {
 pub(crate) fn below_root(group: &Group) -> bool {
     !group.is_root()
 }
+
+/// Files that tell of changes.
+pub(crate) const TOLD: [&str; 2] = ["cgroup.events", "pids.events"];
 
 /// Numbers between those of two groups: one for each file.
 const FILES: u64 = 1 << 12;
@@ -65,7 +69,7 @@ impl GroupDir {
     /// A group's directory as a node.
     pub(crate) fn node(group: Arc<Group>) -> Node {
         let own = group.settings.mode("");
-        let mode = own.unwrap_or(Mode { bits: 0o755, owner: (0, 0) });
+        let mode = own.unwrap_or(Mode { bits: 0o555, owner: (0, 0) });
         Node {
             ino: dir_ino(&group),
             mode: mode.bits,
@@ -134,9 +138,8 @@ impl Directory for GroupDir {
     }
 
     fn make(&self, name: &[u8], access: Access) -> Result<Node> {
-        let is_file = entries(&self.0).any(|(_, entry)| {
-            entry.name.as_bytes() == name && (entry.is_in)(&self.0)
-        });
+        let is_file = entries(&self.0)
+            .any(|(_, entry)| entry.name.as_bytes() == name && (entry.is_in)(&self.0));
         if is_file {
             return Err(Errno::EEXIST);
         }
@@ -185,6 +188,12 @@ impl Text for GroupFile {
     fn store_as(&self, bytes: &[u8], opener: &Arc<Creds>) -> Result<()> {
         let store = self.entry.store.ok_or(Errno::EINVAL)?;
         store(self.group()?, bytes.trim_ascii(), opener)
+    }
+
+    fn changes(&self) -> Option<Changes> {
+        let count = self.group.event_count.load(Ordering::Acquire);
+        let is_told = TOLD.contains(&self.entry.name);
+        is_told.then(|| Changes { queue: self.group.events.clone(), count })
     }
 
     fn keep(&self, access: Access) {

@@ -1,6 +1,6 @@
 //! The types `cgroup` and `cgroup2`.
 
-use crate::directory::{GroupDir, file_ino};
+use crate::directory::{GroupDir, TOLD, file_ino};
 use abi::{Errno, Result};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -91,10 +91,7 @@ impl pseudo::Settings for Settings {
         for name in hierarchy.controllers.names() {
             write!(out, ",{name}")?;
         }
-        let switches = [
-            (hierarchy.is_without_prefix, "noprefix"),
-            (hierarchy.has_xattr, "xattr"),
-        ];
+        let switches = [(hierarchy.is_without_prefix, "noprefix"), (hierarchy.has_xattr, "xattr")];
         for (_, word) in switches.iter().filter(|(is_set, _)| *is_set) {
             write!(out, ",{word}")?;
         }
@@ -208,13 +205,13 @@ fn may_mount(request: &MountRequest<'_>) -> Result<()> {
 fn told(group: &Arc<Group>) {
     let blocks: Vec<Arc<SuperBlock>> = {
         let supers = SUPERS.lock();
-        let same = supers.iter().filter(|shown| {
-            core::ptr::eq(&**shown.root.hierarchy(), &**group.hierarchy())
-        });
+        let same = supers
+            .iter()
+            .filter(|shown| core::ptr::eq(&**shown.root.hierarchy(), &**group.hierarchy()));
         same.filter_map(|shown| shown.sb.upgrade()).collect()
     };
     for sb in &blocks {
-        for name in ["cgroup.events", "pids.events"] {
+        for name in TOLD {
             let inode = file_ino(group, name).and_then(|ino| pseudo::inode_in_use(sb, ino));
             if let Some(inode) = inode {
                 vfs::notify::to_inode(&inode, vfs::notify::IN_MODIFY);

@@ -47,7 +47,7 @@ pub(crate) fn node(shown: Arc<Shown>) -> Node {
         .with("slabinfo", Node { mode: 0o400, ..show(memory::slabinfo) })
         .with("softirqs", show(interrupts::softirqs))
         .with("stat", show(cpu::stat))
-        .with("swaps", show(memory::swaps))
+        .with("swaps", pseudo::file(0o444, memory::Swaps))
         .with("sys", sysctl::node())
         .with("sysrq-trigger", sysrq::trigger())
         .dir("sysvipc", sysvipc::tree())

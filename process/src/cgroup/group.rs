@@ -43,13 +43,15 @@ pub struct Group {
     pub(super) enabled: AtomicU64,
     pub(super) pids: Pids,
     /// Woken when `cgroup.events` would read otherwise.
-    pub events: WaitQueue,
+    pub events: Arc<WaitQueue>,
+    /// How often it was.
+    pub event_count: AtomicU64,
 }
 
 impl Group {
     pub(super) fn root(hierarchy: Arc<Hierarchy>) -> Arc<Group> {
         let clones_children = hierarchy.clones_children;
-        let maker = Mode { bits: 0o755, owner: (0, 0) };
+        let maker = Mode { bits: 0o555, owner: (0, 0) };
         let root = Group::new(hierarchy, None, b"".as_slice().into(), 1, maker);
         root.settings.clones_children.store(clones_children, Ordering::Relaxed);
         root
@@ -83,7 +85,8 @@ impl Group {
             settings,
             enabled: AtomicU64::new(0),
             pids: Pids::new(),
-            events: WaitQueue::new(),
+            events: Arc::new(WaitQueue::new()),
+            event_count: AtomicU64::new(0),
         })
     }
 

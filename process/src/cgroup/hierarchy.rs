@@ -112,9 +112,10 @@ pub fn version_1() -> Vec<Arc<Group>> {
 
 /// The controllers that no hierarchy of version 1 has.
 pub(super) fn unified_controllers() -> Controllers {
-    VERSION_1.lock().iter().fold(Controllers::all(), |left, root| {
-        left.difference(root.hierarchy().controllers)
-    })
+    VERSION_1
+        .lock()
+        .iter()
+        .fold(Controllers::all(), |left, root| left.difference(root.hierarchy().controllers))
 }
 
 /// The root of the hierarchy that has `controller`.
@@ -168,9 +169,10 @@ pub fn mount(mut wanted: Wanted, may_make: bool) -> Result<Arc<Group>> {
         return Err(Errno::EINVAL);
     }
     let free = unified_controllers();
-    let in_use = unified().subtree().iter().fold(Controllers::empty(), |in_use, group| {
-        in_use.union(group.enabled_for_children())
-    });
+    let in_use = unified()
+        .subtree()
+        .iter()
+        .fold(Controllers::empty(), |in_use, group| in_use.union(group.enabled_for_children()));
     if !free.difference(in_use).contains(wanted.controllers) {
         return Err(Errno::EBUSY);
     }

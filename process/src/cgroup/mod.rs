@@ -182,8 +182,7 @@ pub fn tasks(group: &Arc<Group>) -> Vec<Arc<Task>> {
     let tasks = all.iter().flat_map(|process| process.tasks());
     tasks
         .filter(|task| {
-            let is_elsewhere =
-                task.cgroups.get().is_some_and(|set| set.group(hierarchy).is_some());
+            let is_elsewhere = task.cgroups.get().is_some_and(|set| set.group(hierarchy).is_some());
             !is_elsewhere && matches!(task.life(), Life::Alive | Life::Exiting)
         })
         .collect()
@@ -205,9 +204,7 @@ pub fn kind(group: &Group) -> Kind {
     let is_threaded_domain = |group: &Group| {
         !group.is_root() && !group.enabled_for_children().is_empty() && group.has_tasks()
     };
-    if group.parent().is_some_and(|parent| {
-        is_threaded_domain(parent) || kind_is_invalid(parent)
-    }) {
+    if group.parent().is_some_and(|parent| is_threaded_domain(parent) || kind_is_invalid(parent)) {
         Kind::DomainInvalid
     } else if is_threaded_domain(group) {
         Kind::DomainThreaded
@@ -396,6 +393,7 @@ pub fn set_events_hook(hook: fn(&Arc<Group>)) {
 fn told_later(group: &Group) {
     let Some(group) = group.arc() else { return };
     sched::work::queue(move || {
+        group.event_count.fetch_add(1, Ordering::AcqRel);
         group.events.wake_all();
         if let Some(hook) = HOOK.get() {
             hook(&group);

@@ -20,11 +20,7 @@ pub(super) struct Pids {
 
 impl Pids {
     pub(super) fn new() -> Pids {
-        Pids {
-            count: AtomicI64::new(0),
-            max: AtomicI64::new(NO_LIMIT),
-            refused: AtomicU64::new(0),
-        }
+        Pids { count: AtomicI64::new(0), max: AtomicI64::new(NO_LIMIT), refused: AtomicU64::new(0) }
     }
 }
 
