@@ -26,7 +26,7 @@ pub(crate) fn spawn(program: &[u8], arguments: &[Vec<u8>], environment: &[Vec<u8
         user: User::of(0),
         mm: None,
         files: Arc::new(FdTable::new()),
-        fs: Arc::new(FsState::new(root(), 0o022)),
+        fs: Arc::new(FsState::new(paths(), 0o022)),
         sighand: fork::fresh_handlers(),
         ns: nsproxy::initial().clone(),
     });
@@ -42,13 +42,12 @@ pub(crate) fn spawn(program: &[u8], arguments: &[Vec<u8>], environment: &[Vec<u8
     born
 }
 
-/// The root directory of process 1, which may have entered another one since the boot.
-fn root() -> FsPaths {
+/// The directories of process 1, which may have entered others since the boot.
+fn paths() -> FsPaths {
     let init = PidNamespace::initial().init();
     let task = init.and_then(|init| init.any_task());
     let paths = task.and_then(|task| task.fs()).and_then(|fs| fs.paths());
-    let root = paths.unwrap_or_else(nsproxy::detached_paths).root.clone();
-    FsPaths { root: root.clone(), cwd: root }
+    (*paths.unwrap_or_else(nsproxy::detached_paths)).clone()
 }
 
 fn strings(words: &[Vec<u8>]) -> Result<Strings> {

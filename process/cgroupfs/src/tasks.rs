@@ -51,7 +51,7 @@ fn show(mut numbers: Vec<i32>, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// `cgroup.procs`: those of which a thread is in the group.
+/// `cgroup.procs`: processes of which a thread is in the group.
 pub(crate) fn show_processes(group: &Arc<Group>, out: &mut Vec<u8>) -> Result<()> {
     let ns = numbers();
     let tasks = cgroup::tasks(group);

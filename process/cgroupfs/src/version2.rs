@@ -112,7 +112,9 @@ fn show_controllers(controllers: Controllers, out: &mut Vec<u8>) -> Result<()> {
     for (index, name) in controllers.names().enumerate() {
         out.text(if index == 0 { "" } else { " " }).text(name);
     }
-    out.text("\n");
+    if !controllers.is_empty() {
+        out.text("\n");
+    }
     Ok(())
 }
 

@@ -222,7 +222,7 @@ fn kind_is_invalid(group: &Group) -> bool {
 /// Moves `task` to `group`, in version 2 or if `is_whole` with all threads of its process.
 ///
 /// Errors: `ENODEV` for a group that is gone, `EBUSY` for one whose children are controlled as whole
-/// processes, `EOPNOTSUPP` for one that is [`Kind::DomainInvalid`], `ESRCH` for a task that has ended.
+/// processes, `EOPNOTSUPP` for one that is [`Kind::DomainInvalid`]. Who has ended stays where he was.
 pub fn attach(group: &Arc<Group>, task: &Arc<Task>, is_whole: bool) -> Result<()> {
     let held = structure();
     if group.is_removed() {
@@ -238,21 +238,19 @@ pub fn attach(group: &Arc<Group>, task: &Arc<Task>, is_whole: bool) -> Result<()
     }
     let tasks = if is_whole { task.group.tasks() } else { Vec::from([task.clone()]) };
     let mut left = Vec::with_capacity(tasks.len());
-    let mut moved = false;
     {
         let _tree = tree();
         // Threads that were born since the list was made.
         let tasks = if is_whole { task.group.tasks() } else { tasks };
         for task in &tasks {
             if matches!(task.life(), Life::Alive | Life::Exiting) {
-                moved = true;
                 left.extend(move_task(task, group));
             }
         }
     }
     drop(left);
     drop(held);
-    if moved { Ok(()) } else { Err(Errno::ESRCH) }
+    Ok(())
 }
 
 /// Moves one task; the tree is locked. The set it was in, to be dropped without the lock.
@@ -394,7 +392,7 @@ fn told_later(group: &Group) {
     let Some(group) = group.arc() else { return };
     sched::work::queue(move || {
         group.event_count.fetch_add(1, Ordering::AcqRel);
-        group.events.wake_all();
+        group.events.notify(abi::poll::POLLERR | abi::poll::POLLPRI);
         if let Some(hook) = HOOK.get() {
             hook(&group);
         }
