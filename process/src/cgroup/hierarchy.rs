@@ -146,7 +146,7 @@ impl Wanted {
 /// controller is in another hierarchy.
 pub fn mount(mut wanted: Wanted, may_make: bool) -> Result<Arc<Group>> {
     let _held = structure();
-    if wanted.all && !wanted.controllers.is_empty() || wanted.none && wanted.all {
+    if wanted.all && (wanted.none || !wanted.controllers.is_empty()) {
         return Err(Errno::EINVAL);
     }
     if wanted.all || wanted.controllers.is_empty() && !wanted.none && wanted.name.is_none() {
