@@ -386,6 +386,8 @@ impl ThreadGroup {
         let removed = threads.live.leave(key)?;
         threads.dead.add(&Usage::of(&removed));
         THREADS.fetch_sub(1, Ordering::Relaxed);
+        drop(threads);
+        crate::cgroup::gone(&removed);
         Some(removed)
     }
 
@@ -400,6 +402,8 @@ impl ThreadGroup {
             None => threads.dead.add(&Usage::of(&removed)),
         }
         THREADS.fetch_sub(1, Ordering::Relaxed);
+        drop(threads);
+        crate::cgroup::gone(&removed);
         Some(removed)
     }
 

@@ -1,6 +1,6 @@
 //! Paths to nodes.
 
-use crate::{disks, functions, memory, networks, nodes, system};
+use crate::{disks, functions, memory, networks, nodes, system, uevents};
 use abi::Result;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -91,13 +91,14 @@ impl Builder {
         if !text.is_empty() {
             text.push('\n');
         }
+        let device = path.to_string();
+        let lines = text.clone();
         let node = pseudo::knob(
             move |out| {
                 out.extend_from_slice(text.as_bytes());
                 Ok(())
             },
-            // Asks for the event to be sent again; nobody can listen yet.
-            |_| Ok(()),
+            move |bytes| uevents::ask(&device, &lines, bytes),
         );
         self.put(&format!("{path}/uevent"), node);
     }
@@ -179,12 +180,24 @@ fn build(tree: &mut Builder) {
     ] {
         tree.dir(path);
     }
+    tree.line("kernel/uevent_seqnum", || uevents::sequence().to_string());
     system::add(tree);
     memory::add(tree);
     functions::add(tree);
     disks::add(tree);
     networks::add(tree);
     nodes::add(tree);
+}
+
+/// What class or bus a device belongs to: the end of its link `subsystem`.
+pub(crate) fn subsystem(device: &str) -> Option<String> {
+    let dir = At { path: format!("/{device}") };
+    let link = dir.with(|dir| match dir.entries.get("subsystem")? {
+        Entry::Leaf(Node { body: Body::Link(to), .. }) => Some(to.clone()),
+        _ => None,
+    });
+    let text = String::from_utf8(link.ok()??.text().ok()?).ok()?;
+    text.rsplit('/').next().map(String::from)
 }
 
 /// The root directory.

@@ -50,6 +50,7 @@ mod test_root;
 mod test_shell;
 mod test_stress;
 mod test_sysrq;
+mod test_systemd;
 mod test_uefi;
 mod uefi;
 
