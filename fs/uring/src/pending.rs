@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 
 use aio::watch::Watch;
 use arch::lock::{IrqLock, LockClass};
+use vfs::File;
 
+use crate::retry::Waiting;
 use crate::timeout::Timeout;
 
 static CLASS: LockClass = LockClass::new("uring.pending", 585);
@@ -14,11 +16,22 @@ static CLASS: LockClass = LockClass::new("uring.pending", 585);
 /// What a request waits for.
 #[derive(Clone)]
 pub(crate) enum Wait {
-    /// A file; whether the request is one that waits for nothing else.
-    File(Arc<Watch>),
+    /// A file, to try something with it then.
+    Try(Arc<Waiting>),
     /// A file, to be read or written then.
     Transfer(Arc<Watch>),
     Time(Arc<Timeout>),
+}
+
+/// What became of the attempt to end something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ended {
+    /// It had ended.
+    Before,
+    /// It has ended.
+    Now,
+    /// It ends by itself, and does not wait any more.
+    Soon,
 }
 
 /// Requests by what the program calls them, and a number.
@@ -57,7 +70,8 @@ impl Pending {
     pub(crate) fn remove(&self, user_data: u64, number: u64) {
         let gone = self.0.lock().waits.remove(&(user_data, number));
         match gone {
-            Some(Wait::File(watch) | Wait::Transfer(watch)) => aio::pool::let_go(watch),
+            Some(Wait::Try(waiting)) => aio::pool::let_go(waiting),
+            Some(Wait::Transfer(watch)) => aio::pool::let_go(watch),
             Some(Wait::Time(timeout)) => aio::pool::let_go(timeout),
             None => {}
         }
@@ -104,6 +118,12 @@ impl Pending {
         named.filter(|(_, wait)| wants(wait)).map(|(key, wait)| (key.1, wait.clone())).collect()
     }
 
+    /// Those that `wants` picks, whatever they are called.
+    pub(crate) fn matching(&self, wants: impl Fn(&Wait) -> bool) -> Vec<Wait> {
+        let inner = self.0.lock();
+        inner.waits.values().filter(|wait| wants(wait)).cloned().collect()
+    }
+
     /// Ends all of them.
     pub(crate) fn cancel_all(&self) {
         let waits = core::mem::take(&mut self.0.lock().waits);
@@ -114,18 +134,29 @@ impl Pending {
 }
 
 impl Wait {
-    /// Ends it with `ECANCELED`; whether it was still waiting.
-    pub(crate) fn cancel(&self) -> bool {
+    /// Ends it with `ECANCELED`.
+    pub(crate) fn cancel(&self) -> Ended {
         match self {
-            Wait::Time(timeout) => timeout.cancel(),
-            Wait::File(watch) | Wait::Transfer(watch) => match watch.cancel() {
+            Wait::Time(timeout) if timeout.cancel() => Ended::Now,
+            Wait::Time(_) => Ended::Before,
+            Wait::Try(waiting) => waiting.cancel(),
+            Wait::Transfer(watch) => match watch.cancel() {
                 Some(ready) => {
                     // No events: the request was cancelled.
                     ready(0);
-                    true
+                    Ended::Now
                 }
-                None => false,
+                None => Ended::Before,
             },
+        }
+    }
+
+    /// The file that is waited for.
+    pub(crate) fn file(&self) -> Option<&Arc<File>> {
+        match self {
+            Wait::Try(waiting) => Some(&waiting.file),
+            Wait::Transfer(watch) => Some(watch.file()),
+            Wait::Time(_) => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use vfs::File;
 
 use crate::issue::{self, Env, Runner};
 use crate::prepare::Prepared;
+use crate::retry::Outcome;
 use crate::rings::Uring;
 use crate::timeout::Timeout;
 
@@ -24,6 +25,8 @@ pub struct Request {
     /// The result that counts as success, if only one does.
     pub(crate) expected: Option<usize>,
     pub(crate) file: Option<Arc<File>>,
+    /// What its completion has besides the result.
+    pub(crate) cqe_flags: u32,
     /// Ends it when it takes too long.
     pub(crate) limit: Option<Arc<Timeout>>,
 }
@@ -58,6 +61,7 @@ impl Request {
             env: env.clone(),
             expected: None,
             file: None,
+            cqe_flags: 0,
             limit: None,
         }
     }
@@ -86,13 +90,27 @@ impl Request {
         self.settle(res, is_success, false)
     }
 
+    /// The same as [`complete`](Self::complete) for an operation that was tried.
+    pub(crate) fn finish(mut self, outcome: Outcome) {
+        self.cqe_flags = outcome.flags;
+        let res = res_of(outcome.result);
+        self.complete_as(res, res >= 0 && !outcome.is_short);
+    }
+
+    /// The same while it was started; what comes next.
+    pub(crate) fn finish_now(mut self, outcome: Outcome) -> Option<Next> {
+        self.cqe_flags = outcome.flags;
+        let res = res_of(outcome.result);
+        self.settle(res, res >= 0 && !outcome.is_short, false)
+    }
+
     fn is_success(&self, res: i32) -> bool {
         res >= 0 && self.expected.is_none_or(|expected| res as usize == expected)
     }
 
     fn settle(mut self, res: i32, is_success: bool, is_late: bool) -> Option<Next> {
         let silent = self.flags & sqe::CQE_SKIP_SUCCESS != 0 && res >= 0;
-        let cqe = Cqe { user_data: self.user_data, res, flags: 0 };
+        let cqe = Cqe { user_data: self.user_data, res, flags: self.cqe_flags };
         if !silent {
             self.ring.post(cqe, is_late);
         }

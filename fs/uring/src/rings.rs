@@ -11,8 +11,10 @@ use arch::lock::{IrqLock, LockClass};
 use sched::{Deadline, Mutex, WaitError, WaitQueue};
 use vfs::File;
 
+use crate::buffers::Groups;
 use crate::pending::Pending;
 use crate::register::Registered;
+use crate::restrict::Rules;
 use crate::submit::Queue;
 
 static COMPLETIONS: LockClass = LockClass::new("uring.completions", 587);
@@ -64,6 +66,10 @@ pub struct Uring {
     pub(crate) is_closed: AtomicBool,
     /// What the program registered.
     pub registered: Registered,
+    /// Buffers that the program provided.
+    pub(crate) groups: Groups,
+    /// What it may be asked for.
+    pub(crate) rules: Rules,
     event: IrqLock<Option<Event>>,
     /// Wakes the polling thread.
     pub(crate) poller: WaitQueue,
@@ -160,6 +166,8 @@ impl Uring {
             is_disabled: AtomicBool::new(flags & setup::R_DISABLED != 0),
             is_closed: AtomicBool::new(false),
             registered: Registered::new(),
+            groups: Groups::new(),
+            rules: Rules::new(),
             event: IrqLock::new(&EVENT, None),
             poller: WaitQueue::new(),
             poller_kicked: AtomicBool::new(false),
@@ -290,6 +298,7 @@ impl Uring {
         let event = self.event.lock().take();
         drop(event);
         self.registered.clear();
+        self.groups.clear();
     }
 
     /// Wakes the polling thread.

@@ -16,7 +16,7 @@ static CLASS: LockClass = LockClass::new("uring.timeout", 584);
 /// A request that time ends.
 pub(crate) struct Timeout {
     ring: Arc<Uring>,
-    request: IrqLock<Option<Request>>,
+    waiting: IrqLock<Waiting<Request>>,
     timer: Arc<Timer>,
     user_data: u64,
     number: u64,
@@ -26,6 +26,26 @@ pub(crate) struct Timeout {
     target: Option<u64>,
     /// Its time having passed counts as success.
     is_success: bool,
+}
+
+/// What waits, and until when. Both are under one lock, so that a time that came while the timeout was moved
+/// does not end it, and one that has ended cannot be moved.
+struct Waiting<T> {
+    what: Option<T>,
+    until_ns: u64,
+}
+
+impl<T> Waiting<T> {
+    /// What waited, if its time has come.
+    fn expire(&mut self, now_ns: u64) -> Option<T> {
+        if now_ns < self.until_ns { None } else { self.what.take() }
+    }
+
+    /// It waits until another instant; whether it had not ended.
+    fn move_to(&mut self, until_ns: u64) -> bool {
+        self.until_ns = until_ns;
+        self.what.is_some()
+    }
 }
 
 /// When one ends.
@@ -57,7 +77,10 @@ impl Timeout {
             };
             Timeout {
                 ring: ring.clone(),
-                request: IrqLock::new(&CLASS, Some(request)),
+                waiting: IrqLock::new(
+                    &CLASS,
+                    Waiting { what: Some(request), until_ns: when.at_ns },
+                ),
                 timer: Timer::new(fire),
                 user_data,
                 number,
@@ -81,17 +104,28 @@ impl Timeout {
 
     /// Whether it has ended.
     pub(crate) fn is_over(&self) -> bool {
-        self.request.lock().is_none()
+        self.waiting.lock().what.is_none()
     }
 
-    /// It ends at another instant.
-    pub(crate) fn move_to(&self, at_ns: u64) {
-        self.timer.arm(at_ns);
+    /// Whether it limits another request.
+    pub(crate) fn is_limit(&self) -> bool {
+        self.target.is_some()
+    }
+
+    /// It ends at another instant; whether it had not ended.
+    pub(crate) fn move_to(&self, at_ns: u64) -> bool {
+        let mut waiting = self.waiting.lock();
+        let moved = waiting.move_to(at_ns);
+        if moved {
+            // Under the lock: of two that move it the last has both.
+            self.timer.arm(at_ns);
+        }
+        moved
     }
 
     fn expire(&self) {
         // Taken first: what it ends would end it as one that was not needed.
-        let Some(request) = self.request.lock().take() else { return };
+        let Some(request) = self.waiting.lock().expire(arch::time::now_ns()) else { return };
         if let Some(target) = self.target {
             for (_, wait) in self.ring.pending.named(target, |wait| !matches!(wait, Wait::Time(_)))
             {
@@ -112,7 +146,7 @@ impl Timeout {
     }
 
     fn end(&self, res: i32, is_success: bool) -> bool {
-        let Some(request) = self.request.lock().take() else { return false };
+        let Some(request) = self.waiting.lock().what.take() else { return false };
         self.timer.cancel();
         self.settle(request, res, is_success);
         true
@@ -129,5 +163,27 @@ impl Timeout {
             self.ring.timed_out.fetch_add(1, Ordering::AcqRel);
             self.ring.changed.wake_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_was_moved_does_not_end_it() {
+        let mut waiting = Waiting { what: Some(1), until_ns: 100 };
+        assert!(waiting.move_to(200));
+        // The timer had fired for the old time.
+        assert_eq!(waiting.expire(150), None);
+        assert_eq!(waiting.expire(200), Some(1));
+    }
+
+    #[test]
+    fn one_that_has_ended_cannot_be_moved() {
+        let mut waiting = Waiting { what: Some(1), until_ns: 100 };
+        assert_eq!(waiting.expire(100), Some(1));
+        assert!(!waiting.move_to(200));
+        assert_eq!(waiting.expire(300), None);
     }
 }
