@@ -7,6 +7,7 @@
 use crate::group::{ThreadGroup, tree};
 use crate::signal::{self, stop};
 use crate::task::{Life, Task};
+use crate::usage::Usage;
 use abi::signal::{SIG_IGN, SigInfo, Signal, sa, si};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -162,7 +163,7 @@ impl After {
             parent.child_wait.wake_all();
         }
         for group in self.reap {
-            release(&group);
+            release(&group, None);
         }
         drop(self.freed);
     }
@@ -301,7 +302,7 @@ fn announce(group: &Arc<ThreadGroup>, leader: &Task, parent: &Arc<ThreadGroup>, 
     if auto_reap {
         after.reap.push(group.clone());
     } else {
-        parent.family.lock().zombies.insert(group.birth, group.clone());
+        parent.family.lock().children.announce(group);
     }
     after.wake.push(parent.clone());
 }
@@ -348,23 +349,23 @@ fn find_reaper(group: &Arc<ThreadGroup>) -> Option<Arc<ThreadGroup>> {
 
 /// Gives the children of `group` to another parent. The tree is locked.
 fn adopt_children(group: &Arc<ThreadGroup>, after: &mut After) {
-    let (children, zombies) = {
+    let children = {
         let mut family = group.family.lock();
-        family.changed.clear();
-        (core::mem::take(&mut family.children), core::mem::take(&mut family.zombies))
+        if family.children.is_empty() {
+            return;
+        }
+        family.children.take()
     };
-    if children.is_empty() {
-        return;
-    }
     let Some(reaper) = find_reaper(group) else { return };
     let thread = reaper.any_task().map_or_else(alloc::sync::Weak::new, |t| t.weak());
     let own_pgrp = group.pgrp();
     let own_session = group.session();
-    for (birth, child) in children {
+    for child in children {
         child.set_parent(&reaper, thread.clone());
         child.exit_signal.store(Signal::SIGCHLD.raw() as i32, Ordering::Relaxed);
-        reaper.family.lock().children.insert(birth, child.clone());
-        if zombies.contains_key(&birth) {
+        let has_ended = child.kin.lock().is_waitable;
+        reaper.family.lock().children.add(&child);
+        if has_ended {
             if let Some(leader) = child.leader() {
                 announce(&child, &leader, &reaper, after);
             }
@@ -382,34 +383,26 @@ fn adopt_children(group: &Arc<ThreadGroup>, after: &mut After) {
     }
 }
 
-/// Removes an ended process from all tables: its number is free afterwards.
-pub(crate) fn release(group: &Arc<ThreadGroup>) {
-    let (leader, parent) = {
+/// Removes an ended process from all tables: its number is free afterwards. `used` is what it has
+/// used, if that is known.
+pub(crate) fn release(group: &Arc<ThreadGroup>, used: Option<Usage>) {
+    let gone = {
         let _tree = tree();
         let parent = group.parent();
-        if let Some(parent) = &parent {
-            let mut family = parent.family.lock();
-            family.children.remove(&group.birth);
-            family.zombies.remove(&group.birth);
-            family.changed.remove(&group.birth);
-        }
-        let (pgrp, session) = {
+        let child = parent.as_ref().and_then(|it| it.family.lock().children.remove(group));
+        {
             let kin = group.kin.lock();
-            (kin.pgrp.clone(), kin.session.clone())
-        };
-        pgrp.detach_member(group.birth);
-        session.detach_session(group.birth);
-        let leader = group.leader();
+            kin.pgrp.detach_member(kin.pgrp_key);
+            kin.session.detach_session(kin.session_key);
+        }
+        let leader = group.remove_leader(used);
         if let Some(leader) = &leader {
             leader.set_life(Life::Dead);
-            leader.pid().detach_task();
-            group.remove_thread(leader);
         }
-        group.pid().detach_group();
-        (leader, parent)
+        group.pid().detach_process();
+        (leader, child, parent)
     };
-    drop(leader);
-    drop(parent);
+    drop(gone);
 }
 
 /// Signals every other thread of the process to end and waits until the running task is alone: the

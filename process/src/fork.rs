@@ -160,7 +160,7 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
     let sighand = parent.sighand().ok_or(Errno::EINVAL)?;
     let sighand = if has(clone::SIGHAND) { sighand } else { Arc::new(sighand.duplicate()) };
     if has(clone::CLEAR_SIGHAND) {
-        sighand.clear();
+        sighand.reset_handlers();
     }
     let mut ns = parent.ns();
     if flags & (NEW_ANY & !clone::NEWPID) != 0 {
@@ -374,14 +374,14 @@ fn link(
     let (pgrp, session) = (group.pgrp(), group.session());
     {
         let mut kin = own.kin.lock();
-        kin.pgrp = pgrp.clone();
-        kin.session = session.clone();
+        kin.pgrp_key = pgrp.attach_member(own);
+        kin.session_key = session.attach_session(own);
+        kin.pgrp = pgrp;
+        kin.session = session;
     }
     pid.attach_task(child);
     pid.attach_group(own);
-    pgrp.attach_member(own);
-    session.attach_session(own);
-    real_parent.family.lock().children.insert(own.birth, own.clone());
+    real_parent.family.lock().children.add(own);
     crate::ptrace::adopt_child(parent, child, is_watched);
     Ok(())
 }

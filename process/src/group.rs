@@ -8,12 +8,15 @@
 //!
 //! Locks: tree (rank 600) → family (605) → threads (610) → signals (620, interrupts off).
 
+use crate::children::Children;
 use crate::limits::Limits;
 use crate::pid::{Pid, PidNamespace};
+use crate::ptrace::Traces;
+use crate::roll::Roll;
 use crate::signal::GroupSignals;
 use crate::task::{Life, Task};
 use crate::usage::Usage;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::lock::{IrqLock, LockClass, SpinLock, SpinLockGuard};
@@ -50,24 +53,12 @@ pub fn thread_count() -> usize {
     THREADS.load(Ordering::Relaxed)
 }
 
-/// A process's children.
+/// A process's children and what it traces.
 #[derive(Default)]
 pub(crate) struct Family {
-    /// By birth number, so in the order of birth.
-    pub(crate) children: BTreeMap<u64, Arc<ThreadGroup>>,
-    /// The children that have ended and wait to be reaped.
-    pub(crate) zombies: BTreeMap<u64, Arc<ThreadGroup>>,
-    /// The children that stopped or continued and were not waited for since.
-    pub(crate) changed: BTreeMap<u64, Arc<ThreadGroup>>,
-    /// Threads that a thread of this process traces, by the number of their thread.
-    pub(crate) traced: BTreeMap<u64, Arc<Task>>,
-    /// Those of them that may have stopped since they were last waited for.
-    pub(crate) traced_news: crate::ptrace::News,
-    /// Traced threads that have ended and were not waited for.
-    pub(crate) traced_exits: VecDeque<crate::ptrace::ThreadExit>,
-    /// Other parents' children whose leader was traced from here: they have ended and are this
-    /// process's to wait for first. With the thread that traced.
-    pub(crate) traced_zombies: BTreeMap<u64, (Arc<ThreadGroup>, Weak<Task>)>,
+    pub(crate) children: Children,
+    /// Made when a thread of this process first traces another.
+    pub(crate) traces: Option<Box<Traces>>,
 }
 
 /// What a process belongs to.
@@ -75,22 +66,29 @@ pub(crate) struct Kin {
     pub(crate) parent: Weak<ThreadGroup>,
     /// The thread that made this process (`__WNOTHREAD`, parent-death signals).
     pub(crate) parent_thread: Weak<Task>,
+    /// Its key among the parent's children.
+    pub(crate) child_key: u64,
     pub(crate) pgrp: Arc<Pid>,
+    /// Its key among the members of the process group.
+    pub(crate) pgrp_key: u64,
     pub(crate) session: Arc<Pid>,
+    /// Its key among the members of the session.
+    pub(crate) session_key: u64,
     /// Set while the process is a zombie that its parent has been told about.
     pub(crate) is_zombie: bool,
     /// A zombie that its tracer, not its parent, may wait for.
     pub(crate) is_held: bool,
+    /// It has ended, its parent has been told, and nobody has waited for it yet.
+    pub(crate) is_waitable: bool,
 }
 
 pub(crate) struct Threads {
     /// Usage of those that are gone. It changes together with `live`, so that no look at both
     /// finds a thread twice or not at all: the time of a process never goes back.
     dead: Usage,
-    pub(crate) leader: Weak<Task>,
-    /// By birth order of the threads.
-    pub(crate) live: BTreeMap<u64, Arc<Task>>,
-    pub(crate) next: u64,
+    /// The leader's key in `live`.
+    leader: u64,
+    live: Roll<Arc<Task>>,
 }
 
 /// A process.
@@ -188,20 +186,19 @@ impl ThreadGroup {
                 Kin {
                     parent: Weak::new(),
                     parent_thread: Weak::new(),
+                    child_key: 0,
                     pgrp,
+                    pgrp_key: 0,
                     session,
+                    session_key: 0,
                     is_zombie: false,
                     is_held: false,
+                    is_waitable: false,
                 },
             ),
             threads: IrqLock::new(
                 &THREADS_CLASS,
-                Threads {
-                    dead: Usage::default(),
-                    leader: Weak::new(),
-                    live: BTreeMap::new(),
-                    next: 0,
-                },
+                Threads { dead: Usage::default(), leader: 0, live: Roll::new() },
             ),
             live_count: AtomicUsize::new(0),
             signals: IrqLock::new(&SIGNALS_CLASS, GroupSignals::new()),
@@ -287,9 +284,9 @@ impl ThreadGroup {
         Arc::ptr_eq(&self.kin.lock().session, &self.pid)
     }
 
-    /// The child processes, in the order of their birth.
+    /// The child processes, in the order in which they came to this one.
     pub fn children(&self) -> Vec<Arc<ThreadGroup>> {
-        self.family.lock().children.values().cloned().collect()
+        self.family.lock().children.iter().cloned().collect()
     }
 
     /// The controlling terminal.
@@ -305,11 +302,12 @@ impl ThreadGroup {
 
     /// The leader; it stays until the process is reaped, even after it has exited.
     pub fn leader(&self) -> Option<Arc<Task>> {
-        self.threads.lock().leader.upgrade()
+        let threads = self.threads.lock();
+        threads.live.get(threads.leader).cloned()
     }
 
     pub(crate) fn leader_is(&self, task: &Task) -> bool {
-        core::ptr::eq(self.threads.lock().leader.as_ptr(), task)
+        self.threads.lock().leader == task.thread_key.load(Ordering::Relaxed)
     }
 
     /// Every thread that is not reaped, oldest first.
@@ -320,7 +318,7 @@ impl ThreadGroup {
             let mut tasks = Vec::with_capacity(wanted + 4);
             let threads = self.threads.lock();
             if threads.live.len() <= tasks.capacity() {
-                tasks.extend(threads.live.values().cloned());
+                tasks.extend(threads.live.iter().cloned());
                 return tasks;
             }
         }
@@ -329,7 +327,7 @@ impl ThreadGroup {
     /// Calls `act` for every thread that is not reaped, with the thread list locked: `act` must be
     /// short and may take no lock of a lower rank than a thread's signals.
     pub(crate) fn for_each_task(&self, mut act: impl FnMut(&Arc<Task>)) {
-        for task in self.threads.lock().live.values() {
+        for task in self.threads.lock().live.iter() {
             act(task);
         }
     }
@@ -337,12 +335,12 @@ impl ThreadGroup {
     /// The first thread that satisfies `test`, the leader before the others.
     pub(crate) fn find_task(&self, test: impl Fn(&Task) -> bool) -> Option<Arc<Task>> {
         let threads = self.threads.lock();
-        if let Some(leader) = threads.leader.upgrade()
-            && test(&leader)
+        if let Some(leader) = threads.live.get(threads.leader)
+            && test(leader)
         {
-            return Some(leader);
+            return Some(leader.clone());
         }
-        threads.live.values().find(|t| test(t)).cloned()
+        threads.live.iter().find(|t| test(t)).cloned()
     }
 
     /// How many threads there are.
@@ -358,37 +356,49 @@ impl ThreadGroup {
     /// Any thread that still runs; the leader if it does.
     pub fn any_task(&self) -> Option<Arc<Task>> {
         let threads = self.threads.lock();
-        if let Some(leader) = threads.leader.upgrade()
+        if let Some(leader) = threads.live.get(threads.leader)
             && leader.life() == Life::Alive
         {
-            return Some(leader);
+            return Some(leader.clone());
         }
-        threads.live.values().find(|t| t.life() == Life::Alive).cloned()
+        threads.live.iter().find(|t| t.life() == Life::Alive).cloned()
     }
 
     pub(crate) fn add_thread(&self, task: &Arc<Task>, is_leader: bool) {
         let mut threads = self.threads.lock();
-        let key = threads.next;
-        threads.next += 1;
+        let key = threads.live.join(task.clone());
         task.thread_key.store(key, Ordering::Relaxed);
-        threads.live.insert(key, task.clone());
         if is_leader {
-            threads.leader = Arc::downgrade(task);
+            threads.leader = key;
         }
         self.live_count.fetch_add(1, Ordering::AcqRel);
         THREADS.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn set_leader(&self, task: &Arc<Task>) {
-        self.threads.lock().leader = Arc::downgrade(task);
+        self.threads.lock().leader = task.thread_key.load(Ordering::Relaxed);
     }
 
     /// Takes a thread that has ended off the list; what it used stays with the process.
     pub(crate) fn remove_thread(&self, task: &Task) -> Option<Arc<Task>> {
         let key = task.thread_key.load(Ordering::Relaxed);
         let mut threads = self.threads.lock();
-        let removed = threads.live.remove(&key)?;
+        let removed = threads.live.leave(key)?;
         threads.dead.add(&Usage::of(&removed));
+        THREADS.fetch_sub(1, Ordering::Relaxed);
+        Some(removed)
+    }
+
+    /// Takes the leader, the last one, off the list; `used` is what the process has used, if that is
+    /// known.
+    pub(crate) fn remove_leader(&self, used: Option<Usage>) -> Option<Arc<Task>> {
+        let mut threads = self.threads.lock();
+        let leader = threads.leader;
+        let removed = threads.live.leave(leader)?;
+        match used {
+            Some(used) => threads.dead = used,
+            None => threads.dead.add(&Usage::of(&removed)),
+        }
         THREADS.fetch_sub(1, Ordering::Relaxed);
         Some(removed)
     }
@@ -455,9 +465,9 @@ impl ThreadGroup {
 
     /// Whether it has ended and another thread of the parent, whose family is locked, is about to
     /// reap it.
-    pub(crate) fn family_is_claimed(&self, parent: &Family) -> bool {
+    pub(crate) fn is_claimed(&self) -> bool {
         let kin = self.kin.lock();
-        kin.is_zombie && !kin.is_held && !parent.zombies.contains_key(&self.birth)
+        kin.is_zombie && !kin.is_held && !kin.is_waitable
     }
 
     /// Usage of all threads, dead and alive.
@@ -476,7 +486,7 @@ impl ThreadGroup {
     fn sum_of_threads(&self) -> Usage {
         let threads = self.threads.lock();
         let mut sum = threads.dead;
-        threads.live.values().for_each(|task| sum.add(&Usage::of(task)));
+        threads.live.iter().for_each(|task| sum.add(&Usage::of(task)));
         sum
     }
 
@@ -484,7 +494,7 @@ impl ThreadGroup {
     pub fn run_ns(&self) -> u64 {
         let threads = self.threads.lock();
         let dead = threads.dead.utime_ns + threads.dead.stime_ns;
-        let live = threads.live.values().filter_map(|task| task.thread());
+        let live = threads.live.iter().filter_map(|task| task.thread());
         dead + live.map(|thread| thread.run_ns()).sum::<u64>()
     }
 

@@ -8,6 +8,7 @@ use crate::task::Task;
 use abi::signal::{SigInfo, Signal, si};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
+use core::mem::replace;
 use core::sync::atomic::Ordering;
 use tty::{Caller, JobControl, PidRef, Tty};
 
@@ -29,22 +30,24 @@ pub fn setsid(task: &Task) -> Result<i32> {
 /// Moves a process to another process group and session. The tree is locked.
 fn move_to(group: &ThreadGroup, pgrp: &Arc<Pid>, session: Option<&Arc<Pid>>) -> Result<()> {
     let this = group.arc().ok_or(Errno::ESRCH)?;
+    let (mut old_pgrp, mut old_session) = (None, None);
     // The new ones are joined before the old ones are left, so that no number is freed between.
-    pgrp.attach_member(&this);
-    let (old_pgrp, old_session) = {
-        let mut kin = group.kin.lock();
-        let old_pgrp = core::mem::replace(&mut kin.pgrp, pgrp.clone());
-        let old_session = session.map(|s| core::mem::replace(&mut kin.session, s.clone()));
-        (old_pgrp, old_session)
-    };
-    if !Arc::ptr_eq(&old_pgrp, pgrp) {
-        old_pgrp.detach_member(group.birth);
-    }
-    if let (Some(old), Some(new)) = (old_session, session)
-        && !Arc::ptr_eq(&old, new)
     {
-        new.attach_session(&this);
-        old.detach_session(group.birth);
+        let mut kin = group.kin.lock();
+        if !Arc::ptr_eq(&kin.pgrp, pgrp) {
+            let key = replace(&mut kin.pgrp_key, pgrp.attach_member(&this));
+            old_pgrp = Some((replace(&mut kin.pgrp, pgrp.clone()), key));
+        }
+        if let Some(session) = session.filter(|session| !Arc::ptr_eq(&kin.session, session)) {
+            let key = replace(&mut kin.session_key, session.attach_session(&this));
+            old_session = Some((replace(&mut kin.session, session.clone()), key));
+        }
+    }
+    if let Some((pgrp, key)) = old_pgrp {
+        pgrp.detach_member(key);
+    }
+    if let Some((session, key)) = old_session {
+        session.detach_session(key);
     }
     Ok(())
 }
@@ -82,8 +85,7 @@ pub fn setpgid(task: &Task, pid: i32, pgid: i32) -> Result<()> {
     } else {
         let pgrp = ns.find(pgid).ok_or(Errno::EPERM)?;
         let same_session = pgrp
-            .members()
-            .first()
+            .first_member()
             .is_some_and(|member| Arc::ptr_eq(&member.session(), &task.group.session()));
         if !same_session {
             return Err(Errno::EPERM);
@@ -209,7 +211,7 @@ impl JobControl for Jobs {
 
     fn find_group(&self, number: i32) -> Option<(PidRef, PidRef)> {
         let pgrp = current_group()?.pid_ns().find(number)?;
-        let session = pgrp.members().first()?.session();
+        let session = pgrp.first_member()?.session();
         Some((PidRef::new(pgrp), PidRef::new(session)))
     }
 

@@ -5,6 +5,7 @@
 extern crate alloc;
 
 pub mod cell;
+mod children;
 pub mod context;
 pub mod coredump;
 pub mod creds;
@@ -26,6 +27,7 @@ pub mod pid;
 pub mod power;
 pub mod ptrace;
 pub mod random;
+mod roll;
 pub mod rseq;
 pub mod seccomp;
 pub mod signal;

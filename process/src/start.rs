@@ -126,8 +126,9 @@ fn start(
         PidNamespace::initial().set_init(group);
         pid.attach_task(task);
         pid.attach_group(group);
-        pid.attach_member(group);
-        pid.attach_session(group);
+        let mut kin = group.kin.lock();
+        kin.pgrp_key = pid.attach_member(group);
+        kin.session_key = pid.attach_session(group);
     }
     INIT.call_once(|| group.clone());
     thread.start_user(task.clone());

@@ -166,7 +166,8 @@ impl Task {
             group: parts.group,
             pid: IrqLock::new(&IDENTITY_CLASS, parts.pid),
             tid: AtomicI32::new(tid),
-            thread_key: AtomicU64::new(0),
+            // No key before it is among the threads.
+            thread_key: AtomicU64::new(u64::MAX),
             life: AtomicU32::new(Life::Alive as u32),
             creds: ArcCell::new(Some(parts.creds)),
             mm: ArcCell::new(parts.mm),

@@ -1,7 +1,7 @@
 //! `wait4(2)`, `waitid(2)`: waiting for children to end, stop or continue.
 //!
-//! A parent keeps the children that have news in maps of their own, in the order of birth, so that
-//! waiting for any child costs nothing for the silent ones.
+//! A parent keeps the children that have news apart, in their order, so that waiting for any child
+//! costs nothing for the silent ones.
 
 use crate::exit;
 use crate::group::{ThreadGroup, tree};
@@ -14,7 +14,6 @@ use abi::process::wait::{
 };
 use abi::signal::{Signal, si};
 use abi::{Errno, Result};
-use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::Ordering;
 
@@ -127,27 +126,25 @@ fn look(task: &Task, request: &Request) -> Option<Found> {
     }
     let mut family = group.family.lock();
     if request.options & WEXITED != 0
-        && let Some(child) = first(&family.zombies, |c| matches(task, request, c))
+        && let Some(child) = family.children.first_ended(|c| matches(task, request, c))
     {
         if request.options & WNOWAIT == 0 {
-            family.zombies.remove(&child.birth);
+            family.children.claim(&child);
         }
         return Some(Found::Ended(child));
     }
     if request.options & (WSTOPPED | WCONTINUED) != 0 {
-        for child in family.changed.values() {
-            if matches(task, request, child)
-                && let Some(event) = take_event(child, request.options)
-            {
-                let child = child.clone();
-                if request.options & WNOWAIT == 0 {
-                    family.changed.remove(&child.birth);
-                }
-                return Some(Found::Changed(child, event));
+        let wanted = |child: &ThreadGroup| matches(task, request, child);
+        let event = |child: &ThreadGroup| take_event(child, request.options);
+        let found = family.children.find_change(|child| wanted(child).then(|| event(child))?);
+        if let Some((child, event)) = found {
+            if request.options & WNOWAIT == 0 {
+                family.children.forget_change(&child);
             }
+            return Some(Found::Changed(child, event));
         }
     }
-    let any = family.children.values().any(|c| matches(task, request, c));
+    let any = family.children.iter().any(|c| matches(task, request, c));
     if any || has_traced { None } else { Some(Found::NoChild) }
 }
 
@@ -176,30 +173,33 @@ fn look_at_traced(task: &Task, request: &Request) -> Traced {
                 || crate::ptrace::tracer_of(tracee).is_some_and(|t| core::ptr::eq(&*t, task)))
     };
     let mut family = task.group.family.lock();
-    if let Some((tracee, code)) = family.find_stop(is_wanted, take) {
+    let Some(traces) = family.traces.as_mut().filter(|traces| !traces.is_empty()) else {
+        return Traced::None;
+    };
+    if let Some((tracee, code)) = traces.find_stop(is_wanted, take) {
         return Traced::Found(Found::Stopped(tracee, code));
     }
     let mut any = match &request.target {
-        Target::Process(pid) => pid.task().is_some_and(|it| family.traces(&it) && is_wanted(&it)),
-        _ => family.traced.values().any(|tracee| is_wanted(tracee)),
+        Target::Process(pid) => pid.task().is_some_and(|it| traces.has(&it) && is_wanted(&it)),
+        _ => traces.threads.values().any(|tracee| is_wanted(tracee)),
     };
-    let exit = family
-        .traced_exits
+    let exit = traces
+        .exits
         .iter()
         .position(|exit| is_mine(&exit.tracer) && fits(&exit.pid, &|| exit.pgrp.clone()));
     if let Some(at) = exit {
         any = true;
         if request.options & WEXITED != 0
-            && let Some(report) = family.traced_exits.get(at).map(|exit| exit.report)
+            && let Some(report) = traces.exits.get(at).map(|exit| exit.report)
         {
             if take {
-                family.traced_exits.remove(at);
+                traces.exits.remove(at);
             }
             return Traced::Found(Found::Reported(report));
         }
     }
-    let ended = family
-        .traced_zombies
+    let ended = traces
+        .zombies
         .values()
         .find(|(group, tracer)| is_mine(tracer) && fits(group.pid(), &|| group.pgrp()))
         .map(|(group, _)| group.clone());
@@ -207,7 +207,7 @@ fn look_at_traced(task: &Task, request: &Request) -> Traced {
         any = true;
         if request.options & WEXITED != 0 {
             if take {
-                family.traced_zombies.remove(&group.birth);
+                traces.zombies.remove(&group.birth);
             }
             return Traced::Found(Found::Seen(group));
         }
@@ -217,34 +217,27 @@ fn look_at_traced(task: &Task, request: &Request) -> Traced {
 
 fn look_at_one(task: &Task, request: &Request, pid: &Arc<Pid>) -> Option<Found> {
     let Some(child) = pid.group() else { return Some(Found::NoChild) };
-    let is_mine = child.parent().is_some_and(|p| Arc::ptr_eq(&p, &task.group));
+    let is_mine = core::ptr::eq(child.kin.lock().parent.as_ptr(), &*task.group);
     if !is_mine || !matches(task, request, &child) {
         return Some(Found::NoChild);
     }
     let mut family = task.group.family.lock();
-    if request.options & WEXITED != 0 && family.zombies.contains_key(&child.birth) {
+    if request.options & WEXITED != 0 && child.kin.lock().is_waitable {
         if request.options & WNOWAIT == 0 {
-            family.zombies.remove(&child.birth);
+            family.children.claim(&child);
         }
         return Some(Found::Ended(child));
     }
-    if child.family_is_claimed(&family) {
+    if child.is_claimed() {
         return Some(Found::NoChild);
     }
     if let Some(event) = take_event(&child, request.options) {
         if request.options & WNOWAIT == 0 {
-            family.changed.remove(&child.birth);
+            family.children.forget_change(&child);
         }
         return Some(Found::Changed(child, event));
     }
     None
-}
-
-fn first(
-    map: &BTreeMap<u64, Arc<ThreadGroup>>,
-    test: impl Fn(&ThreadGroup) -> bool,
-) -> Option<Arc<ThreadGroup>> {
-    map.values().find(|c| test(c)).cloned()
 }
 
 /// The child's stop or continuation, if asked for; consumed unless `WNOWAIT`.
@@ -264,8 +257,8 @@ fn take_event(child: &ThreadGroup, options: u32) -> Option<Event> {
     Some(event)
 }
 
-fn uid_of(task: &Task, child: &ThreadGroup) -> u32 {
-    let uid = child.leader().map_or(0, |l| l.creds().uid);
+fn uid_of(task: &Task, leader: Option<&Task>) -> u32 {
+    let uid = leader.map_or(0, |leader| leader.creds().uid);
     task.creds().user_ns.uid_in(uid)
 }
 
@@ -279,7 +272,7 @@ fn report_event(task: &Task, child: &ThreadGroup, event: Event) -> Report {
     };
     Report {
         pid: child.pid().number_in(task.group.pid_ns()),
-        uid: uid_of(task, child),
+        uid: uid_of(task, child.leader().as_deref()),
         status,
         code,
         value,
@@ -299,11 +292,12 @@ fn report_stop(task: &Task, tracee: &Task, code: i32) -> Report {
 }
 
 fn report_end(task: &Task, child: &ThreadGroup) -> Report {
-    let status = child.leader().map_or(0, |leader| exit::exit_status(child, &leader));
+    let leader = child.leader();
+    let status = leader.as_deref().map_or(0, |leader| exit::exit_status(child, leader));
     let (code, value) = exit::decode_status(status);
     Report {
         pid: child.pid().number_in(task.group.pid_ns()),
-        uid: uid_of(task, child),
+        uid: uid_of(task, leader.as_deref()),
         status,
         code,
         value,
@@ -322,7 +316,7 @@ fn collect(task: &Task, child: &Arc<ThreadGroup>, options: u32) -> Report {
             own.add(&usage);
             own.add(&grandchildren);
         }
-        exit::release(child);
+        exit::release(child, Some(usage));
     }
     report
 }

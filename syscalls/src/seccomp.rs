@@ -5,7 +5,7 @@ use abi::{Errno, Result};
 use alloc::vec::Vec;
 use arch::VirtAddr;
 use arch::user;
-use process::seccomp::bpf::{Instruction, MAX_LEN, Program};
+use process::seccomp::bpf::{self, Instruction, MAX_LEN, Program};
 use process::seccomp::{self, MODE_FILTER, MODE_STRICT, ret};
 
 crate::syscalls! {
@@ -24,7 +24,7 @@ fn read_program(from: VirtAddr) -> Result<Program> {
     for i in 0..len {
         instructions.push(user::read_val(VirtAddr(code).wrapping_add(i as u64 * 8))?);
     }
-    Program::new(instructions)
+    bpf::check(instructions)
 }
 
 /// `PR_SET_SECCOMP`.

@@ -70,6 +70,19 @@ impl Ring {
         }
     }
 
+    /// Writes bytes, which may lie on borders of pages.
+    pub fn copy_in(&self, at: usize, bytes: &[u8]) {
+        let (mut at, mut rest) = (at, bytes);
+        while let Some(page) = self.pages.get(at / PAGE_SIZE)
+            && !rest.is_empty()
+        {
+            let offset = at % PAGE_SIZE;
+            let (now, later) = rest.split_at(rest.len().min(PAGE_SIZE - offset));
+            page.copy_in(offset, now);
+            (at, rest) = (at + now.len(), later);
+        }
+    }
+
     fn with_word<R>(&self, at: usize, f: impl FnOnce(&AtomicU32) -> R) -> Option<R> {
         let (page, offset) = self.place(at, 4)?;
         page.part(offset, 4).atomic32(0).map(f)

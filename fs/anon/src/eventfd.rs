@@ -49,7 +49,7 @@ pub fn signal(file: &File, value: u64) {
     let add = |count: u64| Some(count.saturating_add(value).min(MAX));
     // It always has a result.
     let _ = event.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
-    event.readable.notify(POLLIN | POLLRDNORM);
+    event.readable.notify_one(POLLIN | POLLRDNORM);
 }
 
 impl EventFd {
@@ -60,6 +60,16 @@ impl EventFd {
             .count
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n != 0).then(|| n - step(n)));
         old.ok().map(step)
+    }
+
+    /// Waits to [`take`](Self::take). One reader is woken for each write: he wakes the next if he leaves
+    /// something.
+    fn take_waiting(&self) -> Result<u64> {
+        let value = wait_interruptible(&self.readable, || self.take())?;
+        if self.count.load(Ordering::SeqCst) > 0 {
+            self.readable.wake_one();
+        }
+        Ok(value)
     }
 
     fn add(&self, value: u64) -> Option<()> {
@@ -80,8 +90,9 @@ impl FileOps for EventFd {
         let value = match self.take() {
             Some(value) => value,
             None if file.is_nonblocking() => return Err(Errno::EAGAIN),
-            None => wait_interruptible(&self.readable, || self.take())?,
+            None => self.take_waiting()?,
         };
+        // All: room for one may be too little for another.
         self.writable.notify(POLLOUT | POLLWRNORM);
         sink.put_all(&value.to_ne_bytes())?;
         Ok(8)
@@ -102,7 +113,7 @@ impl FileOps for EventFd {
             None if file.is_nonblocking() => return Err(Errno::EAGAIN),
             None => wait_interruptible(&self.writable, || self.add(value))?,
         }
-        self.readable.notify(POLLIN | POLLRDNORM);
+        self.readable.notify_one(POLLIN | POLLRDNORM);
         Ok(8)
     }
 

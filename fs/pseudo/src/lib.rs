@@ -10,7 +10,7 @@ mod text;
 mod tree;
 
 pub use file::TextFile;
-pub use node::{Body, Directory, Lister, Node, NodeInode, Target, Text};
+pub use node::{Body, Directory, Identity, Lister, Node, NodeInode, Target, Text};
 pub use text::{Number, Put};
 pub use tree::{Tree, file, knob, link, show};
 

@@ -16,6 +16,10 @@ use vfs::{
 pub trait Directory: Send + Sync {
     /// The entry of this name.
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>>;
+    /// Who the entry of this name is: as [`lookup`](Self::lookup), for those that have it already.
+    fn identify(&self, name: &[u8]) -> Result<Option<Identity>> {
+        Ok(self.lookup(name)?.map(|node| Identity { ino: node.ino, owner: node.owner }))
+    }
     /// Lists the entries from `cursor` on (0 is the first), each with the cursor behind it, until
     /// `out` answers false.
     fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()>;
@@ -82,6 +86,15 @@ pub enum Body {
     File(Arc<dyn Text>),
     /// A symbolic link.
     Link(Arc<dyn Target>),
+}
+
+/// What of a node may have changed since it was looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Inode number: another one is another node.
+    pub ino: u64,
+    /// Owner and group.
+    pub owner: (u32, u32),
 }
 
 /// One node of the tree.
@@ -152,7 +165,7 @@ impl InodeOps for NodeInode {
         if !own.is_volatile() {
             return true;
         }
-        match (own.lookup(name), child) {
+        match (own.identify(name), child) {
             (Ok(Some(node)), Some(child)) => {
                 child.set_uid(node.owner.0);
                 child.set_gid(node.owner.1);

@@ -1,6 +1,6 @@
 //! Directories whose names are known when they are made.
 
-use crate::node::{Body, Directory, Lister, Node, Target, Text};
+use crate::node::{Body, Directory, Identity, Lister, Node, Target, Text};
 use abi::{Errno, Result};
 use alloc::borrow::Cow;
 use alloc::sync::Arc;
@@ -35,6 +35,10 @@ impl Tree {
     pub fn dir(self, name: impl Into<Cow<'static, str>>, dir: Tree) -> Tree {
         self.with(name, dir.into_node())
     }
+    fn find(&self, name: &[u8]) -> Option<&Node> {
+        self.entries.iter().find(|(own, _)| own.as_bytes() == name).map(|(_, node)| node)
+    }
+
     /// The directory as a node.
     pub fn into_node(self) -> Node {
         Node { ino: next_ino(), mode: 0o555, owner: (0, 0), body: Body::Dir(Arc::new(self)) }
@@ -43,7 +47,11 @@ impl Tree {
 
 impl Directory for Tree {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
-        Ok(self.entries.iter().find(|(own, _)| own.as_bytes() == name).map(|(_, n)| n.clone()))
+        Ok(self.find(name).cloned())
+    }
+
+    fn identify(&self, name: &[u8]) -> Result<Option<Identity>> {
+        Ok(self.find(name).map(|node| Identity { ino: node.ino, owner: node.owner }))
     }
 
     fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {

@@ -125,7 +125,15 @@ impl Timeout {
 
     fn expire(&self) {
         // Taken first: what it ends would end it as one that was not needed.
-        let Some(request) = self.waiting.lock().expire(arch::time::now_ns()) else { return };
+        let mut waiting = self.waiting.lock();
+        let Some(request) = waiting.expire(arch::time::now_ns()) else {
+            // It was moved, or this processor's clock is behind that of the one whose timer went off.
+            if waiting.what.is_some() {
+                self.timer.arm(waiting.until_ns);
+            }
+            return;
+        };
+        drop(waiting);
         if let Some(target) = self.target {
             for (_, wait) in self.ring.pending.named(target, |wait| !matches!(wait, Wait::Time(_)))
             {

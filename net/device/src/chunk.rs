@@ -91,3 +91,84 @@ impl core::fmt::Debug for Chunk {
         write!(f, "Chunk({} bytes)", self.len)
     }
 }
+
+/// Bytes in pieces, in order: two of slices and those of pages, as filters and programs read them.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread<'a> {
+    /// The first.
+    pub head: &'a [u8],
+    /// Those after.
+    pub body: &'a [u8],
+    /// The rest.
+    pub chunks: &'a [Chunk],
+}
+
+/// Copies what a slice has from `skip` on; what is left to be filled.
+fn take<'a>(from: &[u8], skip: &mut usize, to: &'a mut [u8]) -> &'a mut [u8] {
+    let bytes = from.get(*skip..).unwrap_or(&[]);
+    *skip = skip.saturating_sub(from.len());
+    let count = bytes.len().min(to.len());
+    let (now, later) = to.split_at_mut(count);
+    now.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    later
+}
+
+impl Spread<'_> {
+    /// How many bytes.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.body.len() + self.chunks.iter().map(Chunk::len).sum::<usize>()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies the bytes from a place on; how many there were.
+    pub fn copy_out(&self, at: usize, to: &mut [u8]) -> usize {
+        let wanted = to.len();
+        let mut skip = at;
+        let to = take(self.head, &mut skip, to);
+        let mut to = take(self.body, &mut skip, to);
+        for chunk in self.chunks {
+            if to.is_empty() {
+                break;
+            }
+            if skip >= chunk.len() {
+                skip -= chunk.len();
+                continue;
+            }
+            let count = chunk.part(skip, to.len()).copy_out(to);
+            skip = 0;
+            to = to.get_mut(count..).unwrap_or_default();
+        }
+        wanted - to.len()
+    }
+}
+
+impl bpf::Bytes for Spread<'_> {
+    fn read(&self, at: usize, to: &mut [u8]) -> bool {
+        self.copy_out(at, to) == to.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_in_pieces_are_read_across_their_borders() {
+        frames::init_host(16 << 20);
+        let chunks = [Chunk::from_bytes(&[5, 6, 7]).unwrap(), Chunk::from_bytes(&[8, 9]).unwrap()];
+        let all = Spread { head: &[0, 1, 2], body: &[3, 4], chunks: &chunks };
+        assert_eq!(all.len(), 10);
+        for at in 0..10 {
+            let mut four = [0; 4];
+            let count = all.copy_out(at, &mut four);
+            assert_eq!(count, 4.min(10 - at));
+            let expected: Vec<u8> = (at as u8..).take(count).collect();
+            assert_eq!(four[..count], expected[..]);
+        }
+        assert_eq!(all.copy_out(10, &mut [0; 4]), 0);
+    }
+}

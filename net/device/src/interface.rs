@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::lock::{LockClass, SpinLock};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use spin::Once;
 
 static CLASS: LockClass = LockClass::new("netdevice.interface", 540);
@@ -100,6 +100,7 @@ pub struct Interface {
     flags: AtomicU32,
     mtu: AtomicU32,
     tx_queue_len: AtomicU32,
+    promiscuity: AtomicI32,
     state: SpinLock<State>,
 }
 
@@ -119,6 +120,7 @@ impl Interface {
             counters: Counters::default(),
             flags: AtomicU32::new(flag::LOOPBACK),
             mtu: AtomicU32::new(65536),
+            promiscuity: AtomicI32::new(0),
             tx_queue_len: AtomicU32::new(1000),
             state: SpinLock::new(
                 &CLASS,
@@ -135,6 +137,7 @@ impl Interface {
             counters: Counters::default(),
             flags: AtomicU32::new(flag::BROADCAST | flag::MULTICAST),
             mtu: AtomicU32::new(device.max_mtu()),
+            promiscuity: AtomicI32::new(0),
             tx_queue_len: AtomicU32::new(1000),
             state: SpinLock::new(&CLASS, State { name, addresses: Vec::new(), mac }),
             device: Some(device),
@@ -184,6 +187,17 @@ impl Interface {
     pub(crate) fn change_flags(&self, set: u32, clear: u32) -> u32 {
         self.flags.fetch_or(set, Ordering::Relaxed);
         self.flags.fetch_and(!clear, Ordering::Relaxed)
+    }
+
+    /// Whether programs see what is for others, too.
+    pub fn is_promiscuous(&self) -> bool {
+        let flags = self.flags.load(Ordering::Relaxed);
+        flags & flag::PROMISC != 0 || self.promiscuity.load(Ordering::Relaxed) > 0
+    }
+
+    /// One program more wants that, or one less.
+    pub fn change_promiscuity(&self, by: i32) {
+        self.promiscuity.fetch_add(by, Ordering::Relaxed);
     }
 
     /// The longest packet, the link's header not counted.

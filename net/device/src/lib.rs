@@ -11,7 +11,7 @@ mod interface;
 mod ip;
 mod route;
 
-pub use chunk::Chunk;
+pub use chunk::{Chunk, Spread};
 pub use devices::{Change, Destination, Devices, NAME_MAX, Watcher, Way, announce, set_home};
 pub use frame::{
     ChecksumRequest, Frame, HEADER_ROOM, Header, NetDevice, Offloads, Received, Receiver,

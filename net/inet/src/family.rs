@@ -52,6 +52,8 @@ pub fn init(ip: Option<&str>) {
     socket::set_device_control(&CONTROL);
     static TOLD: crate::rtnetlink::Told = crate::rtnetlink::Told;
     netlink::route::set_network(&TOLD);
+    packet::init();
+    crate::loopback::init();
     crate::proc::init();
     crate::sysctl::init();
 }

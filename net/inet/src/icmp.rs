@@ -8,6 +8,7 @@ use smoltcp::wire::{
     Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv4Packet, Ipv6Packet,
 };
 
+use crate::errors::Told;
 use crate::ipout::{About, cut};
 use crate::raw::Packet;
 use crate::stack::{Inet, count, knob};
@@ -83,27 +84,36 @@ fn receive_v4(inet: &Inet, packet: &Packet<'_>) -> Option<(About, Vec<u8>)> {
             inet.raw.deliver_echo(packet, message.echo_ident());
             None
         }
-        Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded => {
+        Icmpv4Message::DstUnreachable
+        | Icmpv4Message::TimeExceeded
+        | Icmpv4Message::ParamProblem => {
+            let is_problem = message.msg_type() == Icmpv4Message::ParamProblem;
             let is_time = message.msg_type() == Icmpv4Message::TimeExceeded;
             // RFC 1122 §3.2.2.1: a reassembly that failed is no more than that.
-            let error =
-                if is_time { Errno::EHOSTUNREACH } else { unreachable4(message.msg_code()) };
+            let error = match message.msg_code() {
+                _ if is_time => Errno::EHOSTUNREACH,
+                _ if is_problem => Errno::EPROTO,
+                code => unreachable4(code),
+            };
             let quoted = Ipv4Packet::new_unchecked(message.data());
             if message.data().len() < 28 {
                 return None;
             }
             let header = usize::from(quoted.header_len());
-            let start = message.data().get(header..header + 8)?;
             let mtu = packet.payload.get(6..8).map(|b| u16::from_be_bytes([b[0], b[1]]));
-            let mtu = if message.msg_code() == 4 && !is_time { mtu } else { None };
-            tell(
-                inet,
-                quoted.next_header().into(),
-                (Ip::from(quoted.src_addr()), Ip::from(quoted.dst_addr())),
-                start,
+            let mtu = if message.msg_code() == 4 && !is_time && !is_problem { mtu } else { None };
+            let told = Told {
+                protocol: quoted.next_header().into(),
+                from: Ip::from(quoted.src_addr()),
+                to: Ip::from(quoted.dst_addr()),
+                quoted: message.data().get(header..)?,
                 error,
-                mtu.map(u32::from),
-            );
+                mtu: mtu.map(u32::from),
+                kind: message.msg_type().into(),
+                code: message.msg_code(),
+                offender: packet.from,
+            };
+            tell(inet, &told);
             None
         }
         _ => None,
@@ -166,15 +176,18 @@ fn receive_v6(inet: &Inet, packet: &Packet<'_>) -> Option<(About, Vec<u8>)> {
                 return None;
             }
             let header = Ipv6Packet::new_unchecked(quoted);
-            let start = quoted.get(40..48)?;
-            tell(
-                inet,
-                header.next_header().into(),
-                (Ip::from(header.src_addr()), Ip::from(header.dst_addr())),
-                start,
+            let told = Told {
+                protocol: header.next_header().into(),
+                from: Ip::from(header.src_addr()),
+                to: Ip::from(header.dst_addr()),
+                quoted: quoted.get(40..)?,
                 error,
                 mtu,
-            );
+                kind: message.msg_type().into(),
+                code: message.msg_code(),
+                offender: packet.from,
+            };
+            tell(inet, &told);
             None
         }
         _ => None,
@@ -235,20 +248,22 @@ pub(crate) fn tell_unreachable(inet: &Inet, frame: &netdevice::Frame) {
     }
 }
 
-/// Tells the socket that sent the quoted packet, whose payload begins with `start`.
-fn tell(inet: &Inet, protocol: u8, ends: (Ip, Ip), start: &[u8], error: Errno, mtu: Option<u32>) {
-    let [a, b, c, d, sequence @ ..] = start else { return };
-    let local = Endpoint::new(ends.0, u16::from_be_bytes([*a, *b]));
-    let remote = Endpoint::new(ends.1, u16::from_be_bytes([*c, *d]));
-    match protocol {
+/// Tells the sockets that sent the quoted packet.
+fn tell(inet: &Inet, told: &Told<'_>) {
+    inet.raw.tell(told);
+    let [a, b, c, d, rest @ ..] = told.quoted else { return };
+    let local = Endpoint::new(told.from, u16::from_be_bytes([*a, *b]));
+    let remote = Endpoint::new(told.to, u16::from_be_bytes([*c, *d]));
+    match told.protocol {
         17 => {
             if let Some(socket) = inet.udp.find(remote, local, 0) {
-                socket.fail(error);
+                socket.fail(told, remote);
             }
         }
         6 => {
-            let Ok(sequence) = <[u8; 4]>::try_from(sequence) else { return };
-            inet.tcp.unreachable(local, remote, u32::from_be_bytes(sequence), error, mtu);
+            let Some(sequence) = rest.first_chunk::<4>() else { return };
+            let sequence = u32::from_be_bytes(*sequence);
+            inet.tcp.unreachable(local, remote, sequence, told.error, told.mtu);
         }
         _ => {}
     }

@@ -3,7 +3,8 @@
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use netdevice::{Chunk, Endpoint, Interface, Ip, Received, Receiver, Tuple};
+use netdevice::{Chunk, Endpoint, Interface, Ip, Received, Receiver, Spread, Tuple};
+use packet::Seen;
 use smallvec::SmallVec;
 use smoltcp::wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, UdpPacket};
 use spin::Once;
@@ -13,6 +14,7 @@ use crate::ipout::{Sum, cut};
 use crate::neighbour;
 use crate::raw::Packet;
 use crate::stack::{Inet, count};
+use crate::tcp::tcb::Segment;
 use crate::tcp::wire::{self, Connection};
 use crate::tcp::{Conn, header, listen};
 use crate::udp::datagram::{Datagram, Payload};
@@ -103,6 +105,9 @@ pub(crate) struct Incoming {
 
 impl Inet {
     pub(crate) fn receive_frame(self: &Arc<Self>, interface: &Arc<Interface>, frame: Received) {
+        if packet::is_listening() {
+            self.show_frame(interface, &frame);
+        }
         let head = Head::of(&frame.data);
         let Ok(ethernet) = EthernetFrame::new_checked(head.from(0)) else { return };
         let to = ethernet.dst_addr().0;
@@ -115,6 +120,15 @@ impl Inet {
             0x86dd => self.receive_v6(interface, &head, &frame),
             _ => {}
         }
+    }
+
+    /// Shows a frame that came to the programs that listen.
+    #[cold]
+    fn show_frame(&self, interface: &Interface, frame: &Received) {
+        let Some(namespace) = self.namespace() else { return };
+        let bytes = Spread { head: &[], body: &[], chunks: &frame.data };
+        let is_sum_good = frame.is_sum_good && !interface.is_loopback();
+        packet::show(&namespace, interface, &Seen::came(bytes, interface, is_sum_good));
     }
 
     fn receive_v4(self: &Arc<Self>, interface: &Arc<Interface>, head: &Head, frame: &Received) {
@@ -145,7 +159,7 @@ impl Inet {
             header: bytes.get(..header_len).unwrap_or(&[]).into(),
             payload: cut(&frame.data, 14 + header_len, total - header_len),
         };
-        if !self.is_for_us(interface, incoming.from, incoming.to) {
+        if !self.is_for_us(interface, &incoming) {
             return count(&self.counters.ip_in_discards);
         }
         if packet.more_frags() || packet.frag_offset() != 0 {
@@ -183,7 +197,7 @@ impl Inet {
         };
         // Mapped addresses are no addresses of packets (RFC 4038 §4.2): here they would be version 4's.
         let is_mapped = incoming.from.is_v4() || incoming.to.is_v4();
-        if is_mapped || !self.is_for_us(interface, incoming.from, incoming.to) {
+        if is_mapped || !self.is_for_us(interface, &incoming) {
             return count(&self.counters.ip_in_discards);
         }
         // Extension headers (RFC 8200 §4): skipped, but for fragments.
@@ -221,7 +235,12 @@ impl Inet {
         self.receive_packet(interface, incoming);
     }
 
-    fn is_for_us(&self, interface: &Interface, from: Ip, to: Ip) -> bool {
+    fn is_for_us(&self, interface: &Interface, incoming: &Incoming) -> bool {
+        let (from, to) = (incoming.from, incoming.to);
+        // What the protocols here sent over the loopback interface is vouched for; what programs did is not.
+        if interface.is_loopback() && incoming.is_sum_good {
+            return to.is_multicast() || self.devices.is_local(to);
+        }
         // RFC 1122 §3.2.1.3, RFC 4291 §2.5.2, §2.5.3: nobody is called so. This host's packets do not come
         // from elsewhere either. Who has no address yet talks to all or to a group.
         let is_nobody = from.is_loopback()
@@ -305,16 +324,26 @@ impl Inet {
         let len = len_of(data).saturating_sub(parsed.header_len);
         parsed.segment.payload = cut(data, parsed.header_len, len);
         let found = self.tcp.connections.get(&tuple);
+        let passes = |filter: &socket::Filter, segment: &mut Segment| {
+            let ends = (remote, local);
+            !filter.is_there()
+                || crate::filter::segment(filter, self, ends, segment, interface.index)
+        };
         if let Some(Conn::Wire(connection)) = found
             && !(wire::is_call(&parsed.segment) && connection.gives_way(&parsed.segment))
         {
-            return connection.receive(parsed.segment);
+            if passes(&connection.filter, &mut parsed.segment) {
+                connection.receive(parsed.segment);
+            }
+            return;
         }
         if wire::is_call(&parsed.segment)
             && let Some(listener) = listen::find(self, &tuple.reversed(), interface.index)
             && let Ok(way) = self.devices.way(remote.ip, Some(local.ip), 0)
         {
-            Connection::answer(self, &listener, tuple, &parsed.segment, way);
+            if passes(&listener.filter, &mut parsed.segment) {
+                Connection::answer(self, &listener, tuple, &parsed.segment, way);
+            }
             return;
         }
         if let Some(reset) = header::refusal(&parsed.segment)
@@ -359,7 +388,7 @@ impl Inet {
             data: payload,
             time_ns: sched::clock::realtime_ns(),
         };
-        if !self.udp.deliver(self, datagram, is_for_many) && !is_for_many {
+        if self.udp.deliver(self, datagram, is_for_many).is_some() {
             self.refuse(interface, &incoming, 3);
         }
     }

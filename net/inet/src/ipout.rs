@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use abi::{Errno, Result};
 use netdevice::{
     ChecksumRequest, Chunk, Destination, Endpoint, Frame, Header, Interface, Ip, Offloads,
-    Segmentation, Tuple, Way,
+    Segmentation, Spread, Tuple, Way,
 };
 use smallvec::SmallVec;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, UdpPacket};
@@ -108,6 +108,7 @@ impl Sum {
 /// What a namespace has for devices.
 pub(crate) struct Wire {
     pub(crate) neighbours: Neighbours,
+    pub(crate) loopback: crate::loopback::Queue,
     pub(crate) fragments: crate::fragments::Fragments,
     next_ident: core::sync::atomic::AtomicU32,
 }
@@ -116,6 +117,7 @@ impl Wire {
     pub(crate) fn new() -> Wire {
         Wire {
             neighbours: Neighbours::default(),
+            loopback: crate::loopback::Queue::default(),
             fragments: crate::fragments::Fragments::default(),
             next_ident: core::sync::atomic::AtomicU32::new(crate::random() as u32),
         }
@@ -312,7 +314,9 @@ impl Wire {
         if payload.len() > if about.to.is_v4() { 65515 } else { 65535 } {
             return Err(Errno::EMSGSIZE);
         }
-        if way.kind == Destination::Local || way.interface.is_loopback() {
+        let is_here = way.kind == Destination::Local || way.interface.is_loopback();
+        // Segments and datagrams that programs made by hand find their sockets as from a wire.
+        if is_here && !matches!(about.protocol, TCP | UDP) {
             count(&inet.counters.ip_out_requests);
             way.interface.counters.sent(1, payload.len() + 20);
             way.interface.counters.received(1, payload.len() + 20);
@@ -403,6 +407,13 @@ pub(crate) fn header4(about: &About, len: usize) -> [u8; 20] {
     header
 }
 
+/// The header of version 6, likewise.
+pub(crate) fn header6(about: &About, len: usize) -> [u8; 40] {
+    let mut header = [0; 40];
+    write6(&mut header, about, len, about.protocol);
+    header
+}
+
 /// A packet for this host from this host.
 pub(crate) fn deliver(inet: &Inet, about: &About, interface: u32, payload: &[u8]) {
     let mut about = *about;
@@ -412,6 +423,10 @@ pub(crate) fn deliver(inet: &Inet, about: &About, interface: u32, payload: &[u8]
     for _ in 0..2 {
         count(&inet.counters.ip_in_receives);
         count(&inet.counters.ip_in_delivers);
+        if packet::is_listening() {
+            let rest = Spread { head: &[], body: &[], chunks: &[] };
+            crate::loopback::show(inet, &about, payload, &rest, true);
+        }
         let header = header4(&about, payload.len());
         let packet = Packet {
             from: about.from,

@@ -6,7 +6,9 @@ extern crate alloc;
 
 mod autoconf;
 mod control;
+mod errors;
 mod family;
+mod filter;
 mod fragments;
 mod groups;
 mod icmp;
@@ -14,6 +16,7 @@ mod ipin;
 mod ipopts;
 mod ipout;
 mod lane;
+mod loopback;
 mod neighbour;
 mod ports;
 mod proc;

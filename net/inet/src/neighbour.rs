@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use abi::{Errno, Result};
 use arch::lock::{LockClass, SpinLock};
 use hashbrown::HashMap;
-use netdevice::{Chunk, Destination, Frame, Header, Interface, Ip};
+use netdevice::{Chunk, Destination, Frame, Header, Interface, Ip, Spread};
 use smallvec::SmallVec;
 use smoltcp::wire::{
     ArpHardware, ArpOperation, ArpPacket, EthernetFrame, EthernetProtocol, Icmpv6Message,
@@ -112,7 +112,23 @@ fn solicited(ip: Ip) -> Ip {
     Ip::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, b, c, d])
 }
 
-fn transmit(interface: &Interface, mac: [u8; 6], protocol: u16, mut frame: Frame) -> Result<()> {
+/// Shows a frame that leaves to the programs that listen.
+#[cold]
+fn show(inet: &Inet, interface: &Interface, frame: &Frame) {
+    if let Some(namespace) = inet.namespace() {
+        let bytes = Spread { head: frame.header.bytes(), body: &[], chunks: &frame.payload };
+        let seen = packet::Seen::sent(bytes, 14, frame.checksum.is_some());
+        packet::show(&namespace, interface, &seen);
+    }
+}
+
+fn transmit(
+    inet: &Inet,
+    interface: &Interface,
+    mac: [u8; 6],
+    protocol: u16,
+    mut frame: Frame,
+) -> Result<()> {
     let device = interface.device.as_ref().ok_or(Errno::ENETDOWN)?;
     let bytes = frame.header.push(14).ok_or(Errno::ENOBUFS)?;
     let mut ethernet = EthernetFrame::new_unchecked(bytes);
@@ -120,6 +136,9 @@ fn transmit(interface: &Interface, mac: [u8; 6], protocol: u16, mut frame: Frame
     ethernet.set_src_addr(smoltcp::wire::EthernetAddress(interface.mac()));
     ethernet.set_ethertype(EthernetProtocol::from(protocol));
     let len = frame.len();
+    if packet::is_listening() {
+        show(inet, interface, &frame);
+    }
     match device.transmit(frame) {
         Ok(()) => {
             interface.counters.sent(1, len);
@@ -149,8 +168,13 @@ impl Neighbours {
     ) -> Result<()> {
         let protocol = if hop.is_v4() { IPV4 } else { IPV6 };
         match kind {
-            Destination::Multicast => return transmit(interface, group_mac(hop), protocol, frame),
-            Destination::Broadcast => return transmit(interface, BROADCAST, protocol, frame),
+            _ if interface.is_loopback() => {
+                return crate::loopback::transmit(inet, interface, protocol, frame);
+            }
+            Destination::Multicast => {
+                return transmit(inet, interface, group_mac(hop), protocol, frame);
+            }
+            Destination::Broadcast => return transmit(inet, interface, BROADCAST, protocol, frame),
             _ => {}
         }
         let now = arch::time::now_ns();
@@ -162,7 +186,7 @@ impl Neighbours {
             inet.arm_neighbours(now + RETRY_NS);
         }
         match next.mac {
-            Some(mac) => transmit(interface, mac, protocol, frame),
+            Some(mac) => transmit(inet, interface, mac, protocol, frame),
             None => Ok(()),
         }
     }
@@ -241,7 +265,14 @@ impl Neighbours {
     }
 
     /// A neighbour told its address.
-    pub(crate) fn learn(&self, interface: &Arc<Interface>, ip: Ip, mac: [u8; 6], is_wanted: bool) {
+    pub(crate) fn learn(
+        &self,
+        inet: &Inet,
+        interface: &Arc<Interface>,
+        ip: Ip,
+        mac: [u8; 6],
+        is_wanted: bool,
+    ) {
         let now = arch::time::now_ns();
         let waiting = {
             let table = &mut self.0.lock().table;
@@ -261,7 +292,7 @@ impl Neighbours {
         let protocol = if ip.is_v4() { IPV4 } else { IPV6 };
         for frame in waiting {
             // What a full queue drops is sent again by who cares.
-            let _ = transmit(interface, mac, protocol, frame);
+            let _ = transmit(inet, interface, mac, protocol, frame);
         }
     }
 
@@ -288,7 +319,7 @@ fn ask(inet: &Inet, interface: &Arc<Interface>, ip: Ip) {
     let own = own.or_else(|| interface.find_address(|address| address.ip.is_v4() == ip.is_v4()));
     let Some(own) = own.map(|address| address.ip) else { return };
     if ip.is_v4() {
-        let _ = send_arp(interface, ArpOperation::Request, own, (BROADCAST, [0; 6]), ip);
+        let _ = send_arp(inet, interface, ArpOperation::Request, own, (BROADCAST, [0; 6]), ip);
         return;
     }
     let mut message = alloc::vec![135u8, 0, 0, 0, 0, 0, 0, 0];
@@ -321,6 +352,7 @@ fn send_v6(
 }
 
 fn send_arp(
+    inet: &Inet,
     interface: &Interface,
     operation: ArpOperation,
     from: Ip,
@@ -341,7 +373,13 @@ fn send_arp(
     let mut header = Header::new();
     header.push(28).ok_or(Errno::ENOBUFS)?.copy_from_slice(&bytes);
     let payload: SmallVec<[Chunk; 4]> = SmallVec::new();
-    transmit(interface, mac, ARP, Frame { header, payload, checksum: None, segmentation: None })
+    transmit(
+        inet,
+        interface,
+        mac,
+        ARP,
+        Frame { header, payload, checksum: None, segmentation: None },
+    )
 }
 
 /// An ARP packet came.
@@ -357,10 +395,10 @@ pub(crate) fn receive_arp(inet: &Inet, interface: &Arc<Interface>, bytes: &[u8])
     let is_for_us =
         inet.devices.local_interface(to).is_some_and(|owner| owner.index == interface.index);
     if !from.is_any() && mac[0] & 1 == 0 {
-        inet.wire.neighbours.learn(interface, from, mac, is_for_us);
+        inet.wire.neighbours.learn(inet, interface, from, mac, is_for_us);
     }
     if is_for_us && packet.operation() == ArpOperation::Request {
-        let _ = send_arp(interface, ArpOperation::Reply, to, (mac, mac), from);
+        let _ = send_arp(inet, interface, ArpOperation::Reply, to, (mac, mac), from);
     }
 }
 
@@ -398,7 +436,7 @@ pub(crate) fn receive_v6(
                 return true;
             }
             if let Some(mac) = option(1).filter(|mac| mac[0] & 1 == 0 && !from.is_any()) {
-                inet.wire.neighbours.learn(interface, from, mac, true);
+                inet.wire.neighbours.learn(inet, interface, from, mac, true);
             }
             let mut message = alloc::vec![136u8, 0, 0, 0, 0x60, 0, 0, 0];
             message.extend(target.octets6());
@@ -415,7 +453,7 @@ pub(crate) fn receive_v6(
         }
         (Icmpv6Message::NeighborAdvert, Some(target)) => {
             if let Some(mac) = option(2).filter(|mac| mac[0] & 1 == 0) {
-                inet.wire.neighbours.learn(interface, target, mac, false);
+                inet.wire.neighbours.learn(inet, interface, target, mac, false);
             }
             true
         }

@@ -20,6 +20,7 @@ use socket::{
 use vfs::PollTable;
 use zerocopy::IntoBytes;
 
+use crate::errors::{Errors, Told};
 use crate::family::IPPROTO_UDP;
 use crate::icmp;
 use crate::ipopts::{IpOptions, want};
@@ -78,6 +79,7 @@ pub(crate) struct RawSocket {
     this: Weak<RawSocket>,
     is_v6: bool,
     queue: Queue,
+    errors: Errors,
     inner: SpinLock<Inner>,
     /// `ICMP_FILTER`: types that are not wanted.
     filter: AtomicU32,
@@ -96,6 +98,7 @@ impl RawSocket {
             inet: inet.clone(),
             this: this.clone(),
             queue: Queue::new(),
+            errors: Errors::default(),
             inner: SpinLock::new(&STATE, Inner::default()),
             filter: AtomicU32::new(0),
             sum_at: AtomicI32::new(if is_icmp6 { ICMP6_SUM } else { -1 }),
@@ -188,8 +191,35 @@ impl RawSocket {
     }
 
     fn take_in(&self, datagram: Datagram) {
+        let mut datagram = datagram;
+        let filter = &self.common.options.filter;
+        if filter.is_there() {
+            let protocol = self.common.protocol as u8;
+            let has_header = !self.is_v6 && !self.is_ping();
+            match crate::filter::raw(filter, &self.inet, datagram, protocol, has_header) {
+                Some(passed) => datagram = passed,
+                None => return,
+            }
+        }
         let limit = knob(&self.common.options.rcvbuf).max(0) as usize;
         self.queue.push(Arc::new(datagram), limit);
+    }
+
+    /// The network says that a packet of its did not arrive.
+    fn fail(&self, told: &Told<'_>) {
+        let inner = *self.inner.lock();
+        let is_ours = self.is_v6 != told.to.is_v4()
+            && inner.local.is_none_or(|local| local.is_any() || local == told.from)
+            && inner.remote.is_none_or(|remote| remote.ip == told.to);
+        let wants = self.ip.wants(if self.is_v6 { want::ERRORS6 } else { want::ERRORS4 });
+        if !is_ours || (!wants && inner.remote.is_none()) {
+            return;
+        }
+        if wants {
+            self.errors.push(&self.common, told, Endpoint::new(told.to, 0), 0);
+        }
+        self.common.set_error(told.error);
+        self.queue.readable.notify(POLLERR | POLLIN | POLLOUT);
     }
 
     fn control_of(&self, datagram: &Datagram) -> Vec<socket::Ancillary> {
@@ -262,6 +292,25 @@ impl Raw {
             socket.take_in(packet.datagram(!socket.is_v6));
         }
         is_wanted
+    }
+
+    /// Tells the sockets that may have sent a packet what the network says of it.
+    pub(crate) fn tell(&self, told: &Told<'_>) {
+        let (sent, asked) = {
+            let all = self.sockets.read();
+            let sent = all.by_protocol.get(&i32::from(told.protocol)).cloned();
+            // The identifier of an echo request.
+            let asked = match told.quoted {
+                [8 | 128, _, _, _, a, b, ..]
+                    if matches!(told.protocol, icmp::ICMP4 | icmp::ICMP6) =>
+                {
+                    all.by_ident.get(&u16::from_be_bytes([*a, *b])).cloned()
+                }
+                _ => None,
+            };
+            (sent, asked)
+        };
+        sent.into_iter().flatten().chain(asked).for_each(|socket| socket.fail(told));
     }
 
     /// Gives an echo reply to the socket that asked.
@@ -379,7 +428,7 @@ impl Socket for RawSocket {
     fn recv(&self, sink: &mut Sink<'_>, message: &mut RecvMessage) -> Result<usize> {
         let flags = message.flags;
         if flags & MSG_ERRQUEUE != 0 {
-            return Err(Errno::EAGAIN);
+            return self.errors.recv(&self.common, sink, message);
         }
         if flags & MSG_OOB != 0 {
             return Err(Errno::EOPNOTSUPP);
@@ -439,7 +488,7 @@ impl Socket for RawSocket {
             table.add(&self.queue.readable);
         }
         let mut events = POLLOUT | POLLWRNORM;
-        if self.common.has_error() {
+        if self.common.has_error() || !self.errors.is_empty() {
             events |= POLLERR;
         }
         if !self.queue.is_empty() || self.inner.lock().is_deaf {

@@ -212,6 +212,11 @@ impl Inet {
         }
     }
 
+    /// The protocols, as those refer to them who do not keep them.
+    pub(crate) fn weak(&self) -> Weak<Inet> {
+        self.this.clone()
+    }
+
     /// The namespace.
     pub fn namespace(&self) -> Option<Arc<NetNamespace>> {
         self.namespace.upgrade()

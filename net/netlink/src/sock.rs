@@ -15,7 +15,7 @@ use arch::uio::{Sink, Source};
 use sched::WaitQueue;
 use socket::{
     Address, Ancillary, Call, Common, Cred, Flag, Kind, NetNamespace, OptionIn, OptionOut,
-    RecvMessage, Scm, SendMessage, Socket, identity, packet_memory,
+    RecvMessage, Scm, SendMessage, Socket, filter, identity, packet_memory,
 };
 use vfs::{Cap, PollTable};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -133,8 +133,24 @@ impl Netlink {
         state.used == 0 || state.used.saturating_add(packet_memory(len)) <= limit.unwrap_or(0)
     }
 
+    /// Whether the filter lets a message pass, which may be cut.
+    fn passes(&self, bytes: &mut Vec<u8>) -> bool {
+        let (len, protocol) = (bytes.len(), self.protocol() as u16);
+        let passed = {
+            let bytes = bytes.as_slice();
+            self.common.options.filter.pass(len, 1, || filter::plain(&bytes, len, protocol))
+        };
+        bytes.truncate(passed.unwrap_or(0));
+        passed.is_some()
+    }
+
     /// Queues a message; gives it back if there is no room. `ECONNREFUSED` when the socket is closed.
     fn offer(&self, message: Incoming) -> Result<Option<Incoming>> {
+        let mut message = message;
+        if !self.passes(&mut message.bytes) {
+            // What a filter drops is lost without a word.
+            return Ok(None);
+        }
         {
             let mut state = self.state.lock();
             if state.is_closed {
@@ -268,7 +284,11 @@ impl Netlink {
         state.room = state.room.max(room);
         if state.queue.is_empty() && state.dump.is_some() {
             let limit = state.room.clamp(PIECE_MIN, PIECE_MAX);
-            let bytes = take_piece(&mut state.dump, limit);
+            let mut bytes = take_piece(&mut state.dump, limit);
+            while !self.passes(&mut bytes) {
+                state.dump.as_ref()?;
+                bytes = take_piece(&mut state.dump, limit);
+            }
             state.push(Incoming { bytes, port: 0, group: 0, cred: kernel_cred() });
         }
         if is_peek {

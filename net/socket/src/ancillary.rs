@@ -3,9 +3,11 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use abi::socket::Ucred;
+use abi::socket::*;
 use vfs::{Creds, File, UserNamespace};
+use zerocopy::IntoBytes;
 
+use crate::common::{Common, Flag};
 use crate::identity::{self, Who};
 
 /// The sender of a message, or the peer of a connection. Ids are those of the initial namespace.
@@ -81,6 +83,25 @@ impl PeerCred {
         let cred = Cred { who, uid: creds.euid, gid: creds.egid };
         PeerCred { cred, groups: creds.groups.clone() }
     }
+}
+
+/// The time stamp that a socket wants with what came at an instant of the real-time clock (`SO_TIMESTAMP` and its
+/// relatives).
+pub fn stamp(common: &Common, time_ns: u64) -> Option<Ancillary> {
+    let options = &common.options;
+    if !options.has(Flag::TIMESTAMP) {
+        return None;
+    }
+    let (seconds, rest) = (time_ns / 1_000_000_000, time_ns % 1_000_000_000);
+    let is_ns = options.has(Flag::TIMESTAMPNS);
+    let time = [seconds, if is_ns { rest } else { rest / 1000 }];
+    let kind = match (is_ns, options.has(Flag::TIMESTAMP_NEW)) {
+        (false, false) => SO_TIMESTAMP_OLD,
+        (false, true) => SO_TIMESTAMP_NEW,
+        (true, false) => SO_TIMESTAMPNS_OLD,
+        (true, true) => SO_TIMESTAMPNS_NEW,
+    };
+    Some(Ancillary::Raw { level: SOL_SOCKET, kind, data: time.as_bytes().to_vec() })
 }
 
 /// One control message.

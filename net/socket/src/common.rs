@@ -9,6 +9,7 @@ use arch::lock::{LockClass, SpinLock};
 use bitflags::bitflags;
 
 use crate::ancillary::PeerCred;
+use crate::filter::Filter;
 use crate::namespace::NetNamespace;
 use crate::wait::{NO_TIMEOUT, Patience};
 
@@ -140,6 +141,8 @@ pub struct Options {
     pub max_pacing_rate: AtomicU64,
     /// `SO_TIMESTAMPING` flags.
     pub timestamping: AtomicU32,
+    /// `SO_ATTACH_FILTER`.
+    pub filter: Filter,
 }
 
 impl Options {
@@ -162,6 +165,7 @@ impl Options {
             busy_poll: AtomicI32::new(0),
             max_pacing_rate: AtomicU64::new(u64::MAX),
             timestamping: AtomicU32::new(0),
+            filter: Filter::new(),
         }
     }
 
@@ -189,6 +193,7 @@ impl Options {
         ] {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        self.filter.copy(&from.filter);
         for (to, from) in [(&self.mark, &from.mark), (&self.timestamping, &from.timestamping)] {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }

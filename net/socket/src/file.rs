@@ -13,9 +13,11 @@ use arch::addr::VirtAddr;
 use arch::lock::Once;
 use arch::uio::{Sink, Source};
 use vfs::{
-    Context, Dentry, File, FileInit, FileMode, FileOps, FsStat, Inode, InodeInit, InodeOps, Mount,
-    PageSink, Path, PollTable, SuperBlock, SuperInit, SuperOps,
+    Context, Dentry, File, FileInit, FileMode, FileOps, FsStat, Inode, InodeInit, InodeOps,
+    MapArgs, Mount, PageSink, Path, PollTable, SuperBlock, SuperInit, SuperOps,
 };
+
+use vm::MapSource;
 
 use crate::interface::{Call, RecvMessage, SendMessage, Socket, device_control};
 
@@ -142,6 +144,10 @@ impl FileOps for SocketFile {
     fn ioctl(&self, _file: &Arc<File>, ctx: &Context<'_>, cmd: u32, arg: usize) -> Result<usize> {
         let namespace = &self.socket.common().namespace;
         ioctl(&*self.socket, &Call { fs: ctx, namespace }, cmd, arg)
+    }
+
+    fn mmap(&self, _file: &Arc<File>, args: &MapArgs) -> Result<Arc<dyn MapSource>> {
+        self.socket.mmap(args)
     }
 
     fn set_flags(&self, _file: &File, flags: u32) -> Result<()> {

@@ -181,6 +181,8 @@ impl<'a> OptionIn<'a> {
 pub struct OptionOut<'a> {
     sink: Sink<'a>,
     room: usize,
+    /// What the program left where the value goes.
+    input: Option<Source<'a>>,
     /// What the call says the length is.
     len: usize,
 }
@@ -188,7 +190,19 @@ pub struct OptionOut<'a> {
 impl<'a> OptionOut<'a> {
     /// Up to `room` bytes go to `sink`.
     pub fn new(sink: Sink<'a>, room: usize) -> OptionOut<'a> {
-        OptionOut { sink, room, len: 0 }
+        OptionOut { sink, room, input: None, len: 0 }
+    }
+
+    /// For options that read what is there before they answer.
+    pub fn with_input(self, input: Source<'a>) -> OptionOut<'a> {
+        OptionOut { input: Some(input), ..self }
+    }
+
+    /// What is there before the answer.
+    pub fn given<T: FromBytes + IntoBytes + FromZeros>(&mut self) -> Result<T> {
+        let mut value = T::new_zeroed();
+        self.input.as_mut().ok_or(Errno::EFAULT)?.take_all(value.as_mut_bytes())?;
+        Ok(value)
     }
 
     /// Bytes the caller has room for.
@@ -211,6 +225,12 @@ impl<'a> OptionOut<'a> {
         let len = bytes.len().min(self.room);
         self.sink.put_all(bytes.get(..len).unwrap_or_default())?;
         self.len = len;
+        Ok(())
+    }
+
+    /// Bytes of an option whose lengths are not counted in bytes: all of them.
+    pub fn records(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sink.put_all(bytes)?;
         Ok(())
     }
 
@@ -342,6 +362,11 @@ pub trait Socket: Any + Send + Sync {
     /// Passes received pages on without copying; `EINVAL` makes the caller copy.
     fn splice_read(&self, len: usize, nonblocking: bool, out: &mut dyn PageSink) -> Result<usize> {
         Err(Errno::EINVAL)
+    }
+
+    /// What a mapping of the socket takes its pages from.
+    fn mmap(&self, args: &vfs::MapArgs) -> Result<Arc<dyn vm::MapSource>> {
+        Err(Errno::ENODEV)
     }
 
     /// The socket has its open file now: what sends `SIGURG`, and what a descriptor in flight refers to.

@@ -9,6 +9,7 @@ pub mod ancillary;
 pub mod common;
 pub mod family;
 pub mod file;
+pub mod filter;
 pub mod identity;
 pub mod interface;
 pub mod namespace;
@@ -21,6 +22,7 @@ pub use ancillary::{Ancillary, Cred, PeerCred};
 pub use common::{Common, Flag, Kind, packet_memory};
 pub use family::{Family, create, create_pair, family, register};
 pub use file::{file_of, socket_of};
+pub use filter::Filter;
 pub use interface::{
     Call, OptionIn, OptionOut, RecvMessage, Scm, SendMessage, Shutdown, Socket, set_device_control,
 };

@@ -9,6 +9,7 @@ use vfs::Cap;
 
 use crate::ancillary::Cred;
 use crate::common::{Common, Flag};
+use crate::filter;
 use crate::interface::{Call, OptionIn, OptionOut, device_control};
 use crate::wait::NO_TIMEOUT;
 
@@ -54,6 +55,9 @@ fn require_admin(common: &Common, call: &Call<'_>) -> Result<()> {
 pub fn set(common: &Common, call: &Call<'_>, name: i32, value: &mut OptionIn<'_>) -> Result<()> {
     if name == SO_BINDTODEVICE {
         return bind_to_device(common, call, value);
+    }
+    if name == SO_ATTACH_FILTER {
+        return filter::attach(common, value);
     }
     let options = &common.options;
     // What has a longer value starts with an `int` too.
@@ -159,7 +163,7 @@ fn set_int(common: &Common, call: &Call<'_>, name: i32, value: i32) -> Result<()
         }
         SO_BSDCOMPAT => {}
         SO_DETACH_FILTER => {
-            return Err(if options.has(Flag::LOCK_FILTER) { Errno::EPERM } else { Errno::ENOENT });
+            return filter::detach(common);
         }
         SO_LOCK_FILTER => {
             if options.has(Flag::LOCK_FILTER) && !on {
@@ -296,11 +300,8 @@ pub fn get(common: &Common, call: &Call<'_>, name: i32, value: &mut OptionOut<'_
         SO_MARK => value.int(options.mark.load(Ordering::Relaxed) as i32),
         SO_PEEK_OFF => Err(Errno::EOPNOTSUPP),
         SO_BINDTODEVICE => bound_device(common, value),
-        SO_ATTACH_FILTER => {
-            // SO_GET_FILTER: there is none.
-            value.tell_len(0);
-            Ok(())
-        }
+        // `SO_GET_FILTER` is the same number.
+        SO_ATTACH_FILTER => filter::get(common, value),
         SO_LOCK_FILTER => value.int(i32::from(options.has(Flag::LOCK_FILTER))),
         SO_BPF_EXTENSIONS => value.int(64),
         SO_BUSY_POLL => value.int(number(&options.busy_poll)),

@@ -10,7 +10,7 @@ use abi::socket::*;
 use abi::{Errno, Result};
 use arch::uio::{Sink, Source};
 use frames::PageRef;
-use socket::{Ancillary, Cred, Patience, RecvMessage, SendMessage, packet_memory};
+use socket::{Ancillary, Cred, Patience, RecvMessage, SendMessage, filter, packet_memory};
 use vfs::File;
 
 use crate::name::{self, Bound};
@@ -75,6 +75,21 @@ impl Bytes {
             }
         }
         Ok(())
+    }
+}
+
+impl bpf::Bytes for Bytes {
+    fn read(&self, at: usize, to: &mut [u8]) -> bool {
+        match self {
+            Bytes::Small(bytes) => bpf::Bytes::read(&bytes.as_slice(), at, to),
+            Bytes::Pages(pages) => to.iter_mut().zip(at..).all(|(to, at)| {
+                let page = pages.get(at / PAGE);
+                page.is_some_and(|page| {
+                    page.copy_out(at % PAGE, core::slice::from_mut(to));
+                    true
+                })
+            }),
+        }
     }
 }
 
@@ -227,6 +242,13 @@ pub(crate) fn send(
         extra: if extra.is_empty() { None } else { Some(Box::new(extra)) },
         _charge: charge,
     };
+    if peer.common.options.filter.is_there() {
+        match filtered(&peer, &packet) {
+            Some(kept) => packet.len = kept,
+            // What a filter drops is lost without a word.
+            None => return Ok(len),
+        }
+    }
     loop {
         match push(socket, &peer, packet)? {
             None => break,
@@ -237,6 +259,13 @@ pub(crate) fn send(
     }
     peer.readable.notify_one(READABLE);
     Ok(len)
+}
+
+/// How many bytes of a packet the receiver's filter lets pass.
+#[cold]
+fn filtered(peer: &Unix, packet: &Packet) -> Option<usize> {
+    let filter = &peer.common.options.filter;
+    filter.pass(packet.len, 1, || filter::plain(&packet.bytes, packet.len, 0))
 }
 
 /// Waits until the sender's buffer has room for a packet.

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::any::Any;
 use process::Task;
 use process::pid::{PidNamespace, ProcessDirectory};
-use pseudo::{Body, Directory, Lister, Node, Target, Text};
+use pseudo::{Body, Directory, Identity, Lister, Node, Target, Text};
 use vfs::cred::Creds;
 
 /// A thread, or the process it leads.
@@ -102,6 +102,11 @@ fn base_ino(task: &Task) -> u64 {
     (identity + 1).wrapping_shl(SLOT_BITS) | 1 << 63
 }
 
+/// Who `/proc/PID` is.
+pub(crate) fn process_identity(task: &Task) -> Identity {
+    Identity { ino: base_ino(task), owner: owner_of(task) }
+}
+
 /// The inode number of `/proc/PID`.
 pub(crate) fn process_ino(task: &Task) -> u64 {
     base_ino(task)
@@ -109,11 +114,13 @@ pub(crate) fn process_ino(task: &Task) -> u64 {
 
 /// A canonical decimal number.
 pub(crate) fn parse_number(name: &[u8]) -> Option<i32> {
-    let text = core::str::from_utf8(name).ok()?;
-    if text.starts_with('0') && text.len() > 1 || !text.bytes().all(|b| b.is_ascii_digit()) {
+    if name.is_empty() || name.starts_with(b"0") && name.len() > 1 {
         return None;
     }
-    text.parse().ok()
+    name.iter().try_fold(0i32, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })
 }
 
 fn owner_of(task: &Task) -> (u32, u32) {
@@ -146,12 +153,20 @@ fn dir_node(task: &Arc<Task>, ns: &Arc<PidNamespace>, shown: Option<Arc<Shown>>)
 }
 
 impl TaskDir {
-    fn view(&self) -> Result<View> {
+    /// The task, if the running one may look inside.
+    fn enter(&self) -> Result<Arc<Task>> {
         let task = self.task.upgrade().ok_or(Errno::ENOENT)?;
         if self.shown.as_ref().is_some_and(|shown| !shown.may_enter(&task)) {
             return Err(Errno::EPERM);
         }
-        Ok(View { task, whole: self.whole, ns: self.ns.clone(), opener: None })
+        Ok(task)
+    }
+
+    /// The entry of this name with its place in the table.
+    fn find(&self, name: &[u8]) -> Option<(usize, &'static str, &'static Kind)> {
+        let mut files = FILES.iter().enumerate();
+        let (index, (own, kind)) = files.find(|(_, (own, _))| own.as_bytes() == name)?;
+        self.is_shown(own).then_some((index, own, kind))
     }
 
     fn ino(&self, task: &Task, index: usize) -> u64 {
@@ -166,13 +181,8 @@ impl TaskDir {
 
 impl Directory for TaskDir {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
-        let view = self.view()?;
-        let found = FILES.iter().enumerate().find(|(_, (own, _))| own.as_bytes() == name);
-        let Some((index, (own, kind))) = found else { return Ok(None) };
-        if !self.is_shown(own) {
-            return Ok(None);
-        }
-        let task = &view.task;
+        let task = &self.enter()?;
+        let Some((index, own, kind)) = self.find(name) else { return Ok(None) };
         let ino = self.ino(task, index);
         let text = |show, store| {
             let weak = self.task.clone();
@@ -191,13 +201,13 @@ impl Directory for TaskDir {
                 let link = TaskLink { task: self.task.clone(), place: *place };
                 (0o777, Body::Link(Arc::new(link)))
             }
-            Kind::Dir(_) if *own == "net" => {
+            Kind::Dir(_) if own == "net" => {
                 // The namespace's, whoever of it is asked.
                 return Ok(Some(socket::trees::proc_net(&task.ns().net)));
             }
             Kind::Dir(mode) => {
                 let weak = self.task.clone();
-                let dir: Arc<dyn Directory> = match *own {
+                let dir: Arc<dyn Directory> = match own {
                     "task" => Arc::new(Threads { task: weak, ns: self.ns.clone() }),
                     "fd" => Arc::new(fds::Fds { task: weak, info: false, base: base_ino(task) }),
                     "fdinfo" => Arc::new(fds::Fds { task: weak, info: true, base: base_ino(task) }),
@@ -209,8 +219,18 @@ impl Directory for TaskDir {
         Ok(Some(Node { ino, mode, owner: owner_of(task), body }))
     }
 
+    fn identify(&self, name: &[u8]) -> Result<Option<Identity>> {
+        let task = self.enter()?;
+        let Some((index, own, _)) = self.find(name) else { return Ok(None) };
+        if own == "net" {
+            let net = socket::trees::proc_net(&task.ns().net);
+            return Ok(Some(Identity { ino: net.ino, owner: net.owner }));
+        }
+        Ok(Some(Identity { ino: self.ino(&task, index), owner: owner_of(&task) }))
+    }
+
     fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {
-        let view = self.view()?;
+        let task = self.enter()?;
         let first = usize::try_from(cursor).unwrap_or(usize::MAX);
         for (index, (name, kind)) in FILES.iter().enumerate().skip(first) {
             if !self.is_shown(name) {
@@ -221,7 +241,7 @@ impl Directory for TaskDir {
                 Kind::Link(_) => 10,
                 _ => 8,
             };
-            if !out(index as u64 + 1, name.as_bytes(), self.ino(&view.task, index), kind) {
+            if !out(index as u64 + 1, name.as_bytes(), self.ino(&task, index), kind) {
                 break;
             }
         }

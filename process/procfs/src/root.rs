@@ -6,8 +6,9 @@ use abi::Result;
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use process::Task;
 use process::pid::PidNamespace;
-use pseudo::{Body, Directory, Lister, Node, Target, Tree, link, show};
+use pseudo::{Body, Directory, Identity, Lister, Node, Put, Target, Tree, link, show};
 
 /// Cursors from here on are process numbers.
 const FIRST_PID: u64 = 256;
@@ -62,15 +63,29 @@ fn locks_of(ns: Arc<PidNamespace>) -> Node {
     show(move |out| locks::show(&ns, out))
 }
 
+impl Root {
+    /// The thread that leads the process `number`, or another, if the running task sees it.
+    fn task(&self, number: i32) -> Option<Arc<Task>> {
+        self.shown.ns.task(number).filter(|task| self.shown.sees(task))
+    }
+}
+
 impl Directory for Root {
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
-        if let Some(node) = self.fixed.lookup(name)? {
-            let is_there = self.shown.has_system_files() || OWN_LINKS.contains(&name);
-            return Ok(is_there.then_some(node));
+        if let Some(number) = pid::parse_number(name) {
+            let task = self.task(number);
+            return Ok(task.map(|task| pid::process_node(&task, &self.shown)));
         }
-        let Some(number) = pid::parse_number(name) else { return Ok(None) };
-        let task = self.shown.ns.task(number).filter(|task| self.shown.sees(task));
-        Ok(task.map(|task| pid::process_node(&task, &self.shown)))
+        let is_there = self.shown.has_system_files() || OWN_LINKS.contains(&name);
+        if is_there { self.fixed.lookup(name) } else { Ok(None) }
+    }
+
+    fn identify(&self, name: &[u8]) -> Result<Option<Identity>> {
+        if let Some(number) = pid::parse_number(name) {
+            return Ok(self.task(number).map(|task| pid::process_identity(&task)));
+        }
+        let is_there = self.shown.has_system_files() || OWN_LINKS.contains(&name);
+        if is_there { self.fixed.identify(name) } else { Ok(None) }
     }
 
     fn list(&self, cursor: u64, out: &mut Lister<'_>) -> Result<()> {
@@ -126,10 +141,11 @@ impl Target for SelfLink {
         if group == 0 || own == 0 {
             return Err(abi::Errno::ENOENT);
         }
-        Ok(match self.thread {
-            true => format!("{group}/task/{own}"),
-            false => format!("{group}"),
+        let mut text = Vec::with_capacity(32);
+        text.dec(group);
+        if self.thread {
+            text.text("/task/").dec(own);
         }
-        .into_bytes())
+        Ok(text)
     }
 }

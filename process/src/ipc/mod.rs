@@ -79,7 +79,7 @@ mod tests {
         assert!(!is_gone(&who));
         group.live_count.store(0, Ordering::Relaxed);
         assert!(is_gone(&who));
-        pid.detach_group();
+        pid.detach_process();
         assert!(is_gone(&who));
     }
 }

@@ -13,8 +13,8 @@ mod alloc;
 pub use self::alloc::{Numbers, PID_MAX_LIMIT, PID_MAX_MIN};
 
 use crate::group::ThreadGroup;
+use crate::roll::Roll;
 use crate::task::Task;
-use ::alloc::collections::BTreeMap;
 use ::alloc::sync::{Arc, Weak};
 use ::alloc::vec::Vec;
 use abi::{Errno, Result};
@@ -198,10 +198,10 @@ impl PidNamespace {
 struct Links {
     task: Option<Weak<Task>>,
     group: Option<Weak<ThreadGroup>>,
-    /// Members of the process group, by their birth numbers.
-    members: BTreeMap<u64, Weak<ThreadGroup>>,
-    /// Members of the session, by their birth numbers.
-    session: BTreeMap<u64, Weak<ThreadGroup>>,
+    /// Members of the process group.
+    members: Roll<Weak<ThreadGroup>>,
+    /// Members of the session.
+    session: Roll<Weak<ThreadGroup>>,
 }
 
 impl Links {
@@ -297,14 +297,19 @@ impl Pid {
         self.links.lock().group.as_ref()?.upgrade()
     }
 
-    /// The members of the process group.
+    /// The members of the process group, in the order of joining.
     pub fn members(&self) -> Vec<Arc<ThreadGroup>> {
-        self.links.lock().members.values().filter_map(Weak::upgrade).collect()
+        self.links.lock().members.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// The members of the session.
+    /// The member of the process group that joined first.
+    pub fn first_member(&self) -> Option<Arc<ThreadGroup>> {
+        self.links.lock().members.iter().find_map(Weak::upgrade)
+    }
+
+    /// The members of the session, in the order of joining.
     pub fn session_members(&self) -> Vec<Arc<ThreadGroup>> {
-        self.links.lock().session.values().filter_map(Weak::upgrade).collect()
+        self.links.lock().session.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Whether a process group goes by it.
@@ -325,28 +330,31 @@ impl Pid {
         self.links.lock().group = Some(Arc::downgrade(group));
     }
 
-    pub(crate) fn attach_member(&self, group: &Arc<ThreadGroup>) {
-        self.links.lock().members.insert(group.birth, Arc::downgrade(group));
+    /// A member of the process group more; the key it leaves by.
+    pub(crate) fn attach_member(&self, group: &Arc<ThreadGroup>) -> u64 {
+        self.links.lock().members.join(Arc::downgrade(group))
     }
 
-    pub(crate) fn attach_session(&self, group: &Arc<ThreadGroup>) {
-        self.links.lock().session.insert(group.birth, Arc::downgrade(group));
+    /// A member of the session more; the key it leaves by.
+    pub(crate) fn attach_session(&self, group: &Arc<ThreadGroup>) -> u64 {
+        self.links.lock().session.join(Arc::downgrade(group))
     }
 
     pub(crate) fn detach_task(&self) {
         self.change(|links| drop(links.task.take()));
     }
 
-    pub(crate) fn detach_group(&self) {
-        self.change(|links| drop(links.group.take()));
+    /// No process goes by it any more, and no leader of one.
+    pub(crate) fn detach_process(&self) {
+        self.change(|links| drop((links.task.take(), links.group.take())));
     }
 
-    pub(crate) fn detach_member(&self, birth: u64) {
-        self.change(|links| drop(links.members.remove(&birth)));
+    pub(crate) fn detach_member(&self, key: u64) {
+        self.change(|links| drop(links.members.leave(key)));
     }
 
-    pub(crate) fn detach_session(&self, birth: u64) {
-        self.change(|links| drop(links.session.remove(&birth)));
+    pub(crate) fn detach_session(&self, key: u64) {
+        self.change(|links| drop(links.session.leave(key)));
     }
 
     /// Frees the numbers of a pid that nothing was attached to (a clone that failed).

@@ -28,10 +28,10 @@ use arch::lock::{IrqLock, LockClass, SpinLock};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sched::WaitQueue;
 
-pub(crate) use news::News;
+pub(crate) use news::Traces;
 pub use registers::Registers;
 pub(crate) use relation::{
-    ThreadExit, adopt_child, leader_replaced, process_ended, thread_ended, tracer_ended,
+    adopt_child, leader_replaced, process_ended, thread_ended, tracer_ended,
 };
 pub use relation::{attach, detach, seize, trace_me, tracer_of};
 pub use stop::{Entry, step_trap, syscall_enter, syscall_exit};

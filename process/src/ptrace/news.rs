@@ -1,10 +1,10 @@
-//! [`News`]: which of the traced threads `wait(2)` has to look at.
+//! [`Traces`]: what a process traces, and which of it `wait(2)` has to look at ([`News`]).
 
-use super::relation::key;
-use crate::group::Family;
+use super::relation::{ThreadExit, key};
+use crate::group::ThreadGroup;
 use crate::task::Task;
-use alloc::collections::BTreeSet;
-use alloc::sync::Arc;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::sync::{Arc, Weak};
 
 /// The traced threads of a process that may have stopped since they were last waited for, by the
 /// numbers of their threads. So waiting costs nothing for those that stand still or run.
@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 /// found to have nothing is forgotten. It is added after its state says that it is stopped and
 /// before the tracer is woken, so no stop is missed.
 #[derive(Default)]
-pub(crate) struct News(BTreeSet<u64>);
+pub(super) struct News(BTreeSet<u64>);
 
 /// Why there is nothing to report of a thread.
 enum Miss {
@@ -47,10 +47,29 @@ impl News {
     }
 }
 
-impl Family {
+/// What the threads of a process trace.
+#[derive(Default)]
+pub(crate) struct Traces {
+    /// Traced threads, by the number of their thread.
+    pub(crate) threads: BTreeMap<u64, Arc<Task>>,
+    /// Those of them that may have stopped since they were last waited for.
+    pub(super) news: News,
+    /// Traced threads that have ended and were not waited for.
+    pub(crate) exits: VecDeque<ThreadExit>,
+    /// Other parents' children whose leader was traced from here: they have ended and are this
+    /// process's to wait for first. With the thread that traced.
+    pub(crate) zombies: BTreeMap<u64, (Arc<ThreadGroup>, Weak<Task>)>,
+}
+
+impl Traces {
+    /// Whether nobody is traced, nor to be waited for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.threads.is_empty() && self.zombies.is_empty() && self.exits.is_empty()
+    }
+
     /// Whether a thread of this process traces `task`.
-    pub(crate) fn traces(&self, task: &Task) -> bool {
-        self.traced.contains_key(&key(task))
+    pub(crate) fn has(&self, task: &Task) -> bool {
+        self.threads.contains_key(&key(task))
     }
 
     /// A traced thread whose stop has not been reported, with what `wait(2)` says of it. Another
@@ -60,9 +79,9 @@ impl Family {
         is_wanted: impl Fn(&Task) -> bool,
         take: bool,
     ) -> Option<(Arc<Task>, i32)> {
-        let Family { traced, traced_news, .. } = self;
-        traced_news.find(|key| {
-            let tracee = traced.get(&key).ok_or(Miss::Quiet)?;
+        let Traces { threads, news, .. } = self;
+        news.find(|key| {
+            let tracee = threads.get(&key).ok_or(Miss::Quiet)?;
             if !is_wanted(tracee) {
                 return Err(Miss::Unwanted);
             }

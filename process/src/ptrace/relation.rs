@@ -45,7 +45,8 @@ fn link(tracer: &Task, target: &Arc<Task>, is_seized: bool, options: u32) -> Res
         (state.is_seized, state.options, state.message) = (is_seized, options, 0);
         target.tracing.is_traced.store(true, Ordering::Relaxed);
     }
-    tracer.group.family.lock().traced.insert(key(target), target.clone());
+    let mut family = tracer.group.family.lock();
+    family.traces.get_or_insert_default().threads.insert(key(target), target.clone());
     Ok(())
 }
 
@@ -71,8 +72,9 @@ fn unlink(target: &Task, signal: i32) -> Option<Arc<Task>> {
     tracing.resume.wake_all();
     let group = owner?.upgrade()?.group.clone();
     let mut family = group.family.lock();
-    family.traced_news.remove(key(target));
-    family.traced.remove(&key(target))
+    let traces = family.traces.as_mut()?;
+    traces.news.remove(key(target));
+    traces.threads.remove(&key(target))
 }
 
 /// [`link`] if `caller` has the right, with no `execve(2)` of the target between the two.
@@ -187,25 +189,21 @@ pub(crate) fn tracer_ended(task: &Task) -> Left {
     let mine = |weak: &Weak<Task>| core::ptr::eq(weak.as_ptr(), task);
     let traced: Vec<Arc<Task>> = {
         let mut family = task.group.family.lock();
-        if family.traced.is_empty()
-            && family.traced_zombies.is_empty()
-            && family.traced_exits.is_empty()
-        {
+        let Some(traces) = family.traces.as_mut().filter(|traces| !traces.is_empty()) else {
             return left;
-        }
+        };
         let (own, others) =
-            core::mem::take(&mut family.traced_exits).into_iter().partition(|e| mine(&e.tracer));
-        (left.exits, family.traced_exits) = (own, others);
-        let gone: Vec<u64> = family
-            .traced_zombies
+            core::mem::take(&mut traces.exits).into_iter().partition(|e| mine(&e.tracer));
+        (left.exits, traces.exits) = (own, others);
+        let gone: Vec<u64> = traces
+            .zombies
             .iter()
             .filter(|(_, (_, tracer))| mine(tracer))
             .map(|(birth, _)| *birth)
             .collect();
-        left.zombies.extend(
-            gone.iter().filter_map(|birth| family.traced_zombies.remove(birth)).map(|z| z.0),
-        );
-        family.traced.values().cloned().collect()
+        left.zombies
+            .extend(gone.iter().filter_map(|birth| traces.zombies.remove(birth)).map(|z| z.0));
+        traces.threads.values().cloned().collect()
     };
     for target in traced {
         let (is_mine, kills) = {
@@ -245,7 +243,7 @@ pub(crate) fn thread_ended(task: &Task) -> Option<(Arc<ThreadGroup>, SigInfo, Op
     };
     let exit =
         ThreadExit { pid: task.pid(), pgrp: task.group.pgrp(), tracer: tracer.weak(), report };
-    group.family.lock().traced_exits.push_back(exit);
+    group.family.lock().traces.get_or_insert_default().exits.push_back(exit);
     Some((group.clone(), child_info(task, &group, code, value), gone))
 }
 
@@ -273,7 +271,10 @@ pub(crate) fn process_ended(
     }
     let watcher = tracer.group.clone();
     group.kin.lock().is_held = true;
-    watcher.family.lock().traced_zombies.insert(group.birth, (group.clone(), tracer.weak()));
+    let entry = (group.clone(), tracer.weak());
+    let mut family = watcher.family.lock();
+    family.traces.get_or_insert_default().zombies.insert(group.birth, entry);
+    drop(family);
     let (code, value) = exit::decode_status(exit::exit_status(group, leader));
     let info = child_info(leader, &watcher, code, value);
     Some((watcher, info))

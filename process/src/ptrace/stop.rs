@@ -130,7 +130,9 @@ fn go_on(task: &Task, frame: &mut TrapFrame, mode: Resume) {
 fn tell_tracer(task: &Task, code: i32) {
     let Some(tracer) = super::tracer(task) else { return };
     let group = &tracer.group;
-    group.family.lock().traced_news.add(super::relation::key(task));
+    if let Some(traces) = &mut group.family.lock().traces {
+        traces.news.add(super::relation::key(task));
+    }
     let wants = tracer.sighand().is_some_and(|hand| {
         let action = hand.get(Signal::SIGCHLD);
         action.handler != SIG_IGN && action.flags & sa::NOCLDSTOP == 0

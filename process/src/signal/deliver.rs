@@ -73,7 +73,7 @@ fn handle(task: &Task, user: &mut TrapFrame, delivery: Delivery) {
         if signal == Signal::SIGSEGV
             && let Some(hand) = task.sighand()
         {
-            hand.set(signal, SigAction { handler: SIG_DFL, ..SigAction::default() });
+            hand.reset(signal);
         }
         super::force(task, SigInfo::new(Signal::SIGSEGV, abi::signal::si::KERNEL));
         return;

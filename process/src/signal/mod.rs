@@ -182,14 +182,31 @@ pub fn replace_action(
         return Err(abi::Errno::EINVAL);
     }
     new.mask = new.mask.minus(SigSet::UNBLOCKABLE);
+    if action::is_ignored(&new, signal) {
+        return Ok(ignore(task, &hand, signal, new));
+    }
+    while !hand.try_swap(signal, &mut new) {
+        hand.prepare(signal);
+    }
+    Ok(new)
+}
+
+/// Installs an action by which `signal` vanishes, and drops what is pending of it. Senders ask for the action with
+/// the process's signals locked: none adds one afterwards.
+fn ignore(
+    task: &Task,
+    hand: &SigHand,
+    signal: Signal,
+    mut action: abi::signal::SigAction,
+) -> abi::signal::SigAction {
     let dropped;
     let mut from_threads = None;
-    let old;
-    {
+    loop {
         let mut signals = task.group.signals.lock();
-        old = hand.set(signal, new);
-        if !action::is_ignored(&new, signal) {
-            return Ok(old);
+        if !hand.try_swap(signal, &mut action) {
+            drop(signals);
+            hand.prepare(signal);
+            continue;
         }
         let set = SigSet::of(signal);
         dropped = signals.pending.discard(set);
@@ -198,9 +215,10 @@ pub fn replace_action(
                 from_threads = Some(Record::chain(record, from_threads.take()));
             }
         });
+        break;
     }
     drop((dropped, from_threads));
-    Ok(old)
+    action
 }
 
 #[cfg(test)]

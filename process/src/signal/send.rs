@@ -362,7 +362,7 @@ pub fn force(task: &Task, info: SigInfo) {
     let action = hand.get(signal);
     let blocked = task.blocked().contains(signal);
     if blocked || is_ignored(&action, signal) {
-        hand.set(signal, abi::signal::SigAction { handler: SIG_DFL, ..action });
+        hand.reset(signal);
         if blocked {
             let mut mask = task.blocked();
             mask.remove(signal);

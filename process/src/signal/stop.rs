@@ -145,7 +145,7 @@ pub(crate) fn notify_parent(group: &Arc<ThreadGroup>, code: i32, status: i32) {
     let parent = {
         let _tree = tree();
         let Some(parent) = group.parent() else { return };
-        parent.family.lock().changed.insert(group.birth, group.clone());
+        parent.family.lock().children.change(group);
         parent
     };
     let wants = parent.any_task().and_then(|t| t.sighand()).is_some_and(|hand| {

@@ -29,7 +29,7 @@ use arch::timer::Mode;
 use core::mem::{forget, offset_of};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use schedpolicy::{Account, Found, Holder, Ledger, ProcessorTimes};
+use schedpolicy::{Account, Found, Holder, Ledger, ProcessorTimes, WakeCost};
 
 static QUEUE_CLASS: LockClass = LockClass::new("sched.run_queue", 740);
 
@@ -44,6 +44,8 @@ struct Cpu {
     migrating: *const Thread,
     sampler: Sampler,
     ledger: Ledger,
+    /// When another processor queued a woken thread here while it idled; 0: not since it ran something.
+    roused_ns: u64,
     /// When it looks next whether another processor has less to do.
     next_share_ns: u64,
 }
@@ -77,6 +79,7 @@ arch::percpu! {
         migrating: core::ptr::null(),
         sampler: Sampler::new(),
         ledger: Ledger::new(),
+        roused_ns: 0,
         next_share_ns: 0,
     });
 }
@@ -88,6 +91,8 @@ arch::percpu! {
     static QUIESCENT: PerCpu<AtomicU64> = AtomicU64::new(0);
 }
 
+/// What it takes to wake an idle processor.
+static WAKE_COST: WakeCost = WakeCost::new();
 static IDLE: AtomicCpuSet = AtomicCpuSet::new();
 static IS_RUNNING: AtomicBool = AtomicBool::new(false);
 
@@ -221,11 +226,21 @@ fn switch_away(is_preempted: bool) {
         prev.set_place(if leaves { Place::Off } else { Place::Moving });
         prev.voluntary.fetch_add(1, Ordering::Relaxed);
     }
+    if is_idle {
+        let roused = core::mem::take(&mut cpu.roused_ns);
+        // Another processor may have taken what it was roused for.
+        if roused != 0 && chosen.is_some() {
+            WAKE_COST.note(now.saturating_sub(roused));
+        }
+    }
     let next: *const Thread = chosen.map_or(cpu.idle, of_entity);
     // SAFETY: the chosen thread, or idle, is alive while the queue is locked.
     hooks::sched_slice_end(slice_end(&mut cpu, unsafe { &*next }));
     if ptr::eq(next, prev) {
         return;
+    }
+    if !is_idle {
+        prev.handover.stops(now, leaves);
     }
     if !leaves && !is_idle {
         prev.involuntary.fetch_add(1, Ordering::Relaxed);
@@ -293,15 +308,16 @@ unsafe fn finish(last: *const Thread) {
 
 /// Puts a thread on a processor's queue and makes that processor look if it matters. The caller
 /// has the right to do so: it made the thread's place [`Place::Moving`], and its processor
-/// `target`.
-fn enqueue_on(thread: &Thread, target: CpuId, why: Enqueue) {
-    enqueue_locked(CPU.on(target).lock(), thread, target, why);
+/// `target`. Returns the time.
+fn enqueue_on(thread: &Thread, target: CpuId, why: Enqueue) -> u64 {
+    enqueue_locked(CPU.on(target).lock(), thread, target, why)
 }
 
 /// [`enqueue_on`] with the target's queue locked already; of a thread that was on it last the place
 /// may still be [`Place::Off`].
-fn enqueue_locked(mut cpu: Queue, thread: &Thread, target: CpuId, why: Enqueue) {
-    cpu.queue.update(arch::time::now_ns());
+fn enqueue_locked(mut cpu: Queue, thread: &Thread, target: CpuId, why: Enqueue) -> u64 {
+    let now = arch::time::now_ns();
+    cpu.queue.update(now);
     let entity = entity_of(thread);
     // SAFETY: on no queue, and alive while it is queued: it holds a reference to itself.
     let preempts = unsafe {
@@ -321,10 +337,14 @@ fn enqueue_locked(mut cpu: Queue, thread: &Thread, target: CpuId, why: Enqueue) 
         // SAFETY: the current thread of a processor is alive.
         if let Some(current) = unsafe { cpu.current.as_ref() } {
             current.arch().set_flag(flags::NEED_RESCHED);
+            if current.is_idle && why == Enqueue::Wakeup {
+                cpu.roused_ns = now;
+            }
         }
         drop(cpu);
         arch::ipi::reschedule(target);
     }
+    now
 }
 
 /// Lets a new thread run.

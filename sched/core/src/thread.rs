@@ -98,6 +98,9 @@ pub struct Thread {
     pub(crate) entity: UnsafeCell<Entity>,
     /// Wakers take turns.
     pub(crate) wake_lock: IrqLock<()>,
+    /// How soon it sleeps after it has woken another one.
+    #[cfg(target_os = "none")]
+    pub(crate) handover: schedpolicy::Handover,
     /// Unique, never reused.
     pub id: u64,
     name: IrqLock<[u8; 16]>,
@@ -146,6 +149,8 @@ impl Thread {
             is_idle,
             entity: UnsafeCell::new(Entity::new()),
             wake_lock: IrqLock::new(&WAKE_CLASS, ()),
+            #[cfg(target_os = "none")]
+            handover: schedpolicy::Handover::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name: IrqLock::new(&NAME_CLASS, [0; 16]),
             number: AtomicI32::new(0),

@@ -2,7 +2,7 @@
 
 use super::{Open, with_call};
 use crate::Cx;
-use abi::socket::SOL_SOCKET;
+use abi::socket::{SO_ATTACH_FILTER, SOL_SOCKET};
 use abi::{Errno, Result};
 use arch::VirtAddr;
 use arch::uio::{Sink, Source};
@@ -44,7 +44,11 @@ pub(super) fn sys_getsockopt(
     let open = Open::new(cx, fd)?;
     let len: i32 = user::read_val(len_at)?;
     let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
-    let mut out = OptionOut::new(Sink::user(value, len), len);
+    // `SO_GET_FILTER` counts instructions of eight bytes.
+    let is_filter = level == SOL_SOCKET && name == SO_ATTACH_FILTER;
+    let reach = if is_filter { len.saturating_mul(8) } else { len };
+    let mut out =
+        OptionOut::new(Sink::user(value, reach), len).with_input(Source::user(value, len));
     let outcome = with_call(cx, |call| {
         let socket = open.socket()?;
         if level == SOL_SOCKET {

@@ -43,7 +43,7 @@ pub fn elf(bytes: &[u8]) -> bool {
 /// A seccomp program in the form of `struct sock_filter`, run on a call made of the first bytes.
 pub fn seccomp(bytes: &[u8]) -> bool {
     let code = bytes.chunks_exact(8).filter_map(|i| bpf::Instruction::read_from_bytes(i).ok());
-    let Ok(program) = bpf::Program::new(code.collect()) else { return false };
+    let Ok(program) = bpf::check(code.collect()) else { return false };
     let word = |at: usize| bytes.get(at).copied().unwrap_or(0);
     let args = core::array::from_fn(|n| u64::from(word(n)) << (n * 9));
     let data = bpf::Data { nr: word(0).into(), arch: 0xc000_003e, ip: u64::MAX, args };

@@ -1,8 +1,9 @@
 //! Pipes and fifos (`pipe(7)`, `fifo(7)`).
 //!
 //! A pipe is a ring of pages under a sleeping lock, because data is copied from and to user memory
-//! with the lock held. Readers are woken when the ring stops being empty, writers when it stops
-//! being full; pollers hear of every change.
+//! with the lock held. One reader is woken for each write, one writer when the ring stops being full;
+//! pollers hear of every change. Who was woken and leaves data or room behind, or takes none, wakes the
+//! next: while there is something to take and somebody waits, somebody is on his way to it.
 
 mod fifo;
 mod file;
@@ -124,7 +125,18 @@ impl Pipe {
         self.writable.notify(POLLOUT | POLLWRNORM);
     }
 
-    /// Waits until there is something to read (or nobody writes any more).
+    /// As [`tell_readers`](Self::tell_readers) about data: the reader that is woken passes it on.
+    pub(crate) fn tell_a_reader(&self) {
+        self.readable.notify_one(POLLIN | POLLRDNORM);
+    }
+
+    /// As [`tell_writers`](Self::tell_writers) about room: the writer that is woken passes it on.
+    pub(crate) fn tell_a_writer(&self) {
+        self.writable.notify_one(POLLOUT | POLLWRNORM);
+    }
+
+    /// Waits until there is something to read (or nobody writes any more). Who waits drops
+    /// a [`PassOnData`] when he is done.
     pub(crate) fn wait_readable(&self) -> Result<()> {
         wait_interruptible(&self.readable, || {
             let ring = self.ring.lock();
@@ -132,7 +144,8 @@ impl Pipe {
         })
     }
 
-    /// Waits until a slot is free (or nobody reads any more).
+    /// Waits until a slot is free (or nobody reads any more). Who waits drops
+    /// a [`PassOnRoom`] when he is done.
     pub(crate) fn wait_writable(&self) -> Result<()> {
         wait_interruptible(&self.writable, || {
             (!self.ring.lock().is_full() || !self.has_readers()).then_some(())
@@ -143,6 +156,7 @@ impl Pipe {
         if sink.is_full() {
             return Ok(0);
         }
+        let mut waited = None;
         loop {
             let is_lent = {
                 let mut ring = self.ring.lock();
@@ -152,7 +166,7 @@ impl Pipe {
                     let wake = was_full && !ring.is_full();
                     drop(ring);
                     if wake {
-                        self.tell_writers();
+                        self.tell_a_writer();
                     }
                     return Ok(count);
                 }
@@ -166,6 +180,7 @@ impl Pipe {
             if nonblocking && !is_lent {
                 return Err(Errno::EAGAIN);
             }
+            waited.get_or_insert(PassOnData(self));
             self.wait_readable()?;
         }
     }
@@ -174,6 +189,7 @@ impl Pipe {
         if source.is_empty() {
             return Ok(0);
         }
+        let mut waited = None;
         let mut done = 0;
         loop {
             if !self.has_readers() {
@@ -189,7 +205,7 @@ impl Pipe {
                 Ok(count) => {
                     done += count;
                     if count > 0 {
-                        self.tell_readers();
+                        self.tell_a_reader();
                     }
                     if source.is_empty() {
                         return Ok(done);
@@ -200,6 +216,7 @@ impl Pipe {
             if nonblocking {
                 return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) };
             }
+            waited.get_or_insert(PassOnRoom(self));
             if let Err(error) = self.wait_writable() {
                 return if done > 0 { Ok(done) } else { Err(error) };
             }
@@ -252,6 +269,36 @@ impl Pipe {
             self.tell_writers();
         }
         Ok(bytes)
+    }
+}
+
+/// Held by a reader that waits: wakes the next one if he leaves data, for he may have been the one
+/// that was woken for it.
+pub(crate) struct PassOnData<'a>(pub(crate) &'a Pipe);
+
+impl Drop for PassOnData<'_> {
+    fn drop(&mut self) {
+        if !self.0.readable.has_waiters() {
+            return;
+        }
+        let is_left = {
+            let ring = self.0.ring.lock();
+            !ring.is_lent() && !ring.is_empty()
+        };
+        if is_left {
+            self.0.readable.wake_one();
+        }
+    }
+}
+
+/// The same of a writer, for room.
+pub(crate) struct PassOnRoom<'a>(pub(crate) &'a Pipe);
+
+impl Drop for PassOnRoom<'_> {
+    fn drop(&mut self) {
+        if self.0.writable.has_waiters() && !self.0.ring.lock().is_full() {
+            self.0.writable.wake_one();
+        }
     }
 }
 

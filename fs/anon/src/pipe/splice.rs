@@ -19,7 +19,7 @@ use vfs::{Context, File, FileKind, FileMode};
 
 use super::file::PipeEnd;
 use super::ring::{Chunk, PAGE, RUN};
-use super::{Pipe, pipe_of};
+use super::{PassOnData, PassOnRoom, Pipe, pipe_of};
 
 /// Writes everything it collects to a file.
 struct ToFile<'a> {
@@ -191,6 +191,7 @@ fn file_to_pipe(
     if !from.can_read() {
         return Err(Errno::EBADF);
     }
+    let _next = PassOnRoom(pipe);
     let room = match wait_room(pipe, nonblocking) {
         Err(Errno::EPIPE) => {
             ctx.caller.raise(13);
@@ -209,7 +210,7 @@ fn file_to_pipe(
         }
     };
     if count > 0 {
-        pipe.tell_readers();
+        pipe.tell_a_reader();
     }
     Ok(count)
 }
@@ -263,6 +264,7 @@ fn pipe_to_file(
     }
     let mut out = ToFile { ctx, file: to, at, error: None };
     let mut done = 0;
+    let _next = PassOnData(pipe);
     while done < len {
         let chunks = pipe.ring.lock().lend(len - done);
         if chunks.is_empty() {
@@ -277,9 +279,9 @@ fn pipe_to_file(
         let count = *result.as_ref().unwrap_or(&0);
         done += count;
         pipe.ring.lock().settle(chunks, count);
-        // Who reads has waited.
+        // Who reads has waited, be it for the end.
         pipe.readable.wake_all();
-        pipe.tell_writers();
+        pipe.tell_a_writer();
         if count < wanted {
             match result {
                 Err(error) if done == 0 => return Err(error),
@@ -302,6 +304,7 @@ fn pipe_to_pipe(
     if Arc::ptr_eq(source, target) {
         return Err(Errno::EINVAL);
     }
+    let _next = (PassOnData(source), PassOnRoom(target));
     // Others may take the data or the room between the wait and the look: that is not the end.
     while len > 0 && wait_data(source, nonblocking)? {
         wait_room(target, nonblocking)?;
@@ -339,9 +342,9 @@ fn move_chunks(source: &Arc<Pipe>, target: &Arc<Pipe>, len: usize, keep: bool) -
     }
     drop((input, output));
     if done > 0 {
-        target.tell_readers();
+        target.tell_a_reader();
         if !keep {
-            source.tell_writers();
+            source.tell_a_writer();
         }
     }
     done

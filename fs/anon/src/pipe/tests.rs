@@ -232,3 +232,131 @@ fn lent_slots_are_no_room() {
     assert_eq!(pipe.ring.lock().bytes(), all - 4096);
     assert_eq!(world.write(&write, b"x"), Ok(1));
 }
+
+/// Starts `count` threads that wait at the pipe, and gives them time to do so.
+fn waiting<R: Send + 'static>(
+    count: usize,
+    act: impl Fn(usize) -> R + Clone + Send + 'static,
+) -> Vec<thread::JoinHandle<R>> {
+    let start = |index| {
+        let act = act.clone();
+        thread::spawn(move || act(index))
+    };
+    let threads = (0..count).map(start).collect();
+    thread::sleep(std::time::Duration::from_millis(30));
+    threads
+}
+
+#[test]
+fn who_leaves_data_wakes_the_next_reader() {
+    let world = World::new();
+    let (read, write) = super::pipe(&world.ctx(), 0).unwrap();
+    let readers = waiting(6, {
+        let read = read.clone();
+        move |_| World::new().read(&read, 1).unwrap()
+    });
+    assert_eq!(world.write(&write, b"abcdef"), Ok(6));
+    let mut bytes: Vec<u8> =
+        readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect();
+    bytes.sort_unstable();
+    assert_eq!(bytes, b"abcdef");
+}
+
+#[test]
+fn who_takes_nothing_wakes_the_next_reader() {
+    let world = World::new();
+    let ctx = world.ctx();
+    let (read, write) = super::pipe(&ctx, 0).unwrap();
+    let (copies, copy) = super::pipe(&ctx, 0).unwrap();
+    let tees = waiting(2, {
+        let (read, copy) = (read.clone(), copy.clone());
+        move |_| super::splice::tee(&read, &copy, 10, 0)
+    });
+    let readers = waiting(1, {
+        let read = read.clone();
+        move |_| World::new().read(&read, 10).unwrap()
+    });
+    // The first that waits copies the byte and leaves it; the second may come late for it.
+    assert_eq!(world.write(&write, b"x"), Ok(1));
+    for reader in readers {
+        assert_eq!(reader.join().unwrap(), b"x");
+    }
+    drop(write);
+    let copied: usize = tees.into_iter().map(|tee| tee.join().unwrap().unwrap()).sum();
+    assert!((1..=2).contains(&copied));
+    assert_eq!(world.read(&copies, 10).unwrap().len(), copied);
+}
+
+#[test]
+fn each_reader_of_a_semaphore_takes_one() {
+    let world = World::new();
+    let event = crate::eventfd::create(&world.ctx(), 0, crate::eventfd::EFD_SEMAPHORE).unwrap();
+    let readers = waiting(5, {
+        let event = event.clone();
+        move |_| World::new().read(&event, 8).unwrap()
+    });
+    assert_eq!(world.write(&event, &5u64.to_ne_bytes()), Ok(8));
+    for reader in readers {
+        assert_eq!(reader.join().unwrap(), 1u64.to_ne_bytes());
+    }
+    assert_eq!(event.poll(None) & POLLIN, 0);
+}
+
+#[test]
+fn who_leaves_room_wakes_the_next_writer() {
+    let world = World::new();
+    let (read, write) = super::pipe(&world.ctx(), 0).unwrap();
+    let all = super::pipe_of(&read).unwrap().capacity();
+    assert_eq!(world.write(&write, &vec![0; all]), Ok(all));
+    let writers = waiting(5, {
+        let write = write.clone();
+        move |index| World::new().write(&write, &[1 + index as u8; 4096])
+    });
+    assert_eq!(world.read(&read, all).unwrap().len(), all);
+    for writer in writers {
+        assert_eq!(writer.join().unwrap(), Ok(4096));
+    }
+    let mut bytes = world.read(&read, all).unwrap();
+    bytes.sort_unstable();
+    let expected: Vec<u8> = (1..=5).flat_map(|byte| [byte; 4096]).collect();
+    assert_eq!(bytes, expected);
+}
+
+#[test]
+fn many_readers_and_writers_lose_no_wake_up() {
+    const WRITERS: usize = 4;
+    const ROUNDS: usize = 400;
+    let world = World::new();
+    let (read, write) = super::pipe(&world.ctx(), 0).unwrap();
+    super::pipe_of(&read).unwrap().set_capacity(&world.ctx(), 4096).unwrap();
+    let readers = waiting(6, {
+        let read = read.clone();
+        move |index| {
+            let (world, mut total) = (World::new(), 0);
+            loop {
+                match world.read(&read, 1 + index * 37).unwrap().len() {
+                    0 => return total,
+                    count => total += count,
+                }
+            }
+        }
+    });
+    let writers = waiting(WRITERS, {
+        let write = write.clone();
+        move |index| {
+            let world = World::new();
+            let len = |round: usize| 1 + (round * 7919 + index) % 5000;
+            for round in 0..ROUNDS {
+                assert_eq!(world.write(&write, &vec![7; len(round)]), Ok(len(round)));
+                if round % 50 == 0 {
+                    thread::sleep(std::time::Duration::from_millis(1));
+                }
+            }
+            (0..ROUNDS).map(len).sum::<usize>()
+        }
+    });
+    let written: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+    drop(write);
+    let taken: usize = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+    assert_eq!(taken, written);
+}

@@ -62,10 +62,25 @@ impl TcpSocket {
         }
         let way = self.inet.devices.way(to.ip, bound_ip, device)?;
         match way.kind {
+            Destination::Local if self.needs_packets(&way, to) => self.call_far(call, to, way),
             Destination::Local => self.call_here(call, way.source, to, way.interface.index),
             Destination::Remote => self.call_far(call, to, way),
             _ => Err(Errno::ENETUNREACH),
         }
+    }
+
+    /// Whether a connection on this machine is to be made of packets: somebody looks at them, or filters them.
+    fn needs_packets(&self, way: &Way, to: Endpoint) -> bool {
+        let filters = || {
+            let any = Endpoint::new(way.source, 0);
+            let tuple = Tuple { local: any, remote: to };
+            self.common.options.filter.is_there()
+                || listen::find(&self.inet, &tuple, way.interface.index)
+                    .is_some_and(|listener| listener.filter.is_there())
+        };
+        (packet::is_listening()
+            && packet::is_listening_to(&self.common.namespace, way.interface.index))
+            || (::socket::filter::is_used() && filters())
     }
 
     fn is_v4_bound(&self) -> bool {
@@ -139,6 +154,7 @@ impl TcpSocket {
         let connection = wire::connect(&self.inet, tuple, new)?;
         connection.set_owner(self.common.ino, call.creds().euid);
         connection.wish(self.wishes());
+        connection.filter.copy(&self.common.options.filter);
         let old = core::mem::replace(
             &mut self.inner.lock().phase,
             Phase::Connected(Conn::Wire(connection)),

@@ -141,7 +141,8 @@ pub(crate) fn refusal(segment: &Segment) -> Option<Segment> {
 
 /// The payload of a segment on a way: what the headers leave of the MTU.
 pub(crate) fn mss_for(mtu: u32, to: Ip) -> u16 {
-    let headers = if to.is_v4() { 40 } else { 60 };
+    // The length of version 4 counts the header: it cannot say what the loopback interface takes.
+    let (mtu, headers) = if to.is_v4() { (mtu.min(65535), 40) } else { (mtu, 60) };
     mtu.saturating_sub(headers).clamp(64, 65535) as u16
 }
 

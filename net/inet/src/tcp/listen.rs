@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::hash::BuildHasher;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
-use ::socket::Patience;
+use ::socket::{Filter, Patience};
 use abi::poll::*;
 use abi::{Errno, Result};
 use arch::lock::{LockClass, SpinLock};
@@ -52,6 +52,8 @@ pub(crate) struct Listener {
     /// `SO_SNDBUF` and `SO_RCVBUF`, which connections inherit.
     pub(crate) sndbuf: AtomicI32,
     pub(crate) rcvbuf: AtomicI32,
+    /// `SO_ATTACH_FILTER`.
+    pub(crate) filter: Filter,
     pub(crate) ino: u64,
     pub(crate) uid: u32,
 }
@@ -92,6 +94,7 @@ impl Listener {
             is_deferring: AtomicBool::new(false),
             sndbuf: AtomicI32::new(knob(&inet.knobs.tcp_wmem[1])),
             rcvbuf: AtomicI32::new(knob(&inet.knobs.tcp_rmem[1])),
+            filter: Filter::new(),
             ino: owner.0,
             uid: owner.1,
         })

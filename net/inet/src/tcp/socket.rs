@@ -199,6 +199,17 @@ impl TcpSocket {
         }
     }
 
+    /// Tells the connection or the listener of a changed filter.
+    pub(super) fn pass_filter(&self) {
+        let own = &self.common.options.filter;
+        if let Some(Conn::Wire(connection)) = self.conn() {
+            connection.filter.copy(own);
+        }
+        if let Some(listener) = self.listener() {
+            listener.filter.copy(own);
+        }
+    }
+
     fn endpoints(&self) -> (Option<Endpoint>, Option<Endpoint>) {
         let inner = self.inner.lock();
         match &inner.phase {
@@ -265,6 +276,7 @@ impl Socket for TcpSocket {
         inner.phase = Phase::Listening(listener.clone());
         drop(inner);
         self.common.set_listening(true);
+        listener.filter.copy(&self.common.options.filter);
         listener.enter();
         Ok(())
     }
@@ -481,6 +493,9 @@ impl Socket for TcpSocket {
         }
         if name == SO_KEEPALIVE {
             self.pass_wishes();
+        }
+        if matches!(name, SO_ATTACH_FILTER | SO_DETACH_FILTER) {
+            self.pass_filter();
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use ::socket::{Patience, Shutdown};
+use ::socket::{Filter, Patience, Shutdown};
 use abi::poll::*;
 use abi::socket::{MSG_OOB, MSG_PEEK, MSG_TRUNC};
 use abi::{Errno, Result};
@@ -45,6 +45,8 @@ pub(crate) struct Connection {
     way: SpinLock<(u64, Way)>,
     /// Whom it is shown to when it is established.
     listener: SpinLock<Option<Arc<Listener>>>,
+    /// `SO_ATTACH_FILTER`.
+    pub(crate) filter: Filter,
     is_orphan: AtomicBool,
     is_deaf: AtomicBool,
     has_left: AtomicBool,
@@ -120,6 +122,7 @@ impl Connection {
             claim: SpinLock::new(&CLAIM, Some(new.claim)),
             way: SpinLock::new(&CLAIM, (generation, new.way)),
             listener: SpinLock::new(&CLAIM, new.listener),
+            filter: Filter::new(),
             is_orphan: AtomicBool::new(false),
             is_deaf: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
@@ -152,7 +155,10 @@ impl Connection {
         let queues = listen::new_queues();
         let new = New { queues, claim, limits, way, listener: Some(listener.clone()) };
         match Connection::enter(inet, tuple, tcb, new) {
-            Some(connection) => connection.with(|_, _, _| ()),
+            Some(connection) => {
+                connection.filter.copy(&listener.filter);
+                connection.with(|_, _, _| ());
+            }
             None => listener.end_handshake(),
         }
     }

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use ::socket::{Ancillary, Common, Flag};
+use ::socket::{Ancillary, Common};
 use abi::{Errno, Result};
 use arch::lock::{LockClass, SpinLock};
 use arch::uio::{Sink, Source};
@@ -246,19 +246,7 @@ fn raw(level: i32, kind: i32, data: &[u8]) -> Ancillary {
 /// The control messages that a socket wants with a datagram.
 pub(crate) fn control(common: &Common, ip: &IpOptions, datagram: &Datagram) -> Vec<Ancillary> {
     let mut all = Vec::new();
-    if common.options.has(Flag::TIMESTAMP) {
-        let (seconds, rest) = (datagram.time_ns / 1_000_000_000, datagram.time_ns % 1_000_000_000);
-        let is_ns = common.options.has(Flag::TIMESTAMPNS);
-        let time = [seconds, if is_ns { rest } else { rest / 1000 }];
-        let is_new = common.options.has(Flag::TIMESTAMP_NEW);
-        let kind = match (is_ns, is_new) {
-            (false, false) => SO_TIMESTAMP_OLD,
-            (false, true) => SO_TIMESTAMP_NEW,
-            (true, false) => SO_TIMESTAMPNS_OLD,
-            (true, true) => SO_TIMESTAMPNS_NEW,
-        };
-        all.push(raw(SOL_SOCKET, kind, time.as_bytes()));
-    }
+    all.extend(::socket::ancillary::stamp(common, datagram.time_ns));
     let to = datagram.to.ip;
     if to.is_v4() {
         if ip.wants(want::PKTINFO) {

@@ -1,6 +1,7 @@
 //! UDP (RFC 768): sockets by port, and those that are connected by both ends.
 
 pub(crate) mod datagram;
+mod handover;
 mod options;
 pub(crate) mod socket;
 
@@ -111,23 +112,28 @@ impl Udp {
         found
     }
 
-    /// Gives a datagram that reached this host to its socket; `false` if there is none.
-    pub(crate) fn deliver(&self, inet: &Inet, datagram: Datagram, is_for_many: bool) -> bool {
+    /// Gives a datagram that reached this host to its socket; back if there is none.
+    pub(crate) fn deliver(
+        &self,
+        inet: &Inet,
+        datagram: Datagram,
+        is_for_many: bool,
+    ) -> Option<Datagram> {
         if is_for_many {
             let datagram = Arc::new(datagram);
             for socket in self.find_all(inet, &datagram) {
                 socket.take_in(inet, datagram.clone());
             }
-            return true;
+            return None;
         }
         match self.find(datagram.from, datagram.to, datagram.interface) {
             Some(socket) => {
                 socket.take_in(inet, Arc::new(datagram));
-                true
+                None
             }
             None => {
                 count(&inet.counters.udp_no_ports);
-                false
+                Some(datagram)
             }
         }
     }

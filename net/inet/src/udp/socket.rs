@@ -18,6 +18,7 @@ use vfs::PollTable;
 
 use super::Entry;
 use super::datagram::{self, Datagram, Payload, Queue};
+use crate::errors::{Errors, Told};
 use crate::ipopts::{IpOptions, want};
 use crate::ports::{Claim, Claimant};
 use crate::sockaddr::{self, Reader};
@@ -56,10 +57,11 @@ pub(super) struct Inner {
 /// A UDP socket.
 pub(crate) struct UdpSocket {
     common: Common,
-    inet: Arc<Inet>,
+    pub(super) inet: Arc<Inet>,
     is_v6: bool,
     this: Weak<UdpSocket>,
     queue: Queue,
+    errors: Errors,
     pub(super) inner: SpinLock<Inner>,
     shut: AtomicU32,
     pub(super) corks: AtomicBool,
@@ -76,6 +78,7 @@ impl UdpSocket {
             inet: inet.clone(),
             this: this.clone(),
             queue: Queue::new(),
+            errors: Errors::default(),
             inner: SpinLock::new(&STATE, Inner::default()),
             shut: AtomicU32::new(0),
             corks: AtomicBool::new(false),
@@ -200,6 +203,14 @@ impl UdpSocket {
 
     /// A datagram came for it.
     pub(crate) fn take_in(&self, inet: &Inet, datagram: Arc<Datagram>) {
+        let mut datagram = datagram;
+        let filter = &self.common.options.filter;
+        if filter.is_there() {
+            match crate::filter::udp(filter, inet, datagram) {
+                Some(passed) => datagram = passed,
+                None => return count(&inet.counters.udp_in_errors),
+            }
+        }
         let limit = knob(&self.common.options.rcvbuf).max(0) as usize;
         if self.queue.push(datagram, limit) {
             count(&inet.counters.udp_in_datagrams);
@@ -210,9 +221,13 @@ impl UdpSocket {
     }
 
     /// An error of the network about what it sent.
-    pub(crate) fn fail(&self, error: Errno) {
-        if self.inner.lock().remote.is_some() || self.ip.wants(want::ERRORS4 | want::ERRORS6) {
-            self.common.set_error(error);
+    pub(crate) fn fail(&self, told: &Told<'_>, to: Endpoint) {
+        let wants = self.ip.wants(if self.is_v6 { want::ERRORS6 } else { want::ERRORS4 });
+        if wants {
+            self.errors.push(&self.common, told, to, 8);
+        }
+        if wants || self.inner.lock().remote.is_some() {
+            self.common.set_error(told.error);
             self.queue.readable.notify(POLLERR | POLLIN | POLLOUT);
         }
     }
@@ -290,10 +305,13 @@ impl UdpSocket {
             way.interface.counters.received(1, len);
             let time_ns = sched::clock::realtime_ns();
             let interface = way.interface.index;
+            if packet::is_listening() && way.interface.is_loopback() {
+                self.show(from, to, (hops, tos), &data);
+            }
             let datagram = Datagram { from, to, interface, hops, tos, data, time_ns };
-            if !self.inet.udp.deliver(&self.inet, datagram, is_for_many) && !is_for_many {
-                // ICMP would say so: port unreachable.
-                self.fail(Errno::ECONNREFUSED);
+            let refused = self.inet.udp.deliver(&self.inet, datagram, is_for_many);
+            if let Some(datagram) = refused {
+                self.refuse(from, to, (hops, tos), &datagram.data);
             }
         }
         Ok(())
@@ -432,7 +450,7 @@ impl Socket for UdpSocket {
     fn recv(&self, sink: &mut Sink<'_>, message: &mut RecvMessage) -> Result<usize> {
         let flags = message.flags;
         if flags & MSG_ERRQUEUE != 0 {
-            return Err(Errno::EAGAIN);
+            return self.errors.recv(&self.common, sink, message);
         }
         if flags & MSG_OOB != 0 {
             return Err(Errno::EOPNOTSUPP);
@@ -493,7 +511,7 @@ impl Socket for UdpSocket {
         }
         let mut events = POLLOUT | POLLWRNORM;
         let shut = self.shut.load(Ordering::SeqCst);
-        if self.common.has_error() {
+        if self.common.has_error() || !self.errors.is_empty() {
             events |= POLLERR;
         }
         if !self.queue.is_empty() {

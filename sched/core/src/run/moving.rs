@@ -43,6 +43,9 @@ pub fn wake(thread: &Thread, mask: u32) -> bool {
     if thread.state.load(Ordering::SeqCst) & mask == 0 {
         return false;
     }
+    // An interrupt wakes for no thread.
+    let waker = Some(current()).filter(|waker| !waker.is_idle && !arch::preempt::in_hardirq());
+    let heir = waker.and_then(|waker| takes_over(thread, waker));
     let cpu = own_queue(thread);
     if thread.place() != Place::Off {
         // On its way to sleep, or preempted on that way.
@@ -52,16 +55,31 @@ pub fn wake(thread: &Thread, mask: u32) -> bool {
     wait_off_cpu(thread);
     thread.state.store(state::RUNNING, Ordering::SeqCst);
     let last = thread.arch().cpu();
-    let target = choose_cpu(thread);
-    if target == last {
-        enqueue_locked(cpu, thread, target, Enqueue::Wakeup);
+    let target = heir.unwrap_or_else(|| choose_cpu(thread));
+    let now = if target == last {
+        enqueue_locked(cpu, thread, target, Enqueue::Wakeup)
     } else {
         thread.set_place(Place::Moving);
         thread.arch().set_cpu(target);
         drop(cpu);
-        enqueue_on(thread, target, Enqueue::Wakeup);
+        enqueue_on(thread, target, Enqueue::Wakeup)
+    };
+    if let Some(waker) = waker {
+        waker.handover.wakes(now);
     }
     true
+}
+
+/// This processor, if its running thread, the waker, is expected to leave it to `thread` sooner than an idle one would
+/// run that, and none waits for it already. No queue is locked.
+#[inline]
+fn takes_over(thread: &Thread, waker: &Thread) -> Option<CpuId> {
+    if !waker.handover.is_expected(&WAKE_COST) {
+        return None;
+    }
+    let here = arch::cpu::id();
+    let waits = CPU.this().lock().queue.nr_waiting() > 0;
+    (!waits && thread.affinity.lock().contains(here)).then_some(here)
 }
 
 /// Where a waking thread is to run: where it was if that processor idles, here if this one does,

@@ -268,7 +268,7 @@ impl Tcb {
             }
         }
         let mut flags = flag::ACK;
-        if is_last {
+        if is_last && len > 0 {
             flags |= flag::PSH;
         }
         let mut segment = self.segment(at, flags);
