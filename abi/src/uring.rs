@@ -31,12 +31,16 @@ pub mod op {
     pub const SEND: u8 = 26;
     pub const RECV: u8 = 27;
     pub const OPENAT2: u8 = 28;
+    pub const EPOLL_CTL: u8 = 29;
     pub const PROVIDE_BUFFERS: u8 = 31;
     pub const REMOVE_BUFFERS: u8 = 32;
     pub const SHUTDOWN: u8 = 34;
     pub const RENAMEAT: u8 = 35;
     pub const UNLINKAT: u8 = 36;
     pub const MKDIRAT: u8 = 37;
+    pub const SYMLINKAT: u8 = 38;
+    pub const LINKAT: u8 = 39;
+    pub const MSG_RING: u8 = 40;
     pub const SOCKET: u8 = 45;
     /// One more than the last that Linux 6.1 has.
     pub const LAST: u8 = 49;

@@ -23,13 +23,18 @@ const TAIL: usize = 12;
 const MOST_IN_RING: u32 = 1 << 15;
 /// On Linux groups with smaller numbers are there from the first on: they are rather the wrong kind than missing.
 const ALWAYS_THERE: u16 = 64;
-/// Buffers of all lists of an instance.
+/// Rows of buffers in all lists of an instance.
 const MOST: usize = 1 << 20;
+
+/// Most bytes of one, as read(2) says of transfers.
+const MOST_BYTES: usize = 0x7fff_f000;
 
 /// A buffer that was taken from a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Picked {
     group: u16,
+    /// Which of the groups that had this number.
+    serial: u64,
     id: u16,
     addr: u64,
     len: u32,
@@ -38,10 +43,8 @@ pub struct Picked {
 impl Picked {
     /// Its memory, or less of it if less is wanted; 0 wants all.
     pub fn segment(&self, wanted: usize) -> Segment {
-        let len = match wanted {
-            0 => self.len as usize,
-            wanted => wanted.min(self.len as usize),
-        };
+        let len = (self.len as usize).min(MOST_BYTES);
+        let len = if wanted == 0 { len } else { wanted.min(len) };
         Segment { addr: VirtAddr(self.addr), len }
     }
 
@@ -57,13 +60,20 @@ pub(crate) struct Groups(SpinLock<Inner>);
 #[derive(Default)]
 struct Inner {
     groups: BTreeMap<u16, Group>,
-    /// Buffers in lists.
-    count: usize,
+    /// Rows in lists.
+    rows: usize,
+    /// How many groups there were ever.
+    serial: u64,
 }
 
-enum Group {
+struct Group {
+    serial: u64,
+    kind: Kind,
+}
+
+enum Kind {
     /// `IORING_OP_PROVIDE_BUFFERS`.
-    List(VecDeque<Picked>),
+    List(VecDeque<Row>),
     /// `IORING_REGISTER_PBUF_RING`.
     Ring(Ring),
 }
@@ -77,7 +87,7 @@ struct Ring {
 }
 
 impl Ring {
-    fn pick(&mut self, group: u16) -> Option<Picked> {
+    fn pick(&mut self, group: u16, serial: u64) -> Option<Picked> {
         if let Some(picked) = self.back.pop() {
             return Some(picked);
         }
@@ -87,16 +97,33 @@ impl Ring {
         }
         let [addr, rest]: [u64; 2] = self.held.value(usize::from(self.head & self.mask) * EACH)?;
         self.head = self.head.wrapping_add(1);
-        Some(Picked { group, id: (rest >> 32) as u16, addr, len: rest as u32 })
+        Some(Picked { group, serial, id: (rest >> 32) as u16, addr, len: rest as u32 })
     }
 }
 
 /// Buffers next to each other.
+#[derive(Clone, Copy)]
 pub(crate) struct Row {
     pub(crate) addr: u64,
     pub(crate) len: u32,
     pub(crate) count: u32,
     pub(crate) first: u16,
+}
+
+impl Row {
+    /// Takes the first `count` off.
+    fn advance(&mut self, count: u32) {
+        self.addr = self.addr.wrapping_add(u64::from(count) * u64::from(self.len));
+        self.first = self.first.wrapping_add(count as u16);
+        self.count -= count;
+    }
+
+    /// Whether `next` goes on where this ends.
+    fn is_before(&self, next: &Row) -> bool {
+        let mut end = *self;
+        end.advance(self.count);
+        (end.addr, end.len, end.first) == (next.addr, next.len, next.first)
+    }
 }
 
 impl Groups {
@@ -106,84 +133,113 @@ impl Groups {
 
     fn pick(&self, group: u16) -> Result<Picked> {
         let mut inner = self.0.lock();
-        let inner = &mut *inner;
-        let picked = match inner.groups.get_mut(&group) {
-            Some(Group::List(list)) => {
-                let picked = list.pop_front();
-                inner.count -= usize::from(picked.is_some());
-                picked
-            }
-            Some(Group::Ring(ring)) => ring.pick(group),
-            None => None,
+        let Inner { groups, rows, .. } = &mut *inner;
+        let Group { serial, kind } = groups.get_mut(&group).ok_or(Errno::ENOBUFS)?;
+        let list = match kind {
+            Kind::List(list) => list,
+            Kind::Ring(ring) => return ring.pick(group, *serial).ok_or(Errno::ENOBUFS),
         };
-        picked.ok_or(Errno::ENOBUFS)
+        let row = list.front_mut().ok_or(Errno::ENOBUFS)?;
+        let Row { addr, len, first, .. } = *row;
+        row.advance(1);
+        if row.count == 0 {
+            list.pop_front();
+            *rows -= 1;
+        }
+        Ok(Picked { group, serial: *serial, id: first, addr, len })
     }
 
     fn put_back(&self, picked: Picked) {
         let mut inner = self.0.lock();
-        let inner = &mut *inner;
-        match inner.groups.get_mut(&picked.group) {
-            Some(Group::List(list)) => {
-                list.push_front(picked);
-                inner.count += 1;
+        let Inner { groups, rows, .. } = &mut *inner;
+        // Else the group is gone, and its buffers with it.
+        let Some(group) = groups.get_mut(&picked.group) else { return };
+        if group.serial != picked.serial {
+            return;
+        }
+        let list = match &mut group.kind {
+            Kind::List(list) => list,
+            Kind::Ring(ring) => return ring.back.push(picked),
+        };
+        let mut row = Row { addr: picked.addr, len: picked.len, count: 1, first: picked.id };
+        match list.front_mut() {
+            Some(front) if row.is_before(front) => {
+                row.count += front.count;
+                *front = row;
             }
-            Some(Group::Ring(ring)) => ring.back.push(picked),
-            // The group is gone, and its buffers with it.
-            None => {}
+            _ => {
+                list.push_front(row);
+                *rows += 1;
+            }
         }
     }
 
     /// `IORING_OP_PROVIDE_BUFFERS`.
     pub(crate) fn provide(&self, group: u16, row: &Row) -> Result<()> {
         let mut inner = self.0.lock();
-        let inner = &mut *inner;
-        let count = row.count as usize;
-        if inner.count.saturating_add(count) > MOST {
+        let Inner { groups, rows, serial } = &mut *inner;
+        let make = || {
+            *serial += 1;
+            Group { serial: *serial, kind: Kind::List(VecDeque::new()) }
+        };
+        let Kind::List(list) = &mut groups.entry(group).or_insert_with(make).kind else {
+            return Err(Errno::EINVAL);
+        };
+        if let Some(last) = list.back_mut()
+            && last.is_before(row)
+            && let Some(count) = last.count.checked_add(row.count)
+        {
+            last.count = count;
+            return Ok(());
+        }
+        if *rows >= MOST {
             return Err(Errno::ENOMEM);
         }
-        let place = inner.groups.entry(group).or_insert_with(|| Group::List(VecDeque::new()));
-        let Group::List(list) = place else { return Err(Errno::EINVAL) };
-        list.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
-        for index in 0..row.count {
-            let addr = row.addr.wrapping_add(u64::from(index) * u64::from(row.len));
-            let id = row.first.wrapping_add(index as u16);
-            list.push_back(Picked { group, id, addr, len: row.len });
-        }
-        inner.count += count;
+        list.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        list.push_back(*row);
+        *rows += 1;
         Ok(())
     }
 
     /// `IORING_OP_REMOVE_BUFFERS`: how many there were of so many.
-    pub(crate) fn remove(&self, group: u16, most: usize) -> Result<usize> {
+    pub(crate) fn remove(&self, group: u16, most: u32) -> Result<usize> {
         let mut inner = self.0.lock();
-        let inner = &mut *inner;
-        match inner.groups.get_mut(&group) {
-            Some(Group::List(list)) => {
-                let count = most.min(list.len());
-                list.drain(..count);
-                inner.count -= count;
-                Ok(count)
+        let Inner { groups, rows, .. } = &mut *inner;
+        let Kind::List(list) = &mut groups.get_mut(&group).ok_or(Errno::ENOENT)?.kind else {
+            return Err(Errno::EINVAL);
+        };
+        let mut left = most;
+        while left > 0
+            && let Some(row) = list.front_mut()
+        {
+            let count = row.count.min(left);
+            row.advance(count);
+            left -= count;
+            if row.count == 0 {
+                list.pop_front();
+                *rows -= 1;
             }
-            Some(Group::Ring(_)) => Err(Errno::EINVAL),
-            None => Err(Errno::ENOENT),
         }
+        Ok((most - left) as usize)
     }
 
     fn add_ring(&self, group: u16, ring: Ring) -> Result<()> {
         let mut inner = self.0.lock();
-        match inner.groups.get(&group) {
-            Some(Group::List(list)) if list.is_empty() => {}
+        match inner.groups.get(&group).map(|group| &group.kind) {
+            Some(Kind::List(list)) if list.is_empty() => {}
             Some(_) => return Err(Errno::EEXIST),
             None => {}
         }
-        inner.groups.insert(group, Group::Ring(ring));
+        inner.serial += 1;
+        let new = Group { serial: inner.serial, kind: Kind::Ring(ring) };
+        inner.groups.insert(group, new);
         Ok(())
     }
 
     fn remove_ring(&self, group: u16) -> Result<()> {
         let mut inner = self.0.lock();
-        match inner.groups.get(&group) {
-            Some(Group::Ring(_)) => {}
+        match inner.groups.get(&group).map(|group| &group.kind) {
+            Some(Kind::Ring(_)) => {}
             None if group >= ALWAYS_THERE => return Err(Errno::ENOENT),
             _ => return Err(Errno::EINVAL),
         }
@@ -194,7 +250,10 @@ impl Groups {
     }
 
     pub(crate) fn clear(&self) {
-        let gone = core::mem::take(&mut *self.0.lock());
+        let mut inner = self.0.lock();
+        let gone = core::mem::take(&mut inner.groups);
+        inner.rows = 0;
+        drop(inner);
         drop(gone);
     }
 }
@@ -270,13 +329,43 @@ mod tests {
     fn removed_buffers_are_counted_and_make_room() {
         let groups = Groups::new();
         assert_eq!(groups.remove(7, 1), Err(Errno::ENOENT));
-        for group in 0..16 {
-            groups.provide(group, &row(0, 1 << 16)).unwrap();
-        }
-        assert_eq!(groups.provide(99, &row(0, 1)), Err(Errno::ENOMEM));
+        groups.provide(3, &row(0, 1 << 16)).unwrap();
+        groups.provide(3, &row(9, 2)).unwrap();
         assert_eq!(groups.remove(3, 10), Ok(10));
-        groups.provide(99, &row(0, 10)).unwrap();
-        assert_eq!(groups.remove(99, 100), Ok(10));
-        assert_eq!(groups.remove(99, 100), Ok(0));
+        assert_eq!(groups.pick(3).unwrap().id, 10);
+        assert_eq!(groups.remove(3, u32::MAX), Ok((1 << 16) - 9));
+        assert_eq!(groups.remove(3, 100), Ok(0));
+        assert_eq!(groups.0.lock().rows, 0);
+    }
+
+    #[test]
+    fn rows_that_go_on_are_one() {
+        let groups = Groups::new();
+        for index in 0..100u16 {
+            let addr = 0x1000 + 64 * u64::from(index);
+            groups.provide(1, &Row { addr, len: 64, count: 1, first: index }).unwrap();
+        }
+        assert_eq!(groups.0.lock().rows, 1);
+        let picked: Vec<Picked> = (0..3).map(|_| groups.pick(1).unwrap()).collect();
+        assert_eq!(picked.iter().map(|picked| picked.id).collect::<Vec<u16>>(), [0, 1, 2]);
+        picked.into_iter().rev().for_each(|picked| groups.put_back(picked));
+        assert_eq!(groups.0.lock().rows, 1);
+        assert_eq!(groups.remove(1, 1000), Ok(100));
+    }
+
+    #[test]
+    fn a_buffer_of_a_group_that_is_gone_does_not_come_back() {
+        let groups = Groups::new();
+        groups.provide(70, &row(0, 1)).unwrap();
+        let old = groups.pick(70).unwrap();
+        let ring = Ring { held: Held::of(Vec::new()), mask: 0, head: 0, back: Vec::new() };
+        groups.add_ring(70, ring).unwrap();
+        groups.put_back(old);
+        assert_eq!(groups.pick(70), Err(Errno::ENOBUFS));
+        groups.remove_ring(70).unwrap();
+        groups.provide(70, &row(5, 1)).unwrap();
+        groups.put_back(old);
+        assert_eq!(groups.pick(70).unwrap().id, 5);
+        assert_eq!(groups.pick(70), Err(Errno::ENOBUFS));
     }
 }

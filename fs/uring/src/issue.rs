@@ -22,7 +22,7 @@ use crate::prepare::{Prepared, Reader};
 use crate::request::{Next, Request};
 use crate::retry::{self, Operation, Outcome};
 use crate::rings::Uring;
-use crate::timeout::{Timeout, When};
+use crate::timeout::{self, Timeout, When};
 
 /// What an entry does that is over when it returns.
 pub type Call = Box<dyn FnOnce(&Env) -> Result<usize> + Send>;
@@ -71,7 +71,7 @@ pub(crate) enum Work {
     TimeoutRemove { target: u64, at_ns: Option<u64>, is_limit: bool },
     Cancel { target: Target, all: bool },
     Provide { group: u16, row: Row },
-    RemoveBuffers { group: u16, most: usize },
+    RemoveBuffers { group: u16, most: u32 },
     FilesUpdate { first: u32, fds: Vec<i32> },
     Extra(Call),
 }
@@ -134,7 +134,10 @@ fn start(
     if let Some((limit, at_ns)) = limit {
         let timer = Request::new(env, limit.user_data, limit.flags, VecDeque::new());
         let when = When { at_ns, completions: 0, is_success: false };
-        request.limit = Some(Timeout::begin(timer, &when, Some(user_data)));
+        let number = env.ring.pending.number();
+        request.number = Some(number);
+        let target = timeout::Target::new(user_data, number);
+        request.limit = Some(Timeout::begin(timer, &when, Some(target)));
     }
     match work {
         Work::Transfer { fd, direction, pos, rwf, memory } => {
@@ -189,7 +192,7 @@ fn start(
         }
         Work::Extra(call) if flags & sqe::ASYNC != 0 => {
             let env = env.clone();
-            aio::pool::run(move || request.complete(call(&env)));
+            aio::pool::run(move || request.complete(env.who.act(|| call(&env))));
             None
         }
         now => {
@@ -223,7 +226,7 @@ fn at_once(env: &Env, flags: u8, work: Work) -> Result<usize> {
                 Wait::Try(waiting) => waiting.is_poll,
                 _ => false,
             });
-            let Some((_, Wait::Try(waiting))) = found.into_iter().next() else {
+            let Some(Wait::Try(waiting)) = found.into_iter().next() else {
                 return Err(Errno::ENOENT);
             };
             if wanted.is_some() || user_data.is_some() {
@@ -236,7 +239,7 @@ fn at_once(env: &Env, flags: u8, work: Work) -> Result<usize> {
                 Wait::Time(timeout) => timeout.is_limit() == is_limit,
                 _ => false,
             });
-            let Some((_, Wait::Time(timeout))) = found.into_iter().next() else {
+            let Some(Wait::Time(timeout)) = found.into_iter().next() else {
                 return Err(Errno::ENOENT);
             };
             let is_in_time = match at_ns {
@@ -247,10 +250,7 @@ fn at_once(env: &Env, flags: u8, work: Work) -> Result<usize> {
         }
         Work::Cancel { target, all } => {
             let found: Vec<Wait> = match target {
-                Target::Named(target) => {
-                    let named = pending.named(target, |_| true);
-                    named.into_iter().map(|(_, wait)| wait).collect()
-                }
+                Target::Named(target) => pending.named(target, |_| true),
                 Target::Any => pending.matching(|_| true),
                 Target::File { fd, is_fixed } => {
                     let file = env.file(fd, if is_fixed { sqe::FIXED_FILE } else { 0 })?;
@@ -341,9 +341,9 @@ fn transfer(
     let in_background = flags & sqe::ASYNC != 0;
     request.file = Some(file.clone());
     request.expected = Some(memory.len());
-    let (ring, user_data) = (request.ring.clone(), request.user_data);
+    let user_data = request.user_data;
     let limit = request.limit.clone();
-    let number = ring.pending.number();
+    let number = request.take_number();
     let done = Box::new(move |result| {
         request.ring.pending.remove(user_data, number);
         match picked {
@@ -359,24 +359,23 @@ fn transfer(
     });
     let transfer = Transfer { file, direction, at, rwf, in_background };
     if let Started::Watching(watch) = transfer.start(&env.who, memory, done) {
-        remember(&ring, (user_data, number), &watch, Wait::Transfer, limit);
+        remember(env, (user_data, number), &watch, limit);
     }
 }
 
 /// Lets a request that waits for a file be found, unless it has ended by now, and ends it if what would have
 /// ended it came before it could be found.
 fn remember(
-    ring: &Uring,
+    env: &Env,
     (user_data, number): (u64, u64),
     watch: &Arc<Watch>,
-    wait: fn(Arc<Watch>) -> Wait,
     limit: Option<Arc<Timeout>>,
 ) {
     if !watch.is_waiting() {
         return;
     }
-    let wait = wait(watch.clone());
-    ring.pending.add(user_data, number, wait.clone());
+    let (ring, wait) = (&env.ring, Wait::Transfer(watch.clone()));
+    ring.pending.add(user_data, number, wait.clone(), &env.who);
     if !watch.is_waiting() {
         return ring.pending.remove(user_data, number);
     }

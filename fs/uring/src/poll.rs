@@ -24,7 +24,7 @@ impl Operation for Poll {
         if !self.is_multi {
             return Try::done(Ok(events as usize));
         }
-        turn.post(events as usize, 0).unwrap_or(Try::Wait(self.wanted))
+        turn.post(events as usize, 0, self.wanted).unwrap_or(Try::Wait(self.wanted))
     }
 
     fn first_wait(&self) -> Option<u32> {

@@ -198,7 +198,7 @@ fn work(env: &Env, entry: &Sqe, reader: &Reader<'_>) -> Result<Work> {
             if wrong || !(1..=MOST_BUFFERS).contains(&fd) || entry.file_index != 0 {
                 return Err(Errno::EINVAL);
             }
-            Work::RemoveBuffers { group: entry.buf_index, most: fd as usize }
+            Work::RemoveBuffers { group: entry.buf_index, most: fd as u32 }
         }
         op::FSYNC => {
             if entry.op_flags & !1 != 0 || entry.addr != 0 || entry.buf_index != 0 {

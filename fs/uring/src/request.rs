@@ -21,7 +21,9 @@ pub struct Request {
     flags: u8,
     /// What is started when it has succeeded.
     rest: VecDeque<Prepared>,
-    env: Arc<Env>,
+    pub(crate) env: Arc<Env>,
+    /// Its number among those that wait, if it has one from the first on.
+    pub(crate) number: Option<u64>,
     /// The result that counts as success, if only one does.
     pub(crate) expected: Option<usize>,
     pub(crate) file: Option<Arc<File>>,
@@ -59,11 +61,17 @@ impl Request {
             flags,
             rest,
             env: env.clone(),
+            number: None,
             expected: None,
             file: None,
             cqe_flags: 0,
             limit: None,
         }
+    }
+
+    /// Its number among those that wait.
+    pub(crate) fn take_number(&self) -> u64 {
+        self.number.unwrap_or_else(|| self.ring.pending.number())
     }
 
     /// It has ended, in any context; the rest of its chain goes on in a thread.
@@ -77,7 +85,8 @@ impl Request {
         let env = self.env.clone();
         match self.settle(res, is_success, true) {
             Some(next) => aio::pool::run(move || {
-                issue::run_chain(&env, Runner::Thread, next.prepared, next.rest);
+                let run = || issue::run_chain(&env, Runner::Thread, next.prepared, next.rest);
+                env.who.act(run);
             }),
             None => aio::pool::let_go(env),
         }

@@ -1,8 +1,10 @@
 //! Operations that are tried, and tried again when their file is ready: no thread waits with them.
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use abi::uring::{Cqe, cqe};
@@ -22,6 +24,12 @@ static CLASS: LockClass = LockClass::new("uring.waiting", 588);
 
 /// Always told of.
 const ALWAYS: u32 = abi::poll::POLLERR | abi::poll::POLLHUP;
+
+/// Most completions of one try: others that wait for the thread, or for the call that submits, come next.
+const AT_A_TIME: usize = 32;
+
+/// Most bytes of a stream that are moved by one try in a thread, which holds their pages.
+const WINDOW: usize = 1 << 20;
 
 /// How an operation has ended.
 pub struct Outcome {
@@ -45,8 +53,10 @@ pub enum Try {
     Done(Outcome),
     /// The file is not ready: it is tried again when that has some of these events.
     Wait(u32),
-    /// There is no event to wait for: a thread waits with it.
-    Thread,
+    /// It may go on at once, after others.
+    Again(u32),
+    /// It is tried again when this queue is told of something.
+    Queue(Arc<WaitQueue>),
 }
 
 impl Try {
@@ -91,13 +101,45 @@ pub struct Turn<'a> {
     pub env: &'a Env,
     /// Its file.
     pub file: &'a Arc<File>,
-    /// It is made by a thread that may wait.
-    pub may_wait: bool,
     runner: Runner,
     request: &'a Request,
+    /// What waits for the file between tries.
+    waiting: Option<&'a Waiting>,
+    /// Completions of this try.
+    posted: Cell<usize>,
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    fn new(
+        env: &'a Env,
+        file: &'a Arc<File>,
+        runner: Runner,
+        request: &'a Request,
+        waiting: Option<&'a Waiting>,
+    ) -> Turn<'a> {
+        Turn { env, file, runner, request, waiting, posted: Cell::new(0) }
+    }
+
+    /// As much of the program's memory as one try should move of a stream; the rest is the next one's.
+    pub fn window<'l>(&self, list: &'l [Segment]) -> Cow<'l, [Segment]> {
+        if self.runner == Runner::Program {
+            return Cow::Borrowed(list);
+        }
+        let mut left = WINDOW;
+        let cut = |segment: &Segment| {
+            let len = segment.len.min(left);
+            left -= len;
+            Segment { addr: segment.addr, len }
+        };
+        list.iter().map(cut).filter(|segment| segment.len > 0).collect()
+    }
+
+    /// Whether it is not to go on: it was cancelled, or the instance is closed.
+    fn is_unwanted(&self) -> bool {
+        let is_cancelled = |waiting: &Waiting| waiting.state.lock().is_cancelled;
+        self.waiting.is_some_and(is_cancelled) || self.env.ring.is_closed.load(Ordering::Acquire)
+    }
+
     /// Lets `read` put bytes into the program's memory.
     pub fn with_sink<R>(
         &self,
@@ -133,17 +175,19 @@ impl Turn<'_> {
         if count == bytes.len() { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
-    /// Tells of a part of an operation that goes on, unless too many completions wait for room: then it has
-    /// to end with this one.
-    pub fn post(&self, count: usize, flags: u32) -> Option<Try> {
-        let ring = &self.env.ring;
-        if ring.is_overfull() {
+    /// Tells of a part of an operation that goes on when its file has some of the events `wanted`, unless the
+    /// ring has no room: then it has to end with this one. What the try comes to, if it is over.
+    pub fn post(&self, count: usize, flags: u32, wanted: u32) -> Option<Try> {
+        let res = count.min(i32::MAX as usize) as i32;
+        let user_data = self.request.user_data;
+        if !self.env.ring.post_if_room(Cqe { user_data, res, flags: flags | cqe::MORE }) {
             return Some(Try::Done(Outcome { result: Ok(count), flags, is_short: false }));
         }
-        let res = count.min(i32::MAX as usize) as i32;
-        let flags = flags | cqe::MORE;
-        ring.post(Cqe { user_data: self.request.user_data, res, flags }, true);
-        None
+        if self.is_unwanted() {
+            return Some(Try::Wait(wanted));
+        }
+        self.posted.set(self.posted.get() + 1);
+        (self.posted.get() >= AT_A_TIME).then_some(Try::Again(wanted))
     }
 }
 
@@ -189,7 +233,7 @@ impl Listener for Waiting {
         pool::run(move || {
             if let Some(waiting) = me.upgrade() {
                 waiting.is_told.store(false, Ordering::Release);
-                waiting.go(Runner::Thread);
+                waiting.env.who.act(|| waiting.go(Runner::Thread));
             }
         });
     }
@@ -205,49 +249,49 @@ pub(crate) fn begin(
     in_background: bool,
 ) -> Option<Next> {
     if in_background {
-        let env = env.clone();
-        pool::run(move || {
+        let (env, who) = (env.clone(), env.who.clone());
+        let run = move || {
             let next = begin(&env, Runner::Thread, request, operation, file, false);
             if let Some(Next { prepared, rest }) = next {
                 crate::issue::run_chain(&env, Runner::Thread, prepared, rest);
             }
-        });
+        };
+        pool::run(move || who.act(run));
         return None;
     }
     request.file = Some(file.clone());
     let first = match operation.first_wait() {
         Some(wanted) => Try::Wait(wanted),
-        None => {
-            let turn = Turn { env, file: &file, may_wait: false, runner, request: &request };
-            operation.attempt(&turn)
-        }
+        None => operation.attempt(&Turn::new(env, &file, runner, &request, None)),
     };
-    match first {
+    let on = match first {
         Try::Done(outcome) => return request.finish_now(outcome),
-        Try::Wait(wanted) => wait(env, runner, (request, operation), file, wanted),
-        Try::Thread => in_thread(env.clone(), (request, operation), file),
-    }
+        Try::Wait(wanted) => On::File(wanted),
+        Try::Again(wanted) => On::Turn(wanted),
+        Try::Queue(queue) => On::Queue(queue),
+    };
+    wait(env, runner, (request, operation), file, on);
     None
 }
 
-/// A thread waits with it.
-fn in_thread(env: Arc<Env>, (request, mut operation): What, file: Arc<File>) {
-    pool::run(move || {
-        let runner = Runner::Thread;
-        let turn = Turn { env: &env, file: &file, may_wait: true, runner, request: &request };
-        let outcome = match operation.attempt(&turn) {
-            Try::Done(outcome) => outcome,
-            Try::Wait(_) | Try::Thread => Err(Errno::EAGAIN).into(),
-        };
-        request.finish(outcome);
-    });
+/// What is waited for.
+enum On {
+    /// Events of the file.
+    File(u32),
+    /// The same, if there are none now; else that others have had their turn.
+    Turn(u32),
+    Queue(Arc<WaitQueue>),
 }
 
 /// Waits for the file.
-fn wait(env: &Arc<Env>, runner: Runner, what: What, file: Arc<File>, wanted: u32) {
+fn wait(env: &Arc<Env>, runner: Runner, what: What, file: Arc<File>, on: On) {
     let ring = env.ring.clone();
-    let (user_data, number) = (what.0.user_data, ring.pending.number());
+    let (user_data, number) = (what.0.user_data, what.0.take_number());
     let limit = what.0.limit.clone();
+    let wanted = match on {
+        On::File(wanted) | On::Turn(wanted) => wanted,
+        On::Queue(_) => u32::MAX,
+    };
     let waiting = Arc::new_cyclic(|me| Waiting {
         env: env.clone(),
         file: file.clone(),
@@ -260,13 +304,20 @@ fn wait(env: &Arc<Env>, runner: Runner, what: What, file: Arc<File>, wanted: u32
         state: IrqLock::new(&CLASS, State { what: Some(what), ..State::default() }),
         is_told: AtomicBool::new(false),
     });
-    ring.pending.add(user_data, number, Wait::Try(waiting.clone()));
+    ring.pending.add(user_data, number, Wait::Try(waiting.clone()), &env.who);
     let mut queues = Vec::new();
     let mut add = |queue: &Arc<WaitQueue>| {
         let listener: Arc<dyn Listener> = waiting.clone();
         queues.push((queue.clone(), queue.add_listener(listener, 0)));
     };
-    let events = file.poll(Some(&mut PollTable::new(wanted, &mut add)));
+    let is_ready = match &on {
+        // It may have been told before somebody listened.
+        On::Queue(queue) => {
+            add(queue);
+            true
+        }
+        _ => file.poll(Some(&mut PollTable::new(wanted, &mut add))) & (wanted | ALWAYS) != 0,
+    };
     // Told meanwhile, it may be over already.
     let is_over = {
         let mut state = waiting.state.lock();
@@ -277,14 +328,16 @@ fn wait(env: &Arc<Env>, runner: Runner, what: What, file: Arc<File>, wanted: u32
     };
     leave(queues);
     if is_over {
-        ring.pending.remove(user_data, number);
         return;
     }
     // What would have ended it may have come before it could be found.
     if limit.is_some_and(|limit| limit.is_over()) || ring.is_closed.load(Ordering::Acquire) {
         waiting.cancel();
-    } else if events & (wanted | ALWAYS) != 0 {
-        waiting.go(runner);
+    } else if is_ready {
+        match on {
+            On::File(_) => waiting.go(runner),
+            _ => waiting.notify(0),
+        }
     }
 }
 
@@ -302,33 +355,39 @@ impl Waiting {
                 state.again = false;
                 what
             };
-            let (env, file) = (&*self.env, &self.file);
-            let turn = Turn { env, file, may_wait: false, runner, request: &request };
-            let ended = match operation.attempt(&turn) {
-                Try::Done(outcome) => Some(outcome),
-                Try::Thread => {
-                    self.end();
-                    return in_thread(self.env.clone(), (request, operation), self.file.clone());
-                }
-                Try::Wait(_) => None,
+            let turn = Turn::new(&self.env, &self.file, runner, &request, Some(self));
+            // Nothing is done any more for a program that is gone.
+            let came = match self.env.who.space.strong_count() {
+                0 => Try::Done(operation.cancelled()),
+                _ => operation.attempt(&turn),
             };
-            let outcome = match ended {
-                Some(outcome) => outcome,
-                None => {
-                    let mut state = self.state.lock();
-                    if !state.is_cancelled {
-                        state.what = Some((request, operation));
-                        if state.again {
-                            continue;
-                        }
-                        return;
-                    }
-                    drop(state);
-                    operation.cancelled()
-                }
-            };
-            self.end();
-            return request.finish(outcome);
+            if let Try::Done(outcome) = came {
+                self.end();
+                return request.finish(outcome);
+            }
+            let mut state = self.state.lock();
+            if state.is_cancelled {
+                drop(state);
+                self.end();
+                return request.finish(operation.cancelled());
+            }
+            if let Try::Queue(queue) = &came
+                && !state.queues.iter().any(|(other, _)| Arc::ptr_eq(other, queue))
+            {
+                // It waits for something else now.
+                drop(state);
+                self.end();
+                let on = On::Queue(queue.clone());
+                return wait(&self.env, runner, (request, operation), self.file.clone(), on);
+            }
+            let is_due = core::mem::take(&mut state.again);
+            state.what = Some((request, operation));
+            drop(state);
+            match came {
+                Try::Again(_) => return self.notify(0),
+                _ if is_due => {}
+                _ => return,
+            }
         }
     }
 
@@ -376,12 +435,16 @@ impl Waiting {
         let (mut request, mut operation) = self.take()?;
         if let Some(user_data) = user_data {
             request.user_data = user_data;
+            if let Some(limit) = &request.limit {
+                limit.rename_target(user_data);
+            }
         }
         if let Some(wanted) = wanted {
             operation.set_wanted(wanted);
         }
         let wanted = operation.first_wait().unwrap_or(self.wanted);
-        wait(&self.env, Runner::Thread, (request, operation), self.file.clone(), wanted);
+        let on = On::File(wanted);
+        wait(&self.env, Runner::Thread, (request, operation), self.file.clone(), on);
         Ok(())
     }
 }

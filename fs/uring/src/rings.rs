@@ -204,9 +204,19 @@ impl Uring {
         }
         let count = inner.count;
         drop(inner);
-        self.changed.notify(abi::poll::POLLIN | abi::poll::POLLRDNORM);
-        self.tell(is_late);
-        self.pending.completed(count);
+        self.told(is_late, count);
+    }
+
+    /// Appends what another instance sends (`IORING_OP_MSG_RING`); `EOVERFLOW` if too much waits for room.
+    pub fn message(self: &Arc<Self>, user_data: u64, res: i32) -> Result<()> {
+        if self.is_disabled() {
+            return Err(Errno::EBADFD);
+        }
+        if self.is_overfull() {
+            return Err(Errno::EOVERFLOW);
+        }
+        self.post(Cqe { user_data, res, flags: 0 }, true);
+        Ok(())
     }
 
     /// Whether so many completions wait for room that new requests are to add none.
@@ -238,6 +248,27 @@ impl Uring {
             anon::eventfd::signal(&event.file, 1);
         }
         aio::pool::let_go(event.file);
+    }
+
+    /// Appends a completion if there is room for it in the ring; whether there was.
+    pub(crate) fn post_if_room(self: &Arc<Self>, cqe: Cqe) -> bool {
+        let mut inner = self.completions.lock();
+        if !inner.late.is_empty() || !self.put(&mut inner.tail, cqe) {
+            return false;
+        }
+        inner.count += 1;
+        let count = inner.count;
+        drop(inner);
+        self.told(true, count);
+        true
+    }
+
+    /// There is a completion more.
+    fn told(self: &Arc<Self>, is_late: bool, count: u64) {
+        // First the event file: who is woken finds it told.
+        self.tell(is_late);
+        self.changed.notify(abi::poll::POLLIN | abi::poll::POLLRDNORM);
+        self.pending.completed(count);
     }
 
     /// Moves completions that found no room.

@@ -47,7 +47,8 @@ fn poll(
                 files: files.clone(),
                 extra: extra.clone(),
             };
-            if ring.submit(&Arc::new(env), &Reader::Other(&space), u32::MAX) == 0 {
+            let submit = || ring.submit(&Arc::new(env), &Reader::Other(&space), u32::MAX);
+            if who.act(submit) == 0 {
                 sched::yield_now();
             }
             drop(space);

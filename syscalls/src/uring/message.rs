@@ -1,6 +1,7 @@
 //! What receives, and messages with a `struct msghdr`. All that the program says is read when an entry is
 //! taken; what comes is written when it comes.
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,7 +20,8 @@ use socket::{Address, RecvMessage, Socket};
 use zerocopy::IntoBytes;
 
 use super::net::{
-    Owner, READABLE, Sending, is_impatient, is_stream, must_be_none, partial, selects, skip, socket,
+    Owner, READABLE, Sending, is_impatient, is_stream, must_be_none, partial, selects, skip,
+    socket, total,
 };
 use crate::fsctx::MAX_TRANSFER;
 use crate::socket::message::{ControlRoom, encode};
@@ -112,19 +114,33 @@ struct Receiving {
 /// What one receive has come to.
 struct Got {
     count: usize,
+    /// How much it could have been.
+    room: usize,
     is_short: bool,
 }
+
+/// Where the parts of a message go that is in a buffer: its head, the address, control data.
+type Places = Option<[VirtAddr; 3]>;
 
 /// The head of a message in a buffer of a multishot receive: `struct io_uring_recvmsg_out`.
 const HEAD: usize = 16;
 
 impl Receiving {
     /// Where the bytes go: the buffer's places for an address and control data, and the rest.
-    fn places(&self, picked: Option<Picked>) -> Result<(Vec<Segment>, Option<[VirtAddr; 3]>)> {
-        let Some(picked) = picked else { return Ok((self.list.clone(), None)) };
+    fn places(
+        &self,
+        turn: &Turn<'_>,
+        socket: &dyn Socket,
+        picked: Option<Picked>,
+    ) -> Result<(Cow<'_, [Segment]>, Places)> {
+        let Some(picked) = picked else {
+            let list =
+                if is_stream(socket) { turn.window(&self.list) } else { Cow::from(&self.list) };
+            return Ok((list, None));
+        };
         let whole = picked.segment(self.wanted);
         let Some(header) = self.header.as_ref().filter(|_| self.is_multi) else {
-            return Ok((alloc::vec![whole], None));
+            return Ok((alloc::vec![whole].into(), None));
         };
         let name = whole.addr.wrapping_add(HEAD as u64);
         let name_len = header.given.namelen as usize;
@@ -133,13 +149,13 @@ impl Receiving {
         let len = whole.len.checked_sub(head).ok_or(Errno::EFAULT)?;
         let control = name.wrapping_add(name_len as u64);
         let addr = whole.addr.wrapping_add(head as u64);
-        Ok((alloc::vec![Segment { addr, len }], Some([whole.addr, name, control])))
+        Ok((alloc::vec![Segment { addr, len }].into(), Some([whole.addr, name, control])))
     }
 
     fn recv(&self, turn: &Turn<'_>, socket: &dyn Socket, picked: Option<Picked>) -> Result<Got> {
         let given = self.header.as_ref().map(|header| &header.given);
-        let (list, places) = self.places(picked)?;
-        let room: usize = list.iter().map(|segment| segment.len).sum();
+        let (list, places) = self.places(turn, socket, picked)?;
+        let room = total(&list);
         let wants_control = given
             .is_some_and(|given| given.controllen > 0 && (self.is_multi || given.control != 0));
         let mut message = RecvMessage {
@@ -151,7 +167,7 @@ impl Receiving {
         };
         let count = turn.with_sink(&list, |sink| socket.recv(sink, &mut message))?;
         let result_flags = message.result_flags;
-        let mut got = Got { count, is_short: false };
+        let mut got = Got { count, room, is_short: false };
         if let Some(header) = &self.header {
             let flags =
                 self.tell(turn, header, &mut message, places, count.min(room), wants_control)?;
@@ -173,7 +189,7 @@ impl Receiving {
         turn: &Turn<'_>,
         header: &Header,
         message: &mut RecvMessage,
-        places: Option<[VirtAddr; 3]>,
+        places: Places,
         payload: usize,
         wants_control: bool,
     ) -> Result<u32> {
@@ -221,16 +237,21 @@ impl Receiving {
             Err(error) => return Some(Try::done(Err(error))),
         };
         let may_wait = !is_impatient(self.flags);
+        let waits_for_all = self.flags & MSG_WAITALL != 0;
         let mut got = match self.recv(turn, socket, picked) {
             Ok(got) => got,
             Err(error) => {
-                let waits = error == Errno::EAGAIN && may_wait;
+                let is_first = self.done == 0;
+                let waits = error == Errno::EAGAIN && may_wait && (is_first || waits_for_all);
                 if waits && let Some(picked) = picked {
                     turn.env.ring.put_back(picked);
                 }
                 return Some(match error {
                     _ if waits => Try::Wait(READABLE),
-                    _ if self.done > 0 => Try::Done(partial(self.done)),
+                    _ if !is_first => {
+                        let result = Ok(self.done);
+                        Try::Done(Outcome { result, flags: 0, is_short: waits_for_all })
+                    }
                     error => {
                         // The buffer is told of, and the program's again.
                         let flags = self.flags_of(picked);
@@ -243,15 +264,21 @@ impl Receiving {
             return self.tell_part(turn, socket, got, picked);
         }
         self.done += got.count;
-        if self.flags & MSG_WAITALL != 0 && self.flags & MSG_PEEK == 0 && is_stream(socket) {
+        if self.group.is_none() && self.flags & MSG_PEEK == 0 && is_stream(socket) {
             skip(&mut self.list, got.count);
-            got.is_short |= !self.list.is_empty() && self.group.is_none();
-            if got.count > 0 && may_wait && !self.list.is_empty() && self.group.is_none() {
-                return Some(Try::Wait(READABLE));
+            let has_room = !self.list.is_empty();
+            if has_room && got.count > 0 {
+                if got.count == got.room {
+                    return None;
+                }
+                if waits_for_all && may_wait {
+                    return Some(Try::Wait(READABLE));
+                }
             }
+            got.is_short |= has_room;
         }
         let flags = self.flags_of(picked) | has_more(socket);
-        let is_short = got.is_short && self.flags & MSG_WAITALL != 0;
+        let is_short = got.is_short && waits_for_all;
         Some(Try::Done(Outcome { result: Ok(self.done), flags, is_short }))
     }
 
@@ -272,7 +299,7 @@ impl Receiving {
             }
             return Some(Try::done(Ok(0)));
         }
-        turn.post(got.count, flags)
+        turn.post(got.count, flags, READABLE)
     }
 
     /// What a message in a buffer has besides its bytes.

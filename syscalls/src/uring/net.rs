@@ -1,9 +1,9 @@
 //! The operations on sockets: tried without waiting, and tried again when the socket is ready.
 //!
 //! Not there: descriptors of the instance's own table as results (`file_index`), `IORING_OP_SEND_ZC`, and
-//! `IORING_RECVSEND_FIXED_BUF`; all of them are `EINVAL`. A `connect` to a local listener whose queue is full
-//! waits in a thread, as such a socket has no event for it.
+//! `IORING_RECVSEND_FIXED_BUF`; all of them are `EINVAL`.
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -16,6 +16,7 @@ use abi::socket::*;
 use abi::uring::{Sqe, op, socket as how, sqe};
 use abi::{Errno, Result};
 use arch::VirtAddr;
+use arch::uio::Segment;
 use process::Task;
 use process::nsproxy::NsProxy;
 use process::pid::PidNamespace;
@@ -83,16 +84,21 @@ impl Operation for Connect {
             Ok(socket) => socket,
             Err(error) => return Try::done(Err(error)),
         };
-        let is_quick = !turn.may_wait;
-        let connected =
-            self.who.with_call(turn.env, |call| socket.connect(call, &self.address, is_quick));
-        match connected {
-            Err(Errno::EINPROGRESS | Errno::EALREADY) => {
+        let (who, address) = (&self.who, &self.address);
+        match who.with_call(turn.env, |call| socket.connect(call, address, true)) {
+            Err(Errno::EINPROGRESS) => {
                 self.is_waiting = true;
                 Try::Wait(WRITABLE)
             }
+            Err(Errno::EALREADY) if self.is_waiting => Try::Wait(WRITABLE),
             Err(Errno::EISCONN) if self.is_waiting => Try::done(Ok(0)),
-            Err(Errno::EAGAIN) if !turn.may_wait => Try::Thread,
+            Err(Errno::EAGAIN) => {
+                match who.with_call(turn.env, |call| socket.connect_queue(call, address)) {
+                    Ok(Some(queue)) => Try::Queue(queue),
+                    Ok(None) => Try::done(Err(Errno::EAGAIN)),
+                    Err(error) => Try::done(Err(error)),
+                }
+            }
             result => Try::done(result.map(|()| 0)),
         }
     }
@@ -154,7 +160,7 @@ impl Operation for Accept {
             match self.accept(turn) {
                 Err(Errno::EAGAIN) => return Try::Wait(READABLE),
                 Ok(fd) if self.is_multi => {
-                    if let Some(last) = turn.post(fd, 0) {
+                    if let Some(last) = turn.post(fd, 0, READABLE) {
                         return last;
                     }
                 }
@@ -233,7 +239,7 @@ fn new_socket(who: &Arc<Owner>, entry: &Sqe) -> Result<Made> {
 /// Bytes of a message, or what is left of them.
 pub(super) struct Sending {
     pub(super) who: Arc<Owner>,
-    pub(super) list: Vec<arch::uio::Segment>,
+    pub(super) list: Vec<Segment>,
     pub(super) flags: u32,
     pub(super) address: Option<Address>,
     pub(super) control: Vec<u8>,
@@ -242,10 +248,10 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    fn send(&self, turn: &Turn<'_>, socket: &dyn Socket) -> Result<usize> {
+    fn send(&self, turn: &Turn<'_>, socket: &dyn Socket, list: &[Segment]) -> Result<usize> {
         // Nobody gets a signal for what an instance sends.
         let flags = self.flags | MSG_DONTWAIT | MSG_NOSIGNAL;
-        turn.with_source(&self.list, |source| {
+        turn.with_source(list, |source| {
             if self.address.is_none() && self.control.is_empty() {
                 return socket.send(source, &mut SendMessage { flags, ..SendMessage::default() });
             }
@@ -270,21 +276,40 @@ impl Operation for Sending {
             Ok(socket) => socket,
             Err(error) => return Try::done(Err(error)),
         };
+        let waits_for_all = self.flags & MSG_WAITALL != 0;
         let may_wait = !is_impatient(self.flags);
-        match self.send(turn, &*socket) {
-            Err(Errno::EAGAIN) if may_wait => Try::Wait(WRITABLE),
-            Err(error) if self.done == 0 => Try::done(Err(error)),
-            Err(_) => Try::Done(partial(self.done)),
-            Ok(count) => {
-                self.done += count;
-                skip(&mut self.list, count);
-                // What went out with the first bytes does not go again.
-                self.control.clear();
-                let is_short = self.flags & MSG_WAITALL != 0 && !self.list.is_empty();
-                if is_short && may_wait && is_stream(&*socket) {
+        loop {
+            let is_stream = is_stream(&*socket);
+            let list = if is_stream { turn.window(&self.list) } else { Cow::from(&self.list) };
+            let room = total(&list);
+            let sent = self.send(turn, &*socket, &list);
+            drop(list);
+            match sent {
+                Err(Errno::EAGAIN) if may_wait && (self.done == 0 || waits_for_all) => {
                     return Try::Wait(WRITABLE);
                 }
-                Try::Done(Outcome { result: Ok(self.done), flags: 0, is_short })
+                Err(error) if self.done == 0 => return Try::done(Err(error)),
+                Err(_) => {
+                    let result = Ok(self.done);
+                    return Try::Done(Outcome { result, flags: 0, is_short: waits_for_all });
+                }
+                Ok(count) => {
+                    self.done += count;
+                    skip(&mut self.list, count);
+                    // What went out with the first bytes does not go again.
+                    self.control.clear();
+                    let has_more = !self.list.is_empty();
+                    if is_stream && has_more && count > 0 {
+                        if count == room {
+                            continue;
+                        }
+                        if waits_for_all && may_wait {
+                            return Try::Wait(WRITABLE);
+                        }
+                    }
+                    let is_short = waits_for_all && has_more;
+                    return Try::Done(Outcome { result: Ok(self.done), flags: 0, is_short });
+                }
             }
         }
     }
@@ -308,8 +333,13 @@ pub(super) fn is_stream(socket: &dyn Socket) -> bool {
     socket.common().kind == socket::Kind::Stream
 }
 
+/// How many bytes there are.
+pub(super) fn total(list: &[Segment]) -> usize {
+    list.iter().fold(0, |sum, segment| sum.saturating_add(segment.len))
+}
+
 /// Leaves out what has been moved.
-pub(super) fn skip(list: &mut Vec<arch::uio::Segment>, mut count: usize) {
+pub(super) fn skip(list: &mut Vec<Segment>, mut count: usize) {
     list.retain_mut(|segment| {
         let step = count.min(segment.len);
         segment.addr = segment.addr.wrapping_add(step as u64);
@@ -319,16 +349,21 @@ pub(super) fn skip(list: &mut Vec<arch::uio::Segment>, mut count: usize) {
     });
 }
 
-fn send(who: &Arc<Owner>, entry: &Sqe) -> Result<Made> {
+fn send(who: &Arc<Owner>, entry: &Sqe, reader: &Reader<'_>) -> Result<Made> {
     if entry.ioprio & !how::POLL_FIRST != 0 {
         return Err(Errno::EINVAL);
     }
-    must_be_none(&[entry.off, entry.file_index.into()])?;
+    // Where to, and how long that is (io_uring_prep_send_set_addr(3)).
+    let len = u16::try_from(entry.file_index).map_err(|_| Errno::EINVAL)?;
+    let address = match (entry.off, usize::from(len)) {
+        (0, _) | (_, 0) => None,
+        (at, len) => Some(Address::fill(len, |bytes| reader.read(at, bytes))?),
+    };
     Ok(Made::Operation(Box::new(Sending {
         who: who.clone(),
         list: message::one(entry.addr, entry.len as usize)?,
         flags: entry.op_flags,
-        address: None,
+        address,
         control: Vec::new(),
         done: 0,
         is_late: entry.ioprio & how::POLL_FIRST != 0,
@@ -338,7 +373,7 @@ fn send(who: &Arc<Owner>, entry: &Sqe) -> Result<Made> {
 /// Makes an entry ready; `None` if it is not one of these.
 pub(super) fn prepare(who: &Arc<Owner>, entry: &Sqe, reader: &Reader<'_>) -> Option<Result<Made>> {
     Some(match entry.opcode {
-        op::SEND => send(who, entry),
+        op::SEND => send(who, entry, reader),
         op::RECV => message::recv(who, entry),
         op::SENDMSG => message::send(who, entry, reader),
         op::RECVMSG => message::recv_message(who, entry, reader),

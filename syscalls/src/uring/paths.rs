@@ -1,12 +1,14 @@
 //! The operations that go by paths and descriptors.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use ::uring::Env;
 use ::uring::issue::Call;
 use ::uring::prepare::Reader;
 use abi::fcntl::{AT_FDCWD, AT_REMOVEDIR, O_CLOEXEC};
-use abi::uring::{Sqe, op};
+use abi::poll::{EPOLL_CTL_DEL, EpollEvent};
+use abi::uring::{Sqe, op, sqe};
 use abi::{Errno, Result};
 use aio::Submitter;
 use arch::VirtAddr;
@@ -93,12 +95,92 @@ fn put(who: &Submitter, to: u64, bytes: &[u8]) -> Result<usize> {
     if count == bytes.len() { Ok(0) } else { Err(Errno::EFAULT) }
 }
 
+/// Two names: those of an entry that has one at `addr` and another at `off`.
+fn names(entry: &Sqe, reader: &Reader<'_>) -> Result<[Vec<u8>; 2]> {
+    if entry.buf_index != 0 || entry.file_index != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if entry.flags & sqe::FIXED_FILE != 0 {
+        return Err(Errno::EBADF);
+    }
+    Ok([reader.path(entry.addr)?, reader.path(entry.off)?])
+}
+
+fn rename(entry: &Sqe, reader: &Reader<'_>) -> Result<Call> {
+    let [old, new] = names(entry, reader)?;
+    let (from, to, flags) = (entry.fd, entry.len as i32, entry.op_flags);
+    call(move |env| {
+        let flags = crate::path::check_rename(flags)?;
+        with_base(env, from, &old, |ctx, from| {
+            with_base(env, to, &new, |_, to| vfs::ops::rename(ctx, from, &old, to, &new, flags))
+        })
+        .map(|()| 0)
+    })
+}
+
+fn link(entry: &Sqe, reader: &Reader<'_>) -> Result<Call> {
+    let [old, new] = names(entry, reader)?;
+    let (from, to, flags) = (entry.fd, entry.len as i32, entry.op_flags);
+    call(move |env| {
+        let how = crate::path::check_link(&env.who.creds, flags)?;
+        if old.is_empty() && !how.contains(vfs::Walk::EMPTY) {
+            return Err(Errno::ENOENT);
+        }
+        with_base(env, from, &old, |ctx, from| {
+            with_base(env, to, &new, |_, to| vfs::ops::link(ctx, from, &old, how, to, &new))
+        })
+        .map(|()| 0)
+    })
+}
+
+fn symlink(entry: &Sqe, reader: &Reader<'_>) -> Result<Call> {
+    if entry.len != 0 || entry.op_flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let [target, name] = names(entry, reader)?;
+    let dir = entry.fd;
+    call(move |env| {
+        with_base(env, dir, &name, |ctx, base| vfs::ops::symlink(ctx, &target, base, &name))
+            .map(|()| 0)
+    })
+}
+
+fn epoll_control(entry: &Sqe, reader: &Reader<'_>) -> Result<Call> {
+    if entry.buf_index != 0 || entry.file_index != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (epfd, op, fd) = (entry.fd, entry.len, entry.off as i32);
+    let event: EpollEvent =
+        if op == EPOLL_CTL_DEL { EpollEvent::default() } else { reader.value(entry.addr)? };
+    call(move |env| {
+        let files = env.files()?;
+        crate::event::control(&*files.get(epfd)?, op, fd, &files.get(fd)?, &event).map(|()| 0)
+    })
+}
+
+/// A message for another instance: data only, no descriptors.
+fn message(entry: &Sqe) -> Result<Call> {
+    if entry.buf_index != 0 || entry.op_flags != 0 || entry.addr != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (fd, flags, user_data, res) = (entry.fd, entry.flags, entry.off, entry.len as i32);
+    call(move |env| {
+        let other = ::uring::of(&*env.file(fd, flags)?).map_err(|_| Errno::EBADFD)?;
+        other.message(user_data, res).map(|()| 0)
+    })
+}
+
 /// Makes an entry ready; `None` if it is not one of these.
 pub(super) fn prepare(entry: &Sqe, reader: &Reader<'_>) -> Option<Result<Call>> {
     let (fd, entry) = (entry.fd, *entry);
     Some(match entry.opcode {
         op::OPENAT | op::OPENAT2 => open(&entry, reader),
         op::STATX => statx(&entry, reader),
+        op::RENAMEAT => rename(&entry, reader),
+        op::LINKAT => link(&entry, reader),
+        op::SYMLINKAT => symlink(&entry, reader),
+        op::EPOLL_CTL => epoll_control(&entry, reader),
+        op::MSG_RING => message(&entry),
         op::CLOSE => {
             if entry.off | entry.addr | u64::from(entry.len | entry.op_flags) != 0
                 || entry.buf_index != 0
@@ -170,5 +252,10 @@ pub(super) fn knows(opcode: u8) -> bool {
             | op::FADVISE
             | op::UNLINKAT
             | op::MKDIRAT
+            | op::RENAMEAT
+            | op::LINKAT
+            | op::SYMLINKAT
+            | op::EPOLL_CTL
+            | op::MSG_RING
     )
 }
