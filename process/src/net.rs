@@ -1,6 +1,6 @@
 //! What sockets know of tasks: who writes, who connected, who gets `SIGURG`.
 
-use crate::pid::Pid;
+use crate::pid::{Pid, PidNamespace};
 use alloc::sync::Arc;
 use socket::NetNamespace;
 use socket::identity::{Identify, Who};
@@ -21,21 +21,30 @@ pub(crate) fn initial(user_ns: Arc<UserNamespace>) -> Arc<NetNamespace> {
 }
 
 fn current() -> Option<(Who, Arc<Creds>)> {
-    let task = crate::try_current()?;
-    let who: Who = task.group.pid().clone();
-    Some((who, task.creds()))
+    if let Some(task) = crate::try_current() {
+        let who: Who = task.group.pid().clone();
+        return Some((who, task.creds()));
+    }
+    let actor = vfs::acting::actor()?;
+    Some((actor.process().clone(), actor.creds().clone()))
+}
+
+/// Looks into the pid namespace of whoever calls.
+fn in_namespace<R>(look: impl FnOnce(&Arc<PidNamespace>) -> R) -> Option<R> {
+    if let Some(task) = crate::try_current() {
+        return Some(look(task.group.pid_ns()));
+    }
+    let actor = vfs::acting::actor()?;
+    let pid = (**actor.process()).downcast_ref::<Pid>()?;
+    Some(look(pid.namespace()))
 }
 
 fn number(who: &Who) -> i32 {
     let pid = (**who).downcast_ref::<Pid>();
-    match (pid, crate::try_current()) {
-        (Some(pid), Some(task)) => pid.number_in(task.group.pid_ns()),
-        _ => 0,
-    }
+    pid.and_then(|pid| in_namespace(|namespace| pid.number_in(namespace))).unwrap_or(0)
 }
 
 fn find(number: i32) -> Option<Who> {
-    let task = crate::try_current()?;
-    let pid: Who = task.group.pid_ns().find(number)?;
+    let pid: Who = in_namespace(|namespace| namespace.find(number))??;
     Some(pid)
 }
