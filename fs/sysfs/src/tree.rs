@@ -5,10 +5,11 @@ use abi::Result;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::lock::{LockClass, SpinLock};
 use pseudo::{Body, Directory, Lister, Node, Target};
+use socket::NetNamespace;
 
 static TREE: LockClass = LockClass::new("sysfs.tree", 296);
 
@@ -132,36 +133,61 @@ impl Target for To {
 }
 
 struct Newest {
+    namespace: Weak<NetNamespace>,
     generation: u32,
     root: Arc<Dir>,
     numbers: Numbers,
 }
 
-static NEWEST: SpinLock<Option<Newest>> = SpinLock::new(&TREE, None);
+/// The tree of each network namespace that somebody looks from, by its cookie; 0 for none.
+static NEWEST: SpinLock<BTreeMap<u64, Newest>> = SpinLock::new(&TREE, BTreeMap::new());
 
-/// The tree as of now.
-fn newest() -> Arc<Dir> {
+/// The tree as of now, as it is seen from a network namespace; without interfaces if there is none.
+fn newest(namespace: Option<&Arc<NetNamespace>>) -> Arc<Dir> {
+    let cookie = namespace.map_or(0, |namespace| namespace.cookie);
+    let namespace_of = namespace.map(|namespace| &**namespace);
     let generation = vfs::dev::generation()
-        .wrapping_add(networks::generation())
+        .wrapping_add(networks::generation(namespace_of))
         .wrapping_add(disks::generation());
     let numbers = {
         let mut newest = NEWEST.lock();
-        match &mut *newest {
+        match newest.get_mut(&cookie) {
             Some(tree) if tree.generation == generation => return tree.root.clone(),
             Some(tree) => core::mem::take(&mut tree.numbers),
             None => Numbers::default(),
         }
     };
     let mut builder = Builder { root: Dir { ino: 1, entries: BTreeMap::new() }, numbers };
-    build(&mut builder);
+    build(&mut builder, namespace_of);
     let root = Arc::new(builder.root);
-    let fresh = Newest { generation, root: root.clone(), numbers: builder.numbers };
-    let old = NEWEST.lock().replace(fresh);
+    let fresh = Newest {
+        namespace: namespace.map_or_else(Weak::new, Arc::downgrade),
+        generation,
+        root: root.clone(),
+        numbers: builder.numbers,
+    };
+    let old = {
+        let mut newest = NEWEST.lock();
+        let mut old = Vec::from_iter(newest.insert(cookie, fresh));
+        // Those of namespaces that ended go too.
+        newest.retain(|key, tree| {
+            *key == cookie || tree.namespace.strong_count() > 0 || {
+                old.push(Newest {
+                    namespace: Weak::new(),
+                    generation: 0,
+                    root: tree.root.clone(),
+                    numbers: core::mem::take(&mut tree.numbers),
+                });
+                false
+            }
+        });
+        old
+    };
     drop(old);
     root
 }
 
-fn build(tree: &mut Builder) {
+fn build(tree: &mut Builder, namespace: Option<&NetNamespace>) {
     for path in [
         "block",
         "bus",
@@ -183,24 +209,30 @@ fn build(tree: &mut Builder) {
     memory::add(tree);
     functions::add(tree);
     disks::add(tree);
-    networks::add(tree);
+    networks::add(tree, namespace);
     nodes::add(tree);
 }
 
-/// The root directory.
-pub(crate) fn root() -> Node {
-    let dir = At { path: String::new() };
+/// The root directory, as it is seen from a network namespace.
+pub(crate) fn root(namespace: Option<Weak<NetNamespace>>) -> Node {
+    let dir = At { path: String::new(), namespace };
     Node { ino: 1, mode: 0o555, owner: (0, 0), body: Body::Dir(Arc::new(dir)) }
 }
 
 /// A directory: its path, looked up in the newest tree each time.
 struct At {
     path: String,
+    /// Whose interfaces it shows; the machine's if it was mounted before there was a namespace.
+    namespace: Option<Weak<NetNamespace>>,
 }
 
 impl At {
     fn with<R>(&self, look: impl FnOnce(&Dir) -> R) -> Result<R> {
-        let root = newest();
+        let namespace = match &self.namespace {
+            Some(namespace) => namespace.upgrade(),
+            None => NetNamespace::initial().cloned(),
+        };
+        let root = newest(namespace.as_ref());
         let mut at = &*root;
         for part in self.path.split('/').filter(|part| !part.is_empty()) {
             match at.entries.get(part) {
@@ -220,7 +252,8 @@ impl Directory for At {
                 Entry::Leaf(node) => node.clone(),
                 Entry::Dir(child) => {
                     let path = format!("{}/{name}", self.path);
-                    let body = Body::Dir(Arc::new(At { path }));
+                    let namespace = self.namespace.clone();
+                    let body = Body::Dir(Arc::new(At { path, namespace }));
                     Node { ino: child.ino, mode: 0o755, owner: (0, 0), body }
                 }
             })
