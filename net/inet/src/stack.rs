@@ -174,6 +174,7 @@ impl NamespacePart for Part {
         let devices = namespace.upgrade().and_then(|namespace| namespace.part_arc::<Devices>());
         let devices = devices.unwrap_or_default();
         let inet = Inet::new(namespace.clone(), devices);
+        crate::rtnetlink::watch(&inet.devices, namespace.clone(), Arc::downgrade(&inet));
         Part(inet)
     }
 }
