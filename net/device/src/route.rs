@@ -165,9 +165,9 @@ impl Table {
     }
 
     /// Changes all routes; not where they are.
-    pub(crate) fn each_mut(&mut self, mut change: impl FnMut(&mut Route)) {
+    pub(crate) fn each_mut(&mut self, change: impl FnMut(&mut Route)) {
         let networks = self.by_length.values_mut().flat_map(HashMap::values_mut);
-        networks.flatten().for_each(|route| change(route));
+        networks.flatten().for_each(change);
     }
 
     /// Whether there is no route.
