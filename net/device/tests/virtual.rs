@@ -1,4 +1,5 @@
 //! Interfaces that are no hardware, and namespaces they are in.
+#![expect(clippy::unwrap_used, reason = "a test fails where its helpers do")]
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as End, Sender, channel};
