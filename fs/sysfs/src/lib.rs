@@ -51,7 +51,8 @@ fn line(text: impl Fn() -> String + Send + Sync + 'static) -> Node {
     })
 }
 
-/// The root of a mount.
+/// The root of a mount, which shows the network interfaces of who mounts it.
 pub fn root_node() -> Node {
-    tree::root()
+    let namespace = socket::identity::network();
+    tree::root(namespace.map(|namespace| Arc::downgrade(&namespace)))
 }

@@ -8,6 +8,7 @@ use crate::tree;
 use abi::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Weak;
 use core::sync::atomic::{AtomicU64, Ordering};
 use socket::NetNamespace;
 
@@ -27,7 +28,12 @@ pub(crate) fn sequence() -> u64 {
 
 /// Sends the event that was written to the `uevent` of the device at `path`, whose lines are `lines`.
 /// Errors: `EINVAL` for what is no action.
-pub(crate) fn ask(path: &str, lines: &str, bytes: &[u8]) -> Result<()> {
+pub(crate) fn ask(
+    path: &str,
+    namespace: Option<&Weak<NetNamespace>>,
+    lines: &str,
+    bytes: &[u8],
+) -> Result<()> {
     let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
     let mut words = text.split_ascii_whitespace();
     let action = words.next().filter(|word| ACTIONS.contains(word)).ok_or(Errno::EINVAL)?;
@@ -47,10 +53,12 @@ pub(crate) fn ask(path: &str, lines: &str, bytes: &[u8]) -> Result<()> {
         asked.push_str(&format!("SYNTH_ARG_{key}={value}\n"));
     }
     // What belongs to no class and no bus is no device, and nobody hears of it.
-    if let Some(subsystem) = tree::subsystem(path) {
+    if let Some(subsystem) = tree::subsystem(path, namespace) {
         let number = SEQUENCE.fetch_add(1, Ordering::Relaxed) + 1;
         let message = message(action, path, &subsystem, &format!("{asked}{lines}"), number);
-        if let Some(namespace) = NetNamespace::initial() {
+        // Interfaces are their namespace's own business, all other devices the machine's.
+        let own = namespace.filter(|_| subsystem == "net").and_then(Weak::upgrade);
+        if let Some(namespace) = own.as_ref().or(NetNamespace::initial()) {
             netlink::multicast(namespace, PROTOCOL, GROUP, &message);
         }
     }
@@ -103,10 +111,14 @@ mod tests {
             "add fe4d7c9d-b8c6-4a70-9ef1-3d8a58d18eed A",
             "add fe4d7c9d-b8c6-4a70-9ef1-3d8a58d18eed A=-",
         ] {
-            assert_eq!(ask("devices/none", "", wrong.as_bytes()), Err(Errno::EINVAL), "{wrong}");
+            assert_eq!(
+                ask("devices/none", None, "", wrong.as_bytes()),
+                Err(Errno::EINVAL),
+                "{wrong}"
+            );
         }
         assert_eq!(
-            ask("devices/none", "", b"add fe4d7c9d-b8c6-4a70-9ef1-3d8a58d18eed A=1"),
+            ask("devices/none", None, "", b"add fe4d7c9d-b8c6-4a70-9ef1-3d8a58d18eed A=1"),
             Ok(())
         );
     }
