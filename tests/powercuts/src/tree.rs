@@ -127,7 +127,12 @@ fn look(image: Vec<u8>) -> Result<(Tree, Vec<u8>), String> {
     let name = format!("cut{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let disk = Disk::add(&name, drive.clone(), sectors).map_err(|error| format!("{error}"))?;
     let tree = match ext4::mount(disk.whole(), 0, b"") {
-        Ok(sb) => walk(&sb),
+        Ok(sb) => {
+            let tree = walk(&sb);
+            // The last mount's end, which the namespace's does not bring.
+            sb.deactivate();
+            tree
+        }
         Err(error) => Err(format!("mount: {error}")),
     };
     disk.remove();
@@ -135,7 +140,7 @@ fn look(image: Vec<u8>) -> Result<(Tree, Vec<u8>), String> {
     Ok((tree?, left.map_err(|error| error.to_string())?))
 }
 
-/// Reads all. The file system is put away with its last mount.
+/// Reads all. Mounts the file system, so that it is active.
 fn walk(sb: &Arc<SuperBlock>) -> Result<Tree, String> {
     let text = |error: Errno| format!("the root directory: {error}");
     let user_ns = UserNamespace::initial();
