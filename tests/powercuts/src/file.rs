@@ -18,8 +18,12 @@ pub enum Mode {
 struct Unit {
     /// The version that is durable.
     durable: u32,
+    /// How many of its bytes are: behind them there was no file yet.
+    filled: u64,
     /// Versions after it that may have got to the disk, in the order of their writing.
     pending: Vec<u32>,
+    /// How many of its bytes have been written.
+    reach: u64,
 }
 
 /// A file as one stream of operations knows it.
@@ -37,7 +41,9 @@ impl File {
     /// Bytes were or are being written.
     pub fn write(&mut self, at: u64, len: u64, version: u32) {
         for unit in units(at, len) {
-            self.units.entry(unit).or_default().pending.push(version);
+            let own = self.units.entry(unit).or_default();
+            own.pending.push(version);
+            own.reach = own.reach.max((at + len - unit * UNIT).min(UNIT));
         }
         self.size = self.size.max(at + len);
         self.longest = self.longest.max(self.size);
@@ -114,22 +120,27 @@ impl File {
             return Ok(());
         }
         let mut expected = [0; UNIT as usize];
+        let mut wrong = start;
         for version in versions() {
             marks::fill(number, version, start, &mut expected);
-            let fits = (start..).zip(bytes.iter().zip(&expected)).all(|(place, (byte, wanted))| {
+            let mut places = (start..).zip(bytes.iter().zip(&expected));
+            let misfit = places.find(|(place, (byte, wanted))| {
                 // What lies past the durable end may not have come, and be zeros.
-                let is_past = place >= self.shortest;
-                byte == wanted || is_past && (*byte == 0 || mode == Mode::Writeback)
+                let is_past = *place >= self.shortest || *place - start >= known.filled;
+                byte != wanted && !(is_past && (**byte == 0 || mode == Mode::Writeback))
             });
-            if fits {
-                return Ok(());
+            match misfit {
+                Some((place, _)) => wrong = wrong.max(place),
+                None => return Ok(()),
             }
         }
         let wanted: Vec<String> = versions().map(|version| version.to_string()).collect();
         let wanted = wanted.join(" or ");
         Err(format!(
-            "bytes from {start} on are not of version {wanted}, but {}",
-            what(number, start, bytes)
+            "bytes from {start} on are not of version {wanted} from {wrong} on, but {} (of {} bytes, {} durable)",
+            what(number, start, bytes),
+            found.len(),
+            self.shortest
         ))
     }
 }
@@ -137,6 +148,7 @@ impl File {
 impl Unit {
     fn settle(&mut self) {
         self.durable = self.pending.last().copied().unwrap_or(self.durable);
+        self.filled = self.reach;
         self.pending.clear();
     }
 }
@@ -222,6 +234,25 @@ mod tests {
         assert!(fits(&file, &[hole.clone(), hole.clone(), end.clone()].concat()));
         assert!(!fits(&file, &[contents(3, 0, 512), hole.clone(), end].concat()));
         assert!(!fits(&file, &[contents(1, 0, 512), hole].concat()));
+    }
+
+    #[test]
+    fn what_was_appended_unsynced_may_be_missing_below_a_synced_end() {
+        let mut log = File::default();
+        log.write(0, 300, 1);
+        log.make_durable();
+        log.write(300, 800, 1);
+        log.write(1100, 500, 1);
+        log.make_range_durable(1100, 500);
+        let whole = contents(1, 0, 1600);
+        let mut gap = whole.clone();
+        gap[300..1024].fill(0);
+        assert!(fits(&log, &whole) && fits(&log, &gap));
+        gap[299] ^= 1;
+        assert!(!fits(&log, &gap));
+        gap = whole.clone();
+        gap[1100..].fill(0);
+        assert!(!fits(&log, &gap));
     }
 
     #[test]
