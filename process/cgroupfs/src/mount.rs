@@ -78,6 +78,10 @@ impl pseudo::Settings for Settings {
             return Err(Errno::EINVAL);
         }
         if !wanted.release_agent.is_empty() {
+            // As a write to the file: the kernel runs it as root of the machine.
+            if !process::try_current().is_none_or(|task| task.capable(Cap::SYS_ADMIN)) {
+                return Err(Errno::EPERM);
+            }
             *hierarchy.release_agent.lock() = wanted.release_agent;
         }
         Ok(())

@@ -46,6 +46,8 @@ pub struct Group {
     pub events: Arc<WaitQueue>,
     /// How often it was.
     pub event_count: AtomicU64,
+    /// A change is on its way to those who want to know.
+    pub(super) is_told: AtomicBool,
 }
 
 impl Group {
@@ -87,6 +89,7 @@ impl Group {
             pids: Pids::new(),
             events: Arc::new(WaitQueue::new()),
             event_count: AtomicU64::new(0),
+            is_told: AtomicBool::new(false),
         })
     }
 

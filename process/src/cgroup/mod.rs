@@ -201,10 +201,7 @@ pub enum Kind {
 
 /// What kind of group of the unified hierarchy it is.
 pub fn kind(group: &Group) -> Kind {
-    let is_threaded_domain = |group: &Group| {
-        !group.is_root() && !group.enabled_for_children().is_empty() && group.has_tasks()
-    };
-    if group.parent().is_some_and(|parent| is_threaded_domain(parent) || kind_is_invalid(parent)) {
+    if is_invalid(group) {
         Kind::DomainInvalid
     } else if is_threaded_domain(group) {
         Kind::DomainThreaded
@@ -213,10 +210,13 @@ pub fn kind(group: &Group) -> Kind {
     }
 }
 
-fn kind_is_invalid(group: &Group) -> bool {
-    group.ancestors().skip(1).any(|above| {
-        !above.is_root() && !above.enabled_for_children().is_empty() && above.has_tasks()
-    })
+fn is_threaded_domain(group: &Group) -> bool {
+    !group.is_root() && !group.enabled_for_children().is_empty() && group.has_tasks()
+}
+
+/// Whether it is below a threaded domain.
+fn is_invalid(group: &Group) -> bool {
+    group.ancestors().skip(1).any(is_threaded_domain)
 }
 
 /// Moves `task` to `group`, in version 2 or if `is_whole` with all threads of its process.
@@ -229,19 +229,17 @@ pub fn attach(group: &Arc<Group>, task: &Arc<Task>, is_whole: bool) -> Result<()
         return Err(Errno::ENODEV);
     }
     if group.hierarchy().is_unified() && !group.is_root() {
-        if kind(group) == Kind::DomainInvalid {
+        if is_invalid(group) {
             return Err(Errno::EOPNOTSUPP);
         }
         if !group.enabled_for_children().difference(Controllers::THREADED).is_empty() {
             return Err(Errno::EBUSY);
         }
     }
-    let tasks = if is_whole { task.group.tasks() } else { Vec::from([task.clone()]) };
-    let mut left = Vec::with_capacity(tasks.len());
+    let mut left = Vec::new();
     {
         let _tree = tree();
-        // Threads that were born since the list was made.
-        let tasks = if is_whole { task.group.tasks() } else { tasks };
+        let tasks = if is_whole { task.group.tasks() } else { Vec::from([task.clone()]) };
         for task in &tasks {
             if matches!(task.life(), Life::Alive | Life::Exiting) {
                 left.extend(move_task(task, group));
@@ -342,7 +340,7 @@ pub fn control(group: &Arc<Group>, enable: Controllers, disable: Controllers) ->
         return Err(Errno::EBUSY);
     }
     if !enable.is_empty() && !group.is_root() {
-        if kind_is_invalid(group) {
+        if is_invalid(group) {
             return Err(Errno::EOPNOTSUPP);
         }
         if !enable.difference(Controllers::THREADED).is_empty() && group.has_tasks() {
@@ -389,8 +387,14 @@ pub fn set_events_hook(hook: fn(&Arc<Group>)) {
 
 /// Tells those who want to know that the group has changed, from a thread that may sleep.
 fn told_later(group: &Group) {
+    // One note for all that happens until it is told: refused forks must not pile up memory.
+    if group.is_told.swap(true, Ordering::AcqRel) {
+        return;
+    }
     let Some(group) = group.arc() else { return };
     sched::work::queue(move || {
+        // A full barrier: what happens from now on is told anew.
+        group.is_told.swap(false, Ordering::AcqRel);
         group.event_count.fetch_add(1, Ordering::AcqRel);
         group.events.notify(abi::poll::POLLERR | abi::poll::POLLPRI);
         if let Some(hook) = HOOK.get() {
