@@ -12,10 +12,14 @@ pub mod op {
     pub const POLL_ADD: u8 = 6;
     pub const POLL_REMOVE: u8 = 7;
     pub const SYNC_FILE_RANGE: u8 = 8;
+    pub const SENDMSG: u8 = 9;
+    pub const RECVMSG: u8 = 10;
     pub const TIMEOUT: u8 = 11;
     pub const TIMEOUT_REMOVE: u8 = 12;
+    pub const ACCEPT: u8 = 13;
     pub const ASYNC_CANCEL: u8 = 14;
     pub const LINK_TIMEOUT: u8 = 15;
+    pub const CONNECT: u8 = 16;
     pub const FALLOCATE: u8 = 17;
     pub const OPENAT: u8 = 18;
     pub const CLOSE: u8 = 19;
@@ -24,10 +28,20 @@ pub mod op {
     pub const READ: u8 = 22;
     pub const WRITE: u8 = 23;
     pub const FADVISE: u8 = 24;
+    pub const SEND: u8 = 26;
+    pub const RECV: u8 = 27;
     pub const OPENAT2: u8 = 28;
+    pub const EPOLL_CTL: u8 = 29;
+    pub const PROVIDE_BUFFERS: u8 = 31;
+    pub const REMOVE_BUFFERS: u8 = 32;
+    pub const SHUTDOWN: u8 = 34;
     pub const RENAMEAT: u8 = 35;
     pub const UNLINKAT: u8 = 36;
     pub const MKDIRAT: u8 = 37;
+    pub const SYMLINKAT: u8 = 38;
+    pub const LINKAT: u8 = 39;
+    pub const MSG_RING: u8 = 40;
+    pub const SOCKET: u8 = 45;
     /// One more than the last that Linux 6.1 has.
     pub const LAST: u8 = 49;
 }
@@ -42,6 +56,22 @@ pub mod sqe {
     pub const ASYNC: u8 = 16;
     pub const BUFFER_SELECT: u8 = 32;
     pub const CQE_SKIP_SUCCESS: u8 = 64;
+}
+
+/// `ioprio` of sends and receives (`IORING_RECVSEND_*`, `IORING_RECV_*`) and of accepting.
+#[expect(missing_docs, reason = "the names are those of the man page")]
+pub mod socket {
+    pub const POLL_FIRST: u16 = 1;
+    pub const RECV_MULTISHOT: u16 = 2;
+    pub const ACCEPT_MULTISHOT: u16 = 1;
+}
+
+/// Flags of a completion (`IORING_CQE_F_*`); with `BUFFER` the upper 16 bits are the number of one.
+#[expect(missing_docs, reason = "the names are those of the man page")]
+pub mod cqe {
+    pub const BUFFER: u32 = 1;
+    pub const MORE: u32 = 2;
+    pub const SOCK_NONEMPTY: u32 = 4;
 }
 
 /// Flags of `io_uring_setup(2)` (`IORING_SETUP_*`).
@@ -84,7 +114,12 @@ pub mod register {
     pub const PROBE: u32 = 8;
     pub const PERSONALITY: u32 = 9;
     pub const UNREGISTER_PERSONALITY: u32 = 10;
+    pub const RESTRICTIONS: u32 = 11;
     pub const ENABLE_RINGS: u32 = 12;
+    pub const PBUF_RING: u32 = 22;
+    pub const UNREGISTER_PBUF_RING: u32 = 23;
+    /// One more than the last that Linux 6.1 has.
+    pub const LAST: u32 = 26;
 }
 
 /// `IORING_FEAT_*` that hold here: one mapping for both rings, no completion is dropped, entries may be

@@ -120,6 +120,7 @@ fn file_systems(info: &BootInfo) {
     netlink::init();
     procfs::init(info.command_line());
     sysfs::init();
+    cgroupfs::init();
     devtmpfs::set_random(process::random::fill);
     report("devtmpfs", devtmpfs::init());
 }

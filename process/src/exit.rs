@@ -181,6 +181,7 @@ fn bury_thread(task: &Task) {
         for zombie in core::mem::take(&mut left.zombies) {
             hand_over(&zombie, &mut after);
         }
+        crate::cgroup::ended(task);
         let is_leader = task.is_leader();
         let removed = if is_leader {
             task.set_life(Life::Zombie);
@@ -264,7 +265,11 @@ fn end_process(group: &Arc<ThreadGroup>, leader: &Task, after: &mut After) {
         (kin.pgrp.clone(), kin.parent.upgrade())
     };
     group.pid().exited.wake_all();
-    let Some(parent) = parent else { return };
+    let Some(parent) = parent else {
+        // The kernel itself started it, and does not wait.
+        after.reap.push(group.clone());
+        return;
+    };
     // Its group may have lost its last link to the rest of the session.
     if !Arc::ptr_eq(&parent.pgrp(), &pgrp)
         && Arc::ptr_eq(&parent.session(), &group.session())

@@ -169,7 +169,7 @@ pub fn spawn(parent: &Task, frame: &TrapFrame, request: &Request) -> Result<Chil
         } else {
             None
         };
-        ns = Arc::new(ns.copy(flags, &creds.user_ns, mounts)?);
+        ns = Arc::new(ns.copy(flags, &creds.user_ns, mounts, parent.cgroups.get())?);
     }
     let pid_ns = if has(clone::NEWPID) {
         PidNamespace::create(&children_ns, creds.user_ns.clone())?
@@ -337,6 +337,7 @@ fn link(
 ) -> Result<()> {
     let is_watched = is_watched || request.flags & clone::PTRACE != 0;
     let _tree = tree();
+    let place = crate::cgroup::Entry::new(parent)?;
     let group = &parent.group;
     let signals = group.signals.lock();
     if signals.is_exiting() || signals.exec_by.is_some() {
@@ -351,6 +352,7 @@ fn link(
             child.set_flag(arch::thread::flags::SIGPENDING);
         }
         drop(signals);
+        place.enter(child);
         crate::ptrace::adopt_child(parent, child, is_watched);
         return Ok(());
     }
@@ -381,6 +383,7 @@ fn link(
     }
     pid.attach_task(child);
     pid.attach_group(own);
+    place.enter(child);
     real_parent.family.lock().children.add(own);
     crate::ptrace::adopt_child(parent, child, is_watched);
     Ok(())

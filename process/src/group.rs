@@ -327,9 +327,7 @@ impl ThreadGroup {
     /// Calls `act` for every thread that is not reaped, with the thread list locked: `act` must be
     /// short and may take no lock of a lower rank than a thread's signals.
     pub(crate) fn for_each_task(&self, mut act: impl FnMut(&Arc<Task>)) {
-        for task in self.threads.lock().live.iter() {
-            act(task);
-        }
+        self.threads.lock().live.each(|task| act(task));
     }
 
     /// The first thread that satisfies `test`, the leader before the others.
@@ -386,6 +384,8 @@ impl ThreadGroup {
         let removed = threads.live.leave(key)?;
         threads.dead.add(&Usage::of(&removed));
         THREADS.fetch_sub(1, Ordering::Relaxed);
+        drop(threads);
+        crate::cgroup::gone(&removed);
         Some(removed)
     }
 
@@ -400,6 +400,8 @@ impl ThreadGroup {
             None => threads.dead.add(&Usage::of(&removed)),
         }
         THREADS.fetch_sub(1, Ordering::Relaxed);
+        drop(threads);
+        crate::cgroup::gone(&removed);
         Some(removed)
     }
 
@@ -486,16 +488,16 @@ impl ThreadGroup {
     fn sum_of_threads(&self) -> Usage {
         let threads = self.threads.lock();
         let mut sum = threads.dead;
-        threads.live.iter().for_each(|task| sum.add(&Usage::of(task)));
+        threads.live.each(|task| sum.add(&Usage::of(task)));
         sum
     }
 
     /// How long all threads, dead and alive, have run.
     pub fn run_ns(&self) -> u64 {
         let threads = self.threads.lock();
-        let dead = threads.dead.utime_ns + threads.dead.stime_ns;
-        let live = threads.live.iter().filter_map(|task| task.thread());
-        dead + live.map(|thread| thread.run_ns()).sum::<u64>()
+        let mut sum = threads.dead.utime_ns + threads.dead.stime_ns;
+        threads.live.each(|task| sum += task.thread().map_or(0, |thread| thread.run_ns()));
+        sum
     }
 
     /// Usage of the children that were waited for.

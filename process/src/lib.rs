@@ -5,6 +5,7 @@
 extern crate alloc;
 
 pub mod cell;
+pub mod cgroup;
 mod children;
 pub mod context;
 pub mod coredump;
@@ -14,6 +15,7 @@ pub mod exit;
 pub mod fork;
 pub mod futex;
 pub mod group;
+mod helper;
 pub mod ipc;
 pub mod jobs;
 pub mod limits;

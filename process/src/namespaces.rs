@@ -60,7 +60,7 @@ pub fn unshare(task: &Task, mut flags: u64) -> Result<()> {
             (Some(fs), true) => Some(crate::copy_mounts(&old.mounts, fs, &creds)?),
             _ => None,
         };
-        Some(Arc::new(old.copy(flags, &creds.user_ns, mounts)?))
+        Some(Arc::new(old.copy(flags, &creds.user_ns, mounts, task.cgroups.get())?))
     } else {
         None
     };

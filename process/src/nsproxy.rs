@@ -3,6 +3,7 @@
 //!
 //! An [`NsProxy`] never changes; `clone`, `unshare` and `setns` give the task another one.
 
+use crate::cgroup::CgroupNamespace;
 use crate::ipc::IpcNamespace;
 use crate::pid::{PidNamespace, next_namespace_id};
 use abi::process::UtsName;
@@ -78,14 +79,6 @@ impl UtsNamespace {
     }
 }
 
-/// A namespace that so far only has an identity.
-pub struct PlainNamespace {
-    /// Inode number in `/proc/PID/ns`.
-    pub id: u64,
-    /// Who may act on it.
-    pub user_ns: Arc<UserNamespace>,
-}
-
 /// The namespaces of a task.
 #[derive(Clone)]
 pub struct NsProxy {
@@ -98,7 +91,7 @@ pub struct NsProxy {
     /// The network.
     pub net: Arc<NetNamespace>,
     /// Control groups.
-    pub cgroup: Arc<PlainNamespace>,
+    pub cgroup: Arc<CgroupNamespace>,
 }
 
 static INITIAL: Once<Arc<NsProxy>> = Once::new();
@@ -116,7 +109,7 @@ pub fn init(mounts: Arc<MountNamespace>, root: Path) -> Arc<NsProxy> {
                 ipc: Arc::new(IpcNamespace::new(0xefff_ffff, user_ns.clone())),
                 mounts,
                 net: crate::net::initial(user_ns.clone()),
-                cgroup: Arc::new(PlainNamespace { id: 0xefff_fffb, user_ns: user_ns.clone() }),
+                cgroup: Arc::new(CgroupNamespace::initial(user_ns.clone())),
             })
         })
         .clone()
@@ -145,6 +138,7 @@ impl NsProxy {
         flags: u64,
         user_ns: &Arc<UserNamespace>,
         mounts: Option<Arc<MountNamespace>>,
+        cgroups: Option<Arc<crate::cgroup::Set>>,
     ) -> Result<NsProxy> {
         use abi::process::clone;
         let mut new = self.clone();
@@ -158,8 +152,7 @@ impl NsProxy {
             new.net = NetNamespace::new(next_namespace_id(), user_ns.clone());
         }
         if flags & clone::NEWCGROUP != 0 {
-            let id = next_namespace_id();
-            new.cgroup = Arc::new(PlainNamespace { id, user_ns: user_ns.clone() });
+            new.cgroup = Arc::new(CgroupNamespace::around(cgroups, user_ns.clone()));
         }
         if let Some(mounts) = mounts {
             new.mounts = mounts;
@@ -190,7 +183,7 @@ pub enum Namespace {
     /// Network.
     Net(Arc<NetNamespace>),
     /// Control groups.
-    Cgroup(Arc<PlainNamespace>),
+    Cgroup(Arc<CgroupNamespace>),
 }
 
 impl Namespace {

@@ -88,6 +88,18 @@ impl<T> Roll<T> {
         lone.chain(self.more.iter().flat_map(|more| more.iter()))
     }
 
+    /// Calls `act` for all, in the order of joining. Where one is alone, as most are, it is quicker than
+    /// [`iter`](Self::iter).
+    #[inline]
+    pub(crate) fn each(&self, mut act: impl FnMut(&T)) {
+        if let Some((_, member)) = &self.lone {
+            act(member);
+        }
+        if let Some(more) = self.more.as_ref().filter(|more| !more.is_empty()) {
+            more.iter().for_each(act);
+        }
+    }
+
     /// All, in the order of joining.
     pub(crate) fn into_members(self) -> impl Iterator<Item = T> {
         let lone = self.lone.into_iter().map(|(_, member)| member);
@@ -194,6 +206,9 @@ mod tests {
                 prop_assert!(roll.more.as_ref().is_none_or(|more| more.recent.len() <= RECENT));
             }
             prop_assert!(roll.iter().eq(model.values()));
+                let mut each = std::vec::Vec::new();
+                roll.each(|member| each.push(*member));
+                prop_assert!(each.iter().eq(model.values()));
             prop_assert!(roll.into_members().eq(model.into_values()));
         }
     }

@@ -76,12 +76,15 @@ pub fn spawn_init(init: Init, failed: impl Fn(usize, Errno)) -> Result<()> {
     for (index, path) in init.programs.iter().enumerate() {
         let name = core::str::from_utf8(path).unwrap_or("?");
         log::info!("Run {name} as init process");
-        match prepare(&task, path, &init.arguments, &environment) {
-            Ok(loaded) => return start(&task, &group, &pid, loaded),
+        let mut arguments = Strings::new();
+        arguments.push(path)?;
+        for argument in &init.arguments {
+            arguments.push(argument)?;
+        }
+        match load(&task, path, arguments, environment.clone()) {
+            Ok(loaded) => return give_birth(&task, &group, &pid, loaded, true),
             Err(failure) => {
-                error = match failure {
-                    exec::Failure::Errno(e) | exec::Failure::Fatal(e) => e,
-                };
+                error = failure.errno();
                 failed(index, error);
             }
         }
@@ -90,27 +93,25 @@ pub fn spawn_init(init: Init, failed: impl Fn(usize, Errno)) -> Result<()> {
     Err(error)
 }
 
-fn prepare(
+/// Loads a program into a task that has none yet.
+pub(crate) fn load(
     task: &Arc<Task>,
     path: &[u8],
-    arguments: &[Vec<u8>],
-    environment: &Strings,
+    argv: Strings,
+    envp: Strings,
 ) -> core::result::Result<exec::Loaded, exec::Failure> {
     let file = exec::Opener::open(&**task, path)?;
-    let mut argv = Strings::new();
-    argv.push(path)?;
-    for argument in arguments {
-        argv.push(argument)?;
-    }
-    let program = Program { file, filename: path.to_vec(), argv, envp: environment.clone() };
+    let program = Program { file, filename: path.to_vec(), argv, envp };
     exec::load(task, program, &task.creds(), &task.group.limits)
 }
 
-fn start(
+/// Starts a process without a parent, a group and a session of its own. Errors: `ENOMEM`.
+pub(crate) fn give_birth(
     task: &Arc<Task>,
     group: &Arc<ThreadGroup>,
     pid: &Arc<Pid>,
     loaded: exec::Loaded,
+    is_init: bool,
 ) -> Result<()> {
     let frame = TrapFrame::new_user(VirtAddr(loaded.entry), VirtAddr(loaded.sp));
     let thread = Thread::new_user(b"init", &frame, FpuStart::Initial)?;
@@ -122,15 +123,19 @@ fn start(
     {
         let _tree = tree();
         group.add_thread(task, true);
-        group.is_unkillable.store(true, Ordering::Relaxed);
-        PidNamespace::initial().set_init(group);
+        if is_init {
+            group.is_unkillable.store(true, Ordering::Relaxed);
+            PidNamespace::initial().set_init(group);
+        }
         pid.attach_task(task);
         pid.attach_group(group);
         let mut kin = group.kin.lock();
         kin.pgrp_key = pid.attach_member(group);
         kin.session_key = pid.attach_session(group);
     }
-    INIT.call_once(|| group.clone());
+    if is_init {
+        INIT.call_once(|| group.clone());
+    }
     thread.start_user(task.clone());
     Ok(())
 }

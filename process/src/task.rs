@@ -107,6 +107,10 @@ pub struct Task {
     /// `PR_SET_PDEATHSIG`.
     pub(crate) parent_death_signal: AtomicI32,
     pub(crate) no_new_privs: AtomicBool,
+    /// The control groups it is in, unless all are roots. Changes with the tree locked.
+    pub(crate) cgroups: ArcCell<crate::cgroup::Set>,
+    /// Its key among their members.
+    pub(crate) cgroup_key: AtomicU64,
     /// Seccomp filters; `SECCOMP` in the flags says whether there are any.
     pub(crate) seccomp: ArcCell<Filters>,
     pub(crate) seccomp_mode: AtomicU32,
@@ -193,6 +197,8 @@ impl Task {
             tracing: crate::ptrace::Tracing::new(),
             parent_death_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(false),
+            cgroups: ArcCell::new(None),
+            cgroup_key: AtomicU64::new(0),
             seccomp: ArcCell::new(None),
             seccomp_mode: AtomicU32::new(0),
             personality: AtomicU32::new(0),

@@ -49,6 +49,13 @@ const KNOWN_RWF: u32 = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEN
 /// Where `struct iocb` has the key that the kernel fills in.
 const KEY: u64 = 8;
 
+/// Sends a signal to the running task, if a task runs.
+fn raise(signal: u32) {
+    if let Some(task) = process::try_current() {
+        task.vfs_context().get().caller.raise(signal);
+    }
+}
+
 /// Who the task is, for transfers that go on without it.
 pub(crate) fn submitter(task: &Task) -> Result<Arc<Submitter>> {
     let context = task.vfs_context();
@@ -64,6 +71,8 @@ pub(crate) fn submitter(task: &Task) -> Result<Arc<Submitter>> {
         ],
         ids: (caller.process_id(), caller.thread_id()),
         files_id: caller.files_id(),
+        process: task.group.pid().clone(),
+        raise,
         creds: context.creds.clone(),
         paths: context.paths.clone(),
         umask: context.umask,

@@ -7,6 +7,7 @@ use abi::fcntl::{O_CLOEXEC, O_NONBLOCK};
 use abi::poll::{EPOLL_CTL_DEL, EpollEvent};
 use abi::signal::SigSet;
 use abi::{Errno, Result};
+use alloc::sync::Arc;
 use anon::{epoll, eventfd, timerfd};
 use arch::VirtAddr;
 use arch::user;
@@ -54,10 +55,20 @@ fn sys_epoll_ctl(cx: &mut Cx<'_>, epfd: i32, op: u32, fd: i32, event: VirtAddr) 
         if op == EPOLL_CTL_DEL { EpollEvent::default() } else { user::read_val(event)? };
     let instance = file(cx, epfd)?;
     let target = file(cx, fd)?;
-    epoll::check_target(&target)?;
+    control(&instance, op, fd, &target, &event).map(|()| 0)
+}
+
+/// Adds, changes or removes what an instance watches.
+pub(crate) fn control(
+    instance: &vfs::File,
+    op: u32,
+    fd: i32,
+    target: &Arc<vfs::File>,
+    event: &EpollEvent,
+) -> Result<()> {
+    epoll::check_target(target)?;
     let data = u64::from(event.data[0]) | u64::from(event.data[1]) << 32;
-    epoll::epoll_of(&instance)?.control(op, fd, &target, event.events, data)?;
-    Ok(0)
+    epoll::epoll_of(instance)?.control(op, fd, target, event.events, data)
 }
 
 fn wait(cx: &Cx<'_>, epfd: i32, events: VirtAddr, count: i32, timeout_ms: i32) -> Result<usize> {

@@ -304,6 +304,16 @@ fn sys_renameat(
     sys_renameat2(cx, old_dir, old, new_dir, new, 0)
 }
 
+/// Flags of `renameat2(2)`.
+pub(crate) fn check_rename(flags: u32) -> Result<RenameFlags> {
+    let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+    let exclusive = RenameFlags::NOREPLACE | RenameFlags::WHITEOUT;
+    if flags.contains(RenameFlags::EXCHANGE) && flags.intersects(exclusive) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(flags)
+}
+
 /// `renameat2(2)`.
 fn sys_renameat2(
     cx: &mut Cx<'_>,
@@ -313,11 +323,7 @@ fn sys_renameat2(
     new: VirtAddr,
     flags: u32,
 ) -> Result<usize> {
-    let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    let exclusive = RenameFlags::NOREPLACE | RenameFlags::WHITEOUT;
-    if flags.contains(RenameFlags::EXCHANGE) && flags.intersects(exclusive) {
-        return Err(Errno::EINVAL);
-    }
+    let flags = check_rename(flags)?;
     let ctx = context(cx);
     let ctx = ctx.get();
     let old = read_path(old, false)?;
@@ -339,6 +345,24 @@ fn sys_link(cx: &mut Cx<'_>, old: VirtAddr, new: VirtAddr) -> Result<usize> {
     sys_linkat(cx, AT_FDCWD, old, AT_FDCWD, new, 0)
 }
 
+/// Flags of `linkat(2)`: how the old name is walked.
+pub(crate) fn check_link(creds: &vfs::Creds, flags: u32) -> Result<Walk> {
+    if flags & !(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut how = Walk::empty();
+    if flags & AT_EMPTY_PATH != 0 {
+        if !creds.capable(vfs::Cap::DAC_READ_SEARCH) {
+            return Err(Errno::ENOENT);
+        }
+        how |= Walk::EMPTY;
+    }
+    if flags & AT_SYMLINK_FOLLOW != 0 {
+        how |= Walk::FOLLOW;
+    }
+    Ok(how)
+}
+
 /// `linkat(2)`.
 fn sys_linkat(
     cx: &mut Cx<'_>,
@@ -348,21 +372,9 @@ fn sys_linkat(
     new: VirtAddr,
     flags: u32,
 ) -> Result<usize> {
-    if flags & !(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH) != 0 {
-        return Err(Errno::EINVAL);
-    }
     let ctx = context(cx);
     let ctx = ctx.get();
-    let mut how = Walk::empty();
-    if flags & AT_EMPTY_PATH != 0 {
-        if !ctx.creds.capable(vfs::Cap::DAC_READ_SEARCH) {
-            return Err(Errno::ENOENT);
-        }
-        how |= Walk::EMPTY;
-    }
-    if flags & AT_SYMLINK_FOLLOW != 0 {
-        how |= Walk::FOLLOW;
-    }
+    let how = check_link(ctx.creds, flags)?;
     let old = read_path(old, flags & AT_EMPTY_PATH != 0)?;
     let from = base(cx, old_dir, &old)?;
     let new = match read_path(new, false) {

@@ -1,6 +1,6 @@
 //! Sockets: `socket(2)` and its relatives.
 
-mod message;
+pub(crate) mod message;
 mod options;
 mod transfer;
 
@@ -100,7 +100,7 @@ fn write_address(address: &Address, at: VirtAddr, len_at: VirtAddr) -> Result<()
 }
 
 /// Splits flags from a type; `EINVAL` for unknown flags.
-fn split_type(kind: u32) -> Result<(u32, u32, CloseOnExec)> {
+pub(crate) fn split_type(kind: u32) -> Result<(u32, u32, CloseOnExec)> {
     let flags = kind & !SOCK_TYPE_MASK;
     if flags & !(SOCK_CLOEXEC | SOCK_NONBLOCK) != 0 {
         return Err(Errno::EINVAL);

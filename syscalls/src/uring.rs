@@ -3,23 +3,25 @@
 //! Flags that are not there are `EINVAL`: `IORING_SETUP_SQE128`, `IORING_SETUP_CQE32`, and what newer kernels
 //! than Linux 6.1 have.
 
-use alloc::boxed::Box;
+mod message;
+mod net;
+mod paths;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use ::uring::issue::{Call, Extra};
+use ::uring::issue::{Extra, Made};
 use ::uring::prepare::Reader;
+use ::uring::restrict::Restrictions;
 use ::uring::{Env, Uring};
-use abi::fcntl::{AT_FDCWD, AT_REMOVEDIR, O_CLOEXEC};
 use abi::signal::SigSet;
 use abi::uring::{Params, Sqe, enter, op, register, setup};
 use abi::{Errno, Result};
-use aio::Submitter;
 use arch::VirtAddr;
 use arch::user;
 use process::signal::wait::{begin_temporary, end_temporary};
 use sched::Deadline;
-use vfs::{CloseOnExec, Path};
+use vfs::CloseOnExec;
 use zerocopy::IntoBytes;
 
 use crate::Cx;
@@ -57,7 +59,7 @@ fn sys_io_uring_setup(cx: &mut Cx<'_>, entries: u32, at: VirtAddr) -> Result<usi
     let file = ::uring::create(&context(cx).get(), &ring)?;
     let fd = install(cx, file, CloseOnExec::Yes)?;
     if ring.has_poller() {
-        ring.start_poller(submitter(cx.task)?, &files(cx)?, &PATHS, idle_ms);
+        ring.start_poller(submitter(cx.task)?, &files(cx)?, extra(cx), idle_ms);
     }
     Ok(fd)
 }
@@ -116,7 +118,7 @@ fn sys_io_uring_enter(
             ring: ring.clone(),
             who: submitter(cx.task)?,
             files: Arc::downgrade(&files(cx)?),
-            extra: &PATHS,
+            extra: extra(cx),
         };
         taken = ring.submit(&Arc::new(env), &Reader::Current, submit);
         if taken == 0 && ring.is_overfull() {
@@ -184,6 +186,7 @@ fn sys_io_uring_register(
 ) -> Result<usize> {
     let ring = ::uring::of(&*file(cx, fd)?)?;
     let table = files(cx)?;
+    ring.check_register(what)?;
     let has_argument = !at.is_null() || count != 0;
     match what {
         register::BUFFERS | register::FILES if at.is_null() => return Err(Errno::EFAULT),
@@ -202,7 +205,20 @@ fn sys_io_uring_register(
             let fds = fds(VirtAddr(list), count as usize)?;
             return ring.update_files(&table, head as u32, &fds);
         }
-        register::PROBE => probe(at, count as usize)?,
+        register::PROBE => probe(cx, at, count as usize)?,
+        register::PBUF_RING | register::UNREGISTER_PBUF_RING if count != 1 => {
+            return Err(Errno::EINVAL);
+        }
+        register::PBUF_RING | register::UNREGISTER_PBUF_RING if at.is_null() => {
+            return Err(Errno::EINVAL);
+        }
+        register::PBUF_RING => {
+            let given = BufferRing::read(at)?;
+            let who = submitter(cx.task)?;
+            ring.register_ring(&who, given.addr, given.entries, given.group)?;
+        }
+        register::UNREGISTER_PBUF_RING => ring.unregister_ring(BufferRing::read(at)?.group)?,
+        register::RESTRICTIONS => ring.restrict(restrictions(at, count as usize)?)?,
         register::EVENTFD | register::EVENTFD_ASYNC => {
             if count != 1 {
                 return Err(Errno::EINVAL);
@@ -216,7 +232,7 @@ fn sys_io_uring_register(
 }
 
 /// Fills in a `struct io_uring_probe` with room for `count` operations.
-fn probe(at: VirtAddr, count: usize) -> Result<()> {
+fn probe(cx: &Cx<'_>, at: VirtAddr, count: usize) -> Result<()> {
     const HEAD: usize = 16;
     const EACH: usize = 8;
     if count > 256 {
@@ -227,177 +243,62 @@ fn probe(at: VirtAddr, count: usize) -> Result<()> {
     if bytes.iter().any(|&byte| byte != 0) {
         return Err(Errno::EINVAL);
     }
+    let extra = extra(cx);
     let shown = count.min(usize::from(op::LAST));
     bytes[0] = op::LAST - 1;
     bytes[1] = shown as u8;
     for (opcode, entry) in bytes[HEAD..].chunks_exact_mut(EACH).take(shown).enumerate() {
         entry[0] = opcode as u8;
-        entry[2] = u8::from(::uring::register::is_supported(opcode as u8, &PATHS));
+        entry[2] = u8::from(::uring::register::is_supported(opcode as u8, &*extra));
     }
     Ok(user::copy_to_user(at, &bytes)?)
 }
 
-/// The operations that go by paths and descriptors.
-struct Paths;
-
-static PATHS: Paths = Paths;
-
-/// Calls `act` with the directory that `dir` means for `name`.
-fn with_base<R>(
-    env: &Env,
-    dir: i32,
-    name: &[u8],
-    act: impl FnOnce(&vfs::Context<'_>, &Path) -> Result<R>,
-) -> Result<R> {
-    let ctx = env.who.context();
-    if dir == AT_FDCWD || name.first() == Some(&b'/') {
-        return act(&ctx, ctx.cwd);
-    }
-    let base = env.files()?.get_any(dir)?;
-    act(&ctx, &base.path)
-}
-
-fn call(work: impl FnOnce(&Env) -> Result<usize> + Send + 'static) -> Result<Call> {
-    Ok(Box::new(work))
-}
-
-fn open(entry: &Sqe, reader: &Reader<'_>) -> Result<Call> {
-    // Descriptors of the instance's own table are not given out.
-    if entry.buf_index != 0 || entry.file_index != 0 {
+fn restrictions(at: VirtAddr, count: usize) -> Result<Restrictions> {
+    if at.is_null() || count > ::uring::restrict::MOST {
         return Err(Errno::EINVAL);
     }
-    let how = if entry.opcode == op::OPENAT2 {
-        let mut how = abi::fcntl::OpenHow::default();
-        if entry.len as usize != size_of::<abi::fcntl::OpenHow>() {
+    let mut given = alloc::vec![[0u32; 4]; count];
+    user::copy_from_user(given.as_mut_bytes(), at)?;
+    let mut rules = Restrictions::default();
+    given.into_iter().try_for_each(|one| rules.add(one))?;
+    Ok(rules)
+}
+
+/// `struct io_uring_buf_reg`.
+struct BufferRing {
+    addr: u64,
+    entries: u32,
+    group: u16,
+}
+
+impl BufferRing {
+    fn read(at: VirtAddr) -> Result<BufferRing> {
+        let [addr, head, reserved @ ..]: [u64; 5] = user::read_val(at)?;
+        if head >> 48 != 0 || reserved != [0; 3] {
             return Err(Errno::EINVAL);
         }
-        reader.read(entry.off, how.as_mut_bytes())?;
-        crate::path::check_how(&how)?
-    } else {
-        crate::path::check_openat(entry.op_flags, entry.len)?
-    };
-    let (name, dir) = (reader.path(entry.addr)?, entry.fd);
-    call(move |env| {
-        // The number first: running out of them must not create anything.
-        let cloexec = CloseOnExec::from_flags(how.flags, O_CLOEXEC);
-        let files = env.files()?;
-        let number = files.reserve(0, env.who.limits[1], cloexec)?;
-        match with_base(env, dir, &name, |ctx, base| vfs::open(ctx, base, &name, &how)) {
-            Ok(file) => {
-                files.install(number, file);
-                Ok(number as usize)
-            }
-            Err(error) => {
-                files.cancel(number);
-                Err(error)
-            }
-        }
-    })
-}
-
-fn statx(entry: &Sqe, reader: &Reader<'_>) -> Result<Call> {
-    if entry.buf_index != 0 || entry.file_index != 0 {
-        return Err(Errno::EINVAL);
+        Ok(BufferRing { addr, entries: head as u32, group: (head >> 32) as u16 })
     }
-    crate::stat::check_statx(entry.op_flags, entry.len)?;
-    let walk = crate::fsctx::at_flags(entry.op_flags);
-    let name = match reader.path(entry.addr) {
-        Ok(name) if name.is_empty() && !walk.contains(vfs::Walk::EMPTY) => {
-            return Err(Errno::ENOENT);
-        }
-        Ok(name) => name,
-        Err(error) => return Err(error),
-    };
-    let (dir, to) = (entry.fd, entry.off);
-    call(move |env| {
-        let path = with_base(env, dir, &name, |ctx, base| vfs::walk(ctx, base, &name, walk))?;
-        let out = crate::stat::statx_of(&path, &env.who.creds.user_ns)?;
-        put(&env.who, to, out.as_bytes())
-    })
 }
 
-/// Writes to the program's memory.
-fn put(who: &Submitter, to: u64, bytes: &[u8]) -> Result<usize> {
-    let count = who.space()?.write_remote(VirtAddr(to), bytes)?;
-    if count == bytes.len() { Ok(0) } else { Err(Errno::EFAULT) }
+/// The operations that this layer has, for one who submits.
+struct Calls {
+    /// Whose namespaces count.
+    who: Arc<net::Owner>,
 }
 
-impl Extra for Paths {
-    fn prepare(&self, entry: &Sqe, reader: &Reader<'_>) -> Option<Result<Call>> {
-        let (fd, entry) = (entry.fd, *entry);
-        Some(match entry.opcode {
-            op::OPENAT | op::OPENAT2 => open(&entry, reader),
-            op::STATX => statx(&entry, reader),
-            op::CLOSE => {
-                if entry.off | entry.addr | u64::from(entry.len | entry.op_flags) != 0
-                    || entry.buf_index != 0
-                {
-                    return Some(Err(Errno::EINVAL));
-                }
-                call(move |env| {
-                    // The instance itself is not closed by itself.
-                    if env.files()?.get_any(fd).is_ok_and(|file| ::uring::of(&file).is_ok()) {
-                        return Err(Errno::EBADF);
-                    }
-                    env.files()?.close(fd).map(|()| 0)
-                })
-            }
-            op::FALLOCATE => call(move |env| {
-                let file = env.files()?.get(fd)?;
-                let (offset, len) = (entry.off as i64, entry.addr as i64);
-                let mode = entry.len;
-                vfs::rw::fallocate(&env.who.context(), &file, mode, offset, len).map(|()| 0)
-            }),
-            op::FADVISE => call(move |env| {
-                let file = env.files()?.get(fd)?;
-                let len = u64::from(entry.len);
-                let end = if len == 0 { u64::MAX } else { entry.off.saturating_add(len) };
-                if entry.op_flags > 5 {
-                    return Err(Errno::EINVAL);
-                }
-                file.ops().advise(&file, entry.off..end, entry.op_flags).map(|()| 0)
-            }),
-            op::UNLINKAT => {
-                if entry.op_flags & !AT_REMOVEDIR != 0 {
-                    return Some(Err(Errno::EINVAL));
-                }
-                let name = match reader.path(entry.addr) {
-                    Ok(name) => name,
-                    Err(error) => return Some(Err(error)),
-                };
-                call(move |env| {
-                    with_base(env, fd, &name, |ctx, base| match entry.op_flags {
-                        0 => vfs::ops::unlink(ctx, base, &name).map(|_| 0),
-                        _ => vfs::ops::rmdir(ctx, base, &name).map(|_| 0),
-                    })
-                })
-            }
-            op::MKDIRAT => {
-                let name = match reader.path(entry.addr) {
-                    Ok(name) => name,
-                    Err(error) => return Some(Err(error)),
-                };
-                call(move |env| {
-                    with_base(env, fd, &name, |ctx, base| {
-                        vfs::ops::mkdir(ctx, base, &name, entry.len).map(|_| 0)
-                    })
-                })
-            }
-            _ => return None,
-        })
+fn extra(cx: &Cx<'_>) -> Arc<dyn Extra> {
+    Arc::new(Calls { who: Arc::new(net::Owner::of(cx.task)) })
+}
+
+impl Extra for Calls {
+    fn prepare(&self, entry: &Sqe, reader: &Reader<'_>) -> Option<Result<Made>> {
+        let call = paths::prepare(entry, reader).map(|call| call.map(Made::Call));
+        call.or_else(|| net::prepare(&self.who, entry, reader))
     }
 
     fn knows(&self, opcode: u8) -> bool {
-        matches!(
-            opcode,
-            op::OPENAT
-                | op::OPENAT2
-                | op::STATX
-                | op::CLOSE
-                | op::FALLOCATE
-                | op::FADVISE
-                | op::UNLINKAT
-                | op::MKDIRAT
-        )
+        paths::knows(opcode) || net::knows(opcode)
     }
 }

@@ -61,6 +61,18 @@ pub fn terminal() -> Option<Arc<Tty>> {
         .or_else(|| file::all().into_iter().next())
 }
 
+/// The terminals that are consoles, `/dev/console` last: `/sys/class/tty/console/active`, by which
+/// systemd knows where to let people log in.
+pub(crate) fn active() -> String {
+    let chosen = choices();
+    let chosen = chosen.iter().filter(|choice| file::find_by_name(&choice.name).is_some());
+    let names: Vec<&str> = chosen.map(|choice| choice.name.as_str()).collect();
+    match (names.is_empty(), terminal()) {
+        (true, Some(tty)) => tty.name().into(),
+        _ => names.join(" "),
+    }
+}
+
 /// Waits, at most a second, until the chosen terminal is there: a hypervisor tells of its consoles
 /// when it likes.
 pub fn wait_for_chosen() {

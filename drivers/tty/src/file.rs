@@ -30,6 +30,8 @@ static TERMINALS: SpinLock<BTreeMap<(u32, u32), Arc<Tty>>> =
 /// Major number of `/dev/tty`, `/dev/console` and `/dev/ptmx`.
 pub(crate) const AUX_MAJOR: u32 = 5;
 
+const CONSOLE_MINOR: u32 = 1;
+
 /// Makes a terminal known under its number, and appear in `/dev`.
 pub fn register(tty: &Arc<Tty>) {
     let dev = tty.dev();
@@ -42,6 +44,9 @@ pub fn register(tty: &Arc<Tty>) {
         class: "tty",
         attributes: alloc::vec::Vec::new(),
     });
+    let console = DeviceNumber::new(AUX_MAJOR, CONSOLE_MINOR);
+    let active = crate::console::active();
+    vfs::dev::set_attribute(FileKind::CharDevice, console, "active", active);
 }
 
 /// Serves `/dev/tty` and `/dev/console`.
@@ -49,7 +54,7 @@ pub fn register(tty: &Arc<Tty>) {
 /// # Errors
 /// `EBUSY` when somebody else does.
 pub fn init() -> Result<()> {
-    let nodes = [("tty", 0, 0o666), ("console", 1, 0o600)];
+    let nodes = [("tty", 0, 0o666), ("console", CONSOLE_MINOR, 0o600)];
     for (name, minor, mode) in nodes {
         let dev = DeviceNumber::new(AUX_MAJOR, minor);
         vfs::dev::register_char(dev, 1, &alloc::format!("/dev/{name}"), Arc::new(Opener))?;

@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
@@ -90,8 +91,22 @@ struct State {
     running: u32,
 }
 
-/// The contexts of an address space.
-struct Contexts(SpinLock<BTreeMap<u64, Arc<AioContext>>>);
+/// Something that ends with address spaces.
+pub trait Follower: Send + Sync {
+    /// One of those that it follows has ended: nobody can get at it any more.
+    fn space_ended(&self);
+}
+
+/// What ends with an address space.
+struct Contexts(SpinLock<Owned>);
+
+#[derive(Default)]
+struct Owned {
+    contexts: BTreeMap<u64, Arc<AioContext>>,
+    followers: Vec<Weak<dyn Follower>>,
+    /// With so many followers it is time to look which are gone.
+    most: usize,
+}
 
 impl Drop for AioContext {
     fn drop(&mut self) {
@@ -101,21 +116,39 @@ impl Drop for AioContext {
 
 impl Drop for Contexts {
     fn drop(&mut self) {
-        for context in core::mem::take(&mut *self.0.lock()).into_values() {
-            context.end();
-        }
+        let owned = core::mem::take(&mut *self.0.lock());
+        owned.contexts.into_values().for_each(|context| context.end());
+        owned
+            .followers
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|follower| follower.space_ended());
     }
 }
 
 fn contexts(space: &AddressSpace) -> Result<Arc<Contexts>> {
-    let make = || Contexts(SpinLock::new(&TABLE, BTreeMap::new()));
+    let make = || Contexts(SpinLock::new(&TABLE, Owned::default()));
     space.attachment(make).ok_or(Errno::ENOMEM)
+}
+
+/// Tells `follower` when `space` ends.
+pub fn follow(space: &AddressSpace, follower: Weak<dyn Follower>) -> Result<()> {
+    const FEW: usize = 16;
+    let contexts = contexts(space)?;
+    let mut owned = contexts.0.lock();
+    if owned.followers.len() >= owned.most.max(FEW) {
+        owned.followers.retain(|follower| follower.strong_count() > 0);
+        owned.most = 2 * owned.followers.len();
+    }
+    owned.followers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    owned.followers.push(follower);
+    Ok(())
 }
 
 /// The context at an address; `EINVAL` if there is none.
 pub fn find(space: &AddressSpace, id: u64) -> Result<Arc<AioContext>> {
     let contexts = space.attached::<Contexts>().ok_or(Errno::EINVAL)?;
-    let found = contexts.0.lock().get(&id).cloned();
+    let found = contexts.0.lock().contexts.get(&id).cloned();
     found.ok_or(Errno::EINVAL)
 }
 
@@ -143,7 +176,7 @@ pub fn create(space: &Arc<AddressSpace>, wanted: u32, limits: &Limits) -> Result
         offset: 0,
     };
     let id = space.mmap_within(&request, limits)?;
-    contexts(space)?.0.lock().insert(id, context);
+    contexts(space)?.0.lock().contexts.insert(id, context);
     Ok(id)
 }
 
@@ -172,7 +205,7 @@ fn make(wanted: u32) -> Result<Arc<AioContext>> {
 /// `io_destroy(2)`: takes the context away and waits for its requests.
 pub fn destroy(space: &AddressSpace, id: u64) -> Result<()> {
     let contexts = space.attached::<Contexts>().ok_or(Errno::EINVAL)?;
-    let context = contexts.0.lock().remove(&id).ok_or(Errno::EINVAL)?;
+    let context = contexts.0.lock().contexts.remove(&id).ok_or(Errno::EINVAL)?;
     context.end();
     // The program may have unmapped it itself.
     let _ = space.munmap(id, context.ring.len() as u64);
@@ -201,6 +234,8 @@ impl Ticket {
         if let Some(notify) = &self.notify {
             anon::eventfd::signal(notify, 1);
         }
+        // Last: who waits for the event and is woken finds its event file told as well.
+        self.context.changed.wake_all();
         for file in self.notify.take().into_iter().chain(self.file.take()) {
             crate::pool::let_go(file);
         }
@@ -231,6 +266,7 @@ impl AioContext {
         Ok(Ticket { context: self.clone(), data, obj, file: Some(file.clone()), notify })
     }
 
+    /// Puts an event into the ring, without waking those who wait for it.
     fn post(&self, event: Event) {
         let mut state = self.state.lock();
         let at = HEADER + state.tail as usize * size_of::<Event>();
@@ -238,8 +274,6 @@ impl AioContext {
         state.tail = (state.tail + 1) % self.count;
         self.ring.store(word::TAIL, state.tail);
         state.running -= 1;
-        drop(state);
-        self.changed.wake_all();
     }
 
     /// No more requests; those that wait for a file end.

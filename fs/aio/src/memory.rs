@@ -2,6 +2,7 @@
 //! space meanwhile.
 
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use arch::addr::PAGE_SIZE;
@@ -9,6 +10,7 @@ use arch::shared::SharedBytes;
 use arch::uio::{Segment, Sink, Source};
 use vfs::{Direction, PagePiece};
 use vm::AddressSpace;
+use zerocopy::FromBytes;
 
 /// Held pages, in the order of the bytes.
 #[derive(Clone)]
@@ -79,6 +81,24 @@ impl Held {
             skip = 0;
         }
         if left == 0 { Ok(Held(pieces)) } else { Err(Errno::EFAULT) }
+    }
+
+    fn place(&self, at: usize, len: usize) -> Option<SharedBytes<'_>> {
+        let piece = self.0.get(at / PAGE_SIZE)?;
+        let offset = at % PAGE_SIZE;
+        let fits = piece.offset == 0 && offset + len <= piece.len as usize;
+        fits.then(|| piece.page.part(offset, len))
+    }
+
+    /// A value in memory that begins with a page, as it is now; it must not lie on the border of two.
+    pub fn value<T: FromBytes>(&self, at: usize) -> Option<T> {
+        self.place(at, size_of::<T>())?.read(0)
+    }
+
+    /// A word that the program has written: what it wrote before is seen.
+    pub fn word(&self, at: usize) -> Option<u32> {
+        // Pairs with the program's release.
+        self.place(at, 4)?.atomic32(0).map(|word| word.load(Ordering::Acquire))
     }
 
     fn list(&self) -> Vec<SharedBytes<'_>> {

@@ -1,9 +1,11 @@
 //! Who asked for a transfer: what of a task is needed when the task itself does something else.
 
 use alloc::sync::{Arc, Weak};
+use core::any::Any;
 
 use abi::{Errno, Result};
 
+use vfs::acting::{self, Actor};
 use vfs::context::{Caller, Context, FsPaths, Limit};
 use vfs::cred::Creds;
 use vfs::mount::MountNamespace;
@@ -11,6 +13,8 @@ use vm::AddressSpace;
 
 /// A task's rights, directories and limits as they were when it submitted.
 pub struct Submitter {
+    /// The process, for the layers that know what that is.
+    pub process: Arc<dyn Any + Send + Sync>,
     /// Credentials.
     pub creds: Arc<Creds>,
     /// Root and working directory.
@@ -27,6 +31,8 @@ pub struct Submitter {
     pub ids: (u32, u32),
     /// Identity of the descriptor table.
     pub files_id: u64,
+    /// Sends a signal to the running task, if a task runs: one that does itself what it submitted.
+    pub raise: fn(u32),
 }
 
 impl Submitter {
@@ -35,7 +41,12 @@ impl Submitter {
         self.space.upgrade().ok_or(Errno::EFAULT)
     }
 
-    /// The view that every VFS operation takes. Signals that an operation raises reach nobody: its
+    /// Does something on its behalf, in a thread of the kernel.
+    pub fn act<R>(self: &Arc<Self>, work: impl FnOnce() -> R) -> R {
+        acting::act_as(self.clone(), work)
+    }
+
+    /// The view that every VFS operation takes. Signals that an operation raises in a thread reach nobody: its
     /// error tells the same.
     pub fn context(&self) -> Context<'_> {
         Context {
@@ -46,6 +57,16 @@ impl Submitter {
             mounts: &self.mounts,
             caller: self,
         }
+    }
+}
+
+impl Actor for Submitter {
+    fn process(&self) -> &Arc<dyn Any + Send + Sync> {
+        &self.process
+    }
+
+    fn creds(&self) -> &Arc<Creds> {
+        &self.creds
     }
 }
 
@@ -60,7 +81,9 @@ impl Caller for Submitter {
         }
     }
 
-    fn raise(&self, _: u32) {}
+    fn raise(&self, signal: u32) {
+        (self.raise)(signal);
+    }
 
     fn process_id(&self) -> u32 {
         self.ids.0

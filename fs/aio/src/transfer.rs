@@ -197,14 +197,14 @@ impl Transfer {
                 return done(Err(Errno::ECANCELED));
             }
             // Somebody else may have been quicker: then the thread waits.
-            pool::run(move || done(self.run_with(&who, &Memory::Held(held))));
+            pool::run(move || done(who.act(|| self.run_with(&who, &Memory::Held(held)))));
         };
         Started::Watching(Watch::begin(&file, wanted, Box::new(ready)))
     }
 
     fn give_to_thread(self, who: &Arc<Submitter>, held: Held, done: Done) {
         let who = who.clone();
-        pool::run(move || done(self.run_with(&who, &Memory::Held(held))));
+        pool::run(move || done(who.act(|| self.run_with(&who, &Memory::Held(held)))));
     }
 
     fn run_with(&self, who: &Submitter, memory: &Memory) -> Result<usize> {

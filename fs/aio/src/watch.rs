@@ -101,6 +101,11 @@ impl Watch {
         }
     }
 
+    /// The file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
     /// Whether it is not over.
     pub fn is_waiting(&self) -> bool {
         self.inner.lock().ready.is_some()

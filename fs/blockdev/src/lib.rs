@@ -22,6 +22,9 @@ use vfs::{
 };
 use vm::MapSource;
 
+#[cfg(test)]
+mod tests;
+
 const O_ACCMODE: u32 = 3;
 const O_EXCL: u32 = 0o200;
 const SEEK_DATA: u32 = 3;
@@ -66,7 +69,7 @@ impl DeviceOpen for Opener {
         if flags & O_EXCL != 0 && device.is_claimed() {
             return Err(Errno::EBUSY);
         }
-        let mode = FileMode::SEEK | FileMode::LOCK_POSITION;
+        let mode = FileMode::SEEK | FileMode::POSITIONAL | FileMode::LOCK_POSITION;
         Ok(Opened { ops: Arc::new(BlockFile { device }), mode })
     }
 }

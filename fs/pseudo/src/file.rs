@@ -7,8 +7,10 @@ use alloc::vec::Vec;
 use arch::lock::LockClass;
 use arch::uio::{Sink, Source};
 use core::any::Any;
+use core::sync::atomic::{AtomicU64, Ordering};
 use sched::Mutex;
-use vfs::{DirEntry, DirSink, File, FileOps};
+use vfs::poll::{ALWAYS_READY, POLLERR, POLLPRI};
+use vfs::{DirEntry, DirSink, File, FileOps, PollTable, poll_wait};
 
 // Taken under the position of the file, and before whatever the text is made from.
 static CONTENTS: LockClass = LockClass::new("pseudo.contents", 202);
@@ -21,12 +23,15 @@ const WRITE_MAX: usize = 64 * 1024;
 pub struct TextFile {
     text: Arc<dyn Text>,
     contents: Mutex<Option<Vec<u8>>>,
+    /// The state of the text when it was last read, for poll(2).
+    seen: AtomicU64,
 }
 
 impl TextFile {
     /// A file whose contents `text` makes.
     pub fn new(text: Arc<dyn Text>) -> TextFile {
-        TextFile { text, contents: Mutex::new(&CONTENTS, None) }
+        let seen = AtomicU64::new(text.changes().map_or(0, |changes| changes.count));
+        TextFile { text, contents: Mutex::new(&CONTENTS, None), seen }
     }
 }
 
@@ -40,6 +45,10 @@ impl FileOps for TextFile {
     fn read_at(&self, file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
         let mut contents = self.contents.lock();
         if pos == 0 || contents.is_none() {
+            if let Some(changes) = self.text.changes() {
+                // Relaxed: a lone number.
+                self.seen.store(changes.count, Ordering::Relaxed);
+            }
             let mut fresh = Vec::with_capacity(ROOM);
             self.text.show_as(&mut fresh, &file.creds)?;
             *contents = Some(fresh);
@@ -57,6 +66,19 @@ impl FileOps for TextFile {
         source.take_all(&mut bytes)?;
         self.text.store_as(&bytes, &file.creds)?;
         Ok(len)
+    }
+
+    fn poll(&self, _: &File, table: Option<&mut PollTable<'_>>) -> u32 {
+        let Some(changes) = self.text.changes() else { return ALWAYS_READY };
+        poll_wait(table, &changes.queue);
+        // Asked again: now the queue tells of what comes.
+        let count = self.text.changes().map_or(0, |changes| changes.count);
+        let has_changed = self.seen.load(Ordering::Relaxed) != count;
+        ALWAYS_READY | if has_changed { POLLERR | POLLPRI } else { 0 }
+    }
+
+    fn can_poll(&self) -> bool {
+        self.text.changes().is_some()
     }
 
     fn as_any(&self) -> &dyn Any {

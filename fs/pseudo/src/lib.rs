@@ -10,7 +10,7 @@ mod text;
 mod tree;
 
 pub use file::TextFile;
-pub use node::{Body, Directory, Identity, Lister, Node, NodeInode, Target, Text};
+pub use node::{Access, Body, Changes, Directory, Identity, Lister, Node, NodeInode, Target, Text};
 pub use text::{Number, Put};
 pub use tree::{Tree, file, knob, link, show};
 
@@ -31,6 +31,9 @@ pub trait Settings: Send + Sync {
 
     /// Writes those that are not as usual, each after a comma.
     fn show(&self, out: &mut dyn Write) -> fmt::Result;
+
+    /// The last mount is gone.
+    fn unmounted(&self) {}
 }
 
 /// The super block's part: the inodes in use, so that a file has one inode at a time.
@@ -57,6 +60,12 @@ impl SuperOps for PseudoSuper {
         }
     }
 
+    fn put_super(&self, _: &SuperBlock) {
+        if let Some(settings) = &self.settings {
+            settings.unmounted();
+        }
+    }
+
     fn show_options(&self, _: &SuperBlock, out: &mut dyn Write) -> fmt::Result {
         match &self.settings {
             Some(settings) => settings.show(out),
@@ -67,6 +76,11 @@ impl SuperOps for PseudoSuper {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// The inode with this number of a super block made by [`super_block`], if it is in use.
+pub fn inode_in_use(sb: &SuperBlock, ino: u64) -> Option<Arc<vfs::Inode>> {
+    sb.private::<PseudoSuper>()?.inodes.get(ino)
 }
 
 /// A super block of type `fs_type` whose root is `root`.

@@ -7,9 +7,11 @@ use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
+use sched::WaitQueue;
 use vfs::cred::Creds;
 use vfs::{
-    Attr, Context, FileOps, Inode, InodeFlags, InodeInit, InodeOps, Link, Path, SetAttr, SuperBlock,
+    Attr, Context, FileKind, FileOps, Inode, InodeFlags, InodeInit, InodeOps, Link, NewInode, Path,
+    RenameEnd, RenameFlags, SetAttr, SuperBlock,
 };
 
 /// A directory computed on demand.
@@ -36,6 +38,34 @@ pub trait Directory: Send + Sync {
     fn subject(&self) -> Option<&dyn Any> {
         None
     }
+    /// `mkdir(2)`, where it means something.
+    fn make(&self, name: &[u8], access: Access) -> Result<Node> {
+        let _ = (name, access);
+        Err(Errno::EPERM)
+    }
+    /// `rmdir(2)`.
+    fn remove(&self, name: &[u8]) -> Result<()> {
+        let _ = name;
+        Err(Errno::EPERM)
+    }
+    /// `rename(2)` of a directory to a name that is free; `is_here`: within this one.
+    fn rename(&self, old: &[u8], new: &[u8], is_here: bool) -> Result<()> {
+        let _ = (old, new, is_here);
+        Err(Errno::EPERM)
+    }
+    /// Remembers what `chmod(2)` and `chown(2)` have set, where the node outlives its inode.
+    fn keep(&self, access: Access) {
+        let _ = access;
+    }
+}
+
+/// Who a node belongs to and what he may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
 }
 
 /// Takes an entry: the cursor behind it, its name, its inode number and `DT_*`.
@@ -65,6 +95,22 @@ pub trait Text: Send + Sync {
     fn open(&self) -> Option<Result<Arc<dyn FileOps>>> {
         None
     }
+    /// What poll(2) waits for, for files that it can wait for.
+    fn changes(&self) -> Option<Changes> {
+        None
+    }
+    /// As [`Directory::keep`].
+    fn keep(&self, access: Access) {
+        let _ = access;
+    }
+}
+
+/// How a text tells that it would read otherwise: it is an error and urgent data until it is read again.
+pub struct Changes {
+    /// Woken then.
+    pub queue: Arc<WaitQueue>,
+    /// Another number then.
+    pub count: u64,
 }
 
 /// Where a symbolic link leads.
@@ -182,9 +228,54 @@ impl InodeOps for NodeInode {
         Ok(())
     }
 
+    fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        let Body::Dir(own) = &self.body else { return Err(Errno::ENOTDIR) };
+        match new.kind {
+            FileKind::Directory => {}
+            FileKind::Regular => return Err(Errno::EACCES),
+            _ => return Err(Errno::EPERM),
+        }
+        let access = Access { mode: new.mode & 0o7777, owner: (new.uid, new.gid) };
+        let inode = inode_of(dir.sb(), own.make(name, access)?);
+        dir.set_nlink(own.nlink());
+        Ok(inode)
+    }
+
+    fn rmdir(&self, dir: &Arc<Inode>, name: &[u8], victim: &Arc<Inode>) -> Result<()> {
+        let Body::Dir(own) = &self.body else { return Err(Errno::ENOTDIR) };
+        own.remove(name)?;
+        dir.set_nlink(own.nlink());
+        victim.set_nlink(0);
+        Ok(())
+    }
+
+    fn rename(
+        &self,
+        old: RenameEnd<'_>,
+        moved: &Arc<Inode>,
+        new: RenameEnd<'_>,
+        replaced: Option<&Arc<Inode>>,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let Body::Dir(own) = &self.body else { return Err(Errno::ENOTDIR) };
+        if !moved.is_dir() {
+            return Err(Errno::EPERM);
+        }
+        if replaced.is_some() || !flags.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        own.rename(old.name, new.name, Arc::ptr_eq(old.dir, new.dir))
+    }
+
     fn setattr(&self, inode: &Arc<Inode>, change: &SetAttr) -> Result<()> {
         inode.apply(change);
         inode.set_size(0);
+        let access = Access { mode: inode.mode() & 0o7777, owner: (inode.uid(), inode.gid()) };
+        match &self.body {
+            Body::Dir(dir) => dir.keep(access),
+            Body::File(text) => text.keep(access),
+            Body::Link(_) => {}
+        }
         Ok(())
     }
 

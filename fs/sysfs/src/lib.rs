@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+mod beside;
 mod disks;
 mod functions;
 mod memory;
@@ -11,6 +12,7 @@ mod networks;
 mod nodes;
 mod system;
 mod tree;
+mod uevents;
 
 use abi::Result;
 use alloc::string::String;
@@ -37,6 +39,7 @@ impl FileSystemType for Sys {
 /// Makes the type known to `mount(2)`.
 pub fn init() {
     vfs::register_file_system(&Sys);
+    beside::init();
 }
 
 /// A file with one line.
@@ -48,7 +51,8 @@ fn line(text: impl Fn() -> String + Send + Sync + 'static) -> Node {
     })
 }
 
-/// The root of a mount.
+/// The root of a mount, which shows the network interfaces of who mounts it.
 pub fn root_node() -> Node {
-    tree::root()
+    let namespace = socket::identity::network();
+    tree::root(namespace.map(|namespace| Arc::downgrade(&namespace)))
 }

@@ -1,4 +1,4 @@
-//! Network interfaces of the machine's namespace: `/sys/class/net`.
+//! Network interfaces of the namespace that the tree was mounted in: `/sys/class/net`.
 
 use crate::tree::Builder;
 use alloc::format;
@@ -8,18 +8,16 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use netdevice::{Devices, Interface};
 use socket::NetNamespace;
 
-fn devices() -> Option<&'static Devices> {
-    NetNamespace::initial()?.part::<Devices>()
-}
-
 /// Changes when interfaces do.
-pub(crate) fn generation() -> u32 {
-    devices().map_or(0, |devices| devices.generation() as u32)
+pub(crate) fn generation(namespace: Option<&NetNamespace>) -> u32 {
+    let devices = namespace.and_then(|namespace| namespace.part::<Devices>());
+    devices.map_or(0, |devices| devices.generation() as u32)
 }
 
-pub(crate) fn add(tree: &mut Builder) {
+pub(crate) fn add(tree: &mut Builder, namespace: Option<&NetNamespace>) {
     tree.dir("class/net");
-    for interface in devices().map(Devices::all).unwrap_or_default() {
+    let devices = namespace.and_then(|namespace| namespace.part::<Devices>());
+    for interface in devices.map(Devices::all).unwrap_or_default() {
         add_interface(tree, &interface);
     }
 }
@@ -49,10 +47,11 @@ fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
     line(tree, "tx_queue_len", |i| i.tx_queue_len().to_string());
     line(tree, "carrier", |i| u8::from(i.is_running()).to_string());
     line(tree, "operstate", |i| {
-        let state = match (i.is_loopback(), i.is_running()) {
-            (true, _) => "unknown",
-            (false, true) => "up",
-            (false, false) => "down",
+        let state = match i.oper_state() {
+            6 => "up",
+            3 => "lowerlayerdown",
+            2 => "down",
+            _ => "unknown",
         };
         state.to_string()
     });
@@ -63,7 +62,11 @@ fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
     tree.fixed(&format!("{path}/dev_port"), "0");
     tree.fixed(&format!("{path}/dormant"), "0");
     tree.fixed(&format!("{path}/link_mode"), "0");
-    tree.fixed(&format!("{path}/iflink"), interface.index.to_string());
+    line(tree, "ifalias", |i| i.alias());
+    line(tree, "iflink", |i| {
+        let peer = i.device.as_ref().and_then(|device| device.peer());
+        peer.map_or(i.index, |peer| peer.index).to_string()
+    });
     tree.fixed(&format!("{path}/ifindex"), interface.index.to_string());
     for (file, counter) in COUNTERS {
         let interface = interface.clone();

@@ -1,14 +1,15 @@
 //! Paths to nodes.
 
-use crate::{disks, functions, memory, networks, nodes, system};
+use crate::{disks, functions, memory, networks, nodes, system, uevents};
 use abi::Result;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::lock::{LockClass, SpinLock};
 use pseudo::{Body, Directory, Lister, Node, Target};
+use socket::NetNamespace;
 
 static TREE: LockClass = LockClass::new("sysfs.tree", 296);
 
@@ -29,6 +30,8 @@ enum Entry {
 pub(crate) struct Builder {
     root: Dir,
     numbers: Numbers,
+    /// Whose interfaces are in it.
+    namespace: Option<Weak<NetNamespace>>,
 }
 
 /// Inode numbers by path: kept from one tree to the next.
@@ -91,13 +94,15 @@ impl Builder {
         if !text.is_empty() {
             text.push('\n');
         }
+        let device = path.to_string();
+        let lines = text.clone();
+        let namespace = self.namespace.clone();
         let node = pseudo::knob(
             move |out| {
                 out.extend_from_slice(text.as_bytes());
                 Ok(())
             },
-            // Asks for the event to be sent again; nobody can listen yet.
-            |_| Ok(()),
+            move |bytes| uevents::ask(&device, namespace.as_ref(), &lines, bytes),
         );
         self.put(&format!("{path}/uevent"), node);
     }
@@ -132,36 +137,65 @@ impl Target for To {
 }
 
 struct Newest {
+    namespace: Weak<NetNamespace>,
     generation: u32,
     root: Arc<Dir>,
     numbers: Numbers,
 }
 
-static NEWEST: SpinLock<Option<Newest>> = SpinLock::new(&TREE, None);
+/// The tree of each network namespace that somebody looks from, by its cookie; 0 for none.
+static NEWEST: SpinLock<BTreeMap<u64, Newest>> = SpinLock::new(&TREE, BTreeMap::new());
 
-/// The tree as of now.
-fn newest() -> Arc<Dir> {
+/// The tree as of now, as it is seen from a network namespace; without interfaces if there is none.
+fn newest(namespace: Option<&Arc<NetNamespace>>) -> Arc<Dir> {
+    let cookie = namespace.map_or(0, |namespace| namespace.cookie);
+    let namespace_of = namespace.map(|namespace| &**namespace);
     let generation = vfs::dev::generation()
-        .wrapping_add(networks::generation())
+        .wrapping_add(networks::generation(namespace_of))
         .wrapping_add(disks::generation());
     let numbers = {
         let mut newest = NEWEST.lock();
-        match &mut *newest {
+        match newest.get_mut(&cookie) {
             Some(tree) if tree.generation == generation => return tree.root.clone(),
             Some(tree) => core::mem::take(&mut tree.numbers),
             None => Numbers::default(),
         }
     };
-    let mut builder = Builder { root: Dir { ino: 1, entries: BTreeMap::new() }, numbers };
-    build(&mut builder);
+    let mut builder = Builder {
+        root: Dir { ino: 1, entries: BTreeMap::new() },
+        numbers,
+        namespace: namespace.map(Arc::downgrade),
+    };
+    build(&mut builder, namespace_of);
     let root = Arc::new(builder.root);
-    let fresh = Newest { generation, root: root.clone(), numbers: builder.numbers };
-    let old = NEWEST.lock().replace(fresh);
+    let fresh = Newest {
+        namespace: namespace.map_or_else(Weak::new, Arc::downgrade),
+        generation,
+        root: root.clone(),
+        numbers: builder.numbers,
+    };
+    let old = {
+        let mut newest = NEWEST.lock();
+        let mut old = Vec::from_iter(newest.insert(cookie, fresh));
+        // Those of namespaces that ended go too.
+        newest.retain(|key, tree| {
+            *key == cookie || tree.namespace.strong_count() > 0 || {
+                old.push(Newest {
+                    namespace: Weak::new(),
+                    generation: 0,
+                    root: tree.root.clone(),
+                    numbers: core::mem::take(&mut tree.numbers),
+                });
+                false
+            }
+        });
+        old
+    };
     drop(old);
     root
 }
 
-fn build(tree: &mut Builder) {
+fn build(tree: &mut Builder, namespace: Option<&NetNamespace>) {
     for path in [
         "block",
         "bus",
@@ -179,28 +213,46 @@ fn build(tree: &mut Builder) {
     ] {
         tree.dir(path);
     }
+    tree.line("kernel/uevent_seqnum", || uevents::sequence().to_string());
     system::add(tree);
     memory::add(tree);
     functions::add(tree);
     disks::add(tree);
-    networks::add(tree);
+    networks::add(tree, namespace);
     nodes::add(tree);
 }
 
-/// The root directory.
-pub(crate) fn root() -> Node {
-    let dir = At { path: String::new() };
+/// What class or bus a device belongs to: the end of its link `subsystem`.
+pub(crate) fn subsystem(device: &str, namespace: Option<&Weak<NetNamespace>>) -> Option<String> {
+    let dir = At { path: format!("/{device}"), namespace: namespace.cloned() };
+    let link = dir.with(|dir| match dir.entries.get("subsystem")? {
+        Entry::Leaf(Node { body: Body::Link(to), .. }) => Some(to.clone()),
+        _ => None,
+    });
+    let text = String::from_utf8(link.ok()??.text().ok()?).ok()?;
+    text.rsplit('/').next().map(String::from)
+}
+
+/// The root directory, as it is seen from a network namespace.
+pub(crate) fn root(namespace: Option<Weak<NetNamespace>>) -> Node {
+    let dir = At { path: String::new(), namespace };
     Node { ino: 1, mode: 0o555, owner: (0, 0), body: Body::Dir(Arc::new(dir)) }
 }
 
 /// A directory: its path, looked up in the newest tree each time.
 struct At {
     path: String,
+    /// Whose interfaces it shows; the machine's if it was mounted before there was a namespace.
+    namespace: Option<Weak<NetNamespace>>,
 }
 
 impl At {
     fn with<R>(&self, look: impl FnOnce(&Dir) -> R) -> Result<R> {
-        let root = newest();
+        let namespace = match &self.namespace {
+            Some(namespace) => namespace.upgrade(),
+            None => NetNamespace::initial().cloned(),
+        };
+        let root = newest(namespace.as_ref());
         let mut at = &*root;
         for part in self.path.split('/').filter(|part| !part.is_empty()) {
             match at.entries.get(part) {
@@ -220,7 +272,8 @@ impl Directory for At {
                 Entry::Leaf(node) => node.clone(),
                 Entry::Dir(child) => {
                     let path = format!("{}/{name}", self.path);
-                    let body = Body::Dir(Arc::new(At { path }));
+                    let namespace = self.namespace.clone();
+                    let body = Body::Dir(Arc::new(At { path, namespace }));
                     Node { ino: child.ino, mode: 0o755, owner: (0, 0), body }
                 }
             })

@@ -14,7 +14,9 @@ use vfs::Direction;
 use vm::AddressSpace;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::issue::{Env, Work};
+use crate::buffers::Row;
+use crate::issue::{Env, Made, Target, Work};
+use crate::poll::Poll;
 
 /// No transfer moves more at once, as read(2) says.
 const MAX_TRANSFER: usize = 0x7fff_f000;
@@ -23,6 +25,15 @@ const TIMEOUT_ABS: u32 = 1;
 const TIMEOUT_UPDATE: u32 = 2;
 const TIMEOUT_REALTIME: u32 = 8;
 const LINK_TIMEOUT_UPDATE: u32 = 16;
+const POLL_MULTI: u32 = 1;
+const POLL_EVENTS: u32 = 2;
+const POLL_USER_DATA: u32 = 4;
+const CANCEL_ALL: u32 = 1;
+const CANCEL_FD: u32 = 2;
+const CANCEL_ANY: u32 = 4;
+const CANCEL_FIXED: u32 = 8;
+/// Numbers of buffers are 16 bits wide.
+const MOST_BUFFERS: i32 = 1 << 16;
 const TIMEOUT_ETIME_SUCCESS: u32 = 32;
 
 /// The memory of the program that submits.
@@ -162,12 +173,32 @@ fn work(env: &Env, entry: &Sqe, reader: &Reader<'_>) -> Result<Work> {
             if matches!(entry.opcode, op::READ_FIXED | op::WRITE_FIXED) {
                 env.ring.registered.buffer(entry.buf_index)?;
             }
+            if entry.flags & sqe::BUFFER_SELECT != 0 {
+                let wanted = match entry.opcode {
+                    op::READV => match vector(reader, entry.addr, entry.len) {
+                        Ok(list) if list.len() == 1 => list.iter().map(|part| part.len).sum(),
+                        Ok(_) => return Ok(failed(Errno::EINVAL)),
+                        Err(error) => return Ok(failed(error)),
+                    },
+                    _ => entry.len as usize,
+                };
+                let (group, rwf) = (entry.buf_index, entry.op_flags);
+                return Ok(Work::Select { fd, group, wanted, pos: entry.off, rwf });
+            }
             // What is wrong with the memory shows when the transfer is made.
             let memory = match memory(env, entry, reader) {
                 Ok(memory) => memory,
                 Err(error) => return Ok(failed(error)),
             };
             Work::Transfer { fd, direction, pos: entry.off, rwf: entry.op_flags, memory }
+        }
+        op::PROVIDE_BUFFERS => provide(entry)?,
+        op::REMOVE_BUFFERS => {
+            let wrong = entry.op_flags != 0 || entry.addr != 0 || entry.len != 0 || entry.off != 0;
+            if wrong || !(1..=MOST_BUFFERS).contains(&fd) || entry.file_index != 0 {
+                return Err(Errno::EINVAL);
+            }
+            Work::RemoveBuffers { group: entry.buf_index, most: fd as u32 }
         }
         op::FSYNC => {
             if entry.op_flags & !1 != 0 || entry.addr != 0 || entry.buf_index != 0 {
@@ -183,17 +214,36 @@ fn work(env: &Env, entry: &Sqe, reader: &Reader<'_>) -> Result<Work> {
             Work::SyncRange { fd, range: entry.off..end, flags: entry.op_flags }
         }
         op::POLL_ADD => {
-            // One event for each entry: `IORING_POLL_ADD_MULTI` and its like are not there.
-            if entry.len != 0 || entry.buf_index != 0 || entry.off != 0 || entry.addr != 0 {
+            // `IORING_POLL_ADD_LEVEL` is not there.
+            if entry.len & !POLL_MULTI != 0
+                || entry.buf_index != 0
+                || entry.off != 0
+                || entry.addr != 0
+            {
                 return Err(Errno::EINVAL);
             }
-            Work::Poll { fd, wanted: entry.op_flags }
+            let is_multi = entry.len & POLL_MULTI != 0;
+            if is_multi && entry.flags & sqe::CQE_SKIP_SUCCESS != 0 {
+                return Err(Errno::EINVAL);
+            }
+            let wanted = entry.op_flags & 0xffff;
+            Work::Try { fd, operation: Box::new(Poll { wanted, is_multi }) }
         }
         op::POLL_REMOVE => {
-            if entry.len != 0 || entry.off != 0 || entry.op_flags != 0 || entry.buf_index != 0 {
+            let how = entry.len;
+            if how & !(POLL_MULTI | POLL_EVENTS | POLL_USER_DATA) != 0 || entry.buf_index != 0 {
                 return Err(Errno::EINVAL);
             }
-            Work::PollRemove { target: entry.addr }
+            // Being told of each change cannot be had later.
+            if how == POLL_MULTI {
+                return Err(Errno::EINVAL);
+            }
+            let wanted = (how & POLL_EVENTS != 0).then_some(entry.op_flags & 0xffff);
+            let user_data = (how & POLL_USER_DATA != 0).then_some(entry.off);
+            if user_data.is_none() && entry.off != 0 || wanted.is_none() && entry.op_flags != 0 {
+                return Err(Errno::EINVAL);
+            }
+            Work::PollRemove { target: entry.addr, wanted, user_data }
         }
         op::TIMEOUT | op::LINK_TIMEOUT => {
             let known = TIMEOUT_ABS | 4 | TIMEOUT_REALTIME | TIMEOUT_ETIME_SUCCESS;
@@ -224,21 +274,50 @@ fn work(env: &Env, entry: &Sqe, reader: &Reader<'_>) -> Result<Work> {
             Work::TimeoutRemove { target: entry.addr, at_ns, is_limit }
         }
         op::ASYNC_CANCEL => {
-            if entry.off != 0 || entry.op_flags != 0 {
+            let how = entry.op_flags;
+            if entry.off != 0 || how & !15 != 0 {
                 return Err(Errno::EINVAL);
             }
-            Work::Cancel { target: entry.addr }
+            let target = match (how & CANCEL_ANY != 0, how & CANCEL_FD != 0) {
+                (true, true) => return Err(Errno::EINVAL),
+                (true, false) => Target::Any,
+                (false, true) => Target::File { fd, is_fixed: how & CANCEL_FIXED != 0 },
+                (false, false) => Target::Named(entry.addr),
+            };
+            Work::Cancel { target, all: how & CANCEL_ALL != 0 || how & CANCEL_ANY != 0 }
         }
         op::FILES_UPDATE => {
             let mut fds = alloc::vec![0i32; (entry.len as usize).min(1 << 15)];
             reader.read(entry.addr, fds.as_mut_bytes())?;
             Work::FilesUpdate { first: entry.off as u32, fds }
         }
-        _ => {
-            let extra = env.extra.prepare(entry, reader).ok_or(Errno::EINVAL)??;
-            Work::Extra(extra)
-        }
+        _ => match env.extra.prepare(entry, reader).ok_or(Errno::EINVAL)?? {
+            Made::Call(call) => Work::Extra(call),
+            Made::Operation(operation) => Work::Try { fd, operation },
+        },
     })
+}
+
+fn provide(entry: &Sqe) -> Result<Work> {
+    let (count, len) = (entry.fd, entry.len);
+    if entry.op_flags != 0 || entry.file_index != 0 || len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    if !(1..=MOST_BUFFERS).contains(&count) {
+        return Err(Errno::E2BIG);
+    }
+    let count = count as u32;
+    let bytes = u64::from(count).checked_mul(u64::from(len)).ok_or(Errno::EOVERFLOW)?;
+    entry.addr.checked_add(bytes).ok_or(Errno::EOVERFLOW)?;
+    if !user::range_ok(VirtAddr(entry.addr), bytes as usize) {
+        return Err(Errno::EFAULT);
+    }
+    let first = u16::try_from(entry.off).map_err(|_| Errno::E2BIG)?;
+    if u32::from(first) + count > MOST_BUFFERS as u32 {
+        return Err(Errno::EINVAL);
+    }
+    let row = Row { addr: entry.addr, len, count, first };
+    Ok(Work::Provide { group: entry.buf_index, row })
 }
 
 /// Makes an entry ready. One that is wrong is started too, and fails.
@@ -248,11 +327,15 @@ pub(crate) fn prepare(env: &Env, entry: &Sqe, reader: &Reader<'_>) -> Prepared {
         | sqe::IO_LINK
         | sqe::IO_HARDLINK
         | sqe::ASYNC
+        | sqe::BUFFER_SELECT
         | sqe::CQE_SKIP_SUCCESS;
-    let work = if entry.flags & sqe::BUFFER_SELECT != 0 {
+    let selects = matches!(entry.opcode, op::READ | op::READV | op::RECV | op::RECVMSG);
+    let work = if entry.flags & sqe::BUFFER_SELECT != 0 && !selects {
         Err(Errno::EOPNOTSUPP)
     } else if entry.flags & !known != 0 {
         Err(Errno::EINVAL)
+    } else if let Err(error) = env.ring.check_entry(entry) {
+        Err(error)
     } else {
         work(env, entry, reader)
     };

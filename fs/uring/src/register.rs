@@ -213,5 +213,7 @@ pub fn is_supported(opcode: u8, extra: &dyn Extra) -> bool {
             | op::FILES_UPDATE
             | op::READ
             | op::WRITE
+            | op::PROVIDE_BUFFERS
+            | op::REMOVE_BUFFERS
     ) || extra.knows(opcode)
 }

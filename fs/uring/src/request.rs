@@ -10,6 +10,7 @@ use vfs::File;
 
 use crate::issue::{self, Env, Runner};
 use crate::prepare::Prepared;
+use crate::retry::Outcome;
 use crate::rings::Uring;
 use crate::timeout::Timeout;
 
@@ -20,10 +21,14 @@ pub struct Request {
     flags: u8,
     /// What is started when it has succeeded.
     rest: VecDeque<Prepared>,
-    env: Arc<Env>,
+    pub(crate) env: Arc<Env>,
+    /// Its number among those that wait, if it has one from the first on.
+    pub(crate) number: Option<u64>,
     /// The result that counts as success, if only one does.
     pub(crate) expected: Option<usize>,
     pub(crate) file: Option<Arc<File>>,
+    /// What its completion has besides the result.
+    pub(crate) cqe_flags: u32,
     /// Ends it when it takes too long.
     pub(crate) limit: Option<Arc<Timeout>>,
 }
@@ -56,10 +61,17 @@ impl Request {
             flags,
             rest,
             env: env.clone(),
+            number: None,
             expected: None,
             file: None,
+            cqe_flags: 0,
             limit: None,
         }
+    }
+
+    /// Its number among those that wait.
+    pub(crate) fn take_number(&self) -> u64 {
+        self.number.unwrap_or_else(|| self.ring.pending.number())
     }
 
     /// It has ended, in any context; the rest of its chain goes on in a thread.
@@ -73,7 +85,8 @@ impl Request {
         let env = self.env.clone();
         match self.settle(res, is_success, true) {
             Some(next) => aio::pool::run(move || {
-                issue::run_chain(&env, Runner::Thread, next.prepared, next.rest);
+                let run = || issue::run_chain(&env, Runner::Thread, next.prepared, next.rest);
+                env.who.act(run);
             }),
             None => aio::pool::let_go(env),
         }
@@ -86,13 +99,27 @@ impl Request {
         self.settle(res, is_success, false)
     }
 
+    /// The same as [`complete`](Self::complete) for an operation that was tried.
+    pub(crate) fn finish(mut self, outcome: Outcome) {
+        self.cqe_flags = outcome.flags;
+        let res = res_of(outcome.result);
+        self.complete_as(res, res >= 0 && !outcome.is_short);
+    }
+
+    /// The same while it was started; what comes next.
+    pub(crate) fn finish_now(mut self, outcome: Outcome) -> Option<Next> {
+        self.cqe_flags = outcome.flags;
+        let res = res_of(outcome.result);
+        self.settle(res, res >= 0 && !outcome.is_short, false)
+    }
+
     fn is_success(&self, res: i32) -> bool {
         res >= 0 && self.expected.is_none_or(|expected| res as usize == expected)
     }
 
     fn settle(mut self, res: i32, is_success: bool, is_late: bool) -> Option<Next> {
         let silent = self.flags & sqe::CQE_SKIP_SUCCESS != 0 && res >= 0;
-        let cqe = Cqe { user_data: self.user_data, res, flags: 0 };
+        let cqe = Cqe { user_data: self.user_data, res, flags: self.cqe_flags };
         if !silent {
             self.ring.post(cqe, is_late);
         }

@@ -11,8 +11,10 @@ use arch::lock::{IrqLock, LockClass};
 use sched::{Deadline, Mutex, WaitError, WaitQueue};
 use vfs::File;
 
+use crate::buffers::Groups;
 use crate::pending::Pending;
 use crate::register::Registered;
+use crate::restrict::Rules;
 use crate::submit::Queue;
 
 static COMPLETIONS: LockClass = LockClass::new("uring.completions", 587);
@@ -64,6 +66,10 @@ pub struct Uring {
     pub(crate) is_closed: AtomicBool,
     /// What the program registered.
     pub registered: Registered,
+    /// Buffers that the program provided.
+    pub(crate) groups: Groups,
+    /// What it may be asked for.
+    pub(crate) rules: Rules,
     event: IrqLock<Option<Event>>,
     /// Wakes the polling thread.
     pub(crate) poller: WaitQueue,
@@ -160,6 +166,8 @@ impl Uring {
             is_disabled: AtomicBool::new(flags & setup::R_DISABLED != 0),
             is_closed: AtomicBool::new(false),
             registered: Registered::new(),
+            groups: Groups::new(),
+            rules: Rules::new(),
             event: IrqLock::new(&EVENT, None),
             poller: WaitQueue::new(),
             poller_kicked: AtomicBool::new(false),
@@ -196,9 +204,19 @@ impl Uring {
         }
         let count = inner.count;
         drop(inner);
-        self.changed.notify(abi::poll::POLLIN | abi::poll::POLLRDNORM);
-        self.tell(is_late);
-        self.pending.completed(count);
+        self.told(is_late, count);
+    }
+
+    /// Appends what another instance sends (`IORING_OP_MSG_RING`); `EOVERFLOW` if too much waits for room.
+    pub fn message(self: &Arc<Self>, user_data: u64, res: i32) -> Result<()> {
+        if self.is_disabled() {
+            return Err(Errno::EBADFD);
+        }
+        if self.is_overfull() {
+            return Err(Errno::EOVERFLOW);
+        }
+        self.post(Cqe { user_data, res, flags: 0 }, true);
+        Ok(())
     }
 
     /// Whether so many completions wait for room that new requests are to add none.
@@ -230,6 +248,27 @@ impl Uring {
             anon::eventfd::signal(&event.file, 1);
         }
         aio::pool::let_go(event.file);
+    }
+
+    /// Appends a completion if there is room for it in the ring; whether there was.
+    pub(crate) fn post_if_room(self: &Arc<Self>, cqe: Cqe) -> bool {
+        let mut inner = self.completions.lock();
+        if !inner.late.is_empty() || !self.put(&mut inner.tail, cqe) {
+            return false;
+        }
+        inner.count += 1;
+        let count = inner.count;
+        drop(inner);
+        self.told(true, count);
+        true
+    }
+
+    /// There is a completion more.
+    fn told(self: &Arc<Self>, is_late: bool, count: u64) {
+        // First the event file: who is woken finds it told.
+        self.tell(is_late);
+        self.changed.notify(abi::poll::POLLIN | abi::poll::POLLRDNORM);
+        self.pending.completed(count);
     }
 
     /// Moves completions that found no room.
@@ -290,6 +329,7 @@ impl Uring {
         let event = self.event.lock().take();
         drop(event);
         self.registered.clear();
+        self.groups.clear();
     }
 
     /// Wakes the polling thread.

@@ -21,12 +21,12 @@ impl Uring {
         self: &Arc<Self>,
         who: Arc<Submitter>,
         files: &Arc<FdTable>,
-        extra: &'static dyn Extra,
+        extra: Arc<dyn Extra>,
         idle_ms: u32,
     ) {
         let idle_ns = u64::from(if idle_ms == 0 { IDLE_MS } else { idle_ms }) * 1_000_000;
         let (ring, files) = (self.clone(), Arc::downgrade(files));
-        sched::spawn_kernel("iou-sqp", move || poll(&ring, &who, &files, extra, idle_ns));
+        sched::spawn_kernel("iou-sqp", move || poll(&ring, &who, &files, &extra, idle_ns));
     }
 }
 
@@ -34,15 +34,21 @@ fn poll(
     ring: &Arc<Uring>,
     who: &Arc<Submitter>,
     files: &Weak<FdTable>,
-    extra: &'static dyn Extra,
+    extra: &Arc<dyn Extra>,
     idle_ns: u64,
 ) {
     let mut busy_until = now_ns() + idle_ns;
     while !ring.is_closed.load(Ordering::Acquire) {
         if ring.to_submit() > 0 && !ring.is_disabled.load(Ordering::Acquire) {
             let Ok(space) = who.space() else { return };
-            let env = Env { ring: ring.clone(), who: who.clone(), files: files.clone(), extra };
-            if ring.submit(&Arc::new(env), &Reader::Other(&space), u32::MAX) == 0 {
+            let env = Env {
+                ring: ring.clone(),
+                who: who.clone(),
+                files: files.clone(),
+                extra: extra.clone(),
+            };
+            let submit = || ring.submit(&Arc::new(env), &Reader::Other(&space), u32::MAX);
+            if who.act(submit) == 0 {
                 sched::yield_now();
             }
             drop(space);

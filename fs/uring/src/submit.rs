@@ -1,10 +1,12 @@
 //! Taking entries from the submission ring, chain by chain.
 
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::sync::atomic::Ordering;
 
 use abi::uring::{Sqe, setup, sqe};
+use aio::context::{self, Follower};
+use vm::AddressSpace;
 
 use crate::issue::{Env, Runner, run_chain};
 use crate::prepare::{Prepared, Reader, prepare};
@@ -15,6 +17,14 @@ use crate::rings::{Uring, word};
 pub(crate) struct Queue {
     /// Chains that wait until all before them have ended.
     deferred: VecDeque<(Arc<Env>, VecDeque<Prepared>)>,
+    /// The memory of who submitted last: the instance follows it.
+    last: Weak<AddressSpace>,
+}
+
+impl Follower for Uring {
+    fn space_ended(&self) {
+        self.pending.cancel_orphans();
+    }
 }
 
 impl Uring {
@@ -51,6 +61,9 @@ impl Uring {
         // More are not in the ring, whatever its tail says.
         let count = if self.is_overfull() { 0 } else { count.min(self.sq_entries) };
         let mut queue = self.queue.lock();
+        if !self.follow(&mut queue, env) {
+            return 0;
+        }
         let mut taken = 0;
         let mut is_wrong = false;
         while taken < count && !is_wrong {
@@ -86,6 +99,21 @@ impl Uring {
         taken
     }
 
+    /// Sees to it that what waits for instances ends with the program; whether there was memory for that.
+    fn follow(self: &Arc<Self>, queue: &mut Queue, env: &Env) -> bool {
+        let space = &env.who.space;
+        if queue.last.ptr_eq(space) {
+            return true;
+        }
+        let follower: Weak<Uring> = Arc::downgrade(self);
+        let follows =
+            space.upgrade().is_some_and(|space| context::follow(&space, follower).is_ok());
+        if follows {
+            queue.last = space.clone();
+        }
+        follows
+    }
+
     fn start(self: &Arc<Self>, env: &Arc<Env>, runner: Runner, mut chain: VecDeque<Prepared>) {
         self.running.fetch_add(chain.len(), Ordering::AcqRel);
         if let Some(first) = chain.pop_front() {
@@ -104,7 +132,7 @@ impl Uring {
     /// Starts the first chain that waits, and those behind it that need not wait for it.
     fn start_deferred(self: &Arc<Self>, queue: &mut Queue) {
         while let Some((env, chain)) = queue.deferred.pop_front() {
-            self.start(&env, Runner::Thread, chain);
+            env.who.act(|| self.start(&env, Runner::Thread, chain));
             let waits = queue.deferred.front().is_some_and(|(_, chain)| {
                 chain.iter().any(|entry| entry.flags & sqe::IO_DRAIN != 0)
             });

@@ -1,7 +1,7 @@
 //! Timeouts: by the clock, and by a number of completions.
 
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Errno;
 use arch::lock::{IrqLock, LockClass};
@@ -23,9 +23,21 @@ pub(crate) struct Timeout {
     /// The completions that end it.
     count: u64,
     /// What it ends when its time has come: a link that took too long.
-    target: Option<u64>,
+    target: Option<Target>,
     /// Its time having passed counts as success.
     is_success: bool,
+}
+
+/// A request that is limited: what the program calls it, and its number.
+pub(crate) struct Target {
+    user_data: AtomicU64,
+    number: u64,
+}
+
+impl Target {
+    pub(crate) fn new(user_data: u64, number: u64) -> Target {
+        Target { user_data: AtomicU64::new(user_data), number }
+    }
 }
 
 /// What waits, and until when. Both are under one lock, so that a time that came while the timeout was moved
@@ -60,8 +72,8 @@ pub(crate) struct When {
 
 impl Timeout {
     /// Starts one; `target` is the request that it ends then.
-    pub(crate) fn begin(request: Request, when: &When, target: Option<u64>) -> Arc<Timeout> {
-        let ring = request.ring.clone();
+    pub(crate) fn begin(request: Request, when: &When, target: Option<Target>) -> Arc<Timeout> {
+        let (ring, env) = (request.ring.clone(), request.env.clone());
         let (user_data, number) = (request.user_data, ring.pending.number());
         let count = match when.completions {
             0 => 0,
@@ -89,7 +101,7 @@ impl Timeout {
                 is_success: when.is_success,
             }
         });
-        ring.pending.add(user_data, number, Wait::Time(timeout.clone()));
+        ring.pending.add(user_data, number, Wait::Time(timeout.clone()), &env.who);
         if count != 0 {
             ring.pending.count(count, number, timeout.clone());
             // It may have been enough meanwhile.
@@ -110,6 +122,13 @@ impl Timeout {
     /// Whether it limits another request.
     pub(crate) fn is_limit(&self) -> bool {
         self.target.is_some()
+    }
+
+    /// The program calls what it limits something else.
+    pub(crate) fn rename_target(&self, user_data: u64) {
+        if let Some(target) = &self.target {
+            target.user_data.store(user_data, Ordering::Release);
+        }
     }
 
     /// It ends at another instant; whether it had not ended.
@@ -134,11 +153,10 @@ impl Timeout {
             return;
         };
         drop(waiting);
-        if let Some(target) = self.target {
-            for (_, wait) in self.ring.pending.named(target, |wait| !matches!(wait, Wait::Time(_)))
-            {
-                wait.cancel();
-            }
+        if let Some(Target { user_data, number }) = &self.target
+            && let Some(wait) = self.ring.pending.get(user_data.load(Ordering::Acquire), *number)
+        {
+            wait.cancel();
         }
         self.settle(request, -Errno::ETIME.raw(), self.is_success);
     }

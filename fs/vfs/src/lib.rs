@@ -5,6 +5,7 @@
 extern crate alloc;
 
 pub mod acl;
+pub mod acting;
 pub mod atime;
 mod clock;
 pub mod context;

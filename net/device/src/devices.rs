@@ -3,56 +3,110 @@
 use crate::frame::NetDevice;
 use crate::interface::{Address, Interface, flag};
 use crate::ip::Ip;
-use crate::route::{Route, Table};
+use crate::route::{Place, Route, SCOPE_HOST};
+use crate::ways::Routes;
 use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::lock::{LockClass, RwSpinLock};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hashbrown::HashMap;
+use smallvec::SmallVec;
+use socket::NetNamespace;
 
 static CLASS: LockClass = LockClass::new("netdevice.devices", 538);
 static ROUTES: LockClass = LockClass::new("netdevice.routes", 539);
 
+/// `IFA_F_NOPREFIXROUTE`.
+const NO_PREFIX_ROUTE: u32 = 0x200;
 /// `IFNAMSIZ` with the zero at the end.
 pub const NAME_MAX: usize = 16;
 
 #[derive(Default)]
-struct Inner {
-    interfaces: BTreeMap<u32, Arc<Interface>>,
+pub(crate) struct Inner {
+    pub(crate) interfaces: BTreeMap<u32, Arc<Interface>>,
     last_index: u32,
-    /// Addresses of this host, with their interface.
-    own: HashMap<Ip, u32>,
+    names: HashMap<String, u32>,
+    /// The numbers that other namespaces, by their cookies, have here (`NETNSA_NSID`).
+    others: HashMap<u64, i32>,
+    /// Addresses of this host, with their interfaces.
+    pub(crate) own: Owners,
     /// Addresses that mean all hosts of a network.
-    broadcasts: HashMap<Ip, u32>,
+    pub(crate) broadcasts: Owners,
 }
 
 impl Inner {
     fn has_name(&self, name: &str) -> bool {
-        self.interfaces.values().any(|interface| interface.is_named(name))
+        self.names.contains_key(name)
     }
 
-    /// The first interface with such an address.
-    fn who(&self, fits: impl Fn(&Address) -> bool) -> Option<u32> {
-        let has = |interface: &&Arc<Interface>| interface.find_address(&fits).is_some();
-        self.interfaces.values().find(has).map(|interface| interface.index)
+    /// The name itself, or the first free one of `pattern%d`.
+    fn choose_name(&self, pattern: &str) -> Result<String> {
+        let name = match pattern.strip_suffix("%d") {
+            Some(stem) => (0u32..)
+                .map(|number| alloc::format!("{stem}{number}"))
+                .find(|name| !self.has_name(name))
+                .ok_or(Errno::ENFILE)?,
+            None => String::from(pattern),
+        };
+        check_name(&name)?;
+        if self.has_name(&name) { Err(Errno::EEXIST) } else { Ok(name) }
+    }
+
+    /// The number `wanted` if it is free, or the next.
+    fn choose_index(&mut self, wanted: u32) -> u32 {
+        let is_free = wanted > 0 && !self.interfaces.contains_key(&wanted);
+        let index = if is_free { wanted } else { self.last_index + 1 };
+        self.last_index = self.last_index.max(index);
+        index
+    }
+
+    fn insert(&mut self, interface: &Arc<Interface>) {
+        self.names.insert(interface.name(), interface.index);
+        self.interfaces.insert(interface.index, interface.clone());
+    }
+
+    fn note_address(&mut self, index: u32, address: &Address) {
+        self.own.add(address.ip, index);
+        address.broadcasts().for_each(|all| self.broadcasts.add(all, index));
+    }
+
+    fn forget_address(&mut self, index: u32, address: &Address) {
+        self.own.remove(address.ip, index);
+        address.broadcasts().for_each(|all| self.broadcasts.remove(all, index));
     }
 }
 
+/// Which interfaces have an address: several may, and one may have it with several networks.
 #[derive(Default)]
-struct Routes {
-    v4: Table,
-    v6: Table,
-}
+pub(crate) struct Owners(HashMap<Ip, SmallVec<[u32; 1]>>);
 
-impl Routes {
-    fn of(&self, ip: Ip) -> &Table {
-        if ip.is_v4() { &self.v4 } else { &self.v6 }
+impl Owners {
+    fn add(&mut self, ip: Ip, index: u32) {
+        self.0.entry(ip).or_default().push(index);
     }
-    fn of_mut(&mut self, ip: Ip) -> &mut Table {
-        if ip.is_v4() { &mut self.v4 } else { &mut self.v6 }
+
+    fn remove(&mut self, ip: Ip, index: u32) {
+        let Some(owners) = self.0.get_mut(&ip) else { return };
+        if let Some(at) = owners.iter().position(|owner| *owner == index) {
+            owners.remove(at);
+        }
+        if owners.is_empty() {
+            self.0.remove(&ip);
+        }
+    }
+
+    /// The interface that had it first.
+    #[inline]
+    pub(crate) fn first(&self, ip: Ip) -> Option<u32> {
+        self.0.get(&ip)?.first().copied()
+    }
+
+    #[inline]
+    pub(crate) fn contains(&self, ip: Ip) -> bool {
+        self.0.contains_key(&ip)
     }
 }
 
@@ -67,6 +121,10 @@ pub enum Change {
     Address(Arc<Interface>, Address),
     /// An address went.
     NoAddress(Arc<Interface>, Address),
+    /// The routes are there that an address makes, with the address its network is told by.
+    OwnRoutes(Arc<Interface>, Address, Ip),
+    /// They went.
+    NoOwnRoutes(Arc<Interface>, Address, Ip),
     /// A route came.
     Route(Route),
     /// A route went.
@@ -78,44 +136,19 @@ pub type Watcher = Arc<dyn Fn(&Change) + Send + Sync>;
 
 /// The interfaces of a namespace.
 pub struct Devices {
-    inner: RwSpinLock<Inner>,
-    routes: RwSpinLock<Routes>,
+    pub(crate) inner: RwSpinLock<Inner>,
+    pub(crate) routes: RwSpinLock<Routes>,
+    pub(crate) has_local_routes: AtomicBool,
+    /// The namespace; none in tests.
+    namespace: Weak<NetNamespace>,
     generation: AtomicU64,
     watchers: RwSpinLock<Vec<Watcher>>,
 }
 
-/// How to reach an address.
-#[derive(Clone, Debug)]
-pub struct Way {
-    /// The interface to send on.
-    pub interface: Arc<Interface>,
-    /// Whom to send the frame to: a router or the address itself.
-    pub next_hop: Ip,
-    /// The address to send from, unless the sender has one.
-    pub source: Ip,
-    /// The longest packet.
-    pub mtu: u32,
-    /// The packet goes to this host, or to all of a network.
-    pub kind: Destination,
-}
-
-/// Whom a packet reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// This host.
-    Local,
-    /// Another one.
-    Remote,
-    /// All hosts of a network.
-    Broadcast,
-    /// A group.
-    Multicast,
-}
-
 impl socket::NamespacePart for Devices {
     const SLOT: socket::Slot = socket::Slot::Devices;
-    fn new(_: &alloc::sync::Weak<socket::NetNamespace>) -> Devices {
-        Devices::new()
+    fn new(namespace: &Weak<NetNamespace>) -> Devices {
+        Devices::of(namespace.clone())
     }
 }
 
@@ -125,17 +158,43 @@ impl Default for Devices {
     }
 }
 
+impl Drop for Devices {
+    /// What is not hardware ends with its namespace; so does the other end of a pair, elsewhere.
+    fn drop(&mut self) {
+        for interface in self.all() {
+            if let Some(device) = interface.device.clone().filter(|device| device.is_virtual()) {
+                // Whoever drops a namespace may hold locks.
+                sched::work::queue(move || device.removed());
+            }
+        }
+    }
+}
+
 impl Devices {
-    /// A namespace with its loopback interface, which is down.
+    /// Interfaces without a namespace.
     pub fn new() -> Devices {
+        Self::of(Weak::new())
+    }
+
+    /// Those of a namespace: its loopback interface, which is down.
+    fn of(namespace: Weak<NetNamespace>) -> Devices {
         let mut inner = Inner { last_index: 1, ..Inner::default() };
-        inner.interfaces.insert(1, Arc::new(Interface::loopback(1)));
+        inner.insert(&Arc::new(Interface::loopback(1, namespace.clone())));
         Devices {
             inner: RwSpinLock::new(&CLASS, inner),
             routes: RwSpinLock::new(&ROUTES, Routes::default()),
+            has_local_routes: AtomicBool::new(false),
+            namespace,
             generation: AtomicU64::new(1),
             watchers: RwSpinLock::new(&CLASS, Vec::new()),
         }
+    }
+
+    /// The number that another namespace has here, given to it when first asked for.
+    pub fn number_of(&self, other: &NetNamespace) -> i32 {
+        let mut inner = self.inner.write();
+        let next = i32::try_from(inner.others.len()).unwrap_or(i32::MAX);
+        *inner.others.entry(other.cookie).or_insert(next)
     }
 
     /// Changes whenever interfaces, addresses or routes do.
@@ -149,7 +208,7 @@ impl Devices {
         self.watchers.write().push(watcher);
     }
 
-    fn changed(&self, change: &Change) {
+    pub(crate) fn changed(&self, change: &Change) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         let watchers = self.watchers.read().clone();
         watchers.iter().for_each(|watcher| watcher(change));
@@ -167,8 +226,8 @@ impl Devices {
 
     /// The interface of a name.
     pub fn by_name(&self, name: &str) -> Option<Arc<Interface>> {
-        let all = self.all();
-        all.into_iter().find(|interface| interface.is_named(name))
+        let inner = self.inner.read();
+        inner.names.get(name).and_then(|index| inner.interfaces.get(index)).cloned()
     }
 
     /// The loopback interface.
@@ -178,54 +237,115 @@ impl Devices {
 
     /// Makes an interface for a device; `pattern%d` gets the first number that is free.
     pub fn add(&self, pattern: &str, device: Arc<dyn NetDevice>) -> Result<Arc<Interface>> {
+        self.add_with(pattern, 0, device, |_| {})
+    }
+
+    /// Makes an interface, with a number of its own unless that is taken, and changes it with `prepare` before
+    /// anybody sees it.
+    pub fn add_with(
+        &self,
+        pattern: &str,
+        index: u32,
+        device: Arc<dyn NetDevice>,
+        prepare: impl FnOnce(&Interface),
+    ) -> Result<Arc<Interface>> {
         let interface = {
             // Two that come at once get two names.
             let mut inner = self.inner.write();
-            let name = match pattern.strip_suffix("%d") {
-                Some(stem) => (0u32..)
-                    .map(|number| alloc::format!("{stem}{number}"))
-                    .find(|name| !inner.has_name(name))
-                    .ok_or(Errno::ENFILE)?,
-                None => String::from(pattern),
-            };
-            check_name(&name)?;
-            if inner.has_name(&name) {
-                return Err(Errno::EEXIST);
+            let name = inner.choose_name(pattern)?;
+            if index != 0 && inner.interfaces.contains_key(&index) {
+                return Err(Errno::EBUSY);
             }
-            inner.last_index += 1;
-            let index = inner.last_index;
-            let interface = Arc::new(Interface::ethernet(index, name, device));
-            inner.interfaces.insert(index, interface.clone());
+            let index = inner.choose_index(index);
+            let interface = Interface::ethernet(index, name, device, self.namespace.clone());
+            prepare(&interface);
+            let interface = Arc::new(interface);
+            inner.insert(&interface);
             interface
         };
-        self.changed(&Change::Interface(interface.clone()));
+        self.started(&interface);
         Ok(interface)
+    }
+
+    fn started(&self, interface: &Arc<Interface>) {
+        if let Some(device) = &interface.device {
+            device.attach(interface);
+        }
+        self.changed(&Change::Interface(interface.clone()));
     }
 
     /// Takes an interface away, with its addresses and routes.
     pub fn remove(&self, index: u32) -> Result<()> {
         let interface = self.by_index(index).ok_or(Errno::ENODEV)?;
-        self.set_flags(&interface, 0, flag::UP);
-        for address in interface.addresses() {
-            let _ = self.remove_address(&interface, address.ip, Some(address.prefix));
+        self.strip(&interface);
+        // Those of scope host stay when it goes down, but not when it goes away.
+        for is_v4 in [true, false] {
+            self.take_routes(is_v4, |route| route.interface == index);
         }
-        self.inner.write().interfaces.remove(&index);
+        {
+            let mut inner = self.inner.write();
+            inner.names.remove(&interface.name());
+            // Somebody else may have been faster.
+            inner.interfaces.remove(&index).ok_or(Errno::ENODEV)?;
+        }
         self.changed(&Change::Gone(interface));
         Ok(())
     }
 
+    fn strip(&self, interface: &Arc<Interface>) {
+        if interface.is_up() {
+            self.set_flags(interface, 0, flag::UP);
+        }
+        for address in interface.addresses() {
+            let _ = self.remove_address(interface, address.ip, Some(address.prefix));
+        }
+    }
+
+    /// Moves an interface to another namespace, where it may get another name and number and is down.
+    ///
+    /// # Errors
+    /// `EINVAL` for an interface that stays where it is, `EEXIST` if its name is taken there.
+    pub fn move_to(
+        &self,
+        interface: &Arc<Interface>,
+        to: &Devices,
+        name: Option<&str>,
+    ) -> Result<Arc<Interface>> {
+        let device = interface.device.clone().filter(|device| device.is_virtual());
+        let device = device.ok_or(Errno::EINVAL)?;
+        let own_name = interface.name();
+        let pattern = name.unwrap_or(&own_name);
+        to.inner.read().choose_name(pattern)?;
+        self.remove(interface.index)?;
+        let moved = {
+            let mut inner = to.inner.write();
+            // Whoever took the name meanwhile has it.
+            let name = inner.choose_name(pattern).or_else(|_| inner.choose_name("dev%d"))?;
+            let index = inner.choose_index(interface.index);
+            let moved = Interface::ethernet(index, name, device, to.namespace.clone());
+            moved.take_over(interface);
+            let moved = Arc::new(moved);
+            inner.insert(&moved);
+            moved
+        };
+        to.started(&moved);
+        Ok(moved)
+    }
+
     /// Gives an interface another name.
     pub fn rename(&self, interface: &Arc<Interface>, name: &str) -> Result<()> {
-        check_name(name)?;
         {
-            let inner = self.inner.write();
-            if inner.has_name(name) {
-                return Err(Errno::EEXIST);
+            let mut inner = self.inner.write();
+            if interface.is_named(name) {
+                return Ok(());
             }
             if interface.is_up() {
                 return Err(Errno::EBUSY);
             }
-            interface.rename(name);
+            let name = inner.choose_name(name)?;
+            inner.names.remove(&interface.name());
+            interface.rename(&name);
+            inner.names.insert(name, interface.index);
         }
         self.changed(&Change::Interface(interface.clone()));
         Ok(())
@@ -236,27 +356,66 @@ impl Devices {
         let was_up = interface.is_up();
         interface.change_flags(set, clear);
         let is_up = interface.is_up();
-        if is_up && !was_up {
-            if interface.is_loopback() {
-                let _ = self.add_address(interface, loopback_address(Ip::LOOPBACK4, 8));
-                let _ = self.add_address(interface, loopback_address(Ip::LOOPBACK6, 128));
-            } else if let Some(address) = link_local(interface) {
-                let _ = self.add_address(interface, address);
-            }
-            for address in interface.addresses() {
-                self.add_network_route(interface, &address);
-            }
-        }
         if was_up && !is_up {
-            let meant = |route: &Route| route.interface == interface.index;
-            self.remove_routes(true, meant);
-            self.remove_routes(false, meant);
-            // Addresses of version 6 go with the interface.
-            for address in interface.addresses().into_iter().filter(|a| !a.ip.is_v4()) {
-                let _ = self.remove_address(interface, address.ip, Some(address.prefix));
-            }
+            // Nobody hears of routes of version 4 that go like this, as `ip monitor` shows.
+            self.drop_routes(interface);
         }
         self.changed(&Change::Interface(interface.clone()));
+        if is_up && !was_up {
+            self.went_up(interface);
+        }
+        if was_up && !is_up {
+            self.went_down(interface);
+        }
+        if was_up != is_up
+            && let Some(device) = &interface.device
+        {
+            device.changed();
+        }
+    }
+
+    fn went_up(&self, interface: &Arc<Interface>) {
+        for address in interface.addresses() {
+            self.add_network_routes(interface, &address);
+        }
+        if interface.is_loopback() {
+            let _ = self.add_address(interface, loopback_address(Ip::LOOPBACK4, 8));
+            let _ = self.add_address(interface, loopback_address(Ip::LOOPBACK6, 128));
+        }
+        self.join_link(interface);
+    }
+
+    /// RFC 4862 §5.3: an interface whose link is there has an address of the link.
+    fn join_link(&self, interface: &Arc<Interface>) {
+        let has_one = || interface.find_address(|own| own.ip.is_link_local6()).is_some();
+        if interface.is_running()
+            && !interface.is_loopback()
+            && !has_one()
+            && let Some(address) = link_local(interface)
+        {
+            let _ = self.add_address(interface, address);
+        }
+    }
+
+    /// With an interface that goes down go the routes over it, but for those of version 4 of scope host, and its
+    /// addresses of version 6 (cases `rtnl-routes-down`, `rtnl-addresses-down`).
+    fn went_down(&self, interface: &Arc<Interface>) {
+        self.remove_routes(false, |route| route.interface == interface.index);
+        for address in interface.addresses().into_iter().filter(|own| !own.ip.is_v4()) {
+            let _ = self.remove_address(interface, address.ip, Some(address.prefix));
+        }
+    }
+
+    fn drop_routes(&self, interface: &Interface) {
+        self.take_routes(true, |route| {
+            route.interface == interface.index && route.scope < SCOPE_HOST
+        });
+    }
+
+    /// The link of an interface came or went.
+    pub fn carrier_changed(&self, interface: &Arc<Interface>) {
+        self.join_link(interface);
+        self.touch(interface);
     }
 
     /// Tells those who listen that something about an interface changed.
@@ -264,247 +423,120 @@ impl Devices {
         self.changed(&Change::Interface(interface.clone()));
     }
 
-    /// Adds an address, and the route to its network while the interface is up.
+    /// Adds an address, and the routes to its network while the interface is up.
+    ///
+    /// # Errors
+    /// `EINVAL` for a prefix that is too long or a scope that its network does not have, `EEXIST`.
     pub fn add_address(&self, interface: &Arc<Interface>, address: Address) -> Result<()> {
         let longest = if address.ip.is_v4() { 32 } else { 128 };
         if address.prefix > longest {
             return Err(Errno::EINVAL);
         }
-        if !interface.add_address(address.clone()) {
-            return Err(Errno::EEXIST);
-        }
-        {
-            let mut inner = self.inner.write();
-            inner.own.insert(address.ip, interface.index);
-            if let Some(broadcast) = address.broadcast {
-                inner.broadcasts.insert(broadcast, interface.index);
-            }
-        }
+        let address = interface.add_address(address)?;
+        self.inner.write().note_address(interface.index, &address);
+        self.changed(&Change::Address(interface.clone(), address.clone()));
         if interface.is_up() {
-            self.add_network_route(interface, &address);
+            self.add_network_routes(interface, &address);
         }
-        self.changed(&Change::Address(interface.clone(), address));
         Ok(())
     }
 
-    fn add_network_route(&self, interface: &Interface, address: &Address) {
-        let whole = if address.ip.is_v4() { 32 } else { 128 };
-        // Networks of one host are in the table of own addresses already.
-        if interface.is_loopback() || address.prefix >= whole {
-            return;
-        }
-        let mut route = Route::on_link(address.ip, address.prefix, interface.index);
-        if address.ip.is_v4() {
-            route.source = Some(address.ip);
-        } else {
-            route.metric = 256;
-            route.scope = 0;
-        }
-        let _ = self.add_route(route);
+    /// Changes an address that there is: its flags and how long it lasts.
+    pub fn change_address(
+        &self,
+        interface: &Arc<Interface>,
+        like: &Address,
+        change: impl Fn(&mut Address),
+    ) -> Result<()> {
+        let changed = interface.change_address(like, change);
+        let changed = changed.ok_or(Errno::EADDRNOTAVAIL)?;
+        self.changed(&Change::Address(interface.clone(), changed));
+        Ok(())
     }
 
-    /// Takes an address away.
+    fn add_network_routes(&self, interface: &Arc<Interface>, address: &Address) {
+        for route in network_routes(interface, address) {
+            // Another interface may have the same one; it was there first, and stays first.
+            let _ = self.put_route(route, Place::Last);
+        }
+        self.changed(&Change::OwnRoutes(interface.clone(), address.clone(), address.ip));
+    }
+
+    /// Takes an address away, with any prefix if none is given.
     pub fn remove_address(
         &self,
         interface: &Arc<Interface>,
         ip: Ip,
         prefix: Option<u8>,
     ) -> Result<()> {
-        let gone = interface.take_addresses(|address| {
-            address.ip == ip && prefix.is_none_or(|p| p == address.prefix)
-        });
-        if gone.is_empty() {
-            return Err(Errno::EADDRNOTAVAIL);
-        }
-        for address in gone {
-            let is_left = interface.find_address(|a| a.ip == ip).is_some();
-            {
-                let mut inner = self.inner.write();
-                // Another address, on this interface or on another one, may say the same.
-                let owner = inner.who(|a| a.ip == ip);
-                put_or_remove(&mut inner.own, ip, owner);
-                if let Some(broadcast) = address.broadcast {
-                    let owner = inner.who(|a| a.broadcast == Some(broadcast));
-                    put_or_remove(&mut inner.broadcasts, broadcast, owner);
-                }
-            }
-            let network = address.ip.masked(address.prefix);
-            self.remove_routes(ip.is_v4(), |route| {
-                route.interface == interface.index
-                    && (route.source == Some(ip)
-                        || (!ip.is_v4()
-                            && !is_left
-                            && route.protocol == 2
-                            && route.to == network
-                            && route.prefix == address.prefix))
-            });
-            self.changed(&Change::NoAddress(interface.clone(), address));
+        self.remove_meant_address(interface, |own| {
+            own.ip == ip && prefix.is_none_or(|prefix| prefix == own.prefix)
+        })
+    }
+
+    /// Takes the first address away that is meant, and with the first address of a network of version 4 those
+    /// that were there by it (`promote_secondaries` of ip-sysctl being 0). `EADDRNOTAVAIL` if there is none.
+    pub fn remove_meant_address(
+        &self,
+        interface: &Arc<Interface>,
+        is_meant: impl Fn(&Address) -> bool,
+    ) -> Result<()> {
+        let (others, first) = interface.take_addresses(is_meant).ok_or(Errno::EADDRNOTAVAIL)?;
+        let source = first.ip;
+        for address in others.into_iter().chain([first]) {
+            self.inner.write().forget_address(interface.index, &address);
+            self.changed(&Change::NoAddress(interface.clone(), address.clone()));
+            self.drop_network_routes(interface, &address);
+            self.changed(&Change::NoOwnRoutes(interface.clone(), address, source));
         }
         Ok(())
     }
 
-    /// Adds a route.
-    pub fn add_route(&self, route: Route) -> Result<()> {
-        if !self.routes.write().of_mut(route.to).add(route) {
-            return Err(Errno::EEXIST);
-        }
-        self.changed(&Change::Route(route));
-        Ok(())
-    }
-
-    /// Takes routes of one version away; how many.
-    pub fn remove_routes(&self, is_v4: bool, is_meant: impl Fn(&Route) -> bool) -> usize {
-        let gone = {
-            let mut routes = self.routes.write();
-            let table = if is_v4 { &mut routes.v4 } else { &mut routes.v6 };
-            table.remove(is_meant)
-        };
-        gone.iter().for_each(|route| self.changed(&Change::NoRoute(*route)));
-        gone.len()
-    }
-
-    /// The routes of one version.
-    pub fn routes(&self, is_v4: bool) -> Vec<Route> {
-        let routes = self.routes.read();
-        if is_v4 { routes.v4.all() } else { routes.v6.all() }
-    }
-
-    /// Whether an address is this host's, the interface being up.
-    #[inline]
-    pub fn is_local(&self, ip: Ip) -> bool {
-        self.local_interface(ip).is_some()
-    }
-
-    /// The interface of one of this host's addresses.
-    pub fn local_interface(&self, ip: Ip) -> Option<Arc<Interface>> {
-        let inner = self.inner.read();
-        let index = match inner.own.get(&ip) {
-            Some(index) => *index,
-            // All of 127.0.0.0/8 is this host's.
-            None if ip.is_loopback() && ip.is_v4() => 1,
-            None => return None,
-        };
-        let interface = inner.interfaces.get(&index)?;
-        // An address answers as long as it is there; the loopback network needs its interface.
-        (interface.is_up() || !ip.is_loopback()).then(|| interface.clone())
-    }
-
-    /// Whether an address means all hosts of a network here.
-    pub fn is_broadcast(&self, ip: Ip) -> bool {
-        ip.is_limited_broadcast() || self.inner.read().broadcasts.contains_key(&ip)
-    }
-
-    /// Whether a packet of this address can have been sent by another host.
-    pub fn is_elsewhere(&self, ip: Ip) -> bool {
-        let inner = self.inner.read();
-        !ip.is_limited_broadcast()
-            && !inner.own.contains_key(&ip)
-            && !inner.broadcasts.contains_key(&ip)
-    }
-
-    /// The way to an address, over a certain interface if `bound` is not 0.
-    pub fn way(&self, to: Ip, from: Option<Ip>, bound: u32) -> Result<Way> {
-        if !to.is_multicast() && self.is_local(to) {
-            let lo = self.loopback().ok_or(Errno::ENETUNREACH)?;
-            if !lo.is_up() {
-                return Err(Errno::ENETUNREACH);
+    /// What an address that went leaves: the routes to its network go, unless another address makes them; so do
+    /// routes of version 4 whose source it was (those of version 6 lose the source) and, with the last address
+    /// of version 4, all that its interface had (cases `rtnl-address-routes`, `rtnl-addresses6`).
+    fn drop_network_routes(&self, interface: &Arc<Interface>, address: &Address) {
+        let others = interface.addresses();
+        for route in network_routes(interface, address) {
+            let is_made = |other: &Address| network_routes(interface, other).any(|r| r == route);
+            if !others.iter().any(is_made) {
+                self.remove_route(route.table, (route.to, route.prefix), |known| *known == route);
             }
-            let mtu = lo.mtu();
-            let source = from.unwrap_or(to);
-            return Ok(Way { interface: lo, next_hop: to, source, mtu, kind: Destination::Local });
         }
-        let broadcast_to = self.inner.read().broadcasts.get(&to).copied();
-        let kind = if to.is_multicast() {
-            Destination::Multicast
-        } else if to.is_limited_broadcast() || broadcast_to.is_some() {
-            Destination::Broadcast
-        } else {
-            Destination::Remote
-        };
-        let needs_link = to.is_link_local6() || (to.is_multicast() && !to.is_v4());
-        let (interface, gateway, source, mtu) = if bound != 0
-            && (needs_link || kind != Destination::Remote)
-        {
-            (self.by_index(bound).ok_or(Errno::ENODEV)?, None, None, 0)
-        } else {
-            let found = {
-                let routes = self.routes.read();
-                routes.of(to).find(to, |route| bound == 0 || route.interface == bound)
-            };
-            match found {
-                Some(route) => {
-                    match route.kind {
-                        crate::route::RTN_UNREACHABLE => return Err(Errno::EHOSTUNREACH),
-                        crate::route::RTN_PROHIBIT => return Err(Errno::EACCES),
-                        crate::route::RTN_BLACKHOLE => return Err(Errno::EINVAL),
-                        _ => {}
-                    }
-                    let interface = self.by_index(route.interface).ok_or(Errno::ENETUNREACH)?;
-                    (interface, route.gateway, route.source, route.mtu)
-                }
-                // A socket that is bound to an interface reaches everything on its link.
-                None if bound != 0 => (self.by_index(bound).ok_or(Errno::ENODEV)?, None, None, 0),
-                None if kind == Destination::Multicast && from.is_some() => {
-                    let from = from.unwrap_or(to);
-                    (self.local_interface(from).ok_or(Errno::ENETUNREACH)?, None, None, 0)
-                }
-                None => return Err(Errno::ENETUNREACH),
-            }
-        };
-        if !interface.is_up() {
-            return Err(if bound != 0 { Errno::ENETDOWN } else { Errno::ENETUNREACH });
+        if !self.is_own(address.ip) {
+            self.drop_source(address.ip);
         }
-        let next_hop = gateway.unwrap_or(to);
-        let source = match from.or(source) {
-            Some(source) => source,
-            None => self.source_for(&interface, next_hop, to).ok_or(if to.is_v4() {
-                Errno::ENETUNREACH
-            } else {
-                Errno::EADDRNOTAVAIL
-            })?,
-        };
-        let mtu = if mtu == 0 { interface.mtu() } else { mtu };
-        Ok(Way { interface, next_hop, source, mtu, kind })
+        if address.ip.is_v4() && !others.iter().any(|other| other.ip.is_v4()) {
+            self.drop_routes(interface);
+        }
     }
 
-    /// The address of an interface that fits a destination best.
-    fn source_for(&self, interface: &Interface, next_hop: Ip, to: Ip) -> Option<Ip> {
-        let is_v4 = to.is_v4();
-        let of_version = |a: &Address| a.ip.is_v4() == is_v4;
-        let same_network =
-            |a: &Address| of_version(a) && a.ip.masked(a.prefix) == next_hop.masked(a.prefix);
-        if is_v4 {
-            let found = interface
-                .find_address(same_network)
-                .or_else(|| interface.find_address(|a| of_version(a) && a.scope < 254))
-                .map(|a| a.ip);
-            // What stays on the loopback interface may be from its own address.
-            let found = found.or_else(|| {
-                let own = interface.is_loopback().then(|| interface.find_address(of_version));
-                own.flatten().map(|a| a.ip)
-            });
-            return found.or_else(|| {
-                let all = self.all();
-                let mut others = all.iter().filter(|i| i.is_up());
-                others.find_map(|i| i.find_address(|a| a.ip.is_v4() && a.scope < 254)).map(|a| a.ip)
-            });
-        }
-        // RFC 6724: an address of the destination's scope first.
-        let wants_link = to.is_link_local6() || to.is_multicast();
-        let fits = |a: &Address| of_version(a) && a.ip.is_link_local6() == wants_link;
-        interface
-            .find_address(|a| fits(a) && same_network(a))
-            .or_else(|| interface.find_address(fits))
-            .or_else(|| interface.find_address(of_version))
-            .map(|a| a.ip)
+    fn is_own(&self, ip: Ip) -> bool {
+        self.inner.read().own.contains(ip)
     }
 }
 
-fn put_or_remove(table: &mut HashMap<Ip, u32>, ip: Ip, owner: Option<u32>) {
-    match owner {
-        Some(owner) => table.insert(ip, owner),
-        None => table.remove(&ip),
+/// The routes that an address makes while its interface is up: to its network; of version 6 to the other end,
+/// too. The loopback interface's are in the table `local`, as are those of one host of version 4 and of groups.
+fn network_routes(interface: &Interface, address: &Address) -> impl Iterator<Item = Route> + use<> {
+    let is_v4 = address.ip.is_v4();
+    let link = |to: Ip, prefix: u8| {
+        let route = Route::on_link(to, prefix, interface.index);
+        if is_v4 {
+            Route { source: Some(address.ip), ..route }
+        } else {
+            Route { metric: 256, scope: 0, ..route }
+        }
     };
+    let is_alone = is_v4 && address.prefix >= 32 && address.peer.is_none();
+    let has_none = is_alone
+        || (is_v4 && (address.is_secondary() || address.ip.is_multicast() || address.prefix == 0))
+        || interface.is_loopback()
+        || address.flags & NO_PREFIX_ROUTE != 0;
+    let network = if is_v4 { address.network() } else { address.ip };
+    let first = (!has_none).then(|| link(network, address.prefix));
+    let peer = address.peer.filter(|_| !is_v4 && !interface.is_loopback());
+    first.into_iter().chain(peer.map(|peer| link(peer, 128)))
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -522,7 +554,16 @@ fn check_name(name: &str) -> Result<()> {
 
 fn loopback_address(ip: Ip, prefix: u8) -> Address {
     let label = if ip.is_v4() { String::from("lo") } else { String::new() };
-    Address { ip, prefix, broadcast: None, peer: None, scope: 254, flags: 0x80, label }
+    Address {
+        ip,
+        prefix,
+        broadcast: None,
+        peer: None,
+        scope: 254,
+        flags: 0x80,
+        label,
+        lifetime: None,
+    }
 }
 
 /// RFC 4291 appendix A: the address of the link made of the hardware's.
@@ -533,63 +574,14 @@ fn link_local(interface: &Interface) -> Option<Address> {
     }
     let ip = Ip::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
     let label = String::new();
-    Some(Address { ip, prefix: 64, broadcast: None, peer: None, scope: 253, flags: 0x80, label })
+    Some(Address {
+        ip,
+        prefix: 64,
+        broadcast: None,
+        peer: None,
+        scope: 253,
+        flags: 0x80,
+        label,
+        lifetime: None,
+    })
 }
-
-/// Devices that drivers found, and the namespace they appear in.
-mod home {
-    use super::Devices;
-    use crate::{Interface, NetDevice};
-    use alloc::boxed::Box;
-    use alloc::sync::Arc;
-    use alloc::vec::Vec;
-    use arch::lock::{LockClass, SpinLock};
-    use spin::Once;
-
-    static CLASS: LockClass = LockClass::new("netdevice.found", 537);
-
-    type Told = Box<dyn FnOnce(&Arc<Interface>) + Send>;
-
-    struct Found {
-        pattern: &'static str,
-        device: Arc<dyn NetDevice>,
-        told: Told,
-    }
-
-    static FOUND: SpinLock<Vec<Found>> = SpinLock::new(&CLASS, Vec::new());
-    static HOME: Once<Arc<Devices>> = Once::new();
-
-    /// A driver has a device. `told` gets its interface, as soon as there is one.
-    pub fn announce(
-        pattern: &'static str,
-        device: Arc<dyn NetDevice>,
-        told: impl FnOnce(&Arc<Interface>) + Send + 'static,
-    ) {
-        FOUND.lock().push(Found { pattern, device, told: Box::new(told) });
-        if let Some(home) = HOME.get() {
-            take_in(home);
-        }
-    }
-
-    /// Says where devices appear, and takes in those that were found.
-    pub fn set_home(devices: &Arc<Devices>) {
-        HOME.call_once(|| devices.clone());
-        take_in(devices);
-    }
-
-    fn take_in(home: &Devices) {
-        loop {
-            let first = {
-                let mut found = FOUND.lock();
-                if found.is_empty() { None } else { Some(found.remove(0)) }
-            };
-            let Some(Found { pattern, device, told }) = first else { return };
-            match home.add(pattern, device) {
-                Ok(interface) => told(&interface),
-                Err(error) => log::error!("{pattern}: no interface: {error:?}"),
-            }
-        }
-    }
-}
-
-pub use home::{announce, set_home};

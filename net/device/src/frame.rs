@@ -1,6 +1,6 @@
 //! What devices send and deliver.
 
-use crate::{Chunk, Interface};
+use crate::{Chunk, Interface, flag};
 use alloc::sync::Arc;
 use smallvec::SmallVec;
 
@@ -147,8 +147,34 @@ pub trait NetDevice: Send + Sync {
     fn bus(&self) -> alloc::string::String {
         alloc::string::String::new()
     }
-    /// The largest MTU it takes, which an interface has at first.
+    /// The largest MTU it takes.
     fn max_mtu(&self) -> u32 {
         1500
     }
+    /// The MTU that an interface has at first.
+    fn first_mtu(&self) -> u32 {
+        self.max_mtu()
+    }
+    /// The flags that an interface has at first.
+    fn first_flags(&self) -> u32 {
+        flag::BROADCAST | flag::MULTICAST
+    }
+    /// The kind of a device that is no hardware (`IFLA_INFO_KIND`).
+    fn kind(&self) -> Option<&'static str> {
+        None
+    }
+    /// Whether it is no hardware: it can be taken away, moves between namespaces and ends with its namespace.
+    fn is_virtual(&self) -> bool {
+        self.kind().is_some()
+    }
+    /// The interface at the other end.
+    fn peer(&self) -> Option<Arc<Interface>> {
+        None
+    }
+    /// This is the device's interface from now on.
+    fn attach(&self, _interface: &Arc<Interface>) {}
+    /// Its interface went up or down.
+    fn changed(&self) {}
+    /// Its interface was taken away. In a thread, without locks.
+    fn removed(&self) {}
 }

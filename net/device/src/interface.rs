@@ -3,10 +3,11 @@
 use crate::frame::{NetDevice, Received, Receiver};
 use crate::ip::Ip;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::lock::{LockClass, SpinLock};
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use socket::NetNamespace;
 use spin::Once;
 
 static CLASS: LockClass = LockClass::new("netdevice.interface", 540);
@@ -48,6 +49,78 @@ pub struct Address {
     pub flags: u32,
     /// What `ip addr` shows as its label (IPv4).
     pub label: String,
+    /// How long it lasts; for ever if it does not say.
+    pub lifetime: Option<Lifetime>,
+}
+
+/// `IFA_F_SECONDARY`: another address of the same network was there first.
+const SECONDARY: u32 = 1;
+
+/// How long an address lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// When it was told, by the monotonic clock.
+    pub since_ns: u64,
+    /// Seconds from then on that it is used for what is new; `u32::MAX` for ever.
+    pub preferred_s: u32,
+    /// Seconds from then on that it is there; `u32::MAX` for ever.
+    pub valid_s: u32,
+}
+
+impl Lifetime {
+    /// When it ends.
+    pub fn end_ns(&self) -> u64 {
+        if self.valid_s == u32::MAX {
+            return u64::MAX;
+        }
+        self.since_ns.saturating_add(u64::from(self.valid_s) * 1_000_000_000)
+    }
+
+    /// Seconds that are left: preferred, valid.
+    pub fn left(&self, now_ns: u64) -> (u32, u32) {
+        let passed = now_ns.saturating_sub(self.since_ns) / 1_000_000_000;
+        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+        let left = |seconds: u32| match seconds {
+            u32::MAX => u32::MAX,
+            seconds => seconds.saturating_sub(passed),
+        };
+        (left(self.preferred_s), left(self.valid_s))
+    }
+}
+
+impl Address {
+    /// The network it is in: that of the other end, if there is one (ip-address(8), `peer`).
+    pub fn network(&self) -> Ip {
+        self.peer.unwrap_or(self.ip).masked(self.prefix)
+    }
+
+    /// Whether both are in one network of this length.
+    pub fn is_beside(&self, other: &Address) -> bool {
+        self.ip.is_v4() == other.ip.is_v4()
+            && self.prefix == other.prefix
+            && self.network() == other.network()
+    }
+
+    /// Whether another address of its network was there before it.
+    pub fn is_secondary(&self) -> bool {
+        self.flags & SECONDARY != 0
+    }
+
+    /// Whether both cannot be on one interface. Of version 4 one address may be there with several networks, of
+    /// version 6 but once (case `rtnl-address-errors`).
+    fn is_same(&self, other: &Address) -> bool {
+        self.ip == other.ip && (!self.ip.is_v4() || self.is_beside(other))
+    }
+
+    /// The addresses that mean all hosts of its network: the one that was asked for and the last one, which
+    /// networks of one or two hosts (RFC 3021) and those of groups do not have (case `rtnl-addresses`).
+    pub fn broadcasts(&self) -> impl Iterator<Item = Ip> + use<> {
+        let is_first = self.ip.is_v4() && !self.is_secondary();
+        let has_last = is_first && (1..31).contains(&self.prefix) && !self.ip.is_multicast();
+        let last = has_last.then(|| self.network().last(self.prefix));
+        let asked = self.broadcast.filter(|asked| is_first && Some(*asked) != last);
+        asked.into_iter().chain(last)
+    }
 }
 
 /// Counters of an interface (`/proc/net/dev`).
@@ -66,6 +139,20 @@ pub struct Counters {
 }
 
 impl Counters {
+    fn all(&self) -> [&AtomicU64; 9] {
+        [
+            &self.rx_packets,
+            &self.rx_bytes,
+            &self.rx_errors,
+            &self.rx_dropped,
+            &self.tx_packets,
+            &self.tx_bytes,
+            &self.tx_errors,
+            &self.tx_dropped,
+            &self.multicast,
+        ]
+    }
+
     /// Packets came in.
     #[inline]
     pub fn received(&self, packets: u64, bytes: usize) {
@@ -85,6 +172,7 @@ struct State {
     name: String,
     addresses: Vec<Address>,
     mac: [u8; 6],
+    alias: String,
 }
 
 /// A network interface.
@@ -97,10 +185,12 @@ pub struct Interface {
     pub device: Option<Arc<dyn NetDevice>>,
     /// What went through it.
     pub counters: Counters,
+    namespace: Weak<NetNamespace>,
     flags: AtomicU32,
     mtu: AtomicU32,
     tx_queue_len: AtomicU32,
     promiscuity: AtomicI32,
+    has_been_up: AtomicBool,
     state: SpinLock<State>,
 }
 
@@ -112,36 +202,77 @@ pub fn set_receiver(receiver: &'static dyn Receiver) {
 }
 
 impl Interface {
-    pub(crate) fn loopback(index: u32) -> Interface {
+    pub(crate) fn loopback(index: u32, namespace: Weak<NetNamespace>) -> Interface {
         Interface {
             index,
             kind: ARPHRD_LOOPBACK,
             device: None,
             counters: Counters::default(),
+            namespace,
             flags: AtomicU32::new(flag::LOOPBACK),
             mtu: AtomicU32::new(65536),
             promiscuity: AtomicI32::new(0),
             tx_queue_len: AtomicU32::new(1000),
+            has_been_up: AtomicBool::new(false),
             state: SpinLock::new(
                 &CLASS,
-                State { name: String::from("lo"), addresses: Vec::new(), mac: [0; 6] },
+                State {
+                    name: String::from("lo"),
+                    addresses: Vec::new(),
+                    mac: [0; 6],
+                    alias: String::new(),
+                },
             ),
         }
     }
 
-    pub(crate) fn ethernet(index: u32, name: String, device: Arc<dyn NetDevice>) -> Interface {
+    pub(crate) fn ethernet(
+        index: u32,
+        name: String,
+        device: Arc<dyn NetDevice>,
+        namespace: Weak<NetNamespace>,
+    ) -> Interface {
         let mac = device.mac();
         Interface {
             index,
             kind: ARPHRD_ETHER,
             counters: Counters::default(),
-            flags: AtomicU32::new(flag::BROADCAST | flag::MULTICAST),
-            mtu: AtomicU32::new(device.max_mtu()),
+            namespace,
+            flags: AtomicU32::new(device.first_flags()),
+            mtu: AtomicU32::new(device.first_mtu()),
             promiscuity: AtomicI32::new(0),
             tx_queue_len: AtomicU32::new(1000),
-            state: SpinLock::new(&CLASS, State { name, addresses: Vec::new(), mac }),
+            has_been_up: AtomicBool::new(false),
+            state: SpinLock::new(
+                &CLASS,
+                State { name, addresses: Vec::new(), mac, alias: String::new() },
+            ),
             device: Some(device),
         }
+    }
+
+    /// Takes over what does not depend on the namespace.
+    pub(crate) fn take_over(&self, old: &Interface) {
+        // Relaxed: nobody sees this interface yet.
+        let copy = |to: &AtomicU32, from: &AtomicU32| {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        };
+        copy(&self.flags, &old.flags);
+        copy(&self.mtu, &old.mtu);
+        copy(&self.tx_queue_len, &old.tx_queue_len);
+        self.has_been_up.store(old.has_been_up(), Ordering::Relaxed);
+        let (mac, alias) = (old.mac(), old.alias());
+        let mut state = self.state.lock();
+        (state.mac, state.alias) = (mac, alias);
+        drop(state);
+        for (to, from) in self.counters.all().into_iter().zip(old.counters.all()) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// The namespace it is in, while that is there.
+    pub fn namespace(&self) -> Option<Arc<NetNamespace>> {
+        self.namespace.upgrade()
     }
 
     /// Its name.
@@ -162,6 +293,29 @@ impl Interface {
         self.state.lock().mac
     }
 
+    /// Gives it another hardware address. `EADDRNOTAVAIL` for one of a group or of nobody.
+    pub fn set_mac(&self, mac: [u8; 6]) -> abi::Result<()> {
+        let device = self.device.as_ref().ok_or(abi::Errno::EOPNOTSUPP)?;
+        if !device.is_virtual() {
+            return Err(abi::Errno::EOPNOTSUPP);
+        }
+        if mac[0] & 1 != 0 || mac == [0; 6] {
+            return Err(abi::Errno::EADDRNOTAVAIL);
+        }
+        self.state.lock().mac = mac;
+        Ok(())
+    }
+
+    /// What administrators call it (`ifalias`).
+    pub fn alias(&self) -> String {
+        self.state.lock().alias.clone()
+    }
+
+    /// Sets its alias.
+    pub fn set_alias(&self, alias: &str) {
+        self.state.lock().alias = String::from(alias);
+    }
+
     /// Whether it is the loopback interface.
     pub fn is_loopback(&self) -> bool {
         self.kind == ARPHRD_LOOPBACK
@@ -178,13 +332,34 @@ impl Interface {
         self.is_up() && self.device.as_ref().is_none_or(|device| device.has_carrier())
     }
 
+    /// `IF_OPER_*` of linux/if.h: 0 unknown, 2 down, 6 up, 3 down for want of the other end.
+    pub fn oper_state(&self) -> u8 {
+        // What has no link does not know whether it is there.
+        let has_link = self.device.as_ref().is_some_and(|device| device.kind() != Some("dummy"));
+        let has_peer = self.device.as_ref().is_some_and(|device| device.peer().is_some());
+        match (self.is_up(), self.is_running()) {
+            (true, true) if has_link => 6,
+            (true, true) => 0,
+            (true, false) if has_peer => 3,
+            _ => 2,
+        }
+    }
+
     /// `IFF_*` as programs see them.
     pub fn flags(&self) -> u32 {
         let flags = self.flags.load(Ordering::Relaxed);
         if self.is_running() { flags | flag::RUNNING | flag::LOWER_UP } else { flags }
     }
 
+    /// Whether it was ever up: then packets have a queueing discipline.
+    pub fn has_been_up(&self) -> bool {
+        self.has_been_up.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn change_flags(&self, set: u32, clear: u32) -> u32 {
+        if set & flag::UP != 0 {
+            self.has_been_up.store(true, Ordering::Relaxed);
+        }
         self.flags.fetch_or(set, Ordering::Relaxed);
         self.flags.fetch_and(!clear, Ordering::Relaxed)
     }
@@ -237,21 +412,75 @@ impl Interface {
         self.state.lock().addresses.iter().find(|address| fits(address)).cloned()
     }
 
-    pub(crate) fn add_address(&self, address: Address) -> bool {
+    /// Adds an address; as it was added.
+    ///
+    /// Of version 4, as seen in the cases `rtnl-addresses` and `rtnl-address-errors`: whoever comes into a network
+    /// that another address is in is a secondary one and has to have its scope; the first ones of networks are
+    /// told before secondary ones, the narrower scope first, else in the order they came. Of version 6, as
+    /// seen in `rtnl-addresses6`: the wider scope first, then the newer.
+    ///
+    /// # Errors
+    /// `EEXIST` if it is there, `EINVAL` for the scope.
+    pub(crate) fn add_address(&self, mut address: Address) -> abi::Result<Address> {
         let mut state = self.state.lock();
-        if state.addresses.iter().any(|a| a.ip == address.ip && a.prefix == address.prefix) {
-            return false;
+        let all = &mut state.addresses;
+        if all.iter().any(|other| other.is_same(&address)) {
+            return Err(abi::Errno::EEXIST);
         }
-        state.addresses.push(address);
-        true
+        let first_v6 = all.partition_point(|other| other.ip.is_v4());
+        let at = if address.ip.is_v4() {
+            address.flags &= !SECONDARY;
+            if let Some(first) = all.iter().find(|other| other.is_beside(&address)) {
+                if first.scope != address.scope {
+                    return Err(abi::Errno::EINVAL);
+                }
+                address.flags |= SECONDARY;
+                first_v6
+            } else {
+                let stays = |other: &Address| {
+                    other.ip.is_v4() && !other.is_secondary() && other.scope >= address.scope
+                };
+                all.partition_point(stays)
+            }
+        } else {
+            let later = all.iter().skip(first_v6).position(|other| other.scope >= address.scope);
+            later.map_or(all.len(), |at| first_v6 + at)
+        };
+        all.insert(at, address.clone());
+        Ok(address)
     }
 
-    pub(crate) fn take_addresses(&self, is_meant: impl Fn(&Address) -> bool) -> Vec<Address> {
+    pub(crate) fn change_address(
+        &self,
+        like: &Address,
+        change: impl Fn(&mut Address),
+    ) -> Option<Address> {
         let mut state = self.state.lock();
-        let all = core::mem::take(&mut state.addresses);
-        let (gone, stay) = all.into_iter().partition(is_meant);
-        state.addresses = stay;
-        gone
+        let found = state.addresses.iter_mut().find(|own| own.is_same(like))?;
+        change(found);
+        Some(found.clone())
+    }
+
+    /// Takes the first address away that is meant. With the first one of a network of version 4 those go that are
+    /// there by it: they come before it.
+    pub(crate) fn take_addresses(
+        &self,
+        is_meant: impl Fn(&Address) -> bool,
+    ) -> Option<(Vec<Address>, Address)> {
+        let all = &mut self.state.lock().addresses;
+        let at = all.iter().position(is_meant)?;
+        let first = all.remove(at);
+        let mut others = Vec::new();
+        if first.ip.is_v4() && !first.is_secondary() {
+            all.retain(|other| {
+                let goes = other.is_beside(&first);
+                if goes {
+                    others.push(other.clone());
+                }
+                !goes
+            });
+        }
+        Some((others, first))
     }
 
     /// The device delivers frames. In a thread.

@@ -98,6 +98,12 @@ impl Ip {
         Ip(self.0 & (u128::MAX << (128 - keep)))
     }
 
+    /// The last address of the network of the first `len` bits, counted in the address's own version.
+    pub const fn last(self, len: u8) -> Ip {
+        let keep = if self.is_v4() { 96 + len as u32 } else { len as u32 };
+        if keep >= 128 { self } else { Ip(self.0 | (u128::MAX >> keep)) }
+    }
+
     /// The address in the standard library's form, a mapped one as version 4.
     pub const fn to_std(self) -> IpAddr {
         if self.is_v4() {
@@ -175,6 +181,8 @@ mod tests {
         assert_eq!(ip.masked(16), Ip::v4([192, 168, 0, 0]));
         assert_eq!(ip.masked(0), Ip::ANY4);
         assert_eq!(ip.masked(32), ip);
+        assert_eq!(ip.last(16), Ip::v4([192, 168, 255, 255]));
+        assert_eq!((ip.last(32), Ip::ANY6.last(0).bits()), (ip, u128::MAX));
         assert_eq!(Ip::LOOPBACK6.masked(0), Ip::ANY6);
         assert!(Ip::v4([127, 9, 9, 9]).is_loopback() && Ip::LOOPBACK6.is_loopback());
         assert!(Ip::v4([224, 0, 0, 1]).is_multicast());

@@ -7,18 +7,27 @@ extern crate alloc;
 mod chunk;
 mod devices;
 mod frame;
+mod home;
 mod interface;
 mod ip;
 mod route;
+mod virt;
+mod ways;
 
 pub use chunk::{Chunk, Spread};
-pub use devices::{Change, Destination, Devices, NAME_MAX, Watcher, Way, announce, set_home};
+pub use devices::{Change, Devices, NAME_MAX, Watcher};
 pub use frame::{
     ChecksumRequest, Frame, HEADER_ROOM, Header, NetDevice, Offloads, Received, Receiver,
     Segmentation,
 };
+pub use home::{announce, set_home};
 pub use interface::{
-    ARPHRD_ETHER, ARPHRD_LOOPBACK, Address, Counters, Interface, flag, set_receiver,
+    ARPHRD_ETHER, ARPHRD_LOOPBACK, Address, Counters, Interface, Lifetime, flag, set_receiver,
 };
 pub use ip::{Endpoint, Ip, Tuple};
-pub use route::{RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Route};
+pub use route::{
+    Place, RTN_BLACKHOLE, RTN_LOCAL, RTN_PROHIBIT, RTN_THROW, RTN_UNICAST, RTN_UNREACHABLE, Route,
+    SCOPE_HOST, SCOPE_LINK, TABLE_LOCAL, TABLE_MAIN,
+};
+pub use virt::{Dummy, veth_pair};
+pub use ways::{Destination, Way};

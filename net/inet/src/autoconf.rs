@@ -43,6 +43,7 @@ pub(crate) fn apply(devices: &Devices, text: &str) -> Result<()> {
             scope: 0,
             flags: 0x80,
             label: interface.name(),
+            lifetime: None,
         },
     )?;
     if let Some(gateway) = field(2) {

@@ -323,7 +323,7 @@ fn set_address(
     let flags = 0x80;
     devices.add_address(
         interface,
-        Address { ip, prefix, broadcast, peer: None, scope, flags, label },
+        Address { ip, prefix, broadcast, peer: None, scope, flags, label, lifetime: None },
     )?;
     if !interface.is_up() {
         devices.set_flags(interface, flag::UP, 0);

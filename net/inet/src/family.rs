@@ -54,6 +54,7 @@ pub fn init(ip: Option<&str>) {
     netlink::route::set_network(&TOLD);
     packet::init();
     crate::loopback::init();
+    crate::ipin::start();
     crate::proc::init();
     crate::sysctl::init();
 }

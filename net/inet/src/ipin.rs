@@ -1,13 +1,12 @@
 //! Frames that devices deliver: to ARP, to the protocols, to nobody.
 
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use netdevice::{Chunk, Endpoint, Interface, Ip, Received, Receiver, Spread, Tuple};
 use packet::Seen;
 use smallvec::SmallVec;
 use smoltcp::wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, UdpPacket};
-use spin::Once;
 
 use crate::icmp::{self, ICMP4, ICMP6};
 use crate::ipout::{Sum, cut};
@@ -24,22 +23,17 @@ const HEAD: usize = 160;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Takes the frames of the machine's devices.
-struct Input {
-    inet: Once<Weak<Inet>>,
-}
+/// Takes the frames of all devices to the protocols of their namespaces.
+struct Input;
 
-static INPUT: Input = Input { inet: Once::new() };
-
-/// The devices' frames are for this namespace.
-pub(crate) fn set_home(inet: &Arc<Inet>) {
-    INPUT.inet.call_once(|| Arc::downgrade(inet));
-    netdevice::set_receiver(&INPUT);
+/// From now on the protocols take what devices deliver.
+pub(crate) fn start() {
+    netdevice::set_receiver(&Input);
 }
 
 impl Receiver for Input {
     fn receive(&self, interface: &Arc<Interface>, frames: &mut dyn Iterator<Item = Received>) {
-        let inet = self.inet.get().and_then(Weak::upgrade);
+        let inet = interface.namespace().and_then(|namespace| Inet::of(&namespace));
         for frame in frames {
             let len: usize = frame.data.iter().map(Chunk::len).sum();
             interface.counters.received(1, len);
@@ -258,7 +252,7 @@ impl Inet {
         !to.is_loopback()
             && (self.devices.is_local(to)
                 || self.devices.is_broadcast(to)
-                || interface.addresses().is_empty())
+                || interface.find_address(|_| true).is_none())
     }
 
     fn receive_packet(self: &Arc<Self>, interface: &Arc<Interface>, incoming: Incoming) {

@@ -14,6 +14,7 @@ use smoltcp::wire::{Ipv4Packet, Ipv6Packet, UdpPacket};
 use crate::icmp::{self, ICMP4, ICMP6};
 use crate::neighbour::Neighbours;
 use crate::raw::Packet;
+use crate::rtnetlink::Ends;
 use crate::stack::{Inet, count};
 use crate::tcp::header;
 use crate::tcp::tcb::Segment;
@@ -110,6 +111,7 @@ pub(crate) struct Wire {
     pub(crate) neighbours: Neighbours,
     pub(crate) loopback: crate::loopback::Queue,
     pub(crate) fragments: crate::fragments::Fragments,
+    pub(crate) ends: Ends,
     next_ident: core::sync::atomic::AtomicU32,
 }
 
@@ -119,6 +121,7 @@ impl Wire {
             neighbours: Neighbours::default(),
             loopback: crate::loopback::Queue::default(),
             fragments: crate::fragments::Fragments::default(),
+            ends: Ends::default(),
             next_ident: core::sync::atomic::AtomicU32::new(crate::random() as u32),
         }
     }

@@ -4,6 +4,8 @@
 //! then their senders hear that the host is unreachable. What is known is asked again when it is old, and
 //! used meanwhile.
 
+pub(crate) mod admin;
+
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -42,6 +44,8 @@ const FAILED: u16 = 32;
 #[derive(Default)]
 struct Neighbour {
     mac: Option<[u8; 6]>,
+    /// The state it has for good, as an administrator said.
+    fixed: Option<u16>,
     /// Until when the address is believed without asking.
     fresh_until: u64,
     asked_at: u64,
@@ -52,6 +56,9 @@ struct Neighbour {
 
 impl Neighbour {
     fn state(&self, now: u64) -> u16 {
+        if let Some(state) = self.fixed {
+            return state;
+        }
         match self.mac {
             Some(_) if self.fresh_until > now => REACHABLE,
             Some(_) => STALE,
@@ -196,7 +203,9 @@ impl Neighbours {
         let mut inner = self.0.lock();
         let Inner { table, is_armed } = &mut *inner;
         if table.len() >= MOST && !table.contains_key(&key) {
-            table.retain(|_, other| matches!(other.state(now), REACHABLE | INCOMPLETE));
+            table.retain(|_, other| {
+                other.fixed.is_some() || matches!(other.state(now), REACHABLE | INCOMPLETE)
+            });
             if table.len() >= MOST {
                 return Err(Errno::ENOBUFS);
             }
@@ -284,6 +293,9 @@ impl Neighbours {
                 return;
             }
             let neighbour = table.entry(key).or_default();
+            if neighbour.fixed.is_some() {
+                return;
+            }
             neighbour.mac = Some(mac);
             neighbour.fresh_until = now + REACHABLE_NS;
             neighbour.asked = 0;

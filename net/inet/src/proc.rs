@@ -6,7 +6,7 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{Errno, Result};
-use netdevice::{Endpoint, Interface, Ip};
+use netdevice::{Endpoint, Interface, Ip, RTN_PROHIBIT, RTN_UNREACHABLE};
 use socket::NetNamespace;
 use socket::trees::{self, PROC_NET};
 
@@ -255,13 +255,14 @@ fn dev(inet: &Inet, out: &mut Text<'_>) -> core::fmt::Result {
 
 fn arp(inet: &Inet, out: &mut Text<'_>) -> core::fmt::Result {
     writeln!(out, "{ARP_HEAD}")?;
-    for Known { index, ip, mac, .. } in inet.wire.neighbours.all() {
+    for Known { index, ip, mac, state } in inet.wire.neighbours.all() {
         if !ip.is_v4() {
             continue;
         }
         let [a, b, c, d, e, f] = mac.unwrap_or_default();
         let address = alloc::format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-        let flags = if mac.is_some() { 2 } else { 0 };
+        // ATF_COM, ATF_PERM.
+        let flags = if mac.is_some() { 2 | u8::from(state == 128) << 2 } else { 0 };
         let ip = alloc::format!("{ip}");
         let device = name_of(inet, index);
         writeln!(out, "{ip:<16} 0x{:<10x}0x{flags:<10x}{address:<17}     *        {device}", 1)?;
@@ -288,14 +289,17 @@ fn route(inet: &Inet, out: &mut Text<'_>) -> core::fmt::Result {
         if route.prefix == 32 {
             flags |= 4;
         }
+        // RTF_REJECT.
+        if matches!(route.kind, RTN_UNREACHABLE | RTN_PROHIBIT) {
+            flags |= 0x200;
+        }
         let mask = u32::MAX.checked_shl(32 - u32::from(route.prefix)).unwrap_or(0).to_be();
         let line = alloc::format!(
-            "{}\t{:08X}\t{:08X}\t{flags:04X}\t0\t0\t{}\t{mask:08X}\t{}\t0\t0",
+            "{}\t{:08X}\t{:08X}\t{flags:04X}\t0\t0\t{}\t{mask:08X}\t0\t0\t0",
             name_of(inet, route.interface),
             word(route.to),
             word(route.gateway.unwrap_or(Ip::ANY4)),
             route.metric,
-            route.mtu,
         );
         writeln!(out, "{line:<127}")?;
     }

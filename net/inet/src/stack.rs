@@ -174,9 +174,7 @@ impl NamespacePart for Part {
         let devices = namespace.upgrade().and_then(|namespace| namespace.part_arc::<Devices>());
         let devices = devices.unwrap_or_default();
         let inet = Inet::new(namespace.clone(), devices);
-        if namespace.upgrade().is_some_and(|namespace| namespace.is_initial()) {
-            crate::ipin::set_home(&inet);
-        }
+        crate::rtnetlink::watch(&inet.devices, namespace.clone(), Arc::downgrade(&inet));
         Part(inet)
     }
 }

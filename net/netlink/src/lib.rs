@@ -14,7 +14,7 @@ mod sock;
 mod tests;
 pub mod wire;
 
-pub use ports::multicast;
+pub use ports::{has_listeners, multicast};
 pub use sock::Netlink;
 
 use abi::socket::AF_NETLINK;

@@ -120,3 +120,9 @@ pub fn multicast(namespace: &NetNamespace, protocol: i32, group: u32, bytes: &[u
     }
     !members.is_empty()
 }
+
+/// Whether anybody listens to a group, so that there is a message to be made.
+pub fn has_listeners(namespace: &NetNamespace, protocol: i32, group: u32) -> bool {
+    let ports = namespace.try_part::<Ports>();
+    ports.is_some_and(|ports| ports.tables.lock().groups.contains_key(&(protocol, group)))
+}

@@ -3,8 +3,11 @@
 use alloc::sync::Arc;
 use core::any::Any;
 
+use abi::{Errno, Result};
 use arch::lock::Once;
 use vfs::Creds;
+
+use crate::namespace::NetNamespace;
 
 /// A process as sockets remember it; what is inside is the business of the layer above.
 pub type Who = Arc<dyn Any + Send + Sync>;
@@ -18,6 +21,12 @@ pub struct Identify {
     pub number: fn(&Who) -> i32,
     /// The process of this number in the running task's pid namespace.
     pub find: fn(i32) -> Option<Who>,
+    /// The network namespace of the running task; `None` in a kernel thread.
+    pub network: fn() -> Option<Arc<NetNamespace>>,
+    /// The network namespace of the process of this number; `ESRCH`.
+    pub namespace_of: fn(i32) -> Result<Arc<NetNamespace>>,
+    /// The network namespace that a descriptor of the running task names; `EBADF`, `EINVAL`.
+    pub namespace_at: fn(i32) -> Result<Arc<NetNamespace>>,
     /// Signals the process or group that `FIOSETOWN` names (`SIGURG`): positive ids are processes.
     pub urgent: fn(&vfs::File),
 }
@@ -42,6 +51,21 @@ pub fn number(who: &Who) -> i32 {
 /// The process of a number that the running task gave.
 pub fn find(number: i32) -> Option<Who> {
     IDENTIFY.get().and_then(|identify| (identify.find)(number))
+}
+
+/// The network namespace of the running task.
+pub fn network() -> Option<Arc<NetNamespace>> {
+    IDENTIFY.get().and_then(|identify| (identify.network)())
+}
+
+/// The network namespace of a process (`IFLA_NET_NS_PID`).
+pub fn namespace_of(number: i32) -> Result<Arc<NetNamespace>> {
+    IDENTIFY.get().ok_or(Errno::ESRCH).and_then(|identify| (identify.namespace_of)(number))
+}
+
+/// The network namespace that a descriptor names (`IFLA_NET_NS_FD`).
+pub fn namespace_at(fd: i32) -> Result<Arc<NetNamespace>> {
+    IDENTIFY.get().ok_or(Errno::EBADF).and_then(|identify| (identify.namespace_at)(fd))
 }
 
 /// Out-of-band data came for `file`: its owner gets `SIGURG`.

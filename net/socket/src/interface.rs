@@ -10,6 +10,7 @@ use abi::{Errno, Result};
 use arch::addr::VirtAddr;
 use arch::lock::Once;
 use arch::uio::{Sink, Source};
+use sched::WaitQueue;
 use vfs::{Context, Creds, PageSink, PollTable};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
@@ -278,6 +279,11 @@ pub trait Socket: Any + Send + Sync {
     /// `connect(2)`. Waits as `SO_SNDTIMEO` says unless `nonblocking`.
     fn connect(&self, call: &Call<'_>, address: &Address, nonblocking: bool) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Where it is told that a `connect` to `address` which was `EAGAIN` may find room: `None` if nothing tells.
+    fn connect_queue(&self, call: &Call<'_>, address: &Address) -> Result<Option<Arc<WaitQueue>>> {
+        Ok(None)
     }
 
     /// Sends what `source` has; how many bytes.

@@ -197,6 +197,10 @@ impl Socket for Unix {
         connect::connect(self, call, address, nonblocking)
     }
 
+    fn connect_queue(&self, call: &Call<'_>, address: &Address) -> Result<Option<Arc<WaitQueue>>> {
+        Ok(Some(name::find(self, call, address)?.room.clone()))
+    }
+
     fn send(&self, source: &mut Source<'_>, message: &mut SendMessage<'_>) -> Result<usize> {
         if self.common.kind == Kind::Stream {
             stream::send(self, source, message)

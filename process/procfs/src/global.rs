@@ -3,8 +3,9 @@
 use abi::Result;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 use process::pid::PidNamespace;
-use pseudo::{Tree, show};
+use pseudo::{Put, Tree, show};
 use spin::Once;
 use vfs::FileKind;
 
@@ -56,6 +57,19 @@ pub(crate) fn loadavg(out: &mut Vec<u8>) -> Result<()> {
     }
     let last = PidNamespace::initial().last();
     put!(out, "{}/{} {last}\n", sched::nr_running(), process::group::thread_count());
+    Ok(())
+}
+
+/// The controllers, the hierarchy of each and how many groups that has: cgroups(7).
+pub(crate) fn cgroups(out: &mut Vec<u8>) -> Result<()> {
+    use process::cgroup::{Controllers, root_of};
+    out.text("#subsys_name\thierarchy\tnum_cgroups\tenabled\n");
+    for (name, controller) in Controllers::NAMES {
+        let root = root_of(controller);
+        let groups = root.settings.descendants.load(Ordering::Relaxed) + 1;
+        out.text(name).text("\t").dec(root.hierarchy().id).text("\t").dec(groups);
+        out.text("\t1\n");
+    }
     Ok(())
 }
 

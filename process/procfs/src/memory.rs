@@ -1,9 +1,12 @@
 //! Memory: `meminfo`, `vmstat`, `swaps`, `buddyinfo`.
 
-use abi::Result;
+use abi::{Errno, Result};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use pagecache::stats::{Counter, sum};
-use pseudo::Put;
+use pseudo::{Changes, Put, Text};
+use sched::WaitQueue;
+use spin::Once;
 
 const PAGE_KIB: u64 = 4;
 
@@ -126,10 +129,24 @@ pub(crate) fn vmstat(out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// `/proc/swaps`: there is no swap.
-pub(crate) fn swaps(out: &mut Vec<u8>) -> Result<()> {
-    put!(out, "Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n");
-    Ok(())
+/// `/proc/swaps`: there is no swap. It can be polled, as on Linux, and never changes.
+pub(crate) struct Swaps;
+
+impl Text for Swaps {
+    fn show(&self, out: &mut Vec<u8>) -> Result<()> {
+        out.text("Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n");
+        Ok(())
+    }
+
+    fn store(&self, _: &[u8]) -> Result<()> {
+        Err(Errno::EIO)
+    }
+
+    fn changes(&self) -> Option<Changes> {
+        static QUEUE: Once<Arc<WaitQueue>> = Once::new();
+        let queue = QUEUE.call_once(|| Arc::new(WaitQueue::new())).clone();
+        Some(Changes { queue, count: 0 })
+    }
 }
 
 /// `/proc/buddyinfo`: the free blocks of each order.

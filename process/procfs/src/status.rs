@@ -322,8 +322,25 @@ pub(crate) fn set_comm(view: &View, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// One line for each mounted hierarchy of control groups: there is none.
-pub(crate) fn cgroup(_: &View, _: &mut Vec<u8>) -> Result<()> {
+/// The group in each hierarchy, as the reader's namespace sees it: cgroups(7), "/proc/[pid]/cgroup".
+pub(crate) fn cgroup(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    let ns = process::cgroup::current_namespace();
+    for (group, root) in process::cgroup::groups_of(&view.task) {
+        let hierarchy = root.hierarchy();
+        out.dec(hierarchy.id).text(":");
+        let mut words = 0;
+        for name in hierarchy.controllers.names() {
+            out.text(if words == 0 { "" } else { "," }).text(name);
+            words += 1;
+        }
+        if !hierarchy.name.is_empty() {
+            out.text(if words == 0 { "name=" } else { ",name=" });
+            out.extend_from_slice(&hierarchy.name);
+        }
+        out.text(":");
+        out.extend_from_slice(&group.path_from(ns.root(&root)));
+        out.text(if group.is_removed() { " (deleted)\n" } else { "\n" });
+    }
     Ok(())
 }
 

@@ -88,6 +88,15 @@ pub(crate) enum Failure {
     Fatal(Errno),
 }
 
+impl Failure {
+    /// The error, whatever became of the old program.
+    pub(crate) fn errno(self) -> Errno {
+        match self {
+            Failure::Errno(errno) | Failure::Fatal(errno) => errno,
+        }
+    }
+}
+
 impl From<Errno> for Failure {
     fn from(errno: Errno) -> Failure {
         Failure::Errno(errno)

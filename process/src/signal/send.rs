@@ -207,8 +207,13 @@ fn drops(
     }
     let Some(hand) = any.sighand() else { return true };
     let action = hand.get(signal);
+    let blocked = match target {
+        Target::Thread(task) => task.blocked().contains(signal) || task.waits_for(signal),
+        Target::Group(_) => any.blocked().contains(signal) || any.waits_for(signal),
+    };
     let group = target.group();
-    if group.is_unkillable() && action.handler == SIG_DFL {
+    // What it blocks waits also for process 1, which may read it from a signalfd(2).
+    if group.is_unkillable() && action.handler == SIG_DFL && !blocked {
         // Its own namespace cannot kill process 1; an ancestor can, with SIGKILL and SIGSTOP.
         let outside = crate::try_current()
             .is_none_or(|sender| !group.pid_ns().contains(sender.group.pid_ns()));
@@ -220,10 +225,6 @@ fn drops(
             return true;
         }
     }
-    let blocked = match target {
-        Target::Thread(task) => task.blocked().contains(signal) || task.waits_for(signal),
-        Target::Group(_) => any.blocked().contains(signal) || any.waits_for(signal),
-    };
     let seen = signal != Signal::SIGKILL && crate::ptrace::sees_all_signals(any);
     !blocked && !seen && is_ignored(&action, signal)
 }

@@ -15,8 +15,9 @@ use arch::uio::{Sink, Source};
 use arch::user;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
+use process::pid::PidNamespace;
 use socket::{Address, Ancillary, Cred, RecvMessage, Scm, SendMessage, Socket};
-use vfs::{Cap, CloseOnExec, Creds, File};
+use vfs::{Cap, CloseOnExec, Creds, FdTable, File};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Segments of one message, and messages of one call.
@@ -81,16 +82,43 @@ fn read_control(socket: &dyn Socket, header: &MsgHdr) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// On whose behalf messages with control data are sent and received.
+pub(crate) struct Party {
+    /// The descriptors.
+    pub(crate) files: Arc<FdTable>,
+    /// `RLIMIT_NOFILE`.
+    pub(crate) most_files: u64,
+    /// Its rights.
+    pub(crate) creds: Arc<Creds>,
+    /// The number of its process.
+    pub(crate) tgid: i32,
+    /// Whose rights over processes count.
+    pub(crate) pid_ns: Arc<PidNamespace>,
+}
+
+impl Party {
+    fn of(cx: &Cx<'_>) -> Result<Party> {
+        Ok(Party {
+            files: files(cx)?,
+            most_files: cx.task.limit(Resource::Nofile),
+            creds: cx.task.creds(),
+            tgid: cx.task.group.tgid(),
+            pid_ns: cx.task.group.pid_ns().clone(),
+        })
+    }
+}
+
 /// unix(7): whom a sender may name: itself, and with privilege others.
-fn check_credentials(cx: &Cx<'_>, creds: &Creds, given: &Ucred) -> Result<Cred> {
+fn check_credentials(party: &Party, given: &Ucred) -> Result<Cred> {
+    let creds = &*party.creds;
     let user_ns = &creds.user_ns;
     let (uid, gid) = (user_ns.uid_out(given.uid)?, user_ns.gid_out(given.gid)?);
     let may = |cap: Cap| creds.effective.has(cap);
-    let own_pid = given.pid == cx.task.group.tgid();
+    let own_pid = given.pid == party.tgid;
     let own_uid = [creds.uid, creds.euid, creds.suid].contains(&uid);
     let own_gid = [creds.gid, creds.egid, creds.sgid].contains(&gid);
     // Numbers of processes belong to another namespace than those of users.
-    let may_any_pid = || creds.ns_capable(&cx.task.group.pid_ns().user_ns, Cap::SYS_ADMIN);
+    let may_any_pid = || creds.ns_capable(&party.pid_ns.user_ns, Cap::SYS_ADMIN);
     if !(own_pid || may_any_pid())
         || !(own_uid || may(Cap::SETUID))
         || !(own_gid || may(Cap::SETGID))
@@ -102,22 +130,21 @@ fn check_credentials(cx: &Cx<'_>, creds: &Creds, given: &Ucred) -> Result<Cred> 
 }
 
 /// Adds the files of `SCM_RIGHTS` to those of earlier messages.
-fn add_rights(cx: &Cx<'_>, data: &[u8], rights: &mut Vec<Arc<File>>) -> Result<()> {
+fn add_rights(party: &Party, data: &[u8], rights: &mut Vec<Arc<File>>) -> Result<()> {
     let count = data.len() / size_of::<i32>();
     if rights.len() + count > SCM_MAX_FD {
         return Err(Errno::EINVAL);
     }
-    let table = files(cx)?;
     rights.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
     for word in data.chunks_exact(size_of::<i32>()) {
         let fd = i32::read_from_bytes(word).map_err(|_| Errno::EINVAL)?;
-        rights.push(table.get(fd)?);
+        rights.push(party.files.get(fd)?);
     }
     Ok(())
 }
 
 /// Decodes control data for a socket, as cmsg(3) lays it out.
-fn decode(cx: &Cx<'_>, scm: Scm, bytes: &[u8]) -> Result<Vec<Ancillary>> {
+pub(crate) fn decode(party: &Party, scm: Scm, bytes: &[u8]) -> Result<Vec<Ancillary>> {
     let mut messages = Vec::new();
     let (mut rights, mut credentials) = (Vec::new(), None);
     let mut rest = bytes;
@@ -131,10 +158,10 @@ fn decode(cx: &Cx<'_>, scm: Scm, bytes: &[u8]) -> Result<Vec<Ancillary>> {
         rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
         match (header.level, header.kind) {
             (SOL_SOCKET, SCM_RIGHTS | SCM_CREDENTIALS) if scm == Scm::Raw => {}
-            (SOL_SOCKET, SCM_RIGHTS) if scm == Scm::Rights => add_rights(cx, data, &mut rights)?,
+            (SOL_SOCKET, SCM_RIGHTS) if scm == Scm::Rights => add_rights(party, data, &mut rights)?,
             (SOL_SOCKET, SCM_CREDENTIALS) if scm != Scm::Raw => {
                 let given = Ucred::read_from_bytes(data).map_err(|_| Errno::EINVAL)?;
-                credentials = Some(check_credentials(cx, &cx.task.creds(), &given)?);
+                credentials = Some(check_credentials(party, &given)?);
             }
             (SOL_SOCKET, _) if scm != Scm::Raw => return Err(Errno::EINVAL),
             _ if scm != Scm::Raw => {}
@@ -160,7 +187,10 @@ fn send_one(cx: &Cx<'_>, open: &Open, at: VirtAddr, flags: u32) -> Result<usize>
         return send(cx, socket, &mut source, &mut message);
     }
     with_call(cx, |call| {
-        let control = decode(cx, socket.scm(), &control)?;
+        let control = match control.is_empty() {
+            true => Vec::new(),
+            false => decode(&Party::of(cx)?, socket.scm(), &control)?,
+        };
         let address = address.as_ref();
         let flags = message.flags;
         let mut message = SendMessage { flags, address, control, call: Some(call) };
@@ -207,15 +237,26 @@ pub(super) fn sys_sendmmsg(
     Ok(done)
 }
 
-/// Room for control messages in the caller's memory.
-struct ControlRoom {
+/// Writes to the receiver's memory.
+type Write<'a> = &'a dyn Fn(VirtAddr, &[u8]) -> Result<()>;
+
+/// Room for control messages in the receiver's memory.
+pub(crate) struct ControlRoom<'a> {
     at: VirtAddr,
     left: usize,
-    used: usize,
-    flags: u32,
+    /// How much of it has something.
+    pub(crate) used: usize,
+    /// `MSG_CTRUNC` if something found no room.
+    pub(crate) flags: u32,
+    write: Write<'a>,
 }
 
-impl ControlRoom {
+impl<'a> ControlRoom<'a> {
+    /// `len` bytes at an address.
+    pub(crate) fn new(at: VirtAddr, len: usize, write: Write<'a>) -> ControlRoom<'a> {
+        ControlRoom { at, left: len, used: 0, flags: 0, write }
+    }
+
     /// Puts a message, cut to the room there is.
     fn put(&mut self, level: i32, kind: i32, data: &[u8]) -> Result<()> {
         if self.left < HEADER {
@@ -228,9 +269,9 @@ impl ControlRoom {
             len = self.left;
         }
         let header = CmsgHdr { len: len as u64, level, kind };
-        user::write_val(self.at, &header)?;
+        (self.write)(self.at, header.as_bytes())?;
         let shown = data.get(..len - HEADER).unwrap_or_default();
-        user::copy_to_user(self.at.wrapping_add(HEADER as u64), shown)?;
+        (self.write)(self.at.wrapping_add(HEADER as u64), shown)?;
         self.advance((HEADER + data.len()).next_multiple_of(8));
         Ok(())
     }
@@ -243,13 +284,13 @@ impl ControlRoom {
     }
 
     /// Gives the caller descriptors for files, as many as there is room for.
-    fn put_rights(&mut self, cx: &Cx<'_>, sent: Vec<Arc<File>>, cloexec: CloseOnExec) {
+    fn put_rights(&mut self, party: &Party, sent: Vec<Arc<File>>, cloexec: CloseOnExec) {
         let total = sent.len();
         let most = self.left.saturating_sub(HEADER) / size_of::<i32>();
         let mut count = 0;
         for file in sent.into_iter().take(most) {
             let at = self.at.wrapping_add((HEADER + count * size_of::<i32>()) as u64);
-            if give_descriptor(cx, file, at, cloexec).is_err() {
+            if give_descriptor(party, file, at, cloexec, self.write).is_err() {
                 break;
             }
             count += 1;
@@ -257,7 +298,7 @@ impl ControlRoom {
         if count > 0 {
             let len = HEADER + count * size_of::<i32>();
             let header = CmsgHdr { len: len as u64, level: SOL_SOCKET, kind: SCM_RIGHTS };
-            if user::write_val(self.at, &header).is_ok() {
+            if (self.write)(self.at, header.as_bytes()).is_ok() {
                 self.advance(len.next_multiple_of(8));
             }
         }
@@ -267,25 +308,35 @@ impl ControlRoom {
     }
 }
 
-fn give_descriptor(cx: &Cx<'_>, file: Arc<File>, at: VirtAddr, cloexec: CloseOnExec) -> Result<()> {
-    let table = files(cx)?;
-    let fd = table.reserve(0, cx.task.limit(Resource::Nofile), cloexec)?;
-    if let Err(fault) = user::write_val(at, &fd) {
+fn give_descriptor(
+    party: &Party,
+    file: Arc<File>,
+    at: VirtAddr,
+    cloexec: CloseOnExec,
+    write: Write<'_>,
+) -> Result<()> {
+    let table = &party.files;
+    let fd = table.reserve(0, party.most_files, cloexec)?;
+    if let Err(fault) = write(at, fd.as_bytes()) {
         table.cancel(fd);
-        return Err(fault.into());
+        return Err(fault);
     }
     table.install(fd, file);
     Ok(())
 }
 
-/// Gives the caller the control messages that came.
-fn encode(cx: &Cx<'_>, room: &mut ControlRoom, message: &mut RecvMessage) -> Result<()> {
+/// Gives the receiver the control messages that came.
+pub(crate) fn encode(
+    party: &Party,
+    room: &mut ControlRoom<'_>,
+    message: &mut RecvMessage,
+) -> Result<()> {
     let cloexec = CloseOnExec::from_flags(message.flags, MSG_CMSG_CLOEXEC);
     for ancillary in core::mem::take(&mut message.control) {
         match ancillary {
-            Ancillary::Rights(files) => room.put_rights(cx, files, cloexec),
+            Ancillary::Rights(files) => room.put_rights(party, files, cloexec),
             Ancillary::Credentials(cred) => {
-                let seen = cred.seen_from(&cx.task.creds().user_ns);
+                let seen = cred.seen_from(&party.creds.user_ns);
                 room.put(SOL_SOCKET, SCM_CREDENTIALS, seen.as_bytes())?;
             }
             Ancillary::Raw { level, kind, data } => room.put(level, kind, &data)?,
@@ -306,13 +357,12 @@ fn recv_one(cx: &Cx<'_>, open: &Open, at: VirtAddr, flags: u32) -> Result<usize>
     };
     let mut sink = Sink::user_segments(&given.list);
     let count = open.socket()?.recv(&mut sink, &mut message)?;
-    let mut room = ControlRoom {
-        at: VirtAddr(header.control),
-        left: if header.control == 0 { 0 } else { header.controllen as usize },
-        used: 0,
-        flags: 0,
-    };
-    encode(cx, &mut room, &mut message)?;
+    let left = if header.control == 0 { 0 } else { header.controllen as usize };
+    let write = |at: VirtAddr, bytes: &[u8]| Ok(user::copy_to_user(at, bytes)?);
+    let mut room = ControlRoom::new(VirtAddr(header.control), left, &write);
+    if !message.control.is_empty() {
+        encode(&Party::of(cx)?, &mut room, &mut message)?;
+    }
     let field = |offset: usize| given.at.wrapping_add(offset as u64);
     if header.name != 0 {
         write_address(&message.address, VirtAddr(header.name), field(offset_of!(MsgHdr, namelen)))?;

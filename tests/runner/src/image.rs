@@ -67,6 +67,7 @@ pub(crate) fn build(
     let script = match content {
         Content::Cases(cases, programs) => {
             add_programs(&oracle, programs)?;
+            add_modules(&oracle.join("modules"))?;
             make_dir(&oracle.join("cases"))?;
             for (index, case) in cases.iter().enumerate() {
                 let name = format!("{index:03}-{}", case.name);
@@ -135,6 +136,22 @@ fn stamp(tarball: &Path) -> Result<String, String> {
 fn add_programs(oracle: &Path, programs: &Path) -> Result<(), String> {
     let bin = oracle.join("bin");
     command("cp", &["-r".as_ref(), programs.as_os_str(), bin.as_os_str()])
+}
+
+/// What ours has built in and Debian's kernel loads: a case loads it with `insmod`, which ours refuses.
+const MODULES: [&str; 2] = ["drivers/net/veth.ko", "drivers/net/dummy.ko"];
+
+/// Copies modules of the kernel that ours is compared with.
+fn add_modules(folder: &Path) -> Result<(), String> {
+    make_dir(folder)?;
+    let kernel = crate::machine::linux_kernel()?;
+    let name = kernel.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let version = name.trim_start_matches("vmlinuz-");
+    for module in MODULES {
+        let from = Path::new("/lib/modules").join(version).join("kernel").join(module);
+        command("cp", &[from.as_os_str(), folder.as_os_str()])?;
+    }
+    Ok(())
 }
 
 impl Drop for Image {

@@ -15,6 +15,7 @@
 //! | `test-shell`        | `run` on a terminal, with keys pressed and the screen looked at          |
 //! | `test-oracle`       | the cases of `tests/oracle` on Linux and on ours, compared               |
 //! | `test-locks`        | the kernel with the lock checker: boots, and cases of `tests/oracle`      |
+//! | `test-powercuts`    | a guest whose power fails, at `CUTS` (500) moments: [`test_powercuts`]    |
 //! | `test-stress`       | `stress-ng` for `MINUTES` (1), `DEBUG=1` with the lock checker            |
 //! | `compat`            | writes `COMPATIBILITY.md`                                               |
 //!
@@ -44,10 +45,12 @@ mod test_locks;
 mod test_network;
 mod test_oracle;
 mod test_power;
+mod test_powercuts;
 mod test_root;
 mod test_shell;
 mod test_stress;
 mod test_sysrq;
+mod test_systemd;
 mod test_uefi;
 mod uefi;
 
@@ -92,11 +95,12 @@ fn main() -> ExitCode {
         ["test-shell"] => test_shell::cases().map(|tally| u8::from(tally.failed > 0)),
         ["test-locks"] => test_locks::run(),
         ["test-oracle"] => test_oracle::run(),
+        ["test-powercuts"] => test_powercuts::run(),
         ["test-stress"] => test_stress::run(),
         ["compat"] => compat(),
         _ => Err(
             "usage: cargo xtask build [--debug] | run | debug | profile | image [ROOTFS | --uefi] | rootfs NAME \
-             | test | test-boot | test-shell | test-oracle | test-locks | test-stress | compat"
+             | test | test-boot | test-shell | test-oracle | test-locks | test-powercuts | test-stress | compat"
                 .into(),
         ),
     };

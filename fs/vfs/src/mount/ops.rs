@@ -136,16 +136,27 @@ pub fn mount_super(
     flags: u64,
 ) -> Result<()> {
     let mount = Mount::new(sb, sb.root()?, source, mount_flags(flags));
+    attach(ctx, &mount, target, |target| {
+        // The same file system twice on the same place.
+        let is_same = Arc::ptr_eq(&target.mount.sb, sb) && target.is_mount_root();
+        if is_same { Err(Errno::EBUSY) } else { Ok(()) }
+    })
+}
+
+/// Puts a mount that is nowhere yet on top of `target`, if `check` lets it.
+fn attach(
+    ctx: &Context<'_>,
+    mount: &Arc<Mount>,
+    target: Path,
+    check: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let mut tree = tree::lock();
     let target = table::top(target);
     let result = (|| {
         tree.in_ns(&target.mount, ctx.mounts)?;
-        // The same file system twice on the same place.
-        if Arc::ptr_eq(&target.mount.sb, sb) && target.is_mount_root() {
-            return Err(Errno::EBUSY);
-        }
+        check(&target)?;
         check_kinds(&mount.root, &target.dentry)?;
-        tree.add(&mount, 0);
+        tree.add(mount, 0);
         let done = tree.graft(target.mount.id, &target.dentry, mount.id);
         if done.is_err() {
             tree.discard(mount.id);
@@ -157,6 +168,22 @@ pub fn mount_super(
         mount.finish();
     }
     result
+}
+
+/// The file system of the files in `/proc/PID/ns`, which is mounted nowhere by itself.
+const NAMESPACES: &str = "nsfs";
+
+/// namespaces(7): a bind mount of such a file keeps the namespace alive, which is how `ip netns add` names one.
+/// mount(2), `EINVAL`: a mount namespace that held itself would never end. Linux was seen to refuse the caller's own
+/// and older ones and to take newer ones; numbers of namespaces grow.
+fn bind_namespace(ctx: &Context<'_>, from: &Path, target: Path) -> Result<()> {
+    let number = from.dentry.inode().ok_or(Errno::ENOENT)?.ino;
+    let is_mounts = from.dentry.with_name(|name| name.starts_with(b"mnt:"));
+    if is_mounts && number <= ctx.mounts.id {
+        return Err(Errno::EINVAL);
+    }
+    let mount = Mount::new(&from.mount.sb, from.dentry.clone(), NAMESPACES.as_bytes(), 0);
+    attach(ctx, &mount, target, |_| Ok(()))
 }
 
 fn kind(dentry: &Arc<Dentry>) -> Result<FileKind> {
@@ -176,6 +203,9 @@ fn check_kinds(root: &Arc<Dentry>, point: &Arc<Dentry>) -> Result<()> {
 
 /// `MS_BIND`: makes `from` appear at `target`, with everything below if `recursive`.
 pub fn bind(ctx: &Context<'_>, from: &Path, target: Path, recursive: bool) -> Result<()> {
+    if from.mount.sb.fs_type == NAMESPACES && !from.is_mount_root() {
+        return bind_namespace(ctx, from, target);
+    }
     let mut tree = tree::lock();
     let target = table::top(target);
     tree.in_ns(&target.mount, ctx.mounts)?;

@@ -1,6 +1,9 @@
 //! `NETLINK_ROUTE` (rtnetlink(7)): interfaces, addresses, routes and neighbours as whoever owns them
 //! tells. Names, numbers and layouts are those of rtnetlink(3) and `linux/rtnetlink.h`.
 
+mod encode;
+mod fixed;
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -10,25 +13,43 @@ use abi::socket::{AF_INET, AF_INET6, AF_UNSPEC};
 use abi::{Errno, Result};
 use arch::lock::Once;
 use socket::NetNamespace;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::kernel::{Outcome, Request};
 use crate::sock::Netlink;
-use crate::wire::{Header, Message, attributes, flag, number};
+use crate::wire::{Header, attributes, flag, number};
+use encode::{IfAddr, IfInfo, RtMsg, family_of};
 
 const NEWLINK: u16 = 16;
+const DELLINK: u16 = 17;
 const GETLINK: u16 = 18;
 const NEWADDR: u16 = 20;
+const DELADDR: u16 = 21;
 const GETADDR: u16 = 22;
 const NEWROUTE: u16 = 24;
+const DELROUTE: u16 = 25;
 const GETROUTE: u16 = 26;
 const NEWNEIGH: u16 = 28;
+const DELNEIGH: u16 = 29;
 const GETNEIGH: u16 = 30;
+const GETRULE: u16 = 34;
+const GETQDISC: u16 = 38;
 const GETTCLASS: u16 = 42;
 const GETTFILTER: u16 = 46;
 const GETACTION: u16 = 50;
+const GETNEIGHTBL: u16 = 66;
+const GETNETCONF: u16 = 82;
 const GETNSID: u16 = 90;
 const GETCHAIN: u16 = 102;
+
+/// `RTNLGRP_*`: who hears of what.
+mod group {
+    pub(super) const LINK: u32 = 1;
+    pub(super) const NEIGH: u32 = 3;
+    pub(super) const IPV4_IFADDR: u32 = 5;
+    pub(super) const IPV4_ROUTE: u32 = 7;
+    pub(super) const IPV6_IFADDR: u32 = 9;
+    pub(super) const IPV6_ROUTE: u32 = 11;
+}
 
 /// An interface.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +70,7 @@ pub struct Link {
     pub broadcast: Vec<u8>,
     /// Packets that wait to be sent at most.
     pub tx_queue_len: u32,
-    /// RFC 2863: 0 unknown, 2 down, 6 up.
+    /// `IF_OPER_*`: 0 unknown, 2 down, 3 for want of what is below, 6 up.
     pub oper_state: u8,
     /// Whether the cable is in.
     pub has_carrier: bool,
@@ -57,6 +78,14 @@ pub struct Link {
     pub queueing: &'static str,
     /// Received and sent: packets, bytes, errors, dropped, in pairs.
     pub counters: [u64; 8],
+    /// What administrators call it; empty for nothing.
+    pub alias: String,
+    /// The kind of interface it was made as, by a program.
+    pub made_as: Option<&'static str>,
+    /// The interface at its other end.
+    pub peer: Option<u32>,
+    /// The number of the namespace where that one is, if it is another.
+    pub peer_namespace: Option<i32>,
 }
 
 /// An address of an interface. Addresses are 4 or 16 bytes.
@@ -107,6 +136,27 @@ pub struct RouteEntry {
     pub kind: u8,
     /// Among routes of one network the smallest wins.
     pub metric: u32,
+    /// The type of service it is for; 0 for all.
+    pub tos: u8,
+    /// The longest packet; 0 for the interface's.
+    pub mtu: u32,
+    /// `RTM_F_*` and `RTCF_*`.
+    pub flags: u32,
+    /// Where a packet comes from that this is the answer for; empty for anywhere.
+    pub from: Vec<u8>,
+    /// Whose packet that is.
+    pub uid: Option<u32>,
+}
+
+/// Whose route is asked for. Addresses are 4 or 16 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RouteQuery<'a> {
+    /// Where to.
+    pub to: &'a [u8],
+    /// Where from, if that is given.
+    pub from: Option<&'a [u8]>,
+    /// The interface it is to leave by; 0 for any.
+    pub index: u32,
 }
 
 /// A neighbour.
@@ -145,7 +195,10 @@ pub trait Network: Send + Sync {
     /// The routes: IPv4 first.
     fn routes(&self, namespace: &Arc<NetNamespace>) -> Vec<RouteEntry>;
     /// The route to an address.
-    fn route_to(&self, namespace: &Arc<NetNamespace>, to: &[u8]) -> Result<RouteEntry>;
+    fn route_to(&self, namespace: &Arc<NetNamespace>, query: &RouteQuery<'_>)
+    -> Result<RouteEntry>;
+    /// Whether packets for others are passed on.
+    fn is_forwarding(&self, namespace: &Arc<NetNamespace>) -> bool;
     /// The neighbours.
     fn neighbours(&self, namespace: &Arc<NetNamespace>) -> Vec<Neighbour>;
     /// Serves a request that changes something; the caller may administer the namespace.
@@ -160,180 +213,89 @@ pub fn set_network(network: &'static dyn Network) {
     NETWORK.call_once(|| network);
 }
 
-/// `struct ifinfomsg`.
-#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct IfInfo {
-    family: u8,
-    pad: u8,
-    hardware: u16,
-    index: i32,
-    flags: u32,
-    change: u32,
+/// What changed, for the groups that listen (`RTNLGRP_*`).
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// An interface came or changed.
+    Link(&'a Link),
+    /// An interface went.
+    NoLink(&'a Link),
+    /// An address came or changed.
+    Address(&'a InterfaceAddress),
+    /// An address went.
+    NoAddress(&'a InterfaceAddress),
+    /// A route came.
+    Route(&'a RouteEntry),
+    /// A route went.
+    NoRoute(&'a RouteEntry),
+    /// A neighbour came or changed.
+    Neighbour(&'a Neighbour),
+    /// A neighbour went.
+    NoNeighbour(&'a Neighbour),
 }
 
-/// `struct ifaddrmsg`.
-#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct IfAddr {
-    family: u8,
-    prefix: u8,
-    flags: u8,
-    scope: u8,
-    index: u32,
-}
-
-/// `struct rtmsg`.
-#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct RtMsg {
-    family: u8,
-    dst_len: u8,
-    src_len: u8,
-    tos: u8,
-    table: u8,
-    protocol: u8,
-    scope: u8,
-    kind: u8,
-    flags: u32,
-}
-
-/// `struct ndmsg`.
-#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct NdMsg {
-    family: u8,
-    pad: [u8; 3],
-    index: i32,
-    state: u16,
-    flags: u8,
-    kind: u8,
-}
-
-fn family_of(address: &[u8]) -> u16 {
-    if address.len() == 16 { AF_INET6 } else { AF_INET }
-}
-
-fn encode_link(link: &Link, flags: u16, request: &Header) -> Vec<u8> {
-    let info = IfInfo {
-        hardware: link.hardware,
-        index: link.index as i32,
-        flags: link.flags,
-        ..IfInfo::default()
-    };
-    let mut out = Message::new(NEWLINK, flags, request).with(&info);
-    out.name(3, &link.name);
-    out.number(13, link.tx_queue_len);
-    out.attribute(16, &[link.oper_state]);
-    out.attribute(17, &[0]);
-    out.number(4, link.mtu);
-    out.number(27, 0);
-    out.number(30, 0);
-    out.number(31, 1);
-    out.number(32, 1);
-    out.attribute(33, &[u8::from(link.has_carrier)]);
-    out.name(6, link.queueing);
-    if !link.address.is_empty() {
-        out.attribute(1, &link.address);
-        out.attribute(2, &link.broadcast);
-    }
-    // struct rtnl_link_stats64 and rtnl_link_stats: the first eight of 24 words.
-    let mut wide = [0u64; 24];
-    for (to, from) in wide.iter_mut().zip(link.counters) {
-        *to = from;
-    }
-    out.attribute(23, wide.as_bytes());
-    out.attribute(7, wide.map(|count| count as u32).as_bytes());
-    out.finish()
-}
-
-fn encode_address(address: &InterfaceAddress, flags: u16, request: &Header) -> Vec<u8> {
-    let header = IfAddr {
-        family: family_of(&address.local) as u8,
-        prefix: address.prefix,
-        flags: address.flags as u8,
-        scope: address.scope,
-        index: address.index,
-    };
-    let mut out = Message::new(NEWADDR, flags, request).with(&header);
-    out.attribute(1, &address.peer);
-    if family_of(&address.local) == AF_INET {
-        out.attribute(2, &address.local);
-        if !address.broadcast.is_empty() {
-            out.attribute(4, &address.broadcast);
-        }
-        if !address.label.is_empty() {
-            out.name(3, &address.label);
+impl Event<'_> {
+    /// The groups one of which it is for.
+    fn groups(&self) -> &'static [u32] {
+        match self {
+            Event::Link(_) | Event::NoLink(_) => &[group::LINK],
+            Event::Address(_) | Event::NoAddress(_) => &[group::IPV4_IFADDR, group::IPV6_IFADDR],
+            Event::Route(_) | Event::NoRoute(_) => &[group::IPV4_ROUTE, group::IPV6_ROUTE],
+            Event::Neighbour(_) | Event::NoNeighbour(_) => &[group::NEIGH],
         }
     }
-    out.number(8, address.flags);
-    let (preferred, valid) = address.lifetimes;
-    out.attribute(6, [preferred, valid, 0, 0].as_bytes());
-    out.finish()
 }
 
-fn encode_route(route: &RouteEntry, flags: u16, request: &Header) -> Vec<u8> {
-    let header = RtMsg {
-        family: if route.is_v6 { AF_INET6 } else { AF_INET } as u8,
-        dst_len: route.prefix,
-        // RT_TABLE_COMPAT: the attribute tells.
-        table: u8::try_from(route.table).unwrap_or(252),
-        protocol: route.protocol,
-        scope: route.scope,
-        kind: route.kind,
-        ..RtMsg::default()
+/// Tells a change to those who listen.
+pub fn notify(namespace: &NetNamespace, event: Event<'_>) {
+    if !event.groups().iter().any(|group| crate::has_listeners(namespace, crate::ROUTE, *group)) {
+        return;
+    }
+    let header = &Header::default();
+    let (group, bytes) = match event {
+        Event::Link(link) => (group::LINK, encode::link(link, NEWLINK, 0, header)),
+        Event::NoLink(link) => (group::LINK, encode::link(link, DELLINK, 0, header)),
+        Event::Address(address) | Event::NoAddress(address) => {
+            let is_v6 = family_of(&address.local) == AF_INET6;
+            let kind = if matches!(event, Event::Address(_)) { NEWADDR } else { DELADDR };
+            let group = if is_v6 { group::IPV6_IFADDR } else { group::IPV4_IFADDR };
+            (group, encode::address(address, kind, 0, header))
+        }
+        Event::Route(route) | Event::NoRoute(route) => {
+            let kind = if matches!(event, Event::Route(_)) { NEWROUTE } else { DELROUTE };
+            let group = if route.is_v6 { group::IPV6_ROUTE } else { group::IPV4_ROUTE };
+            (group, encode::route(route, kind, 0, header))
+        }
+        Event::Neighbour(entry) => (group::NEIGH, encode::neighbour(entry, NEWNEIGH, 0, header)),
+        Event::NoNeighbour(entry) => (group::NEIGH, encode::neighbour(entry, DELNEIGH, 0, header)),
     };
-    let mut out = Message::new(NEWROUTE, flags, request).with(&header);
-    out.number(15, route.table);
-    if route.prefix > 0 {
-        out.attribute(1, &route.to);
-    }
-    if route.metric != 0 || route.is_v6 {
-        out.number(6, route.metric);
-    }
-    if !route.source.is_empty() {
-        out.attribute(7, &route.source);
-    }
-    if !route.gateway.is_empty() {
-        out.attribute(5, &route.gateway);
-    }
-    if route.index != 0 {
-        out.number(4, route.index);
-    }
-    out.finish()
+    crate::multicast(namespace, crate::ROUTE, group, &bytes);
 }
 
-fn encode_neighbour(neighbour: &Neighbour, flags: u16, request: &Header) -> Vec<u8> {
-    let header = NdMsg {
-        family: family_of(&neighbour.address) as u8,
-        index: neighbour.index as i32,
-        state: neighbour.state,
-        flags: neighbour.flags,
-        kind: 1,
-        ..NdMsg::default()
-    };
-    let mut out = Message::new(NEWNEIGH, flags, request).with(&header);
-    out.attribute(1, &neighbour.address);
-    if !neighbour.hardware.is_empty() {
-        out.attribute(2, &neighbour.hardware);
-    }
-    out.finish()
-}
+type Encode<T> = fn(&T, u16, u16, &Header) -> Vec<u8>;
 
 /// A dump of what is in a list.
 fn dump<T: Send + Sync + 'static>(
     list: Vec<T>,
     request: Header,
-    encode: fn(&T, u16, &Header) -> Vec<u8>,
+    kind: u16,
+    encode: Encode<T>,
 ) -> Outcome {
-    let messages = list.into_iter().map(move |entry| encode(&entry, flag::MULTI, &request));
+    let messages = list.into_iter().map(move |entry| encode(&entry, kind, flag::MULTI, &request));
     Outcome::Dump(Box::new(messages))
 }
 
 fn get_link(namespace: &Arc<NetNamespace>, request: &Request<'_>) -> Result<Outcome> {
-    let links = NETWORK.get().map_or_else(Vec::new, |network| network.links(namespace));
+    let mut links = NETWORK.get().map_or_else(Vec::new, |network| network.links(namespace));
     if request.is_dump() {
-        return Ok(dump(links, request.header, encode_link));
+        // IFLA_LINKINFO with an IFLA_INFO_KIND limits it to interfaces of that kind.
+        let mut all = attributes(request.payload, size_of::<IfInfo>());
+        if let Some((_, info)) = all.find(|(kind, _)| *kind == 18)
+            && let Some(wanted) = find_name(info, 0, 1)
+        {
+            links.retain(|link| link.made_as == Some(wanted));
+        }
+        return Ok(dump(links, request.header, NEWLINK, encode::link));
     }
     let info: IfInfo = request.read()?;
     let name = attributes(request.payload, size_of::<IfInfo>())
@@ -348,7 +310,7 @@ fn get_link(namespace: &Arc<NetNamespace>, request: &Request<'_>) -> Result<Outc
         return Err(Errno::EINVAL);
     }
     let found = found.ok_or(Errno::ENODEV)?;
-    Ok(Outcome::Answer([encode_link(found, 0, &request.header)].to_vec()))
+    Ok(Outcome::Answer([encode::link(found, NEWLINK, 0, &request.header)].to_vec()))
 }
 
 /// The family that a dump is limited to, from the first byte of the payload.
@@ -366,14 +328,23 @@ fn get_route(namespace: &Arc<NetNamespace>, request: &Request<'_>) -> Result<Out
             AF_INET6 => route.is_v6,
             _ => true,
         });
-        return Ok(dump(routes, request.header, encode_route));
+        return Ok(dump(routes, request.header, NEWROUTE, encode::route));
     }
     let _: RtMsg = request.read()?;
-    let to = attributes(request.payload, size_of::<RtMsg>()).find(|(kind, _)| *kind == 1);
+    let find = |wanted: u16| {
+        let mut all = attributes(request.payload, size_of::<RtMsg>());
+        all.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    };
     let network = network.ok_or(Errno::ENETUNREACH)?;
-    let (_, to) = to.ok_or(Errno::EINVAL)?;
-    let route = network.route_to(namespace, to)?;
-    Ok(Outcome::Answer([encode_route(&route, 0, &request.header)].to_vec()))
+    let query = RouteQuery {
+        to: find(1).ok_or(Errno::EINVAL)?,
+        from: find(2),
+        index: find(4).and_then(number).unwrap_or(0),
+    };
+    let mut route = network.route_to(namespace, &query)?;
+    let uid = socket::identity::current().map(|(_, creds)| creds.euid);
+    route.uid = uid.filter(|_| !route.is_v6);
+    Ok(Outcome::Answer([encode::route(&route, NEWROUTE, 0, &request.header)].to_vec()))
 }
 
 /// Serves a request of rtnetlink.
@@ -391,25 +362,43 @@ pub(crate) fn serve(socket: &Netlink, request: &Request<'_>) -> Result<Outcome> 
                 (wanted == AF_UNSPEC || wanted == family_of(&address.local))
                     && (!is_strict || index == 0 || index == address.index)
             });
-            Ok(dump(list, request.header, encode_address))
+            Ok(dump(list, request.header, NEWADDR, encode::address))
         }
         GETROUTE => get_route(namespace, request),
         GETNEIGH if request.is_dump() => {
             let mut list = network.map_or_else(Vec::new, |network| network.neighbours(namespace));
             list.retain(|entry| wanted == AF_UNSPEC || wanted == family_of(&entry.address));
-            Ok(dump(list, request.header, encode_neighbour))
+            Ok(dump(list, request.header, NEWNEIGH, encode::neighbour))
+        }
+        GETRULE if request.is_dump() => Ok(fixed::rules(wanted, request.header)),
+        GETQDISC if request.is_dump() => {
+            let links = network.map_or_else(Vec::new, |network| network.links(namespace));
+            Ok(fixed::disciplines(&links, request.header))
+        }
+        GETNEIGHTBL if request.is_dump() => {
+            let links = network.map_or_else(Vec::new, |network| network.links(namespace));
+            Ok(fixed::neighbour_tables(wanted, &links, request.header))
+        }
+        GETNETCONF => {
+            let links = network.map_or_else(Vec::new, |network| network.links(namespace));
+            let forwards = network.is_some_and(|network| network.is_forwarding(namespace));
+            fixed::configuration(wanted, &links, forwards, request)
         }
         // Types come in fours: new, delete, get, set.
         kind if kind % 4 != 2 => change(socket, request),
         // There is none of these.
         GETTCLASS | GETTFILTER | GETACTION | GETNSID | GETCHAIN if request.is_dump() => {
-            Ok(dump(Vec::<Link>::new(), request.header, encode_link))
+            Ok(dump(Vec::<Link>::new(), request.header, NEWLINK, encode::link))
         }
         _ => Err(Errno::EOPNOTSUPP),
     }
 }
 
 fn change(socket: &Netlink, request: &Request<'_>) -> Result<Outcome> {
+    // Linux acknowledges a request without a family and does nothing (case `rtnl-link-messages`).
+    if request.payload.is_empty() {
+        return Ok(Outcome::Done);
+    }
     let (_, creds) = socket::identity::current().ok_or(Errno::EPERM)?;
     if !creds.ns_capable(&socket.namespace().user_ns, vfs::Cap::NET_ADMIN) {
         return Err(Errno::EPERM);
