@@ -272,7 +272,7 @@ fn places(key: Key) -> core::ops::RangeInclusive<(Key, u64)> {
 /// Takes up to `count` waiters of `key` out of a bucket, but none that wait for a lock that is inherited:
 /// whether one of those was the first.
 fn take(bucket: &mut Bucket, key: Key, count: usize, bits: u32, out: &mut Taken) -> bool {
-    if count == 0 || bucket.is_empty() {
+    if count == 0 {
         return false;
     }
     let mut first_is_pi = None;
@@ -300,18 +300,33 @@ pub fn wake(task: &Task, address: VirtAddr, scope: Scope, count: u32, bits: u32)
         return Err(Errno::EINVAL);
     }
     let key = Key::of(task, address, scope)?;
-    let count = count.max(1) as usize;
+    let bucket = lock(key);
+    if bucket.is_empty() {
+        return Ok(0);
+    }
+    wake_from(bucket, key, count.max(1) as usize, bits)
+}
+
+fn wake_from(
+    mut bucket: SpinLockGuard<'static, Bucket>,
+    key: Key,
+    count: usize,
+    bits: u32,
+) -> Result<usize> {
     let mut woken = 0;
     loop {
         let at_most = (count - woken).min(BATCH);
         let mut some = Taken::new();
-        if take(&mut lock(key), key, at_most, bits, &mut some) {
+        let is_first_pi = take(&mut bucket, key, at_most, bits, &mut some);
+        drop(bucket);
+        if is_first_pi {
             return Err(Errno::EINVAL);
         }
         woken += wake_taken(&some);
         if some.len() < at_most || woken >= count {
             return Ok(woken);
         }
+        bucket = lock(key);
     }
 }
 
