@@ -88,8 +88,8 @@ pub(crate) fn run(filters: &[&str]) -> Result<u8> {
     Ok(u8::from(all(filters)?.failed > 0))
 }
 
-/// The cases here and those of `test_loaders`, `test_power`, `test_sysrq`, `test_uefi`, `test_root`, `test_network` and
-/// `test_systemd`, on the release kernel.
+/// The cases here and those of `test_loaders`, `test_power`, `test_sysrq`, `test_uefi`, `test_root`, `test_network`,
+/// `test_disks` and `test_systemd`, on the release kernel.
 pub(crate) fn all(filters: &[&str]) -> Result<Tally> {
     let mut tally = cases(Profile::Release, filters)?;
     tally.add(crate::test_loaders::cases(filters)?);
@@ -98,6 +98,7 @@ pub(crate) fn all(filters: &[&str]) -> Result<Tally> {
     tally.add(crate::test_uefi::cases(filters)?);
     tally.add(crate::test_root::cases(filters)?);
     tally.add(crate::test_network::cases(filters)?);
+    tally.add(crate::test_disks::cases(filters)?);
     tally.add(crate::test_systemd::cases(filters)?);
     Ok(tally)
 }
