@@ -3,14 +3,14 @@
 CARGO := tools/cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all build run run-machine debug profile test bench bench-check bench-record stats clean
+.PHONY: all build run run-machine debug profile test bench bench-check bench-record stats clean image deb rpm
 all: build
 
 build:
 	@$(CARGO) xtask build
 
 # ROOTFS= CMD= SMP= MEM= DISK=virtio|nvme ACCEL= APPEND= NET=user HOSTFWD=8080:80 INIT= INITRD= BOOT=bios|pvh DEBUG=1
-export ROOTFS CMD SMP MEM DISK DISK_SIZE ACCEL CPU APPEND NET HOSTFWD INIT INITRD KERNEL BOOT IMAGE DEBUG QEMU_ARGS FOLDED
+export FORMAT ROOTFS CMD SMP MEM DISK DISK_SIZE ACCEL CPU APPEND NET HOSTFWD INIT INITRD KERNEL BOOT IMAGE DEBUG QEMU_ARGS FOLDED
 run: run-machine
 	$(exit-with $(TARGET)/run-status)@read status < $(TARGET)/run-status.$$PPID; \
 		rm -f $(TARGET)/run-status.$$PPID; exit $$status
@@ -25,6 +25,14 @@ $(TARGET)/release/libmake_status.so: tools/make-status/src/lib.rs
 	@$(CARGO) build --quiet --release -p make-status && touch $@
 -load $(TARGET)/release/libmake_status.so(make_status_setup)
 endif
+
+# A disk or CD to give away: FORMAT=raw|qcow2|iso ROOTFS= DISK_SIZE= APPEND=
+image:
+	@FORMAT=$(or $(FORMAT),qcow2) $(CARGO) xtask image
+
+# The kernel's package for Debian, and for CentOS with a directory that yum takes it from.
+deb rpm:
+	@$(CARGO) xtask $@
 
 debug:
 	@$(CARGO) xtask debug

@@ -154,10 +154,11 @@ fn halt_others(task: &Task) -> Halted {
         if signals.exec_by.is_some() {
             return Halted::ByAnother;
         }
-        *group.dump.lock() = Some(Vec::new());
         signals.exec_by = Some(task.thread_key.load(Ordering::Relaxed));
-        signal::send::kill_others(task, &mut signals);
     }
+    // Before the others are told to end, who look here then; nobody else dumps or executes meanwhile.
+    *group.dump.lock() = Some(Vec::new());
+    signal::send::kill_others(task, &mut group.signals.lock());
     group.resume.wait(|| {
         let is_killed = group.signals.lock().is_exiting();
         (group.is_single_threaded() || is_killed).then_some(())

@@ -39,7 +39,7 @@ pub(crate) fn build(profile: Profile) -> Result<Kernel> {
     let setup = setup_code()?;
 
     symbols::embed(&mut vmlinux)?;
-    let vmlinuz = bzimage::assemble(&setup, &vmlinux, &version())?;
+    let vmlinuz = bzimage::assemble(&setup, &vmlinux, &version()?)?;
     fs::create_dir_all(&out)?;
     let kernel = Kernel { vmlinux: out.join("vmlinux"), vmlinuz: out.join("vmlinuz") };
     write_if_changed(&kernel.vmlinux, &vmlinux)?;
@@ -64,14 +64,16 @@ fn write_if_changed(path: &PathBuf, bytes: &[u8]) -> Result {
 }
 
 /// `5.4.0-tkernel (name@machine) #1 SMP`, what `file` shows.
-fn version() -> String {
-    let source = fs::read_to_string(paths::project().join(RELEASE_SOURCE)).unwrap_or_default();
-    let release = source
-        .lines()
-        .find(|line| line.contains("const RELEASE"))
-        .and_then(|line| line.split('"').nth(1))
-        .unwrap_or("5.4.0-tkernel");
-    format!("{release} (build@localhost) #1 SMP PREEMPT")
+fn version() -> Result<String> {
+    Ok(format!("{} (build@localhost) #1 SMP PREEMPT", release()?))
+}
+
+/// What `uname -r` says.
+pub(crate) fn release() -> Result<String> {
+    let source = fs::read_to_string(paths::project().join(RELEASE_SOURCE))?;
+    let line = source.lines().find(|line| line.contains("const RELEASE"));
+    let release = line.and_then(|line| line.split('"').nth(1));
+    Ok(release.ok_or_else(|| format!("{RELEASE_SOURCE} names no release"))?.into())
 }
 
 fn compile(profile: Profile, packages: &[&str]) -> Result {

@@ -15,11 +15,7 @@ pub(crate) fn ensure(options: &Options) -> Result<PathBuf> {
     if let Some(image) = &options.image {
         return Ok(image.clone());
     }
-    let archive = match &options.rootfs {
-        Some(archive) => fs::canonicalize(archive)
-            .map_err(|error| format!("ROOTFS={}: {error}", archive.display()))?,
-        None => rootfs::archive(&rootfs::DEFAULT)?,
-    };
+    let archive = archive(options)?;
     let image = place(&archive);
     let stamp_file = image.with_extension("stamp");
     fs::create_dir_all(image.parent().unwrap_or(Path::new(".")))?;
@@ -51,8 +47,15 @@ pub(crate) fn discard(options: &Options) -> Result {
     }
 }
 
+/// The archive of the root of these options; Debian's is made when it is missing.
+pub(crate) fn archive(options: &Options) -> Result<PathBuf> {
+    let Some(archive) = &options.rootfs else { return rootfs::archive(&rootfs::DEFAULT) };
+    Ok(fs::canonicalize(archive)
+        .map_err(|error| format!("ROOTFS={}: {error}", archive.display()))?)
+}
+
 /// Where the image of an archive is kept.
-fn place(archive: &Path) -> PathBuf {
+pub(crate) fn place(archive: &Path) -> PathBuf {
     let name = archive.file_name().unwrap_or_default().to_string_lossy();
     let name = name.split(".tar").next().unwrap_or("root");
     paths::output().join("images").join(format!("{name}.ext4"))
@@ -62,10 +65,7 @@ fn place(archive: &Path) -> PathBuf {
 /// only way to get files in.
 pub(crate) fn ramdisk(options: &Options) -> Result<PathBuf> {
     shell::ensure_programs(&[("cpio", "cpio")])?;
-    let archive = match &options.rootfs {
-        Some(archive) => fs::canonicalize(archive)?,
-        None => rootfs::archive(&rootfs::DEFAULT)?,
-    };
+    let archive = archive(options)?;
     let directory = paths::output().join("images");
     fs::create_dir_all(&directory)?;
     let tree = directory.join(format!("ram.{}", std::process::id()));
@@ -93,7 +93,7 @@ fn stamp(archive: &Path, init: &Path, options: &Options) -> Result<String> {
     Ok(format!("{} {} {modified} {:x}\n", archive.display(), metadata.len(), hasher.finish()))
 }
 
-fn extract(archive: &Path, tree: &Path) -> Result {
+pub(crate) fn extract(archive: &Path, tree: &Path) -> Result {
     shell::ensure_programs(&[("tar", "tar"), ("xz", "xz-utils")])?;
     if tree.exists() {
         fs::remove_dir_all(tree)?;

@@ -5,7 +5,8 @@
 //! | `build [--debug]`   | `target/vmlinux` and `target/vmlinuz` (debug: `target/debug-kernel/…`)  |
 //! | `run`               | build, make a root image, boot it to a shell or run `CMD`               |
 //! | `debug`             | the same with QEMU waiting for gdb                                      |
-//! | `image [ROOTFS]`    | only the root image; prints its path                                    |
+//! | `image [ROOTFS]`    | only the root image, or with `FORMAT` a disk or CD; prints its path      |
+//! | `deb`, `rpm`        | the kernel's package for Debian, for CentOS                             |
 //! | `image --uefi`      | a disk image for UEFI by the `bootloader` crate, the root as RAM disk    |
 //! | `rootfs NAME`       | only a root's archive (debian, stress, applications); prints its path    |
 //! | `profile`           | `run` with a count of instructions by kernel function                   |
@@ -25,10 +26,12 @@ mod accel;
 mod build;
 mod bzimage;
 mod debug;
+mod disk;
 mod elf;
 mod guest;
 mod image;
 mod options;
+mod package;
 mod paths;
 mod profile;
 mod qemu;
@@ -40,6 +43,7 @@ mod tally;
 mod test;
 mod test_bench;
 mod test_boot;
+mod test_disks;
 mod test_loaders;
 mod test_locks;
 mod test_network;
@@ -79,12 +83,24 @@ fn main() -> ExitCode {
             if let [rootfs] = rest {
                 o.rootfs = Some(rootfs.into());
             }
-            println!("{}", image::ensure(&o)?.display());
+            let path = match o.format {
+                Some(format) => disk::make(&o, format, &disk::place(&o)?, &[])?,
+                None => image::ensure(&o)?,
+            };
+            println!("{}", path.display());
             Ok(0)
         }),
         ["rootfs", name] => rootfs::recipe(name).and_then(|recipe| {
             println!("{}", rootfs::archive(recipe)?.display());
             Ok(0)
+        }),
+        ["deb"] => package::deb().map(|path| {
+            println!("{}", path.display());
+            0
+        }),
+        ["rpm"] => package::rpm().map(|path| {
+            println!("{}", path.display());
+            0
         }),
         ["profile", rest @ ..] => Options::from_env(rest).and_then(|o| profile::run(&o)),
         ["profile-report", raw, vmlinux] => {
@@ -100,7 +116,7 @@ fn main() -> ExitCode {
         ["compat"] => compat(),
         _ => Err(
             "usage: cargo xtask build [--debug] | run | debug | profile | image [ROOTFS | --uefi] | rootfs NAME \
-             | test | test-boot | test-shell | test-oracle | test-locks | test-powercuts | test-stress | compat"
+             | deb | rpm | test | test-boot | test-shell | test-oracle | test-locks | test-powercuts | test-stress | compat"
                 .into(),
         ),
     };

@@ -1,6 +1,7 @@
 //! What `make run` is told through the environment.
 
 use crate::Result;
+use crate::disk::Format;
 use std::env;
 use std::path::PathBuf;
 
@@ -45,6 +46,8 @@ pub(crate) struct Options {
     pub(crate) cpu: Option<String>,
     /// `APPEND`: more words for the kernel's command line.
     pub(crate) append: String,
+    /// `FORMAT`: what `image` makes; without it only the root's file system.
+    pub(crate) format: Option<Format>,
     /// `INIT`: another init than the helper.
     pub(crate) init: Option<String>,
     /// `INITRD`: an initial ramdisk.
@@ -113,6 +116,7 @@ impl Options {
             accel: text("ACCEL"),
             cpu: text("CPU"),
             append: text("APPEND").unwrap_or_default(),
+            format: text("FORMAT").map(|name| Format::from_name(&name)).transpose()?,
             init: text("INIT"),
             initrd: text("INITRD").map(PathBuf::from),
             kernel: text("KERNEL").map(PathBuf::from),

@@ -2,6 +2,7 @@
 
 use crate::{Failure, Result};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// Runs a command; an exit status other than zero is a failure.
 pub(crate) fn run(command: &mut Command) -> Result {
@@ -45,6 +46,9 @@ pub(crate) fn tool(name: &str) -> Command {
 /// Makes sure that programs exist: `(program, Debian package)`. Installs what is missing with apt
 /// when run as root, and says what to install otherwise.
 pub(crate) fn ensure_programs(wanted: &[(&str, &str)]) -> Result {
+    // One apt at a time.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let missing: Vec<&str> = wanted
         .iter()
         .filter(|(program, _)| !has_program(program))

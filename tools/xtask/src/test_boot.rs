@@ -88,17 +88,39 @@ pub(crate) fn run(filters: &[&str]) -> Result<u8> {
     Ok(u8::from(all(filters)?.failed > 0))
 }
 
-/// The cases here and those of `test_loaders`, `test_power`, `test_sysrq`, `test_uefi`, `test_root`, `test_network` and
-/// `test_systemd`, on the release kernel.
+type Cases = fn(&[&str]) -> Result<Tally>;
+
+/// The cases here and of the other modules that boot, on the release kernel: two machines at a time, those that share an
+/// image one after the other.
 pub(crate) fn all(filters: &[&str]) -> Result<Tally> {
-    let mut tally = cases(Profile::Release, filters)?;
-    tally.add(crate::test_loaders::cases(filters)?);
-    tally.add(crate::test_power::cases(filters)?);
-    tally.add(crate::test_sysrq::cases(filters)?);
-    tally.add(crate::test_uefi::cases(filters)?);
-    tally.add(crate::test_root::cases(filters)?);
-    tally.add(crate::test_network::cases(filters)?);
-    tally.add(crate::test_systemd::cases(filters)?);
+    const LOADERS: [Cases; 3] = [
+        |filters| cases(Profile::Release, filters),
+        crate::test_loaders::cases,
+        crate::test_uefi::cases,
+    ];
+    const ROOTS: [Cases; 6] = [
+        crate::test_power::cases,
+        crate::test_sysrq::cases,
+        crate::test_root::cases,
+        crate::test_network::cases,
+        crate::test_disks::cases,
+        crate::test_systemd::cases,
+    ];
+    build(Profile::Release)?;
+    let run = |groups: &[Cases]| {
+        let mut tally = Tally::default();
+        for cases in groups {
+            // Words, since a failure may hold what cannot go from thread to thread.
+            tally.add(cases(filters).map_err(|failure| failure.to_string())?);
+        }
+        Ok::<_, String>(tally)
+    };
+    let (loaders, roots) = std::thread::scope(|scope| {
+        let roots = scope.spawn(|| run(&ROOTS));
+        (run(&LOADERS), roots.join())
+    });
+    let mut tally = loaders?;
+    tally.add(roots.map_err(|_| "a test panicked")??);
     Ok(tally)
 }
 

@@ -128,6 +128,7 @@ fn options(command: String, port: u16) -> Options {
         accel: Some("tcg,thread=multi".into()),
         cpu: None,
         append: "ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off".into(),
+        format: None,
         init: None,
         initrd: None,
         kernel: None,

@@ -39,7 +39,6 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
     }
     shell::ensure_programs(&[
         ("qemu-system-x86_64", "qemu-system-x86"),
-        (FIRMWARE, "ovmf"),
         ("grub-mkrescue", "grub-common"),
         ("/usr/lib/grub/x86_64-efi/kernel.img", "grub-efi-amd64-bin"),
         ("xorriso", "xorriso"),
@@ -58,14 +57,21 @@ pub(crate) fn cases(filters: &[&str]) -> Result<Tally> {
 
 fn run(site: &Site<'_>, entry: &str, prepare: fn(&Site<'_>, &mut Command) -> Result) -> Result {
     let mut command = machine();
+    add_firmware(&mut command)?;
+    command.args(["-vga", "std", "-smp", "2"]);
+    prepare(site, &mut command)?;
+    check_init(&log_of(&mut command)?, &[entry, "framebuffer"])
+}
+
+/// Has a machine start by this firmware, which is installed if it is missing.
+pub(crate) fn add_firmware(command: &mut Command) -> Result {
+    shell::ensure_programs(&[(FIRMWARE, "ovmf")])?;
     let flash = |unit: u32, mode: &str, file: &str| {
         format!("if=pflash,format=raw,unit={unit},{mode},file={file}")
     };
     command.args(["-drive", &flash(0, "readonly=on", FIRMWARE)]);
     command.args(["-drive", &flash(1, "snapshot=on", VARIABLES)]);
-    command.args(["-vga", "std", "-smp", "2"]);
-    prepare(site, &mut command)?;
-    check_init(&log_of(&mut command)?, &[entry, "framebuffer"])
+    Ok(())
 }
 
 fn direct(site: &Site<'_>, command: &mut Command) -> Result {
