@@ -67,26 +67,27 @@ impl Item {
         }
     }
 
-    /// The events to report now of its `file`.
-    fn ready(&self, file: &File) -> u32 {
+    /// The events to report now of its `file`, and all that are wanted with how.
+    #[inline]
+    fn ready(&self, file: &File) -> (u32, u32) {
         if self.gone.load(Ordering::SeqCst) {
-            return 0;
+            return (0, 0);
         }
         let wanted = self.events.load(Ordering::Relaxed);
-        file.poll(None) & wanted & !PRIVATE_BITS
+        (file.poll(None) & wanted & !PRIVATE_BITS, wanted)
     }
 
-    /// The event to report now, of an item that was taken off the ready list.
+    /// The event to report now, of an item that was taken off the ready list, and how it is wanted.
     #[inline]
-    fn take_event(&self) -> Option<EpollEvent> {
+    fn take_event(&self) -> Option<(EpollEvent, u32)> {
         // Cleared before the file is asked: a change from now on queues it anew.
         self.queued.store(false, Ordering::SeqCst);
-        let events = self.look();
+        let (events, wanted) = self.file.upgrade().map_or((0, 0), |file| self.ready(&file));
         if events == 0 {
             return None;
         }
         let data = self.data.load(Ordering::Relaxed);
-        Some(EpollEvent { events, data: [data as u32, (data >> 32) as u32] })
+        Some((EpollEvent { events, data: [data as u32, (data >> 32) as u32] }, wanted))
     }
 
     /// After its events were reported: whether it is to be asked again next time.
@@ -100,7 +101,7 @@ impl Item {
 
     /// The events to report now, unless its file has been closed.
     fn look(&self) -> u32 {
-        self.file.upgrade().map_or(0, |file| self.ready(&file))
+        self.file.upgrade().map_or(0, |file| self.ready(&file).0)
     }
 }
 
@@ -172,16 +173,21 @@ struct Reported {
 /// Asks the items of a batch and reports what they have.
 fn report(batch: &Batch, give: &mut Give<'_>) -> Reported {
     let mut events = ArrayVec::<EpollEvent, BATCH>::new();
-    let mut found = 0u32;
+    let (mut found, mut back, mut is_once) = (0u32, 0u32, 0);
     for (place, item) in batch.iter().enumerate() {
-        if let Some(event) = item.take_event() {
+        if let Some((event, wanted)) = item.take_event() {
             found |= u32::from(events.try_push(event).is_ok()) << place;
+            back |= u32::from(wanted & (EPOLLONESHOT | EPOLLET) == 0) << place;
+            is_once |= wanted & EPOLLONESHOT;
         }
     }
     if found == 0 {
         return Reported { stored: 0, back: 0, front: 0 };
     }
     let stored = give(&events).min(events.len());
+    if stored == events.len() && is_once == 0 {
+        return Reported { stored, back, front: 0 };
+    }
     let (mut left, mut back, mut front) = (stored, 0, 0);
     for (place, item) in batch.iter().enumerate().filter(|(place, _)| found >> place & 1 != 0) {
         match left.checked_sub(1) {
@@ -330,7 +336,7 @@ impl Epoll {
         }
         item.data.store(data, Ordering::Relaxed);
         item.events.store(events | POLLERR | POLLHUP, Ordering::SeqCst);
-        if item.ready(file) != 0 {
+        if item.ready(file).0 != 0 {
             self.enqueue(&item);
         }
         Ok(())
@@ -359,13 +365,7 @@ impl Epoll {
                 continue;
             }
             let mut batch = Batch::new();
-            self.ready.with(|ready| {
-                while batch.len() < wanted
-                    && let Some(item) = ready.pop_front()
-                {
-                    batch.push(item);
-                }
-            });
+            self.ready.with(|ready| batch.extend(ready.drain(..wanted.min(ready.len()))));
             if batch.is_empty() {
                 break;
             }
@@ -388,7 +388,7 @@ impl Epoll {
     /// As [`report`] for the first item alone; whether it was stored, and whether it is on the list again.
     fn report_first(&self, give: &mut Give<'_>) -> (bool, bool) {
         let Some(item) = self.ready.with(VecDeque::pop_front) else { return (false, false) };
-        let Some(event) = item.take_event() else { return (false, false) };
+        let Some((event, _)) = item.take_event() else { return (false, false) };
         let stored = give(core::slice::from_ref(&event)) > 0;
         let goes_back = !stored || item.is_left_ready();
         if goes_back && !item.queued.swap(true, Ordering::SeqCst) {
@@ -402,6 +402,13 @@ impl Epoll {
 
     /// Puts items on the ready list again.
     fn put_back(&self, batch: &mut Batch, reported: &Reported) {
+        if reported.front == 0 && reported.back.count_ones() as usize == batch.len() {
+            let is_off = |item: &Arc<Item>| !item.queued.swap(true, Ordering::SeqCst);
+            self.ready.with(|ready| {
+                batch.drain(..).filter(is_off).for_each(|item| ready.push_back(item));
+            });
+            return;
+        }
         let mut first = 0;
         self.ready.with(|ready| {
             for (place, item) in batch.drain(..).enumerate() {
