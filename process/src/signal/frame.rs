@@ -78,6 +78,8 @@ pub fn set_altstack(task: &Task, new: StackT, sp: u64) -> Result<()> {
 }
 
 /// Writes the frame for `signal` below the stack pointer and points the registers at the handler.
+// Called at one place, with much that is passed in memory otherwise.
+#[inline(always)]
 pub(crate) fn push(
     task: &Task,
     regs: &mut TrapFrame,
