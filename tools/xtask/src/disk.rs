@@ -82,7 +82,8 @@ pub(crate) fn make(
     ])?;
     let kernel = build::build(Profile::Release)?;
     let release = build::release()?;
-    let target = target.with_extension(format.extension());
+    // Appended: a name like centos-7.2 has no extension.
+    let target = PathBuf::from(format!("{}.{}", target.display(), format.extension()));
     eprintln!("xtask: making {}", target.display());
     let tree = target.with_extension("tree");
     image::extract(&image::archive(options)?, &tree)?;
