@@ -69,7 +69,7 @@ pub(crate) fn start(info: &'static BootInfo, line: &CommandLine) {
         caller: &KernelCaller,
     };
     report("rootfs", first_files(&ctx));
-    devices(line);
+    devices(line, &mounts);
     if let Some(image) = arch::boot::initrd() {
         match initramfs::unpack(&ctx, image) {
             Ok(count) => log::info!("initramfs: {count} entries unpacked"),
@@ -142,7 +142,7 @@ fn first_files(ctx: &Context<'_>) -> Result<()> {
 }
 
 /// Finds the machine's devices and brings their drivers up.
-fn devices(line: &CommandLine) {
+fn devices(line: &CommandLine, mounts: &Arc<MountNamespace>) {
     for word in line.values("console") {
         tty::console::choose(word);
     }
@@ -159,6 +159,7 @@ fn devices(line: &CommandLine) {
     tty::serial::set_sysrq(platform::sysrq::key_pressed);
     block::init();
     blockdev::init();
+    report("loop", loopdev::init(mounts));
     virtio::init();
     nvme::init();
     report("pci", pci::init(&configuration_space()));

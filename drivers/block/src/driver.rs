@@ -134,6 +134,15 @@ pub trait Driver: Send + Sync {
         None
     }
 
+    /// Files of its own below `/sys/block/NAME`, by path, with one line each. Whoever changes one tells
+    /// [`crate::attributes_changed`].
+    fn attributes(&self) -> alloc::vec::Vec<(&'static str, alloc::string::String)> {
+        alloc::vec::Vec::new()
+    }
+
+    /// Nobody has the disk or a partition of it open any more. May sleep.
+    fn closed(&self) {}
+
     /// An `ioctl` the block layer does not know: for the driver's own.
     fn ioctl(&self, command: u32, argument: usize) -> Result<usize> {
         let _ = (command, argument);

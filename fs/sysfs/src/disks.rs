@@ -6,7 +6,7 @@ use abi::{Errno, Result};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use block::{DeadlineKnobs, Device, Disk, KindStats, Limits, Scheduler};
+use block::{DeadlineKnobs, Device, Disk, KindStats, Scheduler};
 use core::num::IntErrorKind;
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -65,12 +65,22 @@ fn add_disk(tree: &mut Builder, disk: &Arc<Disk>, path: &str) {
     ] {
         tree.fixed(&format!("{path}/{file}"), text);
     }
-    tree.fixed(&format!("{path}/range"), if device.id().major == 259 { "0" } else { "16" });
+    tree.fixed(
+        &format!("{path}/range"),
+        match device.id().major {
+            259 => "0",
+            7 => "1",
+            _ => "16",
+        },
+    );
     tree.dir(&format!("{path}/slaves"));
     if let Some(serial) = device.driver().serial() {
         tree.fixed(&format!("{path}/serial"), serial);
     }
-    queue(tree, device.limits(), &format!("{path}/queue"));
+    for (file, text) in device.driver().attributes() {
+        tree.fixed(&format!("{path}/{file}"), text);
+    }
+    queue(tree, device, &format!("{path}/queue"));
     scheduler(tree, device, &format!("{path}/queue"));
 }
 
@@ -137,9 +147,9 @@ fn number(text: &[u8]) -> Result<i32> {
 
 static CHOICES: AtomicU32 = AtomicU32::new(0);
 
-/// Grows when a disk gets another scheduler: its knobs come and go.
+/// Grows when a disk gets another scheduler, whose knobs come and go, or a driver tells something else.
 pub(crate) fn generation() -> u32 {
-    CHOICES.load(Ordering::Acquire)
+    CHOICES.load(Ordering::Acquire).wrapping_add(block::attributes_generation())
 }
 
 /// Files that disks and partitions have alike.
@@ -195,8 +205,9 @@ fn stat(device: &Device) -> String {
     format!("{} {} {flow} {}", kind(&s.read), kind(&s.write), kind(&s.discard))
 }
 
-fn queue(tree: &mut Builder, limits: &Limits, path: &str) {
-    let logical = u64::from(limits.logical_block_size);
+fn queue(tree: &mut Builder, device: &Device, path: &str) {
+    let limits = device.limits();
+    let logical = u64::from(device.block_size());
     let max_kb = limits.max_sectors / 2;
     let discard = limits.max_discard_sectors.saturating_mul(512).min(u64::from(u32::MAX) & !511);
     let zeroes = limits.max_write_zeroes_sectors.saturating_mul(512);
@@ -222,7 +233,7 @@ fn queue(tree: &mut Builder, limits: &Limits, path: &str) {
         ("minimum_io_size", u64::from(limits.io_min).max(logical)),
         ("nr_requests", limits.queue_depth as u64),
         ("optimal_io_size", u64::from(limits.io_opt)),
-        ("physical_block_size", u64::from(limits.physical_block_size)),
+        ("physical_block_size", u64::from(limits.physical_block_size).max(logical)),
         ("read_ahead_kb", 128),
         ("rotational", u64::from(limits.rotational)),
         ("write_zeroes_max_bytes", zeroes),
