@@ -161,6 +161,9 @@ fn devices(line: &CommandLine, mounts: &Arc<MountNamespace>) {
     blockdev::init();
     report("loop", loopdev::init(mounts));
     virtio::init();
+    if line.has("tkernel.nofua") {
+        nvme::forgo_fua();
+    }
     nvme::init();
     report("pci", pci::init(&configuration_space()));
 }
