@@ -134,10 +134,16 @@ pub trait Driver: Send + Sync {
         None
     }
 
-    /// Files of its own below `/sys/block/NAME`, by path, with one line each. Whoever changes one tells
+    /// Files of its own below `/sys/block/NAME`, by path. Whoever makes some come or go tells
     /// [`crate::attributes_changed`].
-    fn attributes(&self) -> alloc::vec::Vec<(&'static str, alloc::string::String)> {
-        alloc::vec::Vec::new()
+    fn attributes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The line in one of them.
+    fn attribute(&self, path: &str) -> Option<alloc::string::String> {
+        let _ = path;
+        None
     }
 
     /// Nobody has the disk or a partition of it open any more. May sleep.

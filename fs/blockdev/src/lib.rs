@@ -172,6 +172,15 @@ impl FileOps for BlockFile {
         written
     }
 
+    /// What was written is on its way before the device can be taken away: as on Linux, a close waits for it.
+    fn release(&self, file: &File) {
+        if file.can_write()
+            && let Err(error) = self.device().mapping().sync()
+        {
+            log::warn!("{}: {error} when it was closed", self.device().name());
+        }
+    }
+
     fn supports_direct(&self, _file: &File) -> bool {
         true
     }
@@ -318,7 +327,7 @@ fn node_of(device: &Device) -> DeviceNode {
         name: String::from(device.name()),
         kind: FileKind::BlockDevice,
         dev: number(device.id()),
-        mode: 0o660,
+        mode: 0o600,
         class: "block",
         attributes: alloc::vec::Vec::new(),
     }

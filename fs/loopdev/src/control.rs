@@ -46,7 +46,7 @@ impl blockdev::Control for Control {
             LOOP_CONFIGURE => {
                 let config: LoopConfig = user::read_val(at)?;
                 let backing = ctx.caller.open_file(config.fd as i32)?;
-                if config.reserved != [0; 8] || config.info.lo_flags & !LO_FLAGS_CONFIGURABLE != 0 {
+                if config.info.lo_flags & !LO_FLAGS_CONFIGURABLE != 0 {
                     return Err(Errno::EINVAL);
                 }
                 drive.bind(

@@ -365,18 +365,38 @@ impl block::Driver for Drive {
         Ok(())
     }
 
-    fn attributes(&self) -> Vec<(&'static str, String)> {
-        let Some(binding) = self.binding.get() else { return Vec::new() };
-        let path = vfs::dpath::from_top(&binding.file.path);
+    fn attributes(&self) -> &'static [&'static str] {
+        const ALL: [&str; 6] = [
+            "loop/backing_file",
+            "loop/offset",
+            "loop/sizelimit",
+            "loop/autoclear",
+            "loop/partscan",
+            "loop/dio",
+        ];
+        if self.binding.is_some() { &ALL } else { &[] }
+    }
+
+    fn attribute(&self, path: &str) -> Option<String> {
+        let binding = self.binding.get()?;
         let flag = |flag| String::from(if binding.has(flag) { "1" } else { "0" });
-        alloc::vec![
-            ("loop/backing_file", String::from_utf8_lossy(&path).into_owned()),
-            ("loop/offset", format!("{}", binding.offset)),
-            ("loop/sizelimit", format!("{}", binding.limit)),
-            ("loop/autoclear", flag(LO_FLAGS_AUTOCLEAR)),
-            ("loop/partscan", flag(LO_FLAGS_PARTSCAN)),
-            ("loop/dio", flag(LO_FLAGS_DIRECT_IO)),
-        ]
+        Some(match path {
+            "loop/backing_file" => {
+                let path = vfs::dpath::from_top(&binding.file.path);
+                String::from_utf8_lossy(&path).into_owned()
+            }
+            "loop/offset" => format!("{}", binding.offset),
+            "loop/sizelimit" => format!("{}", binding.limit),
+            "loop/autoclear" => flag(LO_FLAGS_AUTOCLEAR),
+            "loop/partscan" => flag(LO_FLAGS_PARTSCAN),
+            "loop/dio" => flag(LO_FLAGS_DIRECT_IO),
+            _ => return None,
+        })
+    }
+
+    /// What nobody knows is an invalid argument to a loop device, and not to the terminal that it is not.
+    fn ioctl(&self, _command: u32, _argument: usize) -> Result<usize> {
+        Err(Errno::EINVAL)
     }
 
     fn closed(&self) {

@@ -132,7 +132,7 @@ impl FileOps for LoopControl {
             LOOP_CTL_REMOVE => {
                 let index = index(arg).ok_or(Errno::EINVAL)?;
                 remove(index)?;
-                index
+                0
             }
             _ => return Err(Errno::ENOSYS),
         };

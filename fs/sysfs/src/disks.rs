@@ -77,8 +77,11 @@ fn add_disk(tree: &mut Builder, disk: &Arc<Disk>, path: &str) {
     if let Some(serial) = device.driver().serial() {
         tree.fixed(&format!("{path}/serial"), serial);
     }
-    for (file, text) in device.driver().attributes() {
-        tree.fixed(&format!("{path}/{file}"), text);
+    let id = device.id();
+    for file in device.driver().attributes() {
+        tree.line(&format!("{path}/{file}"), move || {
+            block::by_id(id).and_then(|device| device.driver().attribute(file)).unwrap_or_default()
+        });
     }
     queue(tree, device, &format!("{path}/queue"));
     scheduler(tree, device, &format!("{path}/queue"));
@@ -159,17 +162,18 @@ fn common(tree: &mut Builder, device: &Arc<Device>, path: &str, kind: &str, more
     tree.fixed(&format!("{path}/dev"), number.as_str());
     tree.fixed(&format!("{path}/alignment_offset"), "0");
     tree.fixed(&format!("{path}/discard_alignment"), "0");
-    let own = device.clone();
-    tree.line(&format!("{path}/size"), move || own.sectors().to_string());
-    let own = device.clone();
-    tree.line(&format!("{path}/ro"), move || u32::from(own.is_read_only()).to_string());
-    let own = device.clone();
-    tree.line(&format!("{path}/stat"), move || stat(&own));
-    let own = device.clone();
+    // Looked up when they are read: another device may have come with the number of one that went, and the
+    // file of that is known still.
+    let mut line = |file: &str, text: fn(&Device) -> String| {
+        tree.line(&format!("{path}/{file}"), move || {
+            block::by_id(id).map(|device| text(&device)).unwrap_or_default()
+        });
+    };
+    line("size", |device| device.sectors().to_string());
+    line("ro", |device| u32::from(device.is_read_only()).to_string());
+    line("stat", stat);
     // Reads and writes are counted together.
-    tree.line(&format!("{path}/inflight"), move || {
-        format!("{:>8} {:>8}", own.stats().in_flight, 0)
-    });
+    line("inflight", |device| format!("{:>8} {:>8}", device.stats().in_flight, 0));
     tree.dir(&format!("{path}/holders"));
     let mut lines = [
         format!("MAJOR={}", id.major),
@@ -213,7 +217,7 @@ fn queue(tree: &mut Builder, device: &Device, path: &str) {
     let zeroes = limits.max_write_zeroes_sectors.saturating_mul(512);
     let cache = if limits.write_cache { "write back" } else { "write through" };
     let granularity = if discard == 0 { 0 } else { logical };
-    let rows: [(&str, u64); 23] = [
+    let rows: [(&str, u64); 21] = [
         ("add_random", 0),
         ("chunk_sectors", 0),
         ("dax", 0),
@@ -222,10 +226,8 @@ fn queue(tree: &mut Builder, device: &Device, path: &str) {
         ("discard_max_hw_bytes", discard),
         ("discard_zeroes_data", 0),
         ("fua", u64::from(limits.fua)),
-        ("hw_sector_size", logical),
         ("io_poll", 0),
         ("iostats", 1),
-        ("logical_block_size", logical),
         ("max_hw_sectors_kb", u64::from(max_kb)),
         ("max_sectors_kb", u64::from(max_kb)),
         ("max_segment_size", u64::from(limits.max_segment_size)),
@@ -240,6 +242,12 @@ fn queue(tree: &mut Builder, device: &Device, path: &str) {
     ];
     for (file, value) in rows {
         tree.fixed(&format!("{path}/{file}"), value.to_string());
+    }
+    let id = device.id();
+    for file in ["logical_block_size", "hw_sector_size"] {
+        tree.line(&format!("{path}/{file}"), move || {
+            block::by_id(id).map_or(0, |device| device.block_size()).to_string()
+        });
     }
     for (file, text) in [
         ("io_poll_delay", "-1"),
