@@ -114,6 +114,7 @@ fn file_systems(info: &BootInfo) {
     tmpfs::set_memory(frames::total_pages());
     tmpfs::init();
     ext4::init();
+    iso9660::init();
     anon::pipe::init();
     socket::trees::init();
     unix::init();

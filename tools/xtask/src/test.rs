@@ -36,6 +36,7 @@ pub(crate) fn run() -> Result<u8> {
         ("gzip", "gzip"),
         ("xz", "xz-utils"),
         ("zstd", "zstd"),
+        ("xorriso", "xorriso"),
     ])?;
     ensure_components()?;
     let steps: [(&str, Step); 10] = [
