@@ -6,6 +6,7 @@ mod errno;
 pub mod fcntl;
 pub mod inotify;
 pub mod ipc;
+pub mod loopdev;
 pub mod mount;
 pub mod poll;
 pub mod process;

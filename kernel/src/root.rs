@@ -69,7 +69,7 @@ pub(crate) fn start(info: &'static BootInfo, line: &CommandLine) {
         caller: &KernelCaller,
     };
     report("rootfs", first_files(&ctx));
-    devices(line);
+    devices(line, &mounts);
     if let Some(image) = arch::boot::initrd() {
         match initramfs::unpack(&ctx, image) {
             Ok(count) => log::info!("initramfs: {count} entries unpacked"),
@@ -114,6 +114,7 @@ fn file_systems(info: &BootInfo) {
     tmpfs::set_memory(frames::total_pages());
     tmpfs::init();
     ext4::init();
+    iso9660::init();
     anon::pipe::init();
     socket::trees::init();
     unix::init();
@@ -142,7 +143,7 @@ fn first_files(ctx: &Context<'_>) -> Result<()> {
 }
 
 /// Finds the machine's devices and brings their drivers up.
-fn devices(line: &CommandLine) {
+fn devices(line: &CommandLine, mounts: &Arc<MountNamespace>) {
     for word in line.values("console") {
         tty::console::choose(word);
     }
@@ -159,7 +160,11 @@ fn devices(line: &CommandLine) {
     tty::serial::set_sysrq(platform::sysrq::key_pressed);
     block::init();
     blockdev::init();
+    report("loop", loopdev::init(mounts));
     virtio::init();
+    if line.has("tkernel.nofua") {
+        nvme::forgo_fua();
+    }
     nvme::init();
     report("pci", pci::init(&configuration_space()));
 }

@@ -2,7 +2,9 @@
 
 use abi::process::Resource;
 use abi::signal::SigInfo;
+use abi::{Errno, Result};
 use alloc::sync::Arc;
+use vfs::File;
 use vfs::context::{Caller, FsPaths, Limit, Writer};
 use vfs::cred::Creds;
 use vfs::mount::MountNamespace;
@@ -35,6 +37,10 @@ impl Caller for Task {
 
     fn files_id(&self) -> u64 {
         self.files().map_or(0, |f| Arc::as_ptr(&f) as *const () as usize as u64)
+    }
+
+    fn open_file(&self, fd: i32) -> Result<Arc<File>> {
+        self.files().ok_or(Errno::EBADF)?.get(fd)
     }
 }
 

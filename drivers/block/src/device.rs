@@ -3,7 +3,7 @@
 
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use arch::addr::{PAGE_SHIFT, PAGE_SIZE};
@@ -34,6 +34,10 @@ pub(crate) struct Shared {
     pub(crate) flush: Arc<flush::Flusher>,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) read_only: AtomicBool,
+    /// Bytes of a logical block: what the driver stated, until somebody chose.
+    pub(crate) block_size: AtomicU32,
+    /// Open files and mounts of the disk and its partitions.
+    pub(crate) users: AtomicU32,
 }
 
 impl Shared {
@@ -234,6 +238,23 @@ impl Device {
         &self.shared.core.limits
     }
 
+    /// Bytes of a logical block: the unit of transfers past the cache.
+    pub fn block_size(&self) -> u32 {
+        self.shared.block_size.load(Ordering::Relaxed)
+    }
+
+    /// Counts as open while this lives; [`Driver::closed`] is told when the last one goes.
+    pub fn open(self: &Arc<Device>) -> Use {
+        // AcqRel: pairs with the one in `Use::drop`.
+        self.shared.users.fetch_add(1, Ordering::AcqRel);
+        Use(self.clone())
+    }
+
+    /// How many have the disk or a partition of it open.
+    pub fn users(&self) -> u32 {
+        self.shared.users.load(Ordering::Acquire)
+    }
+
     /// The driver.
     pub fn driver(&self) -> &Arc<dyn Driver> {
         &self.shared.core.driver
@@ -282,7 +303,7 @@ impl Device {
         self.claims
             .compare_exchange(0, -1, Ordering::AcqRel, Ordering::Relaxed)
             .map_err(|_| Errno::EBUSY)?;
-        let claim = Claim(self.clone());
+        let claim = Claim { device: self.clone(), _use: self.open() };
         self.mapping.sync()?;
         self.mapping.drop_clean(0, pagecache::MAX_INDEX);
         Ok(claim)
@@ -351,6 +372,11 @@ impl Device {
         self.submit_and_wait(Bio::without_data(Op::Discard, sector, sectors, |_| {}))
     }
 
+    /// Makes sectors read as zeros: `EOPNOTSUPP` if the device cannot do that by itself.
+    pub fn write_zeroes(&self, sector: u64, sectors: u64) -> Result<()> {
+        self.submit_and_wait(Bio::without_data(Op::WriteZeroes, sector, sectors, |_| {}))
+    }
+
     /// Reads bytes through the page cache.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let wanted = buffer.len();
@@ -379,23 +405,45 @@ impl Device {
     }
 }
 
-/// Exclusive use of a device.
-pub struct Claim(Arc<Device>);
+/// A device in use: open or mounted.
+pub struct Use(Arc<Device>);
 
-impl Claim {
+impl Use {
     /// The device.
     pub fn device(&self) -> &Arc<Device> {
         &self.0
     }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        if self.0.shared.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.driver().closed();
+        }
+    }
+}
+
+/// Exclusive use of a device.
+pub struct Claim {
+    device: Arc<Device>,
+    /// Dropped after the claim is given back.
+    _use: Use,
+}
+
+impl Claim {
+    /// The device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
 
     /// Gives the device back to programs, which then read what the file system has left. Sleeps.
     pub fn release(self) {
-        self.0.mapping.drop_clean(0, pagecache::MAX_INDEX);
+        self.device.mapping.drop_clean(0, pagecache::MAX_INDEX);
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.0.claims.store(0, Ordering::Release);
+        self.device.claims.store(0, Ordering::Release);
     }
 }

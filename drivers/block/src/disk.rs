@@ -85,6 +85,16 @@ impl Disk {
         Self::add_as(String::from(name), crate::names::OWN, u32::MAX, driver, capacity)
     }
 
+    /// Adds the drive of a family that has this number: `EEXIST` if there is one.
+    pub fn add_numbered(
+        naming: Naming,
+        index: u32,
+        driver: Arc<dyn Driver>,
+        capacity: u64,
+    ) -> Result<Arc<Disk>> {
+        Self::add_as(naming.disk_name(index), naming, index, driver, capacity)
+    }
+
     fn add_as(
         name: String,
         naming: Naming,
@@ -95,10 +105,12 @@ impl Disk {
         let core = Arc::new(Core::new(driver));
         let read_only = core.limits.read_only;
         let shared = Arc::new(Shared {
-            core,
             flush: Arc::new(flush::Flusher::new()),
             flusher: Flusher::new(&name),
+            block_size: AtomicU32::new(core.limits.logical_block_size),
+            core,
             read_only: AtomicBool::new(read_only),
+            users: AtomicU32::new(0),
         });
         let id = match naming.major {
             EXTENDED_MAJOR => extended_id(),
@@ -157,7 +169,7 @@ impl Disk {
         if old.iter().any(|device| device.is_claimed()) {
             return Err(Errno::EBUSY);
         }
-        let block = self.whole.limits().logical_block_size;
+        let block = self.whole.block_size();
         let read = |offset: u64, buffer: &mut [u8]| self.whole.read_at(offset, buffer);
         let found = partition::scan(self.whole.sectors(), block, &read)?;
         for device in &old {
@@ -193,6 +205,13 @@ impl Disk {
         }
     }
 
+    /// Chooses another size of logical blocks: a power of two from 512 to that of a page. Nobody
+    /// transfers anything.
+    pub fn set_block_size(&self, bytes: u32) {
+        self.shared.block_size.store(bytes, Ordering::Relaxed);
+        attributes_changed();
+    }
+
     /// The drive is gone.
     pub fn remove(self: &Arc<Disk>) {
         ALL.write().retain(|disk| !Arc::ptr_eq(disk, self));
@@ -210,6 +229,19 @@ impl Disk {
     pub(crate) fn check_timeouts(&self) {
         self.shared.core.check_timeouts();
     }
+}
+
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Grows with every change of what [`Driver::attributes`] tells.
+pub fn attributes_generation() -> u32 {
+    // Acquire: pairs with the Release of the change, so that who sees it sees what changed.
+    GENERATION.load(Ordering::Acquire)
+}
+
+/// What a driver's attributes tell has changed.
+pub fn attributes_changed() {
+    GENERATION.fetch_add(1, Ordering::Release);
 }
 
 /// Whether writes are refused.

@@ -134,6 +134,21 @@ pub trait Driver: Send + Sync {
         None
     }
 
+    /// Files of its own below `/sys/block/NAME`, by path. Whoever makes some come or go tells
+    /// [`crate::attributes_changed`].
+    fn attributes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The line in one of them.
+    fn attribute(&self, path: &str) -> Option<alloc::string::String> {
+        let _ = path;
+        None
+    }
+
+    /// Nobody has the disk or a partition of it open any more. May sleep.
+    fn closed(&self) {}
+
     /// An `ioctl` the block layer does not know: for the driver's own.
     fn ioctl(&self, command: u32, argument: usize) -> Result<usize> {
         let _ = (command, argument);

@@ -22,9 +22,10 @@ mod stats;
 mod tests;
 
 pub use bio::{Bio, BioFlags, Done, Op, SECTOR_SHIFT, SECTOR_SIZE, Segment};
-pub use device::{Claim, Device, DeviceId};
+pub use device::{Claim, Device, DeviceId, Use};
 pub use disk::{
-    Disk, Event, EventHook, ReadOnly, by_id, by_spec, devices, disk_of, disks, set_event_hook,
+    Disk, Event, EventHook, ReadOnly, attributes_changed, attributes_generation, by_id, by_spec,
+    devices, disk_of, disks, set_event_hook,
 };
 pub use driver::{Controller, Driver, Limits, Parent, TimeoutAction};
 pub use line::{DeadlineKnobs, Scheduler};

@@ -14,7 +14,7 @@ mod transfer;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use abi::Result;
 use arch::lock::{LockClass, SpinLock};
@@ -53,6 +53,15 @@ impl pci::Driver for Nvme {
             controller.shut_down();
         }
     }
+}
+
+/// Whether writes are made durable by a flush behind them, and not one by one.
+static FORGOES_FUA: AtomicBool = AtomicBool::new(false);
+
+/// From the next drive on, no write is asked to be durable by itself: for controllers that do not do what they say
+/// (QEMU 7.2's takes such a write for a plain one). Before [`init`].
+pub fn forgo_fua() {
+    FORGOES_FUA.store(true, Ordering::Relaxed);
 }
 
 /// Registers the driver.

@@ -5,10 +5,12 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result};
 use block::{BioFlags, Limits, Op, Request, TimeoutAction};
 
+use crate::FORGOES_FUA;
 use crate::command::{Command, io};
 use crate::controller::Controller;
 use crate::transfer::MAX_SEGMENTS;
@@ -138,7 +140,7 @@ impl block::Driver for Namespace {
             max_segments: MAX_SEGMENTS,
             max_segment_size: !4095,
             write_cache: identity.has_write_cache,
-            fua: identity.has_write_cache,
+            fua: identity.has_write_cache && !FORGOES_FUA.load(Ordering::Relaxed),
             max_discard_sectors: if identity.has_dataset_management {
                 u64::from(u32::MAX) * per_block
             } else {

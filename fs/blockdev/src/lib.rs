@@ -11,20 +11,23 @@ use core::ops::Range;
 
 use abi::{Errno, Result};
 use arch::VirtAddr;
+use arch::lock::Once;
 use arch::uio::{Sink, Source};
 use arch::user;
-use block::{Bio, Device, DeviceId, Disk, Event, Op, SECTOR_SHIFT};
+use block::{Bio, Device, DeviceId, Disk, Event, Op, SECTOR_SHIFT, Use};
 use vfs::dev::{DeviceNode, DeviceOpen, Opened};
 use vfs::file::FileMode;
 use vfs::{
     Cap, Context, DeviceNumber, DirectIo, Direction, File, FileKind, FileOps, Inode, MapArgs,
-    pagefile, seek,
+    MountRequest, Walk, pagefile, seek,
 };
 use vm::MapSource;
 
 #[cfg(test)]
 mod tests;
 
+/// man 4 loop; `Documentation/admin-guide/devices.txt` lists the numbers.
+const LOOP_MAJOR: u32 = 7;
 const O_ACCMODE: u32 = 3;
 const O_EXCL: u32 = 0o200;
 const SEEK_DATA: u32 = 3;
@@ -43,11 +46,54 @@ const BLKIOMIN: u32 = 0x1278;
 const BLKIOOPT: u32 = 0x1279;
 const BLKALIGNOFF: u32 = 0x127a;
 const BLKPBSZGET: u32 = 0x127b;
+const BLKZEROOUT: u32 = 0x127f;
 const BLKROTATIONAL: u32 = 0x127e;
 const HDIO_GETGEO: u32 = 0x301;
 
 fn number(id: DeviceId) -> DeviceNumber {
     DeviceNumber::new(id.major, id.minor)
+}
+
+/// `ioctl`s of a driver that have to do with files.
+pub trait Control: Send + Sync {
+    /// Answers an `ioctl` on the open device `file`; `ENOIOCTLCMD` for what all block devices know.
+    fn ioctl(
+        &self,
+        device: &Arc<Device>,
+        file: &Arc<File>,
+        ctx: &Context<'_>,
+        cmd: u32,
+        arg: usize,
+    ) -> Result<usize>;
+}
+
+static LOOP: Once<&'static dyn Control> = Once::new();
+
+/// Sets who answers for loop devices.
+pub fn set_loop_control(control: &'static dyn Control) {
+    LOOP.call_once(|| control);
+}
+
+/// The device behind an open file, if it is one.
+pub fn device_of(file: &File) -> Option<&Arc<Device>> {
+    file.private::<BlockFile>().map(|open| open.device.device())
+}
+
+/// The block device a mount's source names: a node, or (at start-up) a name without one.
+pub fn source_of(request: &MountRequest<'_>) -> Result<Arc<Device>> {
+    let source = request.source;
+    let text = core::str::from_utf8(source).map_err(|_| Errno::EINVAL)?;
+    match vfs::walk(request.ctx, request.ctx.cwd, source, Walk::FOLLOW) {
+        Ok(path) => {
+            let inode = path.dentry.inode().ok_or(Errno::ENOENT)?;
+            if inode.kind != FileKind::BlockDevice {
+                return Err(Errno::ENOTBLK);
+            }
+            let (major, minor) = (inode.rdev.major(), inode.rdev.minor());
+            block::by_id(DeviceId { major, minor }).ok_or(Errno::ENXIO)
+        }
+        Err(error) => block::by_spec(text).ok_or(error),
+    }
 }
 
 struct Opener;
@@ -70,30 +116,69 @@ impl DeviceOpen for Opener {
             return Err(Errno::EBUSY);
         }
         let mode = FileMode::SEEK | FileMode::POSITIONAL | FileMode::LOCK_POSITION;
-        Ok(Opened { ops: Arc::new(BlockFile { device }), mode })
+        Ok(Opened { ops: Arc::new(BlockFile { device: device.open() }), mode })
     }
 }
 
 /// An open block device.
 struct BlockFile {
-    device: Arc<Device>,
+    device: Use,
+}
+
+impl BlockFile {
+    fn device(&self) -> &Arc<Device> {
+        self.device.device()
+    }
+
+    /// `BLKZEROOUT`: by the device itself if it can, else through the cache.
+    fn zero(&self, start: u64, end: u64) -> Result<()> {
+        let device = self.device();
+        device.mapping().write_and_wait(start, end.saturating_sub(1))?;
+        match device.write_zeroes(start / 512, (end - start) / 512) {
+            Ok(()) => {
+                // What the cache has of it is old.
+                return device.mapping().punch(start, end);
+            }
+            Err(Errno::EOPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+        let mut at = start;
+        while at < end {
+            let len = (end - at).min(1 << 20) as usize;
+            let written = device.mapping().write(at, &mut Source::zeros(len))?;
+            if written == 0 {
+                return Err(Errno::EIO);
+            }
+            at += written as u64;
+        }
+        device.mapping().write_and_wait(start, end.saturating_sub(1))
+    }
 }
 
 impl FileOps for BlockFile {
     fn read_at(&self, file: &File, pos: u64, sink: &mut Sink<'_>) -> Result<usize> {
-        self.device.mapping().read(pos, sink, file.read_ahead())
+        self.device().mapping().read(pos, sink, file.read_ahead())
     }
 
     fn write_at(&self, _file: &File, pos: u64, source: &mut Source<'_>) -> Result<usize> {
-        let size = self.device.size();
+        let size = self.device().size();
         if pos >= size && !source.is_empty() {
             return Err(Errno::ENOSPC);
         }
         let room = usize::try_from(size - pos.min(size)).unwrap_or(usize::MAX);
         let cut = source.truncate(room);
-        let written = self.device.mapping().write(pos, source);
+        let written = self.device().mapping().write(pos, source);
         source.reexpand(cut);
         written
+    }
+
+    /// What was written is on its way before the device can be taken away: as on Linux, a close waits for it.
+    fn release(&self, file: &File) {
+        if file.can_write()
+            && let Err(error) = self.device().mapping().sync()
+        {
+            log::warn!("{}: {error} when it was closed", self.device().name());
+        }
     }
 
     fn supports_direct(&self, _file: &File) -> bool {
@@ -101,8 +186,8 @@ impl FileOps for BlockFile {
     }
 
     fn start_direct(&self, _file: &File, io: DirectIo) -> core::result::Result<(), DirectIo> {
-        let device = &self.device;
-        let unit = u64::from(device.limits().logical_block_size.max(512));
+        let device = self.device();
+        let unit = u64::from(device.block_size().max(512));
         let is_write = io.direction == Direction::Write;
         let (end, size) = (io.pos.saturating_add(io.len() as u64), device.size());
         if !io.is_aligned(unit) {
@@ -128,20 +213,28 @@ impl FileOps for BlockFile {
         if whence >= SEEK_DATA {
             return Err(Errno::EINVAL);
         }
-        seek::seek_within(current, offset, whence, self.device.size(), i64::MAX as u64)
+        seek::seek_within(current, offset, whence, self.device().size(), i64::MAX as u64)
     }
 
     fn fsync(&self, _file: &File, range: Range<u64>, _data_only: bool) -> Result<()> {
-        self.device.mapping().write_and_wait(range.start, range.end)?;
-        self.device.flush()
+        self.device().mapping().write_and_wait(range.start, range.end)?;
+        self.device().flush()
     }
 
     fn mmap(&self, file: &Arc<File>, _args: &MapArgs) -> Result<Arc<dyn MapSource>> {
         pagefile::map(file)
     }
 
-    fn ioctl(&self, _file: &Arc<File>, ctx: &Context<'_>, cmd: u32, arg: usize) -> Result<usize> {
-        let device = &self.device;
+    fn ioctl(&self, file: &Arc<File>, ctx: &Context<'_>, cmd: u32, arg: usize) -> Result<usize> {
+        let device = self.device();
+        if device.id().major == LOOP_MAJOR
+            && let Some(control) = LOOP.get()
+        {
+            match control.ioctl(device, file, ctx, cmd, arg) {
+                Err(Errno::ENOIOCTLCMD) => {}
+                other => return other,
+            }
+        }
         let limits = device.limits();
         let at = VirtAddr::new(arg as u64);
         let put32 = |value: u32| -> Result<usize> {
@@ -155,10 +248,12 @@ impl FileOps for BlockFile {
         match cmd {
             BLKGETSIZE64 => put64(device.size()),
             BLKGETSIZE => put64(device.sectors()),
-            BLKSSZGET => put32(limits.logical_block_size),
-            BLKPBSZGET => put32(limits.physical_block_size),
+            BLKSSZGET => put32(device.block_size()),
+            BLKPBSZGET => put32(limits.physical_block_size.max(device.block_size())),
             BLKBSZGET => put32(4096),
-            BLKIOMIN => put32(limits.io_min.max(limits.physical_block_size)),
+            BLKIOMIN => {
+                put32(limits.io_min.max(limits.physical_block_size).max(device.block_size()))
+            }
             BLKIOOPT => put32(limits.io_opt),
             BLKALIGNOFF => put32(0),
             BLKROTATIONAL => {
@@ -188,12 +283,22 @@ impl FileOps for BlockFile {
                 block::disk_of(device).ok_or(Errno::ENXIO)?.rescan()?;
                 Ok(0)
             }
-            BLKDISCARD => {
+            BLKDISCARD | BLKZEROOUT => {
+                if !file.can_write() {
+                    return Err(Errno::EBADF);
+                }
                 let start: u64 = user::read_val(at)?;
                 let len: u64 = user::read_val(VirtAddr::new(arg as u64 + 8))?;
+                let unit = u64::from(device.block_size());
                 let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
-                if !start.is_multiple_of(512) || !len.is_multiple_of(512) || end > device.size() {
+                if !start.is_multiple_of(unit) || !len.is_multiple_of(unit) || end > device.size() {
                     return Err(Errno::EINVAL);
+                }
+                if cmd == BLKZEROOUT {
+                    return self.zero(start, end).map(|()| 0);
+                }
+                if limits.max_discard_sectors == 0 {
+                    return Err(Errno::EOPNOTSUPP);
                 }
                 device.mapping().punch(start, end)?;
                 device.discard(start / 512, len / 512)?;
@@ -222,7 +327,7 @@ fn node_of(device: &Device) -> DeviceNode {
         name: String::from(device.name()),
         kind: FileKind::BlockDevice,
         dev: number(device.id()),
-        mode: 0o660,
+        mode: 0o600,
         class: "block",
         attributes: alloc::vec::Vec::new(),
     }
@@ -251,7 +356,7 @@ fn on_event(event: Event, _disk: &Arc<Disk>, device: &Arc<Device>) {
 fn driver_name(device: &Device) -> &'static str {
     match device.id().major {
         1 => "ramdisk",
-        7 => "loop",
+        LOOP_MAJOR => "loop",
         8 => "sd",
         254 => "virtblk",
         _ => "blkext",

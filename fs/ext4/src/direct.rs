@@ -204,7 +204,7 @@ pub(crate) fn start(file: &File, io: DirectIo) -> core::result::Result<(), Direc
         return Err(io);
     };
     let fs = &node.fs;
-    let unit = u64::from(fs.device.limits().logical_block_size.max(512));
+    let unit = u64::from(fs.device.block_size().max(512));
     if !io.is_aligned(unit) {
         (io.done)(Err(Errno::EINVAL));
         return Ok(());

@@ -144,7 +144,7 @@ impl Node {
 
 /// `O_DIRECT`: position, length and memory must suit the device's blocks.
 fn check_direct(file: &File, pos: u64, len: usize, memory: Option<u64>) -> Result<()> {
-    let unit = u64::from(node(file)?.fs.device.limits().logical_block_size.max(512));
+    let unit = u64::from(node(file)?.fs.device.block_size().max(512));
     if !(pos | len as u64 | memory.unwrap_or(0)).is_multiple_of(unit) {
         Err(Errno::EINVAL)
     } else {

@@ -108,7 +108,7 @@ impl FileSystemType for Ext4Type {
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
-        let device = device_of(request)?;
+        let device = blockdev::source_of(request)?;
         let id = device.id();
         let dev = DeviceNumber::new(id.major, id.minor);
         for name in ["ext4", "ext3", "ext2"] {
@@ -123,24 +123,6 @@ impl FileSystemType for Ext4Type {
             return Ok(sb);
         }
         mount_as(self.0, &device, request.flags, request.data)
-    }
-}
-
-/// The block device a mount's source names: a node, or (at start-up) a name without one.
-fn device_of(request: &MountRequest<'_>) -> Result<Arc<Device>> {
-    let source = request.source;
-    let text = core::str::from_utf8(source).map_err(|_| Errno::EINVAL)?;
-    let follow = vfs::walk::Walk::FOLLOW;
-    match vfs::walk(request.ctx, request.ctx.cwd, source, follow) {
-        Ok(path) => {
-            let inode = path.dentry.inode().ok_or(Errno::ENOENT)?;
-            if inode.kind != vfs::FileKind::BlockDevice {
-                return Err(Errno::ENOTBLK);
-            }
-            let (major, minor) = (inode.rdev.major(), inode.rdev.minor());
-            block::by_id(block::DeviceId { major, minor }).ok_or(Errno::ENXIO)
-        }
-        Err(error) => block::by_spec(text).ok_or(error),
     }
 }
 

@@ -6,7 +6,7 @@ use abi::{Errno, Result};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use block::{DeadlineKnobs, Device, Disk, KindStats, Limits, Scheduler};
+use block::{DeadlineKnobs, Device, Disk, KindStats, Scheduler};
 use core::num::IntErrorKind;
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -65,12 +65,25 @@ fn add_disk(tree: &mut Builder, disk: &Arc<Disk>, path: &str) {
     ] {
         tree.fixed(&format!("{path}/{file}"), text);
     }
-    tree.fixed(&format!("{path}/range"), if device.id().major == 259 { "0" } else { "16" });
+    tree.fixed(
+        &format!("{path}/range"),
+        match device.id().major {
+            259 => "0",
+            7 => "1",
+            _ => "16",
+        },
+    );
     tree.dir(&format!("{path}/slaves"));
     if let Some(serial) = device.driver().serial() {
         tree.fixed(&format!("{path}/serial"), serial);
     }
-    queue(tree, device.limits(), &format!("{path}/queue"));
+    let id = device.id();
+    for file in device.driver().attributes() {
+        tree.line(&format!("{path}/{file}"), move || {
+            block::by_id(id).and_then(|device| device.driver().attribute(file)).unwrap_or_default()
+        });
+    }
+    queue(tree, device, &format!("{path}/queue"));
     scheduler(tree, device, &format!("{path}/queue"));
 }
 
@@ -137,9 +150,9 @@ fn number(text: &[u8]) -> Result<i32> {
 
 static CHOICES: AtomicU32 = AtomicU32::new(0);
 
-/// Grows when a disk gets another scheduler: its knobs come and go.
+/// Grows when a disk gets another scheduler, whose knobs come and go, or a driver tells something else.
 pub(crate) fn generation() -> u32 {
-    CHOICES.load(Ordering::Acquire)
+    CHOICES.load(Ordering::Acquire).wrapping_add(block::attributes_generation())
 }
 
 /// Files that disks and partitions have alike.
@@ -149,17 +162,18 @@ fn common(tree: &mut Builder, device: &Arc<Device>, path: &str, kind: &str, more
     tree.fixed(&format!("{path}/dev"), number.as_str());
     tree.fixed(&format!("{path}/alignment_offset"), "0");
     tree.fixed(&format!("{path}/discard_alignment"), "0");
-    let own = device.clone();
-    tree.line(&format!("{path}/size"), move || own.sectors().to_string());
-    let own = device.clone();
-    tree.line(&format!("{path}/ro"), move || u32::from(own.is_read_only()).to_string());
-    let own = device.clone();
-    tree.line(&format!("{path}/stat"), move || stat(&own));
-    let own = device.clone();
+    // Looked up when they are read: another device may have come with the number of one that went, and the
+    // file of that is known still.
+    let mut line = |file: &str, text: fn(&Device) -> String| {
+        tree.line(&format!("{path}/{file}"), move || {
+            block::by_id(id).map(|device| text(&device)).unwrap_or_default()
+        });
+    };
+    line("size", |device| device.sectors().to_string());
+    line("ro", |device| u32::from(device.is_read_only()).to_string());
+    line("stat", stat);
     // Reads and writes are counted together.
-    tree.line(&format!("{path}/inflight"), move || {
-        format!("{:>8} {:>8}", own.stats().in_flight, 0)
-    });
+    line("inflight", |device| format!("{:>8} {:>8}", device.stats().in_flight, 0));
     tree.dir(&format!("{path}/holders"));
     let mut lines = [
         format!("MAJOR={}", id.major),
@@ -195,14 +209,15 @@ fn stat(device: &Device) -> String {
     format!("{} {} {flow} {}", kind(&s.read), kind(&s.write), kind(&s.discard))
 }
 
-fn queue(tree: &mut Builder, limits: &Limits, path: &str) {
-    let logical = u64::from(limits.logical_block_size);
+fn queue(tree: &mut Builder, device: &Device, path: &str) {
+    let limits = device.limits();
+    let logical = u64::from(device.block_size());
     let max_kb = limits.max_sectors / 2;
     let discard = limits.max_discard_sectors.saturating_mul(512).min(u64::from(u32::MAX) & !511);
     let zeroes = limits.max_write_zeroes_sectors.saturating_mul(512);
     let cache = if limits.write_cache { "write back" } else { "write through" };
     let granularity = if discard == 0 { 0 } else { logical };
-    let rows: [(&str, u64); 23] = [
+    let rows: [(&str, u64); 21] = [
         ("add_random", 0),
         ("chunk_sectors", 0),
         ("dax", 0),
@@ -211,10 +226,8 @@ fn queue(tree: &mut Builder, limits: &Limits, path: &str) {
         ("discard_max_hw_bytes", discard),
         ("discard_zeroes_data", 0),
         ("fua", u64::from(limits.fua)),
-        ("hw_sector_size", logical),
         ("io_poll", 0),
         ("iostats", 1),
-        ("logical_block_size", logical),
         ("max_hw_sectors_kb", u64::from(max_kb)),
         ("max_sectors_kb", u64::from(max_kb)),
         ("max_segment_size", u64::from(limits.max_segment_size)),
@@ -222,13 +235,19 @@ fn queue(tree: &mut Builder, limits: &Limits, path: &str) {
         ("minimum_io_size", u64::from(limits.io_min).max(logical)),
         ("nr_requests", limits.queue_depth as u64),
         ("optimal_io_size", u64::from(limits.io_opt)),
-        ("physical_block_size", u64::from(limits.physical_block_size)),
+        ("physical_block_size", u64::from(limits.physical_block_size).max(logical)),
         ("read_ahead_kb", 128),
         ("rotational", u64::from(limits.rotational)),
         ("write_zeroes_max_bytes", zeroes),
     ];
     for (file, value) in rows {
         tree.fixed(&format!("{path}/{file}"), value.to_string());
+    }
+    let id = device.id();
+    for file in ["logical_block_size", "hw_sector_size"] {
+        tree.line(&format!("{path}/{file}"), move || {
+            block::by_id(id).map_or(0, |device| device.block_size()).to_string()
+        });
     }
     for (file, text) in [
         ("io_poll_delay", "-1"),

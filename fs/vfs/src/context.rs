@@ -5,7 +5,10 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use sched::rcu::RcuArc;
 
+use abi::{Errno, Result};
+
 use crate::cred::Creds;
+use crate::file::File;
 use crate::mount::MountNamespace;
 use crate::path::Path;
 
@@ -34,6 +37,11 @@ pub trait Caller: Send + Sync {
     fn thread_id(&self) -> u32;
     /// Identity of the file-descriptor table: the owner of POSIX record locks.
     fn files_id(&self) -> u64;
+    /// The open file behind one of its descriptors, for `ioctl`s that name one.
+    fn open_file(&self, fd: i32) -> Result<Arc<File>> {
+        let _ = fd;
+        Err(Errno::EBADF)
+    }
 }
 
 /// A caller without limits that ignores signals: the kernel itself, and tests.

@@ -19,8 +19,9 @@ pub use init::{contains_ram, init, page_if_ram, set_nodes, total_pages};
 pub use nodes::{node_count, node_of_cpu, node_of_frame, set_cpu_node};
 pub use percpu::{drain_all, drain_local};
 pub use pressure::{
-    Reclaim, Watermarks, as_reclaimer, has_room, reclaim_everything, reclaim_in_background,
-    register_reclaim, set_background_hook, set_min_free, set_oom_hook, watermarks,
+    Reclaim, Watermarks, as_reclaimer, has_room, is_reclaimer, reclaim_everything,
+    reclaim_in_background, register_reclaim, set_background_hook, set_min_free, set_oom_hook,
+    watermarks,
 };
 pub use stats::{Counter, NodeStats, Stats, free, node_stats, stats, zone_info};
 

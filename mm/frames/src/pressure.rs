@@ -232,6 +232,11 @@ pub fn as_reclaimer<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Whether the calling thread frees memory ([`as_reclaimer`]): it must not wait for others to do so.
+pub fn is_reclaimer() -> bool {
+    arch::thread::try_current().is_some_and(|t| t.has_flag(arch::thread::flags::IN_RECLAIM))
+}
+
 /// One pass of the background thread: frees until memory is above the high watermark or nothing
 /// more can be freed; how many frames were.
 pub fn reclaim_in_background() -> usize {

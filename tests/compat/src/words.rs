@@ -421,6 +421,7 @@ pub(crate) const BOOT_PARAMETERS: &[&str] = &[
     "selinux",
     "softlockup_panic",
     "sysrq_always_enabled",
+    "tkernel.nofua",
     "tkernel.strace",
     "transparent_hugepage",
     "tsc",

@@ -139,7 +139,13 @@ fn add_programs(oracle: &Path, programs: &Path) -> Result<(), String> {
 }
 
 /// What ours has built in and Debian's kernel loads: a case loads it with `insmod`, which ours refuses.
-const MODULES: [&str; 2] = ["drivers/net/veth.ko", "drivers/net/dummy.ko"];
+const MODULES: [&str; 5] = [
+    "drivers/net/veth.ko",
+    "drivers/net/dummy.ko",
+    "drivers/block/loop.ko",
+    "drivers/cdrom/cdrom.ko",
+    "fs/isofs/isofs.ko",
+];
 
 /// Copies modules of the kernel that ours is compared with.
 fn add_modules(folder: &Path) -> Result<(), String> {

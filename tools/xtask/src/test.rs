@@ -5,7 +5,10 @@
 
 use crate::build::{TARGET, cargo, use_core_source_if_needed};
 use crate::tally::Tally;
-use crate::{Result, paths, shell, test_bench, test_boot, test_locks, test_oracle, test_shell};
+use crate::{
+    Result, paths, shell, test_bench, test_boot, test_locks, test_oracle, test_powercuts,
+    test_shell,
+};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -33,9 +36,10 @@ pub(crate) fn run() -> Result<u8> {
         ("gzip", "gzip"),
         ("xz", "xz-utils"),
         ("zstd", "zstd"),
+        ("xorriso", "xorriso"),
     ])?;
     ensure_components()?;
-    let steps: [(&str, Step); 9] = [
+    let steps: [(&str, Step); 10] = [
         ("formatting", formatting),
         ("rules of the source", rules),
         ("lints", lints),
@@ -43,6 +47,7 @@ pub(crate) fn run() -> Result<u8> {
         ("boots in QEMU", boots),
         ("a shell on a terminal", test_shell::cases),
         ("instruction counts", test_bench::cases),
+        ("power cuts", test_powercuts::step),
         ("lock checker", test_locks::cases),
         ("the same on Linux", test_oracle::cases),
     ];

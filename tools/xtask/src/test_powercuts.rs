@@ -11,6 +11,8 @@
 //! | `SEED=`    | another load, other moments                                                  |
 //! | `KERNEL=`  | another kernel: Debian's has to pass too                                     |
 //!
+//! `make test` takes two machines side by side, briefly ([`step`]).
+//!
 //! What a run leaves is in `target/powercuts/CPUS-DISK-MODE`; a moment that fails is told with the command that
 //! looks at it again.
 
@@ -20,6 +22,8 @@ use crate::{Result, guest, paths, shell};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Threads of the load, besides its databases.
 const THREADS: u32 = 6;
@@ -46,6 +50,43 @@ impl Case {
     fn name(&self) -> String {
         format!("power cuts: {} CPUs, {}, data={}", self.cpus, self.disk, self.mode)
     }
+}
+
+/// The machines of `make test`.
+const STEP: [(u32, &str, &str); 2] = [(4, "virtio", "ordered"), (1, "nvme", "journal")];
+/// Their seconds of load, and the moments of each.
+const STEP_SECONDS: u64 = 8;
+const STEP_CUTS: u64 = 20;
+
+/// The step of `make test`: at each run another load and other moments.
+pub(crate) fn step() -> Result<Tally> {
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(SEED, |now| now.as_secs());
+    println!("        SEED={seed}");
+    let cases: Vec<Case> = STEP
+        .iter()
+        .map(|&(cpus, disk, mode)| {
+            let (seconds, cuts) = (STEP_SECONDS, STEP_CUTS);
+            Case { cpus, disk: disk.to_owned(), mode: mode.to_owned(), seconds, cuts, seed }
+        })
+        .collect();
+    let (kernel, archive, directory) = ready()?;
+    let outcomes = thread::scope(|scope| {
+        let run = |case| {
+            let (kernel, archive, directory) = (&kernel, &archive, &directory);
+            // What went wrong is told as text, which goes from one thread to another.
+            scope.spawn(move || one(case, kernel, archive, directory).map_err(|e| e.to_string()))
+        };
+        let threads: Vec<_> = cases.iter().map(run).collect();
+        let ended = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err("the thread panicked".into()))
+        };
+        threads.into_iter().map(ended).collect::<Vec<_>>()
+    });
+    let mut tally = Tally::default();
+    for (case, outcome) in cases.iter().zip(outcomes) {
+        tally.count(&case.name(), outcome.map_err(Into::into));
+    }
+    Ok(tally)
 }
 
 /// Runs what the environment asks for; the status is 1 if something failed.
@@ -89,6 +130,16 @@ fn shape(text: &str) -> Result<(u32, String)> {
 }
 
 fn all(cases: &[Case]) -> Result<Tally> {
+    let (kernel, archive, directory) = ready()?;
+    let mut tally = Tally::default();
+    for case in cases {
+        tally.count(&case.name(), one(case, &kernel, &archive, &directory));
+    }
+    Ok(tally)
+}
+
+/// Builds what all machines use: the kernel, the RAM disk, the tool that looks at logs; and the folder for the rest.
+fn ready() -> Result<(PathBuf, PathBuf, PathBuf)> {
     shell::ensure_programs(&[
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("mke2fs", "e2fsprogs"),
@@ -100,13 +151,10 @@ fn all(cases: &[Case]) -> Result<Tally> {
         Some(kernel) => kernel.into(),
         None => build(Profile::Release)?.vmlinuz,
     };
+    shell::run(cargo().args(["build", "--quiet", "--release", "-p", "powercuts"]))?;
     let directory = paths::output().join("powercuts");
     let archive = archive(&directory)?;
-    let mut tally = Tally::default();
-    for case in cases {
-        tally.count(&case.name(), one(case, &kernel, &archive, &directory));
-    }
-    Ok(tally)
+    Ok((kernel, archive, directory))
 }
 
 /// A RAM disk with the load and SQLite's shell, which comes with the libraries that it has here.
@@ -178,8 +226,10 @@ fn boot(case: &Case, kernel: &Path, archive: &Path, disk: &Path, log: &Path) -> 
         "nvme" => ("nvme,drive=logged,serial=1", "/dev/nvme0n1"),
         _ => ("virtio-blk-pci,drive=logged", "/dev/vda"),
     };
+    // QEMU 7.2's NVMe controller takes a write that has to be durable by itself (FUA) for a plain one: there is none
+    // in the log. So the kernel is told to flush instead.
     let words = format!(
-        "console=ttyS0,115200 panic=-1 rdinit=/init quiet LOAD_DISK={name} LOAD_MODE={} LOAD_SEED={} \
+        "console=ttyS0,115200 panic=-1 rdinit=/init quiet tkernel.nofua LOAD_DISK={name} LOAD_MODE={} LOAD_SEED={} \
          LOAD_SECONDS={} LOAD_THREADS={THREADS}",
         case.mode, case.seed, case.seconds
     );

@@ -179,6 +179,12 @@ impl Area {
         if self.barriers { flags | BioFlags::PREFLUSH | BioFlags::FUA } else { flags }
     }
 
+    /// Whether power may fail in the middle of a block, and somebody would see.
+    pub(super) fn may_tear(&self) -> bool {
+        let whole = self.device.limits().physical_block_size as usize;
+        self.format.has_csum() && whole < self.format.block_size
+    }
+
     /// The block of the ring behind `block`.
     pub(super) fn next(&self, block: u32) -> u32 {
         if block + 1 >= self.end { self.first } else { block + 1 }

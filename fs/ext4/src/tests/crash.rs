@@ -1,7 +1,7 @@
 //! Power cuts: whatever the drive had not made durable is there in parts, and recovery, ours and that
 //! of `e2fsck`, finds a file system with nothing to fix and everything that was promised.
 
-use super::bench::{Bench, Random, block_size_of, cuts, recover, scratch, seeded};
+use super::bench::{Bench, Random, block_size_of, cuts, fsck, recover, scratch, seeded};
 use super::worker::{Story, Worker};
 use super::*;
 
@@ -86,6 +86,30 @@ fn power_cuts_with_older_formats() {
     survives_cuts("-t ext3 -b 1024 -I 256 -J size=1", None, 16, 500, 0x5234_5678_9abc_def1);
     survives_cuts("-t ext4 -b 1024 -J size=1", Some("-c -v 2"), 16, 500, 0x6234_5678_9abc_def1);
     survives_cuts("-t ext4 -b 1024 -O ^metadata_csum", Some("-c"), 16, 500, 0x7234_5678_9abc_def1);
+}
+
+/// A commit block that arrives in parts is whole with its first sector, or not there.
+#[test]
+fn commit_blocks_are_written_over_what_they_bring() {
+    let (path, bytes) = image("-t ext4 -b 4096 -J size=4", 24, None);
+    let bench = Bench::new(bytes, 512);
+    let root = bench.root();
+    let made = root.ops().create(&root, b"file", &new(FileKind::Regular, b"")).unwrap();
+    let file = InodeRef::new(made);
+    // The log wraps, and what it held before is no zeros.
+    for round in 0..600_u64 {
+        let name = format!("{round}-{}", "x".repeat(round as usize % 200));
+        root.ops().create(&root, name.as_bytes(), &new(FileKind::Regular, b"")).unwrap();
+        write(&file, round << 12, &[round as u8; 4096]).unwrap();
+        bench.sb.ops().sync(&bench.sb, true).unwrap();
+    }
+    let (count, torn) = bench.drive.commits();
+    assert!(count > 500 && torn == 0, "{torn} of {count}");
+    drop(file);
+    drop(root);
+    std::fs::write(&path, bench.close()).unwrap();
+    let (status, text) = fsck("-fn", &path);
+    assert_eq!(status, 0, "{text}");
 }
 
 /// A large file is freed in many transactions: a crash between them goes on with it.

@@ -79,6 +79,27 @@ impl Recorder {
     }
 }
 
+impl Recorder {
+    /// Commit blocks of a journal that were written, and those of them behind whose first sector something
+    /// else was than they bring.
+    pub(crate) fn commits(&self) -> (usize, usize) {
+        // The journal's magic number, and the kind of block.
+        const COMMIT: [u8; 8] = [0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, 2];
+        let state = self.state.lock().unwrap();
+        let (mut image, mut count, mut torn) = (state.before.clone(), 0, 0);
+        for event in &state.events {
+            let Event::Write { at, bytes, .. } = event else { continue };
+            let place = &mut image[*at..*at + bytes.len()];
+            if bytes.starts_with(&COMMIT) {
+                count += 1;
+                torn += usize::from(place[512..] != bytes[512..]);
+            }
+            place.copy_from_slice(bytes);
+        }
+        (count, torn)
+    }
+}
+
 impl Driver for Recorder {
     fn limits(&self) -> Limits {
         Limits { write_cache: true, fua: true, ..Limits::default() }
