@@ -7,7 +7,7 @@
 //! | `debug`             | the same with QEMU waiting for gdb                                      |
 //! | `image [ROOTFS]`    | only the root image; prints its path                                    |
 //! | `image --uefi`      | a disk image for UEFI by the `bootloader` crate, the root as RAM disk    |
-//! | `rootfs NAME`       | only a root's archive (debian, stress, applications); prints its path    |
+//! | `rootfs NAME`       | only a root's archive (debian, stress, applications, system); prints its path    |
 //! | `profile`           | `run` with a count of instructions by kernel function                   |
 //! | `profile-report`    | the table of a file written by the profiler's plugin                    |
 //! | `test`              | formatting, lints, host tests, boots in QEMU; ends in a total           |
@@ -32,6 +32,7 @@ mod options;
 mod paths;
 mod profile;
 mod qemu;
+mod remote;
 mod rootfs;
 mod screen;
 mod shell;
