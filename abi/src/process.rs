@@ -205,6 +205,7 @@ pub mod securebits {
 pub mod auxv {
     #![expect(missing_docs, reason = "getauxval(3) describes them")]
     pub const NULL: u64 = 0;
+    pub const EXECFD: u64 = 2;
     pub const PHDR: u64 = 3;
     pub const PHENT: u64 = 4;
     pub const PHNUM: u64 = 5;

@@ -16,6 +16,7 @@ pub mod ipi;
 pub mod irq;
 #[cfg(target_os = "none")]
 pub mod power;
+pub mod smbios;
 #[cfg(target_os = "none")]
 pub mod smp;
 pub mod symbols;

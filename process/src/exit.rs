@@ -8,6 +8,7 @@ use crate::group::{ThreadGroup, tree};
 use crate::signal::{self, stop};
 use crate::task::{Life, Task};
 use crate::usage::Usage;
+use abi::poll::{POLLIN, POLLRDNORM};
 use abi::signal::{SIG_IGN, SigInfo, Signal, sa, si};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -175,6 +176,7 @@ fn bury_thread(task: &Task) {
     let mut after = After::default();
     death_signals(task);
     let mut left;
+    let mut has_ended = false;
     let removed = {
         let _tree = tree();
         left = crate::ptrace::tracer_ended(task);
@@ -201,11 +203,16 @@ fn bury_thread(task: &Task) {
             group.thread_count() == 1 && leader.as_ref().is_some_and(|l| l.life() == Life::Zombie);
         if is_complete && let Some(leader) = leader {
             end_process(group, &leader, &mut after);
+            has_ended = true;
         }
         removed
     };
     // A thread in execve(2) waits for the others to be gone.
     group.resume.wake_all();
+    if has_ended {
+        // Listeners have locks that the tree's must not be held with.
+        group.pid().exited.notify(POLLIN | POLLRDNORM);
+    }
     after.run();
     for killed in &left.killed {
         signal::send_to_task(killed, SigInfo::new(Signal::SIGKILL, si::KERNEL));
@@ -264,7 +271,6 @@ fn end_process(group: &Arc<ThreadGroup>, leader: &Task, after: &mut After) {
         kin.is_zombie = true;
         (kin.pgrp.clone(), kin.parent.upgrade())
     };
-    group.pid().exited.wake_all();
     let Some(parent) = parent else {
         // The kernel itself started it, and does not wait.
         after.reap.push(group.clone());

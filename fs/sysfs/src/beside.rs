@@ -1,8 +1,10 @@
 //! File systems that are mounted in `/sys` and show what drivers and security modules want to tell. Nobody
-//! here has anything to tell in `debugfs`; `securityfs` names what decides about access.
+//! here has anything to tell in `debugfs` or to be set up in `configfs`; `securityfs` names what decides about
+//! access. All mounts of a type show the same.
 
 use abi::Result;
 use alloc::sync::Arc;
+use arch::lock::Once;
 use pseudo::{Node, Tree, show};
 use vfs::{FileSystemType, MountRequest, SuperBlock};
 
@@ -11,13 +13,15 @@ struct Beside {
     name: &'static str,
     magic: u64,
     root: fn() -> Node,
+    shown: Once<Arc<SuperBlock>>,
 }
 
-static TYPES: [Beside; 2] = [
+static TYPES: [Beside; 3] = [
     Beside {
         name: "debugfs",
         magic: 0x6462_6720,
         root: || Node { mode: 0o700, ..Tree::new().into_node() },
+        shown: Once::new(),
     },
     Beside {
         name: "securityfs",
@@ -29,6 +33,13 @@ static TYPES: [Beside; 2] = [
             });
             Node { mode: 0o755, ..Tree::new().with("lsm", lsm).into_node() }
         },
+        shown: Once::new(),
+    },
+    Beside {
+        name: "configfs",
+        magic: 0x6265_6570,
+        root: || Node { mode: 0o755, ..Tree::new().into_node() },
+        shown: Once::new(),
     },
 ];
 
@@ -37,7 +48,8 @@ impl FileSystemType for Beside {
         self.name
     }
     fn mount(&self, _: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
-        Ok(pseudo::super_block(self.name, self.magic, (self.root)(), None))
+        let make = || pseudo::super_block(self.name, self.magic, (self.root)(), None);
+        Ok(self.shown.call_once(|| crate::kept(make())).clone())
     }
 }
 

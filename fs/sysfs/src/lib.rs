@@ -6,6 +6,7 @@ extern crate alloc;
 
 mod beside;
 mod disks;
+mod dmi;
 mod functions;
 mod memory;
 mod networks;
@@ -17,7 +18,9 @@ mod uevents;
 use abi::Result;
 use alloc::string::String;
 use alloc::sync::Arc;
+use arch::lock::Once;
 use pseudo::{Node, show};
+use socket::NetNamespace;
 use vfs::{FileSystemType, MountRequest, SuperBlock};
 
 const MAGIC: u64 = 0x6265_6572;
@@ -32,7 +35,20 @@ impl FileSystemType for Sys {
         true
     }
     fn mount(&self, _request: &MountRequest<'_>) -> Result<Arc<SuperBlock>> {
-        Ok(pseudo::super_block("sysfs", MAGIC, root_node(), None))
+        // One for all mounts of the machine's own namespace, so that mount(2) knows a second one.
+        static MACHINE: Once<Arc<SuperBlock>> = Once::new();
+        let make = || pseudo::super_block("sysfs", MAGIC, root_node(), None);
+        let namespace = socket::identity::network();
+        let is_machine = match (&namespace, NetNamespace::initial()) {
+            (Some(own), Some(initial)) => Arc::ptr_eq(own, initial),
+            _ => false,
+        };
+        let Some(own) = namespace.filter(|_| is_machine) else { return Ok(make()) };
+        let first = || {
+            networks::follow(&own);
+            kept(make())
+        };
+        Ok(MACHINE.call_once(first).clone())
     }
 }
 
@@ -40,6 +56,12 @@ impl FileSystemType for Sys {
 pub fn init() {
     vfs::register_file_system(&Sys);
     beside::init();
+}
+
+/// A super block that stays when its last mount is gone.
+fn kept(sb: Arc<SuperBlock>) -> Arc<SuperBlock> {
+    sb.activate();
+    sb
 }
 
 /// A file with one line.

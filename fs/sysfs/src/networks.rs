@@ -1,12 +1,17 @@
 //! Network interfaces of the namespace that the tree was mounted in: `/sys/class/net`.
 
 use crate::tree::Builder;
+use crate::uevents;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use arch::lock::{LockClass, SpinLock};
 use core::sync::atomic::{AtomicU64, Ordering};
-use netdevice::{Devices, Interface};
+use netdevice::{Change, Devices, Interface};
 use socket::NetNamespace;
+
+static TOLD: LockClass = LockClass::new("sysfs.told", 545);
 
 /// Changes when interfaces do.
 pub(crate) fn generation(namespace: Option<&NetNamespace>) -> u32 {
@@ -27,8 +32,8 @@ fn mac(bytes: [u8; 6]) -> String {
     parts.join(":")
 }
 
-fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
-    let name = interface.name();
+/// The device that an interface hangs on, if there is one, and its own place.
+fn place(interface: &Interface, name: &str) -> (Option<String>, String) {
     let bus = interface.device.as_ref().map(|device| device.bus()).unwrap_or_default();
     let function = || crate::functions::path_of(&bus);
     let parent = (!bus.is_empty()).then(|| crate::functions::inner_device(&function()));
@@ -36,6 +41,65 @@ fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
         Some(parent) => format!("{parent}/net/{name}"),
         None => format!("devices/virtual/net/{name}"),
     };
+    (parent, path)
+}
+
+/// What its events tell.
+fn facts(interface: &Interface, name: &str) -> [String; 2] {
+    [format!("INTERFACE={name}"), format!("IFINDEX={}", interface.index)]
+}
+
+/// Names of interfaces that were told of, by number.
+type Told = BTreeMap<u32, String>;
+
+/// From now on tells of interfaces that come, go and get another name in a namespace.
+pub(crate) fn follow(namespace: &Arc<NetNamespace>) {
+    let Some(devices) = namespace.part::<Devices>() else { return };
+    let known: Told = devices.all().iter().map(|known| (known.index, known.name())).collect();
+    let told = SpinLock::new(&TOLD, known);
+    let namespace = Arc::downgrade(namespace);
+    devices.watch(Arc::new(move |change| {
+        let Some(namespace) = namespace.upgrade() else { return };
+        match change {
+            Change::Interface(interface) => {
+                let name = interface.name();
+                let old = {
+                    let mut told = told.lock();
+                    if told.get(&interface.index) == Some(&name) {
+                        return;
+                    }
+                    told.insert(interface.index, name.clone())
+                };
+                let old = old.map(|old| place(interface, &old).1);
+                tell(&namespace, interface, &name, old.as_deref());
+            }
+            Change::Gone(interface) => {
+                let name = told.lock().remove(&interface.index);
+                let Some(name) = name else { return };
+                let lines = facts(interface, &name).join("\n") + "\n";
+                let path = place(interface, &name).1;
+                uevents::send(&namespace, "remove", &path, "net", &lines);
+            }
+            _ => {}
+        }
+    }));
+}
+
+/// Tells of a new interface, or of one that was at another place.
+fn tell(namespace: &NetNamespace, interface: &Interface, name: &str, old: Option<&str>) {
+    let path = place(interface, name).1;
+    let [is_called, number] = facts(interface, name);
+    let (action, before) = match old {
+        Some(old) => ("move", format!("DEVPATH_OLD=/{old}\n")),
+        None => ("add", String::new()),
+    };
+    let lines = format!("{before}{is_called}\n{number}\n");
+    uevents::send(namespace, action, &path, "net", &lines);
+}
+
+fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
+    let name = interface.name();
+    let (parent, path) = place(interface, &name);
     let line = |tree: &mut Builder, file: &str, text: fn(&Interface) -> String| {
         let interface = interface.clone();
         tree.line(&format!("{path}/{file}"), move || text(&interface));
@@ -74,7 +138,7 @@ fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
             counter(&interface).load(Ordering::Relaxed).to_string()
         });
     }
-    tree.uevent(&path, &[format!("INTERFACE={name}"), format!("IFINDEX={}", interface.index)]);
+    tree.uevent(&path, &facts(interface, &name));
     tree.device(&path, "class/net", &name);
     if let Some(parent) = parent {
         tree.link(&format!("{path}/device"), &parent);

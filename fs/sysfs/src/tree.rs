@@ -1,6 +1,6 @@
 //! Paths to nodes.
 
-use crate::{disks, functions, memory, networks, nodes, system, uevents};
+use crate::{disks, dmi, functions, memory, networks, nodes, system, uevents};
 use abi::Result;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -205,6 +205,7 @@ fn build(tree: &mut Builder, namespace: Option<&NetNamespace>) {
         "devices",
         "firmware",
         "fs/cgroup",
+        "kernel/config",
         "kernel/debug",
         "kernel/mm",
         "kernel/security",
@@ -216,6 +217,7 @@ fn build(tree: &mut Builder, namespace: Option<&NetNamespace>) {
     tree.line("kernel/uevent_seqnum", || uevents::sequence().to_string());
     system::add(tree);
     memory::add(tree);
+    dmi::add(tree);
     functions::add(tree);
     disks::add(tree);
     networks::add(tree, namespace);

@@ -1,4 +1,5 @@
-//! Device events: what udev and its like hear through netlink.
+//! Device events: what udev and its like hear through netlink. Network interfaces tell of themselves
+//! ([`crate::networks::follow`]).
 //!
 //! A program asks for an event by writing an action to a device's `uevent` (`udevadm trigger`); how it is
 //! written and what is sent is told by the ABI documents of sysfs (`sysfs-uevent`) and by udev's own
@@ -54,15 +55,26 @@ pub(crate) fn ask(
     }
     // What belongs to no class and no bus is no device, and nobody hears of it.
     if let Some(subsystem) = tree::subsystem(path, namespace) {
-        let number = SEQUENCE.fetch_add(1, Ordering::Relaxed) + 1;
-        let message = message(action, path, &subsystem, &format!("{asked}{lines}"), number);
         // Interfaces are their namespace's own business, all other devices the machine's.
         let own = namespace.filter(|_| subsystem == "net").and_then(Weak::upgrade);
         if let Some(namespace) = own.as_ref().or(NetNamespace::initial()) {
-            netlink::multicast(namespace, PROTOCOL, GROUP, &message);
+            send(namespace, action, path, &subsystem, &format!("{asked}{lines}"));
         }
     }
     Ok(())
+}
+
+/// Sends an event to who listens in a namespace.
+pub(crate) fn send(
+    namespace: &NetNamespace,
+    action: &str,
+    path: &str,
+    subsystem: &str,
+    lines: &str,
+) {
+    let number = SEQUENCE.fetch_add(1, Ordering::Relaxed) + 1;
+    let message = message(action, path, subsystem, lines, number);
+    netlink::multicast(namespace, PROTOCOL, GROUP, &message);
 }
 
 /// Five groups of hexadecimal digits.

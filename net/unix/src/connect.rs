@@ -11,7 +11,7 @@ use socket::{Address, Call, PeerCred, Shutdown};
 
 use crate::name;
 use crate::sock::{
-    BOTH_SHUT, CONNECTED, DEAD, Inbox, READABLE, RECV_SHUT, SEND_SHUT, Unix, WRITABLE,
+    BOTH_SHUT, CONNECTED, DEAD, Inbox, READABLE, RECV_SHUT, SEND_SHUT, UNACCEPTED, Unix, WRITABLE,
 };
 
 /// What changes with a socket's name and connection.
@@ -133,6 +133,7 @@ pub(crate) fn accept(socket: &Unix, nonblocking: bool) -> Result<Arc<Unix>> {
             found?
         }
     };
+    accepted.clear_state(UNACCEPTED);
     if was_full {
         socket.room.notify_one(WRITABLE);
     }
@@ -263,7 +264,7 @@ fn try_connect(socket: &Unix, listener: &Arc<Unix>) -> Result<bool> {
     server.common.options.inherit(&listener.common.options);
     server.common.set_peer(Some(PeerCred::current()));
     server.peer.set(Some(own));
-    server.add_state(CONNECTED);
+    server.add_state(CONNECTED | UNACCEPTED);
     let mut pending = listener.pending.lock();
     if pending.is_closed || pending.is_full() {
         let is_closed = pending.is_closed;

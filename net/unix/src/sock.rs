@@ -38,6 +38,8 @@ pub(crate) const BOTH_SHUT: u32 = RECV_SHUT | SEND_SHUT;
 pub(crate) const CONNECTED: u32 = 4;
 /// Closed by its program.
 pub(crate) const DEAD: u32 = 8;
+/// The server's end of a connection that nobody has accepted yet.
+pub(crate) const UNACCEPTED: u32 = 16;
 
 /// Events of a queue that has something.
 pub(crate) const READABLE: u32 = POLLIN | POLLRDNORM | POLLRDBAND;
@@ -121,6 +123,10 @@ impl Unix {
         self.state.fetch_or(bits, Ordering::AcqRel);
     }
 
+    pub(crate) fn clear_state(&self, bits: u32) {
+        self.state.fetch_and(!bits, Ordering::AcqRel);
+    }
+
     pub(crate) fn has(&self, bits: u32) -> bool {
         self.state() & bits != 0
     }
@@ -135,6 +141,11 @@ impl Unix {
 
     pub(crate) fn passes_credentials(&self) -> bool {
         self.common.options.has(Flag::PASSCRED)
+    }
+
+    /// Whether what comes here is to tell who sent it: whoever accepts the connection may still ask for it.
+    pub(crate) fn takes_credentials(&self) -> bool {
+        self.passes_credentials() || self.has(UNACCEPTED)
     }
 
     pub(crate) fn sndbuf(&self) -> usize {

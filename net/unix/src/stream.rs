@@ -327,7 +327,7 @@ pub(crate) fn extra_of(socket: &Unix, peer: &Unix, message: &mut SendMessage<'_>
             Ancillary::Raw { .. } => {}
         }
     }
-    if extra.cred.is_none() && (socket.passes_credentials() || peer.passes_credentials()) {
+    if extra.cred.is_none() && (socket.passes_credentials() || peer.takes_credentials()) {
         extra.cred = Some(Cred::current());
     }
     Ok(extra)
@@ -349,7 +349,7 @@ pub(crate) fn send(
     }
     let peer = peer.ok_or(Errno::ENOTCONN)?;
     let wants_extra =
-        !message.control.is_empty() || socket.passes_credentials() || peer.passes_credentials();
+        !message.control.is_empty() || socket.passes_credentials() || peer.takes_credentials();
     let mut front = Front::default();
     if wants_extra {
         name::auto_bind_for_credentials(socket, None)?;

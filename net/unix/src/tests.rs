@@ -203,6 +203,34 @@ fn credentials_keep_writers_apart() {
 }
 
 #[test]
+fn what_is_sent_before_the_accept_tells_its_sender() {
+    let world = World::new();
+    for kind in [Kind::Stream, Kind::SeqPacket] {
+        let address = named(b"\0early");
+        let [listener, client] = [world.socket(kind), world.socket(kind)];
+        world.with(|call| {
+            listener.bind(call, &address).unwrap();
+            listener.listen(call, 1).unwrap();
+            client.connect(call, &address, true).unwrap();
+            send(&client, b"early", 0).unwrap();
+            let server = listener.accept(call, true).unwrap();
+            send(&client, b"late", 0).unwrap();
+            server.common().options.set(Flag::PASSCRED, true);
+            let sender = || {
+                let mut message = RecvMessage { wants_control: true, ..RecvMessage::default() };
+                let mut buffer = [0; 8];
+                server.recv(&mut Sink::kernel(&mut buffer), &mut message).unwrap();
+                match message.control.pop() {
+                    Some(Ancillary::Credentials(cred)) => Some(cred.uid),
+                    _ => None,
+                }
+            };
+            assert_eq!((sender(), sender()), (Some(0), Some(65534)));
+        });
+    }
+}
+
+#[test]
 fn what_is_lost_is_freed() {
     let world = World::new();
     let weak = {

@@ -12,6 +12,7 @@ macro_rules! put {
     };
 }
 
+mod binfmt;
 mod cpu;
 mod fds;
 mod global;
@@ -86,4 +87,5 @@ pub fn process_files() -> impl Iterator<Item = (&'static str, u32)> {
 pub fn init(command_line: &str) {
     global::set_command_line(command_line);
     vfs::register_file_system(&Proc);
+    binfmt::init();
 }

@@ -328,6 +328,7 @@ pub(crate) fn node() -> Node {
 
 fn tree() -> Tree {
     let fs = Tree::new()
+        .dir("binfmt_misc", Tree::new())
         .dir("mqueue", crate::sysvipc::mqueue())
         .dir("inotify", inotify())
         .with("aio-max-nr", number(&aio::context::MAX_NR, 0..=i64::MAX))

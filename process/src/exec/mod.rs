@@ -7,7 +7,9 @@
 pub mod args;
 pub mod elf;
 mod image;
+mod interpret;
 mod lock;
+pub mod misc;
 pub mod script;
 mod stack;
 
@@ -23,6 +25,7 @@ use arch::VirtAddr;
 use arch::trap::TrapFrame;
 use args::Strings;
 use core::sync::atomic::Ordering;
+use interpret::{Handed, Resolved};
 use vfs::DenyWrite;
 use vfs::cred::{CapSet, Creds};
 use vfs::file::File;
@@ -63,6 +66,7 @@ pub(crate) struct Loaded {
     file: Arc<File>,
     nobody_writes: DenyWrite,
     filename: Vec<u8>,
+    handed: Option<Handed>,
 }
 
 /// The file of the running program.
@@ -168,35 +172,16 @@ pub(crate) fn load(
     old: &Arc<Creds>,
     limits: &crate::limits::Limits,
 ) -> core::result::Result<Loaded, Failure> {
-    let Program { mut file, filename, mut argv, envp } = program;
-    let mut nobody_writes = DenyWrite::new(&file)?;
-    let mut script_name = filename.clone();
-    let mut head = [0u8; script::HEAD_LEN];
-    let mut depth = 0;
-    let len = loop {
-        head.fill(0);
-        let len = read_at(&file, 0, &mut head)?;
-        let bytes = head.get(..len).unwrap_or_default();
-        let Some(interpreter) = script::parse(bytes)? else { break len };
-        depth += 1;
-        if depth > script::MAX_DEPTH {
-            return Err(Errno::ELOOP.into());
-        }
-        let mut new_head: Vec<&[u8]> = alloc::vec![interpreter.path];
-        new_head.extend(interpreter.argument);
-        new_head.push(&script_name);
-        argv = argv.with_head(&new_head)?;
-        let next = interpreter.path.to_vec();
-        file = Opener::open(task, &next)?;
-        nobody_writes = DenyWrite::new(&file)?;
-        script_name = next;
-    };
+    let mut program = program;
+    let Resolved { file, nobody_writes, head, len, argv, privileged, handed, keeps_name } =
+        interpret::resolve(task, &mut program)?;
+    let Program { filename, envp, .. } = program;
     let bytes = head.get(..len).unwrap_or_default();
     let header = elf::Header::parse(bytes).map_err(Errno::from)?;
     let segments = image::read_segments(&file, &header)?;
     let interpreter = image::open_interpreter(task, &file, &segments)?;
 
-    let privileges = file_privileges(task, &file);
+    let privileges = file_privileges(task, privileged.as_ref().unwrap_or(&file));
     let (creds, secure) = creds::exec(old, &privileges)?;
     let mut personality = task.personality.load(Ordering::Relaxed);
     if creds.euid != old.euid || creds.egid != old.egid {
@@ -228,7 +213,7 @@ pub(crate) fn load(
         (auxv::PHENT, elf::PHENT_SIZE as u64),
         (auxv::PHNUM, u64::from(header.phnum)),
         (auxv::BASE, interp.as_ref().map_or(0, |i| i.base)),
-        (auxv::FLAGS, 0),
+        (auxv::FLAGS, u64::from(keeps_name)),
         (auxv::ENTRY, main.entry),
         (auxv::UID, u64::from(ns.uid_in(creds.uid))),
         (auxv::EUID, u64::from(ns.uid_in(creds.euid))),
@@ -236,8 +221,9 @@ pub(crate) fn load(
         (auxv::EGID, u64::from(ns.gid_in(creds.egid))),
         (auxv::SECURE, u64::from(secure)),
         (auxv::HWCAP2, 0),
+        (auxv::EXECFD, handed.as_ref().map_or(0, |handed| u64::from(handed.number()))),
     ];
-    let used = usize::from(vdso == 0);
+    let used = usize::from(vdso == 0)..auxv.len() - usize::from(handed.is_none());
     let mut random = [0u8; 16];
     crate::random_bytes(&mut random);
     let image = stack::build(
@@ -247,7 +233,7 @@ pub(crate) fn load(
             envp: &envp,
             filename: &filename,
             random,
-            auxv: auxv.get(used..).unwrap_or_default(),
+            auxv: auxv.get(used).unwrap_or_default(),
             gap: if randomize { crate::random_u64() % 8192 } else { 0 },
         },
     )?;
@@ -277,6 +263,7 @@ pub(crate) fn load(
         file,
         nobody_writes,
         filename,
+        handed,
     })
 }
 
@@ -394,6 +381,9 @@ pub(crate) fn adopt(task: &Task, frame: &mut TrapFrame, loaded: Loaded) {
     *task.altstack.lock() = StackT { sp: 0, flags: SS_DISABLE, pad: 0, size: 0 };
     group.exit_signal.store(Signal::SIGCHLD.raw() as i32, Ordering::Relaxed);
     group.has_execed.store(true, Ordering::Relaxed);
+    if let Some(handed) = loaded.handed {
+        handed.keep();
+    }
     let executable = Executable { file: loaded.file, _nobody_writes: loaded.nobody_writes };
     group.exe.set(Some(Arc::new(executable)));
     group.update_layout(|layout| *layout = loaded.layout);

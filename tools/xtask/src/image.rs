@@ -162,6 +162,16 @@ pub(crate) fn put_file(image: &Path, path: &str, contents: &[u8]) -> Result {
     result
 }
 
+/// Makes a directory in the image.
+pub(crate) fn make_directory(image: &Path, path: &str) -> Result {
+    debugfs(image, &format!("mkdir {path}\n"))
+}
+
+/// Makes a symbolic link in the image.
+pub(crate) fn put_link(image: &Path, path: &str, target: &str) -> Result {
+    debugfs(image, &format!("symlink {path} {target}\n"))
+}
+
 /// Removes a file from the image if it is there.
 pub(crate) fn remove_file(image: &Path, path: &str) -> Result {
     debugfs(image, &format!("rm {path}\n"))

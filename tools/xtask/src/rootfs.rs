@@ -105,7 +105,29 @@ pub(crate) const APPLICATIONS: Recipe = Recipe {
     sources: &["bzip2", "curl"],
 };
 
-const RECIPES: [&Recipe; 3] = [&DEFAULT, &STRESS, &APPLICATIONS];
+/// A system that starts by itself: what `test_systemd` boots.
+pub(crate) const SYSTEM: Recipe = Recipe {
+    name: "system",
+    variant: "minbase",
+    packages: &[
+        "dbus",
+        "ifupdown",
+        "iproute2",
+        "isc-dhcp-client",
+        "kmod",
+        "libpam-systemd",
+        "openssh-server",
+        "procps",
+        "strace",
+        "systemd",
+        "systemd-sysv",
+        "udev",
+        "util-linux-extra",
+    ],
+    sources: &[],
+};
+
+const RECIPES: [&Recipe; 4] = [&DEFAULT, &STRESS, &APPLICATIONS, &SYSTEM];
 
 /// The recipe of this name.
 pub(crate) fn recipe(name: &str) -> Result<&'static Recipe> {
