@@ -1,9 +1,8 @@
 //! One group of a hierarchy.
 
 use super::hierarchy::Hierarchy;
-use super::pids::Pids;
 use super::set::Set;
-use super::{Controllers, Mode, Settings};
+use super::{Controllers, Mode, Settings, controllers};
 use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -41,7 +40,8 @@ pub struct Group {
     /// What its files set.
     pub settings: Settings,
     pub(super) enabled: AtomicU64,
-    pub(super) pids: Pids,
+    /// What its controllers keep of it.
+    pub(super) state: controllers::State,
     /// Woken when `cgroup.events` would read otherwise.
     pub events: Arc<WaitQueue>,
     /// How often it was.
@@ -86,7 +86,7 @@ impl Group {
             populated: AtomicUsize::new(0),
             settings,
             enabled: AtomicU64::new(0),
-            pids: Pids::new(),
+            state: controllers::State::new(),
             events: Arc::new(WaitQueue::new()),
             event_count: AtomicU64::new(0),
             is_told: AtomicBool::new(false),

@@ -1,0 +1,107 @@
+//! Which controllers there are, and when each is asked: a line a controller and occasion.
+//!
+//! A controller is a file of its own. What it keeps of a group is a field of [`State`], made by
+//! `NAME::State::new`; what it does when tasks and groups come, move and go are the functions called here. Its files are
+//! a table of its own in crate `cgroupfs`.
+
+use super::group::Group;
+use super::pids;
+use super::set::Set;
+use crate::task::Task;
+use abi::Result;
+use alloc::sync::Arc;
+use bitflags::bitflags;
+
+bitflags! {
+    /// What can be controlled.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Controllers: u32 {
+        /// How many tasks there may be.
+        const PIDS = 1 << 11;
+    }
+}
+
+impl Controllers {
+    /// Each with its name, in the order of `/proc/cgroups`.
+    pub const NAMES: [(&'static str, Controllers); 1] = [
+        // One line each.
+        ("pids", Controllers::PIDS),
+    ];
+    /// Those that version 2 has.
+    pub const UNIFIED: Controllers = Controllers::PIDS;
+    /// Those that look at tasks one by one and need no processes kept together: cgroups(7), "Threaded
+    /// versus domain controllers".
+    pub const THREADED: Controllers = Controllers::PIDS;
+
+    /// The controller with this name.
+    pub fn named(name: &[u8]) -> Option<Controllers> {
+        let found = Self::NAMES.iter().find(|(own, _)| own.as_bytes() == name);
+        found.map(|(_, controller)| *controller)
+    }
+
+    /// The names of these.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().filter(move |(_, own)| self.contains(*own)).map(|(name, _)| *name)
+    }
+}
+
+/// What the controllers keep of a group.
+pub(super) struct State {
+    pub(super) pids: pids::Pids,
+}
+
+impl State {
+    pub(super) fn new() -> State {
+        State { pids: pids::Pids::new() }
+    }
+}
+
+/// A group was made; the structure is locked.
+pub(super) fn created(_group: &Group) {}
+
+/// A group without tasks and groups is taken away; structure and tree are locked.
+pub(super) fn removed(_group: &Group) {}
+
+/// The children of `group` are no longer controlled by `controllers`; the structure is locked.
+pub(super) fn disabled(group: &Group, controllers: Controllers) {
+    if controllers.contains(Controllers::PIDS) {
+        group.children().iter().for_each(|child| child.set_pids_max(pids::NO_LIMIT));
+    }
+}
+
+/// Whether `tasks` may move to `group`; structure and tree are locked.
+pub(super) fn may_attach(_group: &Group, _tasks: &[Arc<Task>]) -> Result<()> {
+    Ok(())
+}
+
+/// A task has moved from the groups of `old` to those of `new`; structure and tree are locked.
+pub(super) fn moved(_task: &Task, old: Option<&Arc<Set>>, new: Option<&Arc<Set>>) {
+    if let Some(new) = new {
+        pids::charge_moved(new);
+    }
+    if let Some(old) = old {
+        pids::uncharge(old);
+    }
+}
+
+/// A task is about to be born into the groups of `set`; the tree is locked. What is refused has
+/// changed nothing.
+pub(super) fn may_enter(set: &Set) -> Result<()> {
+    pids::charge(set)
+}
+
+/// It was not born.
+pub(super) fn not_entered(set: &Set) {
+    pids::uncharge(set);
+}
+
+/// It was born; the tree is locked.
+pub(super) fn entered(_task: &Task, _set: &Set) {}
+
+/// A task has ended; the tree is locked.
+pub(super) fn ended(_task: &Task, _set: &Set) {}
+
+/// Nothing is left of a task: its number is free.
+pub(super) fn gone(set: &Set) {
+    pids::uncharge(set);
+}
