@@ -4,7 +4,9 @@
 
 extern crate alloc;
 
+mod cpuacct;
 mod directory;
+mod freezer;
 mod mount;
 mod pids;
 mod tasks;

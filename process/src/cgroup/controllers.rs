@@ -5,8 +5,8 @@
 //! a table of its own in crate `cgroupfs`.
 
 use super::group::Group;
-use super::pids;
 use super::set::Set;
+use super::{cpuacct, freezer, pids};
 use crate::task::Task;
 use abi::Result;
 use alloc::sync::Arc;
@@ -16,6 +16,10 @@ bitflags! {
     /// What can be controlled.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Controllers: u32 {
+        /// Processor time.
+        const CPUACCT = 1 << 2;
+        /// Tasks that stand still.
+        const FREEZER = 1 << 6;
         /// How many tasks there may be.
         const PIDS = 1 << 11;
     }
@@ -23,8 +27,10 @@ bitflags! {
 
 impl Controllers {
     /// Each with its name, in the order of `/proc/cgroups`.
-    pub const NAMES: [(&'static str, Controllers); 1] = [
+    pub const NAMES: [(&'static str, Controllers); 3] = [
         // One line each.
+        ("cpuacct", Controllers::CPUACCT),
+        ("freezer", Controllers::FREEZER),
         ("pids", Controllers::PIDS),
     ];
     /// Those that version 2 has.
@@ -47,20 +53,31 @@ impl Controllers {
 
 /// What the controllers keep of a group.
 pub(super) struct State {
+    pub(super) cpuacct: cpuacct::Account,
+    pub(super) freezer: freezer::Freezer,
     pub(super) pids: pids::Pids,
 }
 
 impl State {
     pub(super) fn new() -> State {
-        State { pids: pids::Pids::new() }
+        State {
+            cpuacct: cpuacct::Account::new(),
+            freezer: freezer::Freezer::new(),
+            pids: pids::Pids::new(),
+        }
     }
 }
 
 /// A group was made; the structure is locked.
-pub(super) fn created(_group: &Group) {}
+pub(super) fn created(group: &Group) {
+    freezer::created(group);
+}
 
 /// A group without tasks and groups is taken away; structure and tree are locked.
-pub(super) fn removed(_group: &Group) {}
+pub(super) fn removed(group: &Group) {
+    cpuacct::removed(group);
+    freezer::removed(group);
+}
 
 /// The children of `group` are no longer controlled by `controllers`; the structure is locked.
 pub(super) fn disabled(group: &Group, controllers: Controllers) {
@@ -75,7 +92,9 @@ pub(super) fn may_attach(_group: &Group, _tasks: &[Arc<Task>]) -> Result<()> {
 }
 
 /// A task has moved from the groups of `old` to those of `new`; structure and tree are locked.
-pub(super) fn moved(_task: &Task, old: Option<&Arc<Set>>, new: Option<&Arc<Set>>) {
+pub(super) fn moved(task: &Task, old: Option<&Arc<Set>>, new: Option<&Arc<Set>>) {
+    cpuacct::moved(task, old.map(|set| &**set));
+    freezer::moved(task, old, new);
     if let Some(new) = new {
         pids::charge_moved(new);
     }
@@ -96,10 +115,15 @@ pub(super) fn not_entered(set: &Set) {
 }
 
 /// It was born; the tree is locked.
-pub(super) fn entered(_task: &Task, _set: &Set) {}
+pub(super) fn entered(task: &Task, set: &Arc<Set>) {
+    freezer::entered(task, set);
+}
 
 /// A task has ended; the tree is locked.
-pub(super) fn ended(_task: &Task, _set: &Set) {}
+pub(super) fn ended(task: &Task, set: &Set) {
+    cpuacct::ended(task, set);
+    freezer::ended(task, set);
+}
 
 /// Nothing is left of a task: its number is free.
 pub(super) fn gone(set: &Set) {

@@ -214,6 +214,11 @@ impl Group {
         self.sets().iter().any(|set| set.has_members())
     }
 
+    /// How many tasks run in the group itself.
+    pub(super) fn task_count(&self) -> usize {
+        self.sets().iter().map(|set| set.member_count()).sum()
+    }
+
     /// The controllers that the group has files of.
     pub fn controllers(&self) -> Controllers {
         if !self.hierarchy.is_unified() {

@@ -9,6 +9,8 @@
 
 mod agent;
 mod controllers;
+mod cpuacct;
+mod freezer;
 mod group;
 mod hierarchy;
 mod namespace;
@@ -16,6 +18,10 @@ mod pids;
 mod set;
 
 pub use controllers::Controllers;
+pub(crate) use cpuacct::Before;
+pub use cpuacct::CpuUsage;
+pub use freezer::{FreezerState, set_frozen};
+pub(crate) use freezer::{Standing, Wait, stand, stand_at_once};
 pub use group::Group;
 pub use hierarchy::{
     Hierarchy, Wanted, is_unified_visible, mount, mount_unified, root_of, unified, unmounted,
