@@ -1,6 +1,6 @@
 //! A group as a directory.
 
-use crate::{cpuacct, freezer, pids, version1, version2};
+use crate::{cpuacct, cpuset, freezer, pids, version1, version2};
 use abi::stat::{DT_DIR, DT_REG};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
@@ -44,6 +44,7 @@ const FILES: u64 = 1 << 12;
 /// The tables of the controllers' files: of version 1, of version 2. Each has room for 100.
 const CONTROLLERS: &[(&[Entry], &[Entry])] = &[
     // One line each.
+    (cpuset::FILES, cpuset::UNIFIED),
     (cpuacct::FILES, cpuacct::UNIFIED),
     (freezer::FILES, freezer::UNIFIED),
     (pids::FILES, pids::FILES),

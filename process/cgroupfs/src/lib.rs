@@ -5,6 +5,7 @@
 extern crate alloc;
 
 mod cpuacct;
+mod cpuset;
 mod directory;
 mod freezer;
 mod mount;

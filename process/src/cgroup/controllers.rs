@@ -6,7 +6,7 @@
 
 use super::group::Group;
 use super::set::Set;
-use super::{cpuacct, freezer, pids};
+use super::{cpuacct, cpuset, freezer, pids};
 use crate::task::Task;
 use abi::Result;
 use alloc::sync::Arc;
@@ -16,6 +16,8 @@ bitflags! {
     /// What can be controlled.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Controllers: u32 {
+        /// On which processors tasks run.
+        const CPUSET = 1;
         /// Processor time.
         const CPUACCT = 1 << 2;
         /// Tasks that stand still.
@@ -27,17 +29,18 @@ bitflags! {
 
 impl Controllers {
     /// Each with its name, in the order of `/proc/cgroups`.
-    pub const NAMES: [(&'static str, Controllers); 3] = [
+    pub const NAMES: [(&'static str, Controllers); 4] = [
         // One line each.
+        ("cpuset", Controllers::CPUSET),
         ("cpuacct", Controllers::CPUACCT),
         ("freezer", Controllers::FREEZER),
         ("pids", Controllers::PIDS),
     ];
     /// Those that version 2 has.
-    pub const UNIFIED: Controllers = Controllers::PIDS;
+    pub const UNIFIED: Controllers = Controllers::CPUSET.union(Controllers::PIDS);
     /// Those that look at tasks one by one and need no processes kept together: cgroups(7), "Threaded
     /// versus domain controllers".
-    pub const THREADED: Controllers = Controllers::PIDS;
+    pub const THREADED: Controllers = Controllers::CPUSET.union(Controllers::PIDS);
 
     /// The controller with this name.
     pub fn named(name: &[u8]) -> Option<Controllers> {
@@ -53,14 +56,16 @@ impl Controllers {
 
 /// What the controllers keep of a group.
 pub(super) struct State {
+    pub(super) cpuset: cpuset::Cpuset,
     pub(super) cpuacct: cpuacct::Account,
     pub(super) freezer: freezer::Freezer,
     pub(super) pids: pids::Pids,
 }
 
 impl State {
-    pub(super) fn new() -> State {
+    pub(super) fn new(is_root: bool) -> State {
         State {
+            cpuset: cpuset::Cpuset::new(is_root),
             cpuacct: cpuacct::Account::new(),
             freezer: freezer::Freezer::new(),
             pids: pids::Pids::new(),
@@ -70,6 +75,7 @@ impl State {
 
 /// A group was made; the structure is locked.
 pub(super) fn created(group: &Group) {
+    cpuset::created(group);
     freezer::created(group);
 }
 
@@ -81,18 +87,22 @@ pub(super) fn removed(group: &Group) {
 
 /// The children of `group` are no longer controlled by `controllers`; the structure is locked.
 pub(super) fn disabled(group: &Group, controllers: Controllers) {
+    if controllers.contains(Controllers::CPUSET) {
+        cpuset::disabled(group);
+    }
     if controllers.contains(Controllers::PIDS) {
         group.children().iter().for_each(|child| child.set_pids_max(pids::NO_LIMIT));
     }
 }
 
 /// Whether `tasks` may move to `group`; structure and tree are locked.
-pub(super) fn may_attach(_group: &Group, _tasks: &[Arc<Task>]) -> Result<()> {
-    Ok(())
+pub(super) fn may_attach(group: &Group, _tasks: &[Arc<Task>]) -> Result<()> {
+    cpuset::may_attach(group)
 }
 
 /// A task has moved from the groups of `old` to those of `new`; structure and tree are locked.
 pub(super) fn moved(task: &Task, old: Option<&Arc<Set>>, new: Option<&Arc<Set>>) {
+    cpuset::moved(task, old, new);
     cpuacct::moved(task, old.map(|set| &**set));
     freezer::moved(task, old, new);
     if let Some(new) = new {

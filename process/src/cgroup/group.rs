@@ -66,6 +66,7 @@ impl Group {
         id: u64,
         maker: Mode,
     ) -> Arc<Group> {
+        let is_root = parent.is_none();
         let settings = Settings::new(parent.as_deref().map(|parent| &parent.settings), maker);
         Arc::new_cyclic(|this| Group {
             this: this.clone(),
@@ -86,7 +87,7 @@ impl Group {
             populated: AtomicUsize::new(0),
             settings,
             enabled: AtomicU64::new(0),
-            state: controllers::State::new(),
+            state: controllers::State::new(is_root),
             events: Arc::new(WaitQueue::new()),
             event_count: AtomicU64::new(0),
             is_told: AtomicBool::new(false),

@@ -10,6 +10,7 @@
 mod agent;
 mod controllers;
 mod cpuacct;
+pub mod cpuset;
 mod freezer;
 mod group;
 mod hierarchy;
