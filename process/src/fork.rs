@@ -115,12 +115,17 @@ impl Child {
         }
         if let Some(done) = vfork
             // Only SIGKILL ends the wait early.
-            && done.wait_killable().is_ok()
+            && wait_for_child(parent, &done)
         {
             crate::ptrace::vfork_done_stop(parent, frame, &pid);
         }
         self.nr
     }
+}
+
+fn wait_for_child(parent: &Task, done: &Completion) -> bool {
+    let _waits = crate::cgroup::Wait::new(parent);
+    done.wait_killable().is_ok()
 }
 
 /// Makes a child of `parent`, which runs and whose user registers are in `frame`.

@@ -111,6 +111,10 @@ pub struct Task {
     pub(crate) cgroups: ArcCell<crate::cgroup::Set>,
     /// Its key among their members.
     pub(crate) cgroup_key: AtomicU64,
+    /// What it had used when it came there.
+    pub(crate) before: crate::cgroup::Before,
+    /// Whether it is frozen with them.
+    pub(crate) standing: crate::cgroup::Standing,
     /// Seccomp filters; `SECCOMP` in the flags says whether there are any.
     pub(crate) seccomp: ArcCell<Filters>,
     pub(crate) seccomp_mode: AtomicU32,
@@ -199,6 +203,8 @@ impl Task {
             no_new_privs: AtomicBool::new(false),
             cgroups: ArcCell::new(None),
             cgroup_key: AtomicU64::new(0),
+            before: crate::cgroup::Before::default(),
+            standing: crate::cgroup::Standing::new(),
             seccomp: ArcCell::new(None),
             seccomp_mode: AtomicU32::new(0),
             personality: AtomicU32::new(0),
@@ -465,6 +471,7 @@ impl Task {
         match self.life() {
             Life::Zombie => 'Z',
             Life::Dead => 'X',
+            _ if self.standing.is_frozen_at_once() => 'D',
             _ if self.tracing.is_stopped() => 't',
             _ if self.is_stopped() => 'T',
             _ => self.thread().map_or('X', |thread| thread.state_letter()),

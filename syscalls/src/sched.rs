@@ -230,7 +230,8 @@ fn sys_sched_setaffinity(cx: &mut Cx<'_>, pid: i32, len: usize, mask: VirtAddr) 
         .filter(|&i| words.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 != 0))
         .filter_map(CpuId::new)
         .collect();
-    let allowed = wanted.and(&arch::cpu::online());
+    let own = process::cgroup::cpuset::cpus_of(&task);
+    let allowed = wanted.and(&arch::cpu::online()).and(&own);
     if allowed.is_empty() {
         return Err(Errno::EINVAL);
     }

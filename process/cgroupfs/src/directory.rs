@@ -1,6 +1,6 @@
 //! A group as a directory.
 
-use crate::{pids, version1, version2};
+use crate::{cpuacct, cpuset, freezer, pids, version1, version2};
 use abi::stat::{DT_DIR, DT_REG};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
@@ -41,15 +41,23 @@ pub(crate) const TOLD: [&str; 2] = ["cgroup.events", "pids.events"];
 /// Numbers between those of two groups: one for each file.
 const FILES: u64 = 1 << 12;
 
-/// The tables of a group's files, each with the number of its first.
-fn tables(group: &Group) -> [(u64, &'static [Entry]); 2] {
-    let core = if group.hierarchy().is_unified() { version2::FILES } else { version1::FILES };
-    [(1, core), (100, pids::FILES)]
-}
+/// The tables of the controllers' files: of version 1, of version 2. Each has room for 100.
+const CONTROLLERS: &[(&[Entry], &[Entry])] = &[
+    // One line each.
+    (cpuset::FILES, cpuset::UNIFIED),
+    (cpuacct::FILES, cpuacct::UNIFIED),
+    (freezer::FILES, freezer::UNIFIED),
+    (pids::FILES, pids::FILES),
+];
 
 /// The files of a group, each with its number.
 fn entries(group: &Group) -> impl Iterator<Item = (u64, &'static Entry)> {
-    tables(group).into_iter().flat_map(|(first, table)| (first..).zip(table))
+    let is_unified = group.hierarchy().is_unified();
+    let core = if is_unified { version2::FILES } else { version1::FILES };
+    let controllers =
+        CONTROLLERS.iter().map(move |(first, second)| if is_unified { *second } else { *first });
+    let tables = core::iter::once(core).chain(controllers);
+    (1..).step_by(100).zip(tables).flat_map(|(first, table)| (first..).zip(table))
 }
 
 /// The inode number of the file `name` of a group.

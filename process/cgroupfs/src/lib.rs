@@ -4,7 +4,10 @@
 
 extern crate alloc;
 
+mod cpuacct;
+mod cpuset;
 mod directory;
+mod freezer;
 mod mount;
 mod pids;
 mod tasks;

@@ -62,7 +62,8 @@ pub(crate) const FILES: &[Entry] = &[
         mode: 0o444,
         is_in: below_root,
         show: |group, out| {
-            out.text("populated ").dec(u32::from(group.is_populated())).text("\n");
+            out.text("populated ").dec(u32::from(group.is_populated()));
+            out.text("\nfrozen ").dec(u32::from(group.is_frozen())).text("\n");
             Ok(())
         },
         store: None,

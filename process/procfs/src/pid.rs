@@ -47,6 +47,7 @@ const FILES: &[(&str, Kind)] = &[
     ("net", Kind::Dir(0o555)),
     ("auxv", Kind::File(0o400, status::auxv)),
     ("cgroup", Kind::File(0o444, status::cgroup)),
+    ("cpuset", Kind::File(0o444, status::cpuset)),
     ("cmdline", Kind::File(0o444, status::cmdline)),
     ("comm", Kind::Knob(0o644, status::comm, status::set_comm)),
     ("coredump_filter", Kind::Knob(0o644, status::coredump_filter, status::set_coredump_filter)),

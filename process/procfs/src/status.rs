@@ -322,6 +322,16 @@ pub(crate) fn set_comm(view: &View, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The group whose processors count: cpuset(7).
+pub(crate) fn cpuset(view: &View, out: &mut Vec<u8>) -> Result<()> {
+    use process::cgroup::{Controllers, current_namespace, group_of, root_of};
+    let root = root_of(Controllers::CPUSET);
+    let group = group_of(&view.task, &root);
+    out.extend_from_slice(&group.path_from(current_namespace().root(&root)));
+    out.text(if group.is_removed() { " (deleted)\n" } else { "\n" });
+    Ok(())
+}
+
 /// The group in each hierarchy, as the reader's namespace sees it: cgroups(7), "/proc/[pid]/cgroup".
 pub(crate) fn cgroup(view: &View, out: &mut Vec<u8>) -> Result<()> {
     let ns = process::cgroup::current_namespace();

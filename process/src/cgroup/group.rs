@@ -1,9 +1,8 @@
 //! One group of a hierarchy.
 
 use super::hierarchy::Hierarchy;
-use super::pids::Pids;
 use super::set::Set;
-use super::{Controllers, Mode, Settings};
+use super::{Controllers, Mode, Settings, controllers};
 use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -41,7 +40,8 @@ pub struct Group {
     /// What its files set.
     pub settings: Settings,
     pub(super) enabled: AtomicU64,
-    pub(super) pids: Pids,
+    /// What its controllers keep of it.
+    pub(super) state: controllers::State,
     /// Woken when `cgroup.events` would read otherwise.
     pub events: Arc<WaitQueue>,
     /// How often it was.
@@ -66,6 +66,7 @@ impl Group {
         id: u64,
         maker: Mode,
     ) -> Arc<Group> {
+        let is_root = parent.is_none();
         let settings = Settings::new(parent.as_deref().map(|parent| &parent.settings), maker);
         Arc::new_cyclic(|this| Group {
             this: this.clone(),
@@ -86,7 +87,7 @@ impl Group {
             populated: AtomicUsize::new(0),
             settings,
             enabled: AtomicU64::new(0),
-            pids: Pids::new(),
+            state: controllers::State::new(is_root),
             events: Arc::new(WaitQueue::new()),
             event_count: AtomicU64::new(0),
             is_told: AtomicBool::new(false),
@@ -212,6 +213,11 @@ impl Group {
     /// Whether tasks that run are in the group itself.
     pub(super) fn has_tasks(&self) -> bool {
         self.sets().iter().any(|set| set.has_members())
+    }
+
+    /// How many tasks run in the group itself.
+    pub(super) fn task_count(&self) -> usize {
+        self.sets().iter().map(|set| set.member_count()).sum()
     }
 
     /// The controllers that the group has files of.

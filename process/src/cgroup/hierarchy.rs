@@ -110,8 +110,13 @@ pub fn version_1() -> Vec<Arc<Group>> {
     VERSION_1.lock().clone()
 }
 
-/// The controllers that no hierarchy of version 1 has.
+/// The controllers of version 2 that no hierarchy of version 1 has.
 pub(super) fn unified_controllers() -> Controllers {
+    free_controllers().intersection(Controllers::UNIFIED)
+}
+
+/// The controllers that no hierarchy of version 1 has.
+fn free_controllers() -> Controllers {
     VERSION_1
         .lock()
         .iter()
@@ -168,7 +173,7 @@ pub fn mount(mut wanted: Wanted, may_make: bool) -> Result<Arc<Group>> {
     if wanted.controllers.is_empty() && !wanted.none {
         return Err(Errno::EINVAL);
     }
-    let free = unified_controllers();
+    let free = free_controllers();
     let in_use = unified()
         .subtree()
         .iter()

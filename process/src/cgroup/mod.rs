@@ -8,12 +8,21 @@
 //! with all its threads, and no child is born into the group that its parent has just left.
 
 mod agent;
+mod controllers;
+mod cpuacct;
+pub mod cpuset;
+mod freezer;
 mod group;
 mod hierarchy;
 mod namespace;
 mod pids;
 mod set;
 
+pub use controllers::Controllers;
+pub(crate) use cpuacct::Before;
+pub use cpuacct::CpuUsage;
+pub use freezer::{FreezerState, set_frozen};
+pub(crate) use freezer::{Standing, Wait, stand, stand_at_once};
 pub use group::Group;
 pub use hierarchy::{
     Hierarchy, Wanted, is_unified_visible, mount, mount_unified, root_of, unified, unmounted,
@@ -31,7 +40,6 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::lock::{LockClass, SpinLock};
-use bitflags::bitflags;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use sched::{Mutex, MutexGuard};
 use spin::Once;
@@ -44,34 +52,6 @@ static STRUCTURE: Mutex<()> = Mutex::new(&STRUCTURE_CLASS, ());
 /// Holds all hierarchies still.
 fn structure() -> MutexGuard<'static, ()> {
     STRUCTURE.lock()
-}
-
-bitflags! {
-    /// What can be controlled.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct Controllers: u32 {
-        /// How many tasks there may be.
-        const PIDS = 1;
-    }
-}
-
-impl Controllers {
-    /// Each with its name, in the order of `/proc/cgroups`.
-    pub const NAMES: [(&'static str, Controllers); 1] = [("pids", Controllers::PIDS)];
-    /// Those that count tasks one by one and need no processes kept together: cgroups(7), "Threaded
-    /// versus domain controllers".
-    const THREADED: Controllers = Controllers::PIDS;
-
-    /// The controller with this name.
-    pub fn named(name: &[u8]) -> Option<Controllers> {
-        let found = Self::NAMES.iter().find(|(own, _)| own.as_bytes() == name);
-        found.map(|(_, controller)| *controller)
-    }
-
-    /// The names of these.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
-        Self::NAMES.iter().filter(move |(_, own)| self.contains(*own)).map(|(name, _)| *name)
-    }
 }
 
 /// What the files of a group set that is no controller's.
@@ -139,7 +119,9 @@ pub fn create(parent: &Arc<Group>, name: &[u8], mode: Mode) -> Result<Arc<Group>
         return Err(Errno::EINVAL);
     }
     let _held = structure();
-    parent.add_child(name, mode)
+    let group = parent.add_child(name, mode)?;
+    controllers::created(&group);
+    Ok(group)
 }
 
 /// Removes the group `name` of `parent`. Errors: `ENOENT`, `EBUSY` while a task that runs or a group is in it.
@@ -148,6 +130,7 @@ pub fn remove(parent: &Arc<Group>, name: &[u8]) -> Result<()> {
     // Nobody moves in between the look and the end.
     let _tree = tree();
     let removed = parent.remove_child(name)?;
+    controllers::removed(&removed);
     told_later(&removed);
     told_later(parent);
     Ok(())
@@ -239,12 +222,10 @@ pub fn attach(group: &Arc<Group>, task: &Arc<Task>, is_whole: bool) -> Result<()
     let mut left = Vec::new();
     {
         let _tree = tree();
-        let tasks = if is_whole { task.group.tasks() } else { Vec::from([task.clone()]) };
-        for task in &tasks {
-            if matches!(task.life(), Life::Alive | Life::Exiting) {
-                left.extend(move_task(task, group));
-            }
-        }
+        let mut tasks = if is_whole { task.group.tasks() } else { Vec::from([task.clone()]) };
+        tasks.retain(|task| matches!(task.life(), Life::Alive | Life::Exiting));
+        controllers::may_attach(group, &tasks)?;
+        left.extend(tasks.iter().filter_map(|task| move_task(task, group)));
     }
     drop(left);
     drop(held);
@@ -260,14 +241,13 @@ fn move_task(task: &Arc<Task>, group: &Arc<Group>) -> Option<Arc<Set>> {
     }
     let old_key = task.cgroup_key.load(Ordering::Relaxed);
     if let Some(new) = &new {
-        pids::charge_moved(new);
         task.cgroup_key.store(new.join(task), Ordering::Relaxed);
     }
-    task.cgroups.set(new);
+    task.cgroups.set(new.clone());
     if let Some(old) = &old {
         old.leave(old_key).iter().for_each(|group| told_later(group));
-        pids::uncharge(old);
     }
+    controllers::moved(task, old.as_ref(), new.as_ref());
     old
 }
 
@@ -280,7 +260,7 @@ impl Entry {
     pub(crate) fn new(parent: &Task) -> Result<Entry> {
         let set = parent.cgroups.get();
         if let Some(set) = &set {
-            pids::charge(set)?;
+            controllers::may_enter(set)?;
         }
         Ok(Entry(set))
     }
@@ -290,7 +270,8 @@ impl Entry {
     pub(crate) fn enter(mut self, child: &Task) {
         if let Some(set) = self.0.take() {
             child.cgroup_key.store(set.join(child), Ordering::Relaxed);
-            child.cgroups.set(Some(set));
+            child.cgroups.set(Some(set.clone()));
+            controllers::entered(child, &set);
         }
     }
 }
@@ -298,7 +279,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if let Some(set) = &self.0 {
-            pids::uncharge(set);
+            controllers::not_entered(set);
         }
     }
 }
@@ -309,6 +290,7 @@ pub(crate) fn ended(task: &Task) {
     if let Some(set) = task.cgroups.get() {
         let key = task.cgroup_key.load(Ordering::Relaxed);
         set.leave(key).iter().for_each(|group| told_later(group));
+        controllers::ended(task, &set);
     }
 }
 
@@ -316,7 +298,7 @@ pub(crate) fn ended(task: &Task) {
 #[inline]
 pub(crate) fn gone(task: &Task) {
     if let Some(set) = task.cgroups.get() {
-        pids::uncharge(&set);
+        controllers::gone(&set);
     }
 }
 
@@ -347,9 +329,7 @@ pub fn control(group: &Arc<Group>, enable: Controllers, disable: Controllers) ->
             return Err(Errno::EBUSY);
         }
     }
-    if disable.contains(Controllers::PIDS) {
-        children.iter().for_each(|child| child.set_pids_max(NO_LIMIT));
-    }
+    controllers::disabled(group, disable);
     let new = own.union(enable).difference(disable);
     group.enabled.store(u64::from(new.bits()), Ordering::Relaxed);
     Ok(())

@@ -27,28 +27,28 @@ impl Pids {
 impl Group {
     /// `pids.current`.
     pub fn pids_current(&self) -> i64 {
-        self.pids.count.load(Ordering::Relaxed)
+        self.state.pids.count.load(Ordering::Relaxed)
     }
 
     /// `pids.max`; [`NO_LIMIT`] for none.
     pub fn pids_max(&self) -> i64 {
-        self.pids.max.load(Ordering::Relaxed)
+        self.state.pids.max.load(Ordering::Relaxed)
     }
 
     /// Sets `pids.max`. Who is over it already stays.
     pub fn set_pids_max(&self, max: i64) {
-        self.pids.max.store(max, Ordering::Relaxed);
+        self.state.pids.max.store(max, Ordering::Relaxed);
     }
 
     /// `max` in `pids.events`: how often a task was refused by the limit of this group.
     pub fn pids_refused(&self) -> u64 {
-        self.pids.refused.load(Ordering::Relaxed)
+        self.state.pids.refused.load(Ordering::Relaxed)
     }
 }
 
 fn add(group: &Group, tasks: i64) {
     for group in group.ancestors() {
-        group.pids.count.fetch_add(tasks, Ordering::Relaxed);
+        group.state.pids.count.fetch_add(tasks, Ordering::Relaxed);
     }
 }
 
@@ -56,7 +56,7 @@ fn add(group: &Group, tasks: i64) {
 pub(super) fn charge(set: &Set) -> Result<()> {
     for (index, group) in set.counting().enumerate() {
         if let Err(full) = charge_group(group) {
-            full.pids.refused.fetch_add(1, Ordering::Relaxed);
+            full.state.pids.refused.fetch_add(1, Ordering::Relaxed);
             super::told_later(full);
             set.counting().take(index).for_each(|group| add(group, -1));
             return Err(Errno::EAGAIN);
@@ -68,10 +68,10 @@ pub(super) fn charge(set: &Set) -> Result<()> {
 /// Counts a new task in a group and those above it, or says whose limit is reached.
 fn charge_group(group: &Group) -> core::result::Result<(), &Group> {
     for (index, at) in group.ancestors().enumerate() {
-        let pids = &at.pids;
+        let pids = &at.state.pids;
         if pids.count.fetch_add(1, Ordering::Relaxed) >= pids.max.load(Ordering::Relaxed) {
             for counted in group.ancestors().take(index + 1) {
-                counted.pids.count.fetch_sub(1, Ordering::Relaxed);
+                counted.state.pids.count.fetch_sub(1, Ordering::Relaxed);
             }
             return Err(at);
         }

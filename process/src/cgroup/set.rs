@@ -81,6 +81,16 @@ impl Set {
         self.groups.iter().find(|group| group.hierarchy().id == hierarchy)
     }
 
+    /// All of them.
+    pub(super) fn groups(&self) -> &[Arc<Group>] {
+        &self.groups
+    }
+
+    /// How many tasks run in it.
+    pub(super) fn member_count(&self) -> usize {
+        self.members.lock().len()
+    }
+
     /// The groups that count tasks.
     pub(super) fn counting(&self) -> impl Iterator<Item = &Arc<Group>> {
         self.groups.iter().filter(|group| {

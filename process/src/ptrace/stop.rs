@@ -55,7 +55,10 @@ fn stop(task: &Task, frame: &mut TrapFrame, what: Stop, message: Option<u64>) ->
             return None;
         }
         tell_tracer(task, what.code);
-        let waited = tracing.resume.wait_killable(|| look(task));
+        let waited = {
+            let _waits = crate::cgroup::Wait::new(task);
+            tracing.resume.wait_killable(|| look(task))
+        };
         let stopped = {
             let mut state = tracing.state.lock();
             state.is_listening = false;

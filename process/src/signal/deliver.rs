@@ -93,6 +93,9 @@ fn handle(task: &Task, user: &mut TrapFrame, delivery: Delivery) {
 /// Does not return if one of them ends the process.
 fn next(task: &Task, user: &mut TrapFrame) -> Option<Delivery> {
     loop {
+        if task.standing.is_wanted_at_once() {
+            crate::cgroup::stand_at_once(task);
+        }
         let mut signals = task.group.signals.lock();
         if let Some(code) = signals.exit_code {
             drop(signals);
@@ -127,6 +130,14 @@ fn next(task: &Task, user: &mut TrapFrame) -> Option<Delivery> {
         if task.tracing.has_trap() {
             drop(signals);
             crate::ptrace::take_trap(task, user);
+            continue;
+        }
+        if task.standing.is_wanted() && !task.signals.lock().pending.set().contains(Signal::SIGKILL)
+        {
+            // Who has news for it sets it again.
+            task.clear_flag(flags::SIGPENDING);
+            drop(signals);
+            crate::cgroup::stand(task);
             continue;
         }
         let blocked = task.blocked();

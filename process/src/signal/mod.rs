@@ -128,7 +128,8 @@ pub(crate) fn recalculate_locked(task: &Task, signals: &GroupSignals) {
     let tracing = &task.tracing;
     let must_stop = !task.is_stopped()
         && signals.stop.is_some_and(|stop| !tracing.has_done_stop(stop.serial))
-        || tracing.has_trap();
+        || tracing.has_trap()
+        || task.standing.is_wanted();
     if !pending.is_empty() || must_stop || signals.is_exiting() || signals.report_continue {
         task.set_flag(flags::SIGPENDING);
     } else {

@@ -87,6 +87,7 @@ pub(crate) fn participate(task: &Task, user: &mut TrapFrame) {
     }
     let tracing = &task.tracing;
     if !tracing.is_traced() {
+        let _waits = crate::cgroup::Wait::new(task);
         group.resume.wait(|| {
             let signals = group.signals.lock();
             let goes_on =
