@@ -29,20 +29,17 @@ enum Entry {
 #[derive(Default)]
 pub(crate) struct Builder {
     root: Dir,
-    numbers: Numbers,
     /// Whose interfaces are in it.
     namespace: Option<Weak<NetNamespace>>,
 }
 
-/// Inode numbers by path: kept from one tree to the next.
-#[derive(Default)]
-struct Numbers(BTreeMap<String, u64>);
-
-impl Numbers {
-    fn of(&mut self, path: &str) -> u64 {
-        let next = self.0.len() as u64 + 2;
-        *self.0.entry(path.to_string()).or_insert(next)
-    }
+/// The inode number of a path, the same in each tree: an inode in use is found by its number. Paths are told
+/// apart by 62 bits of their hash (FNV-1a), so that no list of all that ever were has to be kept.
+fn number(path: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+    // Not the root's, and positive for programs that take it as signed.
+    hash >> 2 | 1 << 62
 }
 
 impl Builder {
@@ -53,7 +50,7 @@ impl Builder {
         for part in path.split('/').filter(|part| !part.is_empty()) {
             walked.push('/');
             walked.push_str(part);
-            let ino = self.numbers.of(&walked);
+            let ino = number(&walked);
             let entry = at.entries.entry(part.to_string());
             match entry.or_insert_with(|| Entry::Dir(Dir { ino, entries: BTreeMap::new() })) {
                 Entry::Dir(dir) => at = dir,
@@ -71,7 +68,7 @@ impl Builder {
     /// Puts a node at a path.
     pub(crate) fn put(&mut self, path: &str, node: Node) {
         let Some((parent, name)) = path.rsplit_once('/') else { return };
-        let ino = self.numbers.of(&format!("/{path}"));
+        let ino = number(&format!("/{path}"));
         if let Some(dir) = self.dir_at(parent) {
             dir.entries.insert(name.to_string(), Entry::Leaf(Node { ino, ..node }));
         }
@@ -140,7 +137,6 @@ struct Newest {
     namespace: Weak<NetNamespace>,
     generation: u32,
     root: Arc<Dir>,
-    numbers: Numbers,
 }
 
 /// The tree of each network namespace that somebody looks from, by its cookie; 0 for none.
@@ -153,44 +149,28 @@ fn newest(namespace: Option<&Arc<NetNamespace>>) -> Arc<Dir> {
     let generation = vfs::dev::generation()
         .wrapping_add(networks::generation(namespace_of))
         .wrapping_add(disks::generation());
-    let numbers = {
-        let mut newest = NEWEST.lock();
-        match newest.get_mut(&cookie) {
-            Some(tree) if tree.generation == generation => return tree.root.clone(),
-            Some(tree) => core::mem::take(&mut tree.numbers),
-            None => Numbers::default(),
-        }
-    };
-    let mut builder = Builder {
-        root: Dir { ino: 1, entries: BTreeMap::new() },
-        numbers,
-        namespace: namespace.map(Arc::downgrade),
-    };
+    if let Some(tree) = NEWEST.lock().get(&cookie)
+        && tree.generation == generation
+    {
+        return tree.root.clone();
+    }
+    let namespace = namespace.map(Arc::downgrade);
+    let root = Dir { ino: 1, entries: BTreeMap::new() };
+    let mut builder = Builder { root, namespace: namespace.clone() };
     build(&mut builder, namespace_of);
     let root = Arc::new(builder.root);
-    let fresh = Newest {
-        namespace: namespace.map_or_else(Weak::new, Arc::downgrade),
-        generation,
-        root: root.clone(),
-        numbers: builder.numbers,
-    };
+    let namespace = namespace.unwrap_or_default();
+    let fresh = Newest { namespace, generation, root: root.clone() };
     let old = {
-        let mut newest = NEWEST.lock();
-        let mut old = Vec::from_iter(newest.insert(cookie, fresh));
+        let mut all = NEWEST.lock();
+        let replaced = all.insert(cookie, fresh);
         // Those of namespaces that ended go too.
-        newest.retain(|key, tree| {
-            *key == cookie || tree.namespace.strong_count() > 0 || {
-                old.push(Newest {
-                    namespace: Weak::new(),
-                    generation: 0,
-                    root: tree.root.clone(),
-                    numbers: core::mem::take(&mut tree.numbers),
-                });
-                false
-            }
-        });
-        old
+        let has_ended =
+            |key: &u64, tree: &mut Newest| *key != cookie && tree.namespace.strong_count() == 0;
+        let ended: Vec<(u64, Newest)> = all.extract_if(.., has_ended).collect();
+        (replaced, ended)
     };
+    // Outside of the lock.
     drop(old);
     root
 }
@@ -337,14 +317,21 @@ mod tests {
     }
 
     #[test]
-    fn numbers_stay() {
-        let mut tree = Builder::default();
-        tree.fixed("a/b", "1");
-        let first = tree.numbers.of("/a/b");
-        let mut again = Builder { numbers: tree.numbers, ..Builder::default() };
-        again.fixed("a/c", "2");
-        again.fixed("a/b", "1");
-        assert_eq!(again.numbers.of("/a/b"), first);
-        assert_ne!(again.numbers.of("/a/c"), first);
+    fn numbers_are_the_paths_own() {
+        let number_in = |tree: &mut Builder, dir: &str, name: &str| match tree
+            .dir_at(dir)
+            .and_then(|dir| dir.entries.get(name))
+        {
+            Some(Entry::Leaf(node)) => node.ino,
+            _ => 0,
+        };
+        let (mut first, mut second) = (Builder::default(), Builder::default());
+        first.fixed("a/b", "1");
+        second.fixed("a/c", "2");
+        second.fixed("a/b", "1");
+        let number = number_in(&mut first, "a", "b");
+        assert!(number > 1);
+        assert_eq!(number_in(&mut second, "a", "b"), number);
+        assert_ne!(number_in(&mut second, "a", "c"), number);
     }
 }
