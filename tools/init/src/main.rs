@@ -13,6 +13,8 @@ use std::process::Command;
 const CONTROL: &str = "/dev/ttyS1";
 /// The first argument when this program prepares a session for the program it then becomes.
 const SESSION: &str = "--session";
+/// The first argument when this program leads a session until the program in it has ended.
+const COMMAND: &str = "--command";
 /// Where a shell looks for programs.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What a shell answers when a program cannot be started.
@@ -20,10 +22,12 @@ const STATUS_NOT_FOUND: i32 = 127;
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
-    if let [_, word, terminal, program, arguments @ ..] = words.as_slice()
-        && word == SESSION
-    {
-        become_session(terminal, program, arguments);
+    if let [_, word, terminal, program, arguments @ ..] = words.as_slice() {
+        match word.as_str() {
+            SESSION => become_session(terminal, program, arguments),
+            COMMAND => lead_session(terminal, program, arguments),
+            _ => {}
+        }
     }
     if std::process::id() != 1 {
         eprintln!("init: is process 1 of a test machine and nothing else");
@@ -47,18 +51,18 @@ fn run(own_path: &Path) -> i32 {
     let terminal = console::path();
     let script = own_path.with_file_name("command");
     console::make_raw(CONTROL);
-    let program = if script.is_file() {
+    let (word, program) = if script.is_file() {
         console::keep_line_ends(&terminal);
-        vec!["/bin/sh".into(), script.display().to_string()]
+        (COMMAND, vec!["/bin/sh".into(), script.display().to_string()])
     } else {
         console::set_size_from_environment(&terminal);
         follow_size(terminal.clone());
         let shells = ["/bin/bash", "/bin/sh"];
         let shell = shells.into_iter().find(|path| Path::new(path).exists());
-        vec![shell.unwrap_or("/bin/sh").into(), "-l".into()]
+        (SESSION, vec![shell.unwrap_or("/bin/sh").into(), "-l".into()])
     };
     let mut command = Command::new(own_path);
-    command.arg(SESSION).arg(&terminal).args(program);
+    command.arg(word).arg(&terminal).args(program);
     command.env("PATH", SEARCH_PATH).env("HOME", "/root");
     command.env_remove("LINES").env_remove("COLUMNS");
     match command.spawn() {
@@ -70,8 +74,8 @@ fn run(own_path: &Path) -> i32 {
     }
 }
 
-/// Starts a session on the terminal and becomes the program.
-fn become_session(terminal: &str, program: &str, arguments: &[String]) -> ! {
+/// Starts a session on the terminal.
+fn start_session(terminal: &str) {
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir("/root").or_else(|_| rustix::process::chdir("/"));
     match OpenOptions::new().read(true).write(true).open(terminal) {
@@ -83,11 +87,47 @@ fn become_session(terminal: &str, program: &str, arguments: &[String]) -> ! {
         }
         Err(error) => eprintln!("init: {terminal}: {error}"),
     }
+}
+
+/// Starts a session on the terminal and becomes the program.
+fn become_session(terminal: &str, program: &str, arguments: &[String]) -> ! {
+    start_session(terminal);
     let error = Command::new(program).args(arguments).exec();
     eprintln!("init: {program}: {error}");
-    // The end of the session hangs the line up, which discards what is still on its way.
+    end_session(STATUS_NOT_FOUND)
+}
+
+/// Runs the program in a session on the terminal, which ends when all that it wrote is out.
+fn lead_session(terminal: &str, program: &str, arguments: &[String]) -> ! {
+    start_session(terminal);
+    // Keys are meant for the program, not for who waits for it.
+    let set_keys = |action| {
+        for signal in [libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: no handler is installed, and signal(2) may be called between fork and exec.
+            unsafe { libc::signal(signal, action) };
+        }
+    };
+    set_keys(libc::SIG_IGN);
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // SAFETY: the closure calls signal(2) and nothing else.
+    unsafe {
+        command.pre_exec(move || {
+            set_keys(libc::SIG_DFL);
+            Ok(())
+        });
+    }
+    let status = command.status().map(|status| shell_status(status.into_raw()));
+    end_session(status.unwrap_or_else(|error| {
+        eprintln!("init: {program}: {error}");
+        STATUS_NOT_FOUND
+    }))
+}
+
+/// The end of the session hangs the line up, which discards what is still on its way.
+fn end_session(status: i32) -> ! {
     let _ = rustix::termios::tcdrain(std::io::stderr());
-    std::process::exit(STATUS_NOT_FOUND)
+    std::process::exit(status)
 }
 
 /// Sets the console's window size whenever the host tells a new one.
