@@ -65,12 +65,12 @@ pub(crate) fn free() -> Result<u32> {
 fn remove(index: u32) -> Result<()> {
     let mut all = ALL.lock();
     let known = all.get(&index).ok_or(Errno::ENODEV)?;
-    let _held = known.drive.config.lock();
+    let held = known.drive.config.lock();
     if known.drive.binding.is_some() || known.disk.whole().users() > 0 {
         return Err(Errno::EBUSY);
     }
     known.disk.remove();
-    drop(_held);
+    drop(held);
     all.remove(&index);
     Ok(())
 }

@@ -31,22 +31,24 @@ pub(super) struct Resolved {
 
 /// A descriptor that the new program is to have; closed again if it does not come to run.
 pub(crate) struct Handed {
-    files: Arc<FdTable>,
+    /// `None` when the program runs.
+    files: Option<Arc<FdTable>>,
     number: u32,
-    is_kept: bool,
+    /// The table is a copy that nobody knows yet.
+    is_copy: bool,
 }
 
 impl Handed {
     fn new(task: &Task, file: Arc<File>) -> Result<Option<Handed>> {
         let Some(mut files) = task.files() else { return Ok(None) };
-        // Others who share the table are not given the file.
-        if Arc::strong_count(&files) > 2 {
+        // Others who share the table are not given the file, and keep sharing it if nothing comes of this.
+        let is_copy = Arc::strong_count(&files) > 2;
+        if is_copy {
             files = Arc::new(files.duplicate()?);
-            task.files.set(Some(files.clone()));
         }
         let limit = task.limit(Resource::Nofile);
         let number = files.add(file, 0, limit, CloseOnExec::No)?;
-        Ok(Some(Handed { files, number, is_kept: false }))
+        Ok(Some(Handed { files: Some(files), number, is_copy }))
     }
 
     /// Its number, for `AT_EXECFD`.
@@ -54,17 +56,17 @@ impl Handed {
         self.number
     }
 
-    /// The program runs.
-    pub(super) fn keep(mut self) {
-        self.is_kept = true;
+    /// The program runs: with this table, if it is not the task's own.
+    pub(super) fn keep(mut self) -> Option<Arc<FdTable>> {
+        self.files.take().filter(|_| self.is_copy)
     }
 }
 
 impl Drop for Handed {
     fn drop(&mut self) {
-        if !self.is_kept {
+        if let Some(files) = &self.files {
             // It is there, and closing what was opened to be run has nothing to report.
-            let _ = i32::try_from(self.number).map(|number| self.files.close(number));
+            let _ = i32::try_from(self.number).map(|number| files.close(number));
         }
     }
 }
@@ -103,6 +105,10 @@ pub(super) fn resolve(task: &Task, program: &mut Program) -> Result<Resolved> {
         } else {
             let bytes = head.get(..len).unwrap_or_default();
             let Some(interpreter) = script::parse(bytes)? else { break len };
+            // As seen on Linux: a script cannot take the open file of a program that it is to run.
+            if open.is_some() {
+                return Err(Errno::ENOEXEC);
+            }
             let mut words: Vec<&[u8]> = alloc::vec![interpreter.path];
             words.extend(interpreter.argument);
             words.push(&name);

@@ -316,7 +316,7 @@ fn decode_capabilities(value: &[u8]) -> Option<(CapSet, CapSet, bool)> {
 fn install(
     task: &Task,
     frame: &mut TrapFrame,
-    loaded: Loaded,
+    mut loaded: Loaded,
 ) -> core::result::Result<(), Failure> {
     crate::exit::become_alone(task)?;
     // Handlers and descriptors may be shared with other processes.
@@ -325,7 +325,9 @@ fn install(
         own.reset_handlers();
         task.sighand.set(Some(own));
     }
-    if let Some(files) = task.files() {
+    // First: what is handed over holds the table as well.
+    let with_handed = loaded.handed.take().and_then(Handed::keep);
+    if let Some(files) = with_handed.or_else(|| task.files()) {
         let own = if Arc::strong_count(&files) > 2 {
             Arc::new(files.duplicate().map_err(Failure::Fatal)?)
         } else {
@@ -381,8 +383,8 @@ pub(crate) fn adopt(task: &Task, frame: &mut TrapFrame, loaded: Loaded) {
     *task.altstack.lock() = StackT { sp: 0, flags: SS_DISABLE, pad: 0, size: 0 };
     group.exit_signal.store(Signal::SIGCHLD.raw() as i32, Ordering::Relaxed);
     group.has_execed.store(true, Ordering::Relaxed);
-    if let Some(handed) = loaded.handed {
-        handed.keep();
+    if let Some(files) = loaded.handed.and_then(Handed::keep) {
+        task.files.set(Some(files));
     }
     let executable = Executable { file: loaded.file, _nobody_writes: loaded.nobody_writes };
     group.exe.set(Some(Arc::new(executable)));

@@ -139,7 +139,8 @@ fn add_programs(oracle: &Path, programs: &Path) -> Result<(), String> {
 }
 
 /// What ours has built in and Debian's kernel loads: a case loads it with `insmod`, which ours refuses.
-const MODULES: [&str; 5] = [
+const MODULES: [&str; 6] = [
+    "fs/binfmt_misc.ko",
     "drivers/net/veth.ko",
     "drivers/net/dummy.ko",
     "drivers/block/loop.ko",

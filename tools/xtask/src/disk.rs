@@ -122,7 +122,11 @@ impl Root<'_> {
     fn disk(&self, target: &Path) -> Result {
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_string();
         let folder = self.grub_folder();
-        let words = self.words(&format!("root=UUID={uuid} ro"))?;
+        let init = match self.init()?.as_str() {
+            "/sbin/init" => String::new(),
+            other => format!(" init={other}"),
+        };
+        let words = self.words(&format!("root=UUID={uuid} ro{init}"));
         package::install(self.kernel, self.release, self.tree)?;
         self.add_menu(&folder, &format!("search --no-floppy --fs-uuid --set=root {uuid}"), &words)?;
         self.add_to_fstab(&uuid)?;
@@ -153,8 +157,7 @@ impl Root<'_> {
 
     /// A CD that GRUB starts from under BIOS and UEFI.
     fn cd(&self, target: &Path) -> Result {
-        let init = self.init()?;
-        let words = self.words(&format!("rdinit={init}"))?;
+        let words = self.words(&format!("rdinit={}", self.init()?));
         let folder = target.with_extension("cd");
         let boot = folder.join("boot/grub");
         fs::create_dir_all(&boot)?;
@@ -190,15 +193,10 @@ impl Root<'_> {
         Ok(guest::INIT_PATH.into())
     }
 
-    /// The command line, which begins with where the root is.
-    fn words(&self, root: &str) -> Result<String> {
-        let init = match self.init()?.as_str() {
-            "/sbin/init" => String::new(),
-            other => format!(" init={other}"),
-        };
-        let init = if root.starts_with("rdinit") { String::new() } else { init };
-        let words = format!("{root}{init} console=ttyS0,115200 {}", self.options.append);
-        Ok(words.trim_end().into())
+    /// The command line, which begins with where the root is and what is process 1.
+    fn words(&self, start: &str) -> String {
+        let words = format!("{start} console=ttyS0,115200 {}", self.options.append);
+        words.trim_end().into()
     }
 
     /// Where the distribution's tools expect GRUB's files.
