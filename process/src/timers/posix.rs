@@ -12,6 +12,7 @@ use crate::task::Task;
 use crate::user::User;
 use abi::signal::{SigInfo, Signal, si};
 use abi::{Errno, Result};
+use alloc::collections::btree_map::Entry;
 use alloc::sync::{Arc, Weak};
 use arch::lock::IrqLock;
 use sched::Listener;
@@ -308,6 +309,11 @@ impl Listener for PosixTimer {
     }
 }
 
+/// The number to try after `id`.
+fn following_id(id: i32) -> i32 {
+    id.checked_add(1).unwrap_or(0)
+}
+
 impl Timers {
     /// Makes a timer for the process `owner`; its number. Without a value the signal carries that.
     /// It counts as a pending signal of `user`, who may have `limit`: else `EAGAIN`.
@@ -325,16 +331,18 @@ impl Timers {
         let mut table = self.posix.lock();
         let first = table.next;
         let mut id = first;
-        while table.timers.contains_key(&id) {
-            id = id.checked_add(1).unwrap_or(0);
+        let place = loop {
+            match table.timers.entry(id) {
+                Entry::Vacant(place) => break place,
+                Entry::Occupied(_) => id = following_id(id),
+            }
             if id == first {
                 return Err(Errno::EAGAIN);
             }
-        }
-        table.next = id.checked_add(1).unwrap_or(0);
+        };
         let value = value.unwrap_or(id as u64);
-        let timer = PosixTimer::new(id, owner, clock, notify, value, room);
-        table.timers.insert(id, timer);
+        place.insert(PosixTimer::new(id, owner, clock, notify, value, room));
+        table.next = following_id(id);
         Ok(id)
     }
 
