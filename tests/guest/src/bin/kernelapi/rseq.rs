@@ -225,15 +225,20 @@ pub fn fresh() {
     show("register", rseq(AREA.address(), LEN, 0, SIGNATURE));
 }
 
+/// Sleeps until the kernel has looked at the sequence: one sleep may be over before it begins.
+fn look_at_sequence() {
+    for _ in 0..20 {
+        // SAFETY: a plain call.
+        unsafe { libc::usleep(2000) };
+    }
+}
+
 /// Sequences without sense are a SIGSEGV at the next look, in the sequence or not.
 fn faults() {
     let try_it = |what: &str, sequence: Sequence| {
         let inside = || {
             AREA.sequence.store(std::ptr::from_ref(&sequence) as u64, Ordering::Relaxed);
-            for _ in 0..20 {
-                // SAFETY: a plain call.
-                unsafe { libc::usleep(2000) };
-            }
+            look_at_sequence();
         };
         println!("{what}: status {}", child(inside, |_| ()).1);
     };
@@ -247,8 +252,7 @@ fn faults() {
     try_it("without end", Sequence { len: u64::MAX - 4096, ..sequence(rseq_abort) });
     let inside = || {
         AREA.sequence.store(8, Ordering::Relaxed);
-        // SAFETY: a plain call.
-        unsafe { libc::usleep(2000) };
+        look_at_sequence();
     };
     println!("pointer to nothing: status {}", child(inside, |_| ()).1);
     let spins = |what: &str, sequence: Sequence| {
