@@ -76,7 +76,14 @@ fn both(
     });
     let theirs = theirs.unwrap_or_else(|_| Err("the run panicked".into()));
     let theirs = theirs.unwrap_or_else(failed);
-    let verdict = compare::compare(&theirs, &ours.unwrap_or_else(failed), cases);
+    let ours = ours.unwrap_or_else(failed);
+    for (kernel, report) in [("Linux", &theirs), ("ours", &ours)] {
+        let slowest = report.slowest(8);
+        if !slowest.is_empty() {
+            println!("{shape}: slowest on {kernel}: {}", slowest.join(", "));
+        }
+    }
+    let verdict = compare::compare(&theirs, &ours, cases);
     if theirs.trouble.is_empty() {
         reference.0 = Some((of, theirs));
     }

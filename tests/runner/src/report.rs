@@ -9,6 +9,8 @@ pub(crate) struct Outcome {
     pub(crate) name: String,
     pub(crate) status: String,
     pub(crate) output: String,
+    /// How long it took by the guest's clock.
+    pub(crate) seconds: u32,
 }
 
 impl Outcome {
@@ -40,10 +42,12 @@ impl Report {
                 let name = name.split_once('-').map_or(name, |(_, rest)| rest).to_string();
                 report.outcomes.extend(current.take());
                 let status = UNFINISHED.to_string();
-                current = Some(Outcome { name, status, output: String::new() });
+                current = Some(Outcome { name, status, output: String::new(), seconds: 0 });
             } else if let Some(end) = line.strip_prefix("@@END ") {
                 if let Some(mut outcome) = current.take() {
-                    outcome.status = end.rsplit(' ').next().unwrap_or_default().to_string();
+                    let mut words = end.split(' ').skip(1);
+                    outcome.status = words.next().unwrap_or_default().to_string();
+                    outcome.seconds = words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
                     outcome.output = normalise(outcome.output.trim_end_matches('\n'));
                     report.outcomes.push(outcome);
                 }
@@ -56,6 +60,13 @@ impl Report {
         }
         report.outcomes.extend(current);
         report
+    }
+
+    /// The `count` cases that took longest, as `name 12 s`; none of under five seconds.
+    pub(crate) fn slowest(&self, count: usize) -> Vec<String> {
+        let mut slow: Vec<&Outcome> = self.outcomes.iter().filter(|o| o.seconds >= 5).collect();
+        slow.sort_by_key(|outcome| core::cmp::Reverse(outcome.seconds));
+        slow.iter().take(count).map(|o| format!("{} {} s", o.name, o.seconds)).collect()
     }
 }
 
@@ -83,11 +94,12 @@ mod tests {
 
     #[test]
     fn reads_outcomes() {
-        let text = "@@READY\n@@BEGIN 000-g.a\nhi\n\n@@END 000-g.a 3\n@@BEGIN 001-g.b\npart";
+        let text = "@@READY\n@@BEGIN 000-g.a\nhi\n\n@@END 000-g.a 3 7\n@@BEGIN 001-g.b\npart";
         let report = Report::parse(text);
         assert_eq!(report.outcomes[0].output, "hi");
         assert_eq!(report.outcomes[0].status, "3");
         assert_eq!(report.outcomes[1].status, "unfinished");
+        assert_eq!(report.slowest(3), ["g.a 7 s"]);
         assert!(!report.is_complete);
         assert!(report.outcomes[0].has_ended() && !report.outcomes[1].has_ended());
     }
