@@ -15,7 +15,7 @@ for script in /oracle/cases/*; do
   dmesg -n "$console_level" 2>/dev/null
   printf '@@BEGIN %s\n' "$case_name" >&3
   started=$SECONDS
-  timeout -k 2 ${CASE_TIMEOUT:-60} bash "$script" </dev/null >/tmp/out 2>&1 3>&-
+  timeout -k 2 ${CASE_TIMEOUT:-120} bash "$script" </dev/null >/tmp/out 2>&1 3>&-
   status=$?
   head -c 65536 /tmp/out >&3
   printf '\n@@END %s %s %s\n' "$case_name" "$status" $((SECONDS - started)) >&3
