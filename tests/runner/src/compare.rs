@@ -112,9 +112,15 @@ mod tests {
 
     #[test]
     fn a_missing_or_different_case_is_a_difference() {
-        assert_eq!(compare(&ended("x", "0 2"), &ended("x", "0 9"), &cases()).equal, 1);
+        assert_eq!(compare(&report("x"), &report("x"), &cases()).equal, 1);
         assert_eq!(compare(&report("x"), &report("y"), &cases()).differences.len(), 1);
         assert_eq!(compare(&report("x"), &Report::default(), &cases()).differences.len(), 1);
+    }
+
+    #[test]
+    fn how_long_a_case_took_is_no_difference() {
+        assert_eq!(compare(&ended("x", "0 2"), &ended("x", "0 9"), &cases()).equal, 1);
+        assert_eq!(compare(&ended("x", "1 2"), &ended("x", "0 2"), &cases()).differences.len(), 1);
     }
 
     #[test]
