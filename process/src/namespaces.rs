@@ -6,6 +6,7 @@ use crate::task::Task;
 use abi::process::clone;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
+use vfs::Shared;
 use vfs::context::FsPaths;
 use vfs::cred::{Cap, CapSet};
 
@@ -38,13 +39,13 @@ pub fn unshare(task: &Task, mut flags: u64) -> Result<()> {
     }
     // Everything is made before anything is installed.
     let fs = match task.fs() {
-        Some(fs) if flags & clone::FS != 0 && Arc::strong_count(&fs) > 2 => {
+        Some(fs) if flags & clone::FS != 0 && fs.sharers().count() > 1 => {
             Some(Arc::new(fs.duplicate()))
         }
         other => other,
     };
     let files = match task.files() {
-        Some(files) if flags & clone::FILES != 0 && Arc::strong_count(&files) > 2 => {
+        Some(files) if flags & clone::FILES != 0 && files.sharers().count() > 1 => {
             Some(Arc::new(files.duplicate()?))
         }
         _ => None,
@@ -126,7 +127,7 @@ pub fn enter(task: &Task, namespace: &Namespace) -> Result<()> {
                 return Err(Errno::EPERM);
             }
             let fs = task.fs().ok_or(Errno::EINVAL)?;
-            if Arc::strong_count(&fs) > 2 {
+            if fs.sharers().count() > 1 {
                 return Err(Errno::EINVAL);
             }
             let root = ns.root_path()?;

@@ -5,7 +5,7 @@
 //! pointers are changed by their owner only (or before it runs, or after it is gone) and read by
 //! anybody, so they are cells: reading one takes a reference.
 
-use crate::cell::{ArcCell, IrqArcCell};
+use crate::cell::{ArcCell, IrqArcCell, SharedCell};
 use crate::context::FsContext;
 use crate::group::ThreadGroup;
 use crate::nsproxy::NsProxy;
@@ -73,8 +73,8 @@ pub struct Task {
 
     creds: ArcCell<Creds>,
     pub(crate) mm: ArcCell<AddressSpace>,
-    pub(crate) files: ArcCell<FdTable>,
-    pub(crate) fs: ArcCell<FsState>,
+    pub(crate) files: SharedCell<FdTable>,
+    pub(crate) fs: SharedCell<FsState>,
     pub(crate) sighand: IrqArcCell<SigHand>,
     pub(crate) ns: ArcCell<NsProxy>,
     pub(crate) user: IrqLock<Option<Arc<User>>>,
@@ -177,8 +177,8 @@ impl Task {
             life: AtomicU32::new(Life::Alive as u32),
             creds: ArcCell::new(Some(parts.creds)),
             mm: ArcCell::new(parts.mm),
-            files: ArcCell::new(Some(parts.files)),
-            fs: ArcCell::new(Some(parts.fs)),
+            files: SharedCell::new(parts.files),
+            fs: SharedCell::new(parts.fs),
             sighand: IrqArcCell::new(Some(parts.sighand)),
             ns: ArcCell::new(Some(parts.ns)),
             user: IrqLock::new(&IDENTITY_CLASS, Some(parts.user)),

@@ -1,7 +1,7 @@
 //! Who calls, from where: passed into every operation, never looked up.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use sched::rcu::RcuArc;
 
@@ -114,11 +114,52 @@ pub struct FsPaths {
     pub cwd: Path,
 }
 
+/// How many tasks have an object as theirs. The references of its `Arc` are more while somebody looks at it.
+#[derive(Debug, Default)]
+pub struct Sharers(AtomicUsize);
+
+impl Sharers {
+    /// Of a new object: nobody.
+    pub const fn none() -> Sharers {
+        Sharers(AtomicUsize::new(0))
+    }
+
+    /// One more.
+    pub fn join(&self) {
+        // Relaxed: who has the object already is counted, so that it cannot become unshared meanwhile.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn leave(&self) {
+        // Release: pairs with `count`, whose caller then acts as the only one.
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+
+    /// How many there are now.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What tasks may have in common (`clone(2)`).
+pub trait Shared {
+    /// Those that do.
+    fn sharers(&self) -> &Sharers;
+}
+
 /// The `fs_struct` of a task: shared between the threads that asked for it (`CLONE_FS`).
 pub struct FsState {
     paths: RcuArc<FsPaths>,
     umask: AtomicU32,
     update: sched::Mutex<()>,
+    sharers: Sharers,
+}
+
+impl Shared for FsState {
+    fn sharers(&self) -> &Sharers {
+        &self.sharers
+    }
 }
 
 static FS_STATE: arch::lock::LockClass = arch::lock::LockClass::new("vfs.fs_state", 205);
@@ -130,6 +171,7 @@ impl FsState {
             paths: RcuArc::new(Some(Arc::new(paths))),
             umask: AtomicU32::new(umask),
             update: sched::Mutex::new(&FS_STATE, ()),
+            sharers: Sharers::none(),
         }
     }
 
@@ -140,6 +182,7 @@ impl FsState {
             paths: RcuArc::new(self.paths.get()),
             umask: AtomicU32::new(self.umask()),
             update: sched::Mutex::new(&FS_STATE, ()),
+            sharers: Sharers::none(),
         }
     }
 

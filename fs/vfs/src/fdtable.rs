@@ -15,6 +15,7 @@ use abi::{Errno, Result};
 use arch::lock::{LockClass, Once, SpinLock};
 use sched::rcu::RcuSlot;
 
+use crate::context::{Shared, Sharers};
 use crate::file::{File, FileMode};
 
 static FD_TABLE: LockClass = LockClass::new("vfs.fd_table", 283);
@@ -34,6 +35,13 @@ pub struct FdTable {
     segments: [Once<Segment>; SEGMENTS],
     state: SpinLock<State>,
     id: u64,
+    sharers: Sharers,
+}
+
+impl Shared for FdTable {
+    fn sharers(&self) -> &Sharers {
+        &self.sharers
+    }
 }
 
 #[derive(Default)]
@@ -166,6 +174,7 @@ impl FdTable {
             state: SpinLock::new(&FD_TABLE, State::default()),
             // Relaxed: only uniqueness matters.
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            sharers: Sharers::none(),
         }
     }
 

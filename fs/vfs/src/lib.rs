@@ -41,7 +41,7 @@ mod texts;
 pub mod types;
 pub mod walk;
 
-pub use context::{Caller, Context, FsPaths, FsState, KernelCaller, Limit};
+pub use context::{Caller, Context, FsPaths, FsState, KernelCaller, Limit, Shared, Sharers};
 pub use cred::{Cap, CapSet, Creds, UserNamespace};
 pub use dentry::Dentry;
 pub use extra::InodeExtra;

@@ -9,9 +9,9 @@ use abi::process::Resource;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use vfs::DenyWrite;
 use vfs::fdtable::{CloseOnExec, FdTable};
 use vfs::file::File;
+use vfs::{DenyWrite, Shared};
 
 /// A program with its arguments, and what an interpreter is given of the file it runs.
 pub(super) struct Resolved {
@@ -42,7 +42,7 @@ impl Handed {
     fn new(task: &Task, file: Arc<File>) -> Result<Option<Handed>> {
         let Some(mut files) = task.files() else { return Ok(None) };
         // Others who share the table are not given the file, and keep sharing it if nothing comes of this.
-        let is_copy = Arc::strong_count(&files) > 2;
+        let is_copy = is_shared_outside(task, &files);
         if is_copy {
             files = Arc::new(files.duplicate()?);
         }
@@ -69,6 +69,16 @@ impl Drop for Handed {
             let _ = i32::try_from(self.number).map(|number| files.close(number));
         }
     }
+}
+
+/// Whether others than the threads of the task's process, which end before the program runs, share the table. Said
+/// needlessly, it costs the process its record locks.
+fn is_shared_outside(task: &Task, files: &Arc<FdTable>) -> bool {
+    let own = || task.group.tasks().iter().filter(|thread| thread.files.holds(files)).count();
+    // Threads come and go meanwhile: who ends is not among those counted later, who begins is among those seen later.
+    let seen = own();
+    let count = files.sharers().count();
+    count > seen && count > own()
 }
 
 /// Follows interpreters until there is a file that none is known for.

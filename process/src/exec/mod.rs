@@ -26,10 +26,10 @@ use arch::trap::TrapFrame;
 use args::Strings;
 use core::sync::atomic::Ordering;
 use interpret::{Handed, Resolved};
-use vfs::DenyWrite;
 use vfs::cred::{CapSet, Creds};
 use vfs::file::File;
 use vfs::types::Access;
+use vfs::{DenyWrite, Shared};
 use vm::AddressSpace;
 
 pub use image::RANDOMIZE_VA_SPACE;
@@ -325,10 +325,9 @@ fn install(
         own.reset_handlers();
         task.sighand.set(Some(own));
     }
-    // First: what is handed over holds the table as well.
     let with_handed = loaded.handed.take().and_then(Handed::keep);
     if let Some(files) = with_handed.or_else(|| task.files()) {
-        let own = if Arc::strong_count(&files) > 2 {
+        let own = if files.sharers().count() > 1 {
             Arc::new(files.duplicate().map_err(Failure::Fatal)?)
         } else {
             files

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 /// Seconds that the tests of one crate may take; more is a hang.
@@ -23,6 +24,18 @@ const PATIENCE_PER_BUILD: &str = "900";
 const SHOWN_LINES: usize = 200;
 
 type Step = fn() -> Result<Tally>;
+
+/// One after the other; those in one line side by side, since neither of them uses two processors all the time.
+const STEPS: [&[(&str, Step)]; 8] = [
+    &[("formatting", formatting)],
+    &[("rules of the source", rules)],
+    &[("lints", lints)],
+    &[("host tests", host_tests)],
+    &[("boots in QEMU", boots)],
+    &[("a shell on a terminal", test_shell::cases), ("instruction counts", test_bench::cases)],
+    &[("power cuts", test_powercuts::step), ("lock checker", test_locks::cases)],
+    &[("the same on Linux", test_oracle::cases)],
+];
 
 /// Runs everything and prints the total; the status is 1 if anything failed.
 pub(crate) fn run() -> Result<u8> {
@@ -39,32 +52,39 @@ pub(crate) fn run() -> Result<u8> {
         ("xorriso", "xorriso"),
     ])?;
     ensure_components()?;
-    let steps: [(&str, Step); 10] = [
-        ("formatting", formatting),
-        ("rules of the source", rules),
-        ("lints", lints),
-        ("host tests", host_tests),
-        ("boots in QEMU", boots),
-        ("a shell on a terminal", test_shell::cases),
-        ("instruction counts", test_bench::cases),
-        ("power cuts", test_powercuts::step),
-        ("lock checker", test_locks::cases),
-        ("the same on Linux", test_oracle::cases),
-    ];
-    for (name, step) in steps {
-        println!("==> {name} ({} s)", start.elapsed().as_secs());
-        let mut tally = step().unwrap_or_else(|failure| {
-            println!("FAILED  {name}: {failure}");
-            Tally::FAILURE
-        });
-        tally.name_failures(name);
-        total.add(tally);
+    for together in STEPS {
+        let names: Vec<&str> = together.iter().map(|(name, _)| *name).collect();
+        println!("==> {} ({} s)", names.join(", and "), start.elapsed().as_secs());
+        total.add(side_by_side(together));
     }
     println!("==> done ({} s)", start.elapsed().as_secs());
     // Again at the end, where they are found.
     total.failures.iter().for_each(|name| println!("failed: {name}"));
     println!("{} passed, {} failed", total.passed, total.failed);
     Ok(u8::from(total.failed > 0))
+}
+
+/// Runs steps at the same time, each in a thread of its own, and adds up what they count.
+fn side_by_side(steps: &[(&'static str, Step)]) -> Tally {
+    let mut total = Tally::default();
+    thread::scope(|scope| {
+        let running: Vec<_> =
+            steps.iter().map(|&(name, step)| scope.spawn(move || counted(name, step))).collect();
+        for ((name, _), thread) in steps.iter().zip(running) {
+            let mut tally = thread.join().unwrap_or(Tally::FAILURE);
+            tally.name_failures(name);
+            total.add(tally);
+        }
+    });
+    total
+}
+
+/// What a step counts; a step that cannot be run has failed.
+fn counted(name: &str, step: Step) -> Tally {
+    step().unwrap_or_else(|failure| {
+        println!("FAILED  {name}: {failure}");
+        Tally::FAILURE
+    })
 }
 
 /// A toolchain installed with rustup's minimal profile lacks the formatter and the lints.
@@ -249,6 +269,18 @@ mod tests {
         let text = "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured\n\
                     noise\ntest result: FAILED. 2 passed; 3 failed; 0 ignored";
         assert_eq!(results(text), Tally::of(7, 3));
+    }
+
+    #[test]
+    fn steps_side_by_side_are_added_up_whatever_becomes_of_them() {
+        let steps: [(&str, Step); 3] = [
+            ("fine", || Ok(Tally::of(3, 0))),
+            ("broken", || Err("why".into())),
+            ("gone", || panic!("a bug of the tests")),
+        ];
+        let tally = side_by_side(&steps);
+        assert_eq!((tally.passed, tally.failed), (3, 2));
+        assert_eq!(tally.failures, ["broken: 1", "gone: 1"]);
     }
 
     #[test]
