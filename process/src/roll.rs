@@ -82,6 +82,30 @@ impl<T> Roll<T> {
         }
     }
 
+    /// Who has been there longest.
+    #[inline]
+    pub(crate) fn first(&self) -> Option<&T> {
+        match &self.lone {
+            Some((_, member)) => Some(member),
+            None => self.more.as_ref()?.iter().next(),
+        }
+    }
+
+    /// Takes off who has been there longest.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        match self.lone.take() {
+            Some((_, member)) => Some(member),
+            None => self.more.as_mut()?.pop(),
+        }
+    }
+
+    /// All with their keys, in the order of joining.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, &T)> {
+        let lone = self.lone.iter().map(|(key, member)| (*key, member));
+        lone.chain(self.more.iter().flat_map(|more| more.entries()))
+    }
+
     /// All, in the order of joining.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         let lone = self.lone.iter().map(|(_, member)| member);
@@ -141,6 +165,23 @@ impl<T> More<T> {
         Some(member)
     }
 
+    fn pop(&mut self) -> Option<T> {
+        if let Some((_, member)) = self.old.pop_first() {
+            return Some(member);
+        }
+        let (_, member) = self.recent.pop_front()?;
+        self.recent_len -= 1;
+        while self.recent.front().is_some_and(|entry| entry.1.is_none()) {
+            self.recent.pop_front();
+        }
+        member
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (u64, &T)> {
+        let recent = self.recent.iter().filter_map(|entry| Some((entry.0, entry.1.as_ref()?)));
+        self.old.iter().map(|(key, member)| (*key, member)).chain(recent)
+    }
+
     fn get(&self, key: u64) -> Option<&T> {
         match self.position(key) {
             Some(at) => self.recent.get(at)?.1.as_ref(),
@@ -187,7 +228,7 @@ mod tests {
     proptest! {
         /// Against a tree: whoever joins and leaves, those that are left stand in their order.
         #[test]
-        fn as_a_tree_does(steps in proptest::collection::vec((0u8..5, any::<u16>()), 0..2000)) {
+        fn as_a_tree_does(steps in proptest::collection::vec((0u8..6, any::<u16>()), 0..2000)) {
             let mut roll = Roll::new();
             let mut model = BTreeMap::new();
             for (step, (kind, which)) in steps.into_iter().enumerate() {
@@ -195,6 +236,9 @@ mod tests {
                     let key = roll.join(step);
                     prop_assert!(model.last_key_value().is_none_or(|(&last, _)| last < key));
                     model.insert(key, step);
+                } else if kind == 3 {
+                    prop_assert_eq!(roll.first(), model.values().next());
+                    prop_assert_eq!(roll.pop(), model.pop_first().map(|(_, member)| member));
                 } else if let Some((&key, _)) = model.iter().nth(usize::from(which) % model.len().max(1)) {
                     prop_assert_eq!(roll.get(key), model.get(&key));
                     prop_assert_eq!(roll.leave(key), model.remove(&key));
@@ -206,6 +250,7 @@ mod tests {
                 prop_assert!(roll.more.as_ref().is_none_or(|more| more.recent.len() <= RECENT));
             }
             prop_assert!(roll.iter().eq(model.values()));
+            prop_assert!(roll.entries().eq(model.iter().map(|(&key, member)| (key, member))));
                 let mut each = std::vec::Vec::new();
                 roll.each(|member| each.push(*member));
                 prop_assert!(each.iter().eq(model.values()));

@@ -1,8 +1,8 @@
 //! `futex(2)`: waiting on and waking from words of user memory.
 //!
 //! A futex is named by a [`Key`]: address space and address for private ones, object and offset
-//! for shared ones. Keys hash to buckets (256 per processor), each an ordered map from key and
-//! arrival to waiter, so that waking touches the waiters it wakes only and leaving costs a lookup.
+//! for shared ones. Keys hash to buckets (256 per processor), each with a queue by key, so that waking touches
+//! the waiters it wakes only, moving one is to leave one queue and join another, and leaving costs a lookup.
 //!
 //! The word is read with the bucket locked and page faults off; a page that is missing is brought
 //! in with the bucket unlocked and the whole step repeated. So between the check of the value and
@@ -13,6 +13,7 @@
 //!
 //! Locks: a bucket (rank 580); two are taken in the order of their index.
 
+mod bucket;
 pub mod pi;
 pub mod robust;
 
@@ -21,12 +22,12 @@ pub use pi::PiState;
 use crate::task::Task;
 use abi::{Errno, Result};
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use arch::VirtAddr;
 use arch::lock::{LockClass, SpinLock, SpinLockGuard};
 use arch::user::{self, WordOp};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use bucket::Bucket;
+use core::sync::atomic::{AtomicBool, Ordering};
 use sched::{Deadline, Thread};
 use smallvec::SmallVec;
 use spin::Once;
@@ -82,7 +83,8 @@ struct Waiter {
     thread: Option<Arc<Thread>>,
     woken: AtomicBool,
     bits: u32,
-    /// Where the waiter is: requeueing changes it. Written with the bucket of the old place locked.
+    /// Where the waiter is, and its number there: requeueing changes both. Written with the bucket of the old place
+    /// locked.
     place: SpinLock<(Key, u64)>,
     /// The thread, for priority-inheriting futexes.
     pi: Option<pi::Claim>,
@@ -90,10 +92,7 @@ struct Waiter {
 
 static PLACE_CLASS: LockClass = LockClass::new("process.futex_place", 585);
 
-type Bucket = BTreeMap<(Key, u64), Arc<Waiter>>;
-
 static TABLE: Once<Box<[SpinLock<Bucket>]>> = Once::new();
-static ARRIVAL: AtomicU64 = AtomicU64::new(0);
 
 fn table() -> &'static [SpinLock<Bucket>] {
     TABLE.call_once(|| {
@@ -150,24 +149,21 @@ impl Pair {
     }
 }
 
-fn arrival() -> u64 {
-    // Relaxed: only order within a bucket counts, and its lock gives that.
-    ARRIVAL.fetch_add(1, Ordering::Relaxed)
-}
-
 impl Waiter {
     fn new(key: Key, bits: u32, pi: Option<pi::Claim>) -> Arc<Waiter> {
         Arc::new(Waiter {
             thread: sched::current().arc(),
             woken: AtomicBool::new(false),
             bits,
-            place: SpinLock::new(&PLACE_CLASS, (key, arrival())),
+            place: SpinLock::new(&PLACE_CLASS, (key, 0)),
             pi,
         })
     }
 
-    fn enqueue(self: &Arc<Self>, bucket: &mut Bucket) {
-        bucket.insert(*self.place.lock(), self.clone());
+    /// Waits for `key`, in its bucket.
+    fn enqueue(self: Arc<Self>, key: Key, bucket: &mut Bucket) {
+        let number = bucket.insert(key, self.clone());
+        *self.place.lock() = (key, number);
     }
 
     /// Marks and wakes; the waiter has left its bucket.
@@ -190,7 +186,7 @@ impl Waiter {
             if *self.place.lock() != place {
                 continue;
             }
-            return bucket.remove(&place).is_some();
+            return bucket.remove(place, self);
         }
     }
 }
@@ -237,7 +233,7 @@ pub fn wait(
             Err(_) => Step::FaultRead,
             Ok(word) if word != value => Step::Done(Err(Errno::EAGAIN)),
             Ok(_) => {
-                waiter.enqueue(&mut bucket);
+                waiter.clone().enqueue(key, &mut bucket);
                 Step::Done(Ok(()))
             }
         }
@@ -263,29 +259,6 @@ type Taken = SmallVec<[Arc<Waiter>; 8]>;
 
 /// So many are taken out of a bucket before it is unlocked for others.
 const BATCH: usize = 32;
-
-/// All places of waiters of a key.
-fn places(key: Key) -> core::ops::RangeInclusive<(Key, u64)> {
-    (key, 0)..=(key, u64::MAX)
-}
-
-/// Takes up to `count` waiters of `key` out of a bucket, but none that wait for a lock that is inherited:
-/// whether one of those was the first.
-fn take(bucket: &mut Bucket, key: Key, count: usize, bits: u32, out: &mut Taken) -> bool {
-    if count == 0 {
-        return false;
-    }
-    let mut first_is_pi = None;
-    let wanted = bucket.extract_if(places(key), |_, waiter| {
-        if waiter.bits & bits == 0 {
-            return false;
-        }
-        let is_pi = waiter.pi.is_some();
-        !*first_is_pi.get_or_insert(is_pi) && !is_pi
-    });
-    out.extend(wanted.take(count).map(|(_, waiter)| waiter));
-    first_is_pi == Some(true)
-}
 
 fn wake_taken(taken: &[Arc<Waiter>]) -> usize {
     for waiter in taken {
@@ -317,7 +290,7 @@ fn wake_from(
     loop {
         let at_most = (count - woken).min(BATCH);
         let mut some = Taken::new();
-        let is_first_pi = take(&mut bucket, key, at_most, bits, &mut some);
+        let is_first_pi = bucket.take(key, at_most, bits, &mut some);
         drop(bucket);
         if is_first_pi {
             return Err(Errno::EINVAL);
@@ -354,14 +327,11 @@ pub fn requeue(
                 Ok(_) => {}
             }
         }
-        take(pair.a(), key_from, wake_count as usize, u32::MAX, &mut taken);
+        pair.a().take(key_from, wake_count as usize, u32::MAX, &mut taken);
         let mut moved = 0;
         while moved < move_count as usize && key_from != key_to {
-            let next = pair.a().extract_if(places(key_from), |_, _| true).next();
-            let Some((_, waiter)) = next else { break };
-            let place = (key_to, arrival());
-            *waiter.place.lock() = place;
-            pair.b().insert(place, waiter);
+            let Some(waiter) = pair.a().pop(key_from) else { break };
+            waiter.enqueue(key_to, pair.b());
             moved += 1;
         }
         Step::Done(Ok(moved))
@@ -389,9 +359,9 @@ pub fn wake_op(
         let Ok(old) = user::fetch_op_u32(second, operation.op, operation.operand) else {
             return Step::Fault;
         };
-        take(pair.a(), key1, count.max(1) as usize, u32::MAX, &mut taken);
+        pair.a().take(key1, count.max(1) as usize, u32::MAX, &mut taken);
         if operation.passes(old) {
-            take(pair.b(), key2, count2.max(1) as usize, u32::MAX, &mut also);
+            pair.b().take(key2, count2.max(1) as usize, u32::MAX, &mut also);
         }
         Step::Done(Ok(()))
     })?;
@@ -451,7 +421,6 @@ pub(crate) fn thread_exit(task: &Task) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec::Vec;
 
     #[test]
     fn wake_op_decodes() {
@@ -463,29 +432,5 @@ mod tests {
         assert!(!op.passes(u32::MAX));
         assert_eq!(WakeOp::decode(7 << 28), Err(Errno::ENOSYS));
         assert_eq!(WakeOp::decode(6 << 24), Err(Errno::ENOSYS));
-    }
-
-    #[test]
-    fn buckets_keep_the_order_of_arrival() {
-        let key = Key { object: 8, offset: 4 };
-        let other = Key { object: 8, offset: 8 };
-        let mut bucket = Bucket::new();
-        let waiters: Vec<_> = (0..3).map(|_| Waiter::new(key, 1, None)).collect();
-        for waiter in &waiters {
-            waiter.enqueue(&mut bucket);
-        }
-        Waiter::new(other, 1, None).enqueue(&mut bucket);
-        let mut out = Taken::new();
-        take(&mut bucket, key, 2, 1, &mut out);
-        assert!(Arc::ptr_eq(&out[0], &waiters[0]) && Arc::ptr_eq(&out[1], &waiters[1]));
-        assert!(!take(&mut bucket, key, 9, 2, &mut out));
-        assert_eq!(out.len(), 2);
-        assert_eq!(bucket.len(), 2);
-        let claim = pi::Claim { tid: 1, task: alloc::sync::Weak::new() };
-        let inheriting = Key { object: 8, offset: 12 };
-        Waiter::new(inheriting, 1, Some(claim)).enqueue(&mut bucket);
-        Waiter::new(inheriting, 1, None).enqueue(&mut bucket);
-        assert!(take(&mut bucket, inheriting, 9, 1, &mut out));
-        assert_eq!(out.len(), 2);
     }
 }

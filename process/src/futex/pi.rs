@@ -5,6 +5,7 @@
 //! writing the new owner's number itself, so that nobody overtakes. A thread that ends hands over
 //! what it still holds with the owner-died bit.
 
+use super::bucket::Queue;
 use super::{Key, Scope, Step, Waiter, lock, sleep, with_word};
 use crate::task::Task;
 use abi::process::futex::{OWNER_DIED, TID_MASK, WAITERS};
@@ -69,7 +70,7 @@ fn acquire(task: &Task, word: VirtAddr, key: Key, may_queue: bool) -> Result<Acq
         if owner == tid {
             return Step::Done(Err(Errno::EDEADLK));
         }
-        let has_waiters = bucket.range((key, 0)..=(key, u64::MAX)).next().is_some();
+        let has_waiters = bucket.queue(key).is_some();
         if owner == 0 && !has_waiters {
             let new = tid | seen & OWNER_DIED;
             return match user::cmpxchg_u32_nofault(word, seen, new) {
@@ -91,7 +92,7 @@ fn acquire(task: &Task, word: VirtAddr, key: Key, may_queue: bool) -> Result<Acq
         }
         owner_task.pi.add(key, word);
         let waiter = Waiter::new(key, u32::MAX, Some(claim()));
-        waiter.enqueue(&mut bucket);
+        waiter.clone().enqueue(key, &mut bucket);
         Step::Done(Ok(Acquired::Queued(waiter)))
     })
 }
@@ -119,8 +120,9 @@ fn hand_over(task: &Task, word: VirtAddr, key: Key, died: bool) -> Result<()> {
     let mark = if died { OWNER_DIED } else { 0 };
     let next = with_word(word, || {
         let mut bucket = lock(key);
-        let mut waiting = bucket.range((key, 0)..=(key, u64::MAX)).filter(|(_, w)| w.pi.is_some());
-        let first = waiting.next().map(|(&place, w)| (place, w.clone()));
+        let queue = bucket.queue(key).into_iter().flat_map(Queue::entries);
+        let mut waiting = queue.filter(|(_, waiter)| waiter.pi.is_some());
+        let first = waiting.next().map(|(number, waiter)| (number, waiter.clone()));
         let more = waiting.next().is_some();
         drop(waiting);
         let Ok(seen) = user::load_u32_nofault(word) else { return Step::Fault };
@@ -136,8 +138,8 @@ fn hand_over(task: &Task, word: VirtAddr, key: Key, died: bool) -> Result<()> {
             Ok(found) if found != seen => return Step::FaultRead,
             Ok(_) => {}
         }
-        if let Some((place, waiter)) = &first {
-            bucket.remove(place);
+        if let Some((number, waiter)) = &first {
+            bucket.remove((key, *number), waiter);
             let owner = waiter.pi.as_ref().and_then(|c| c.task.upgrade());
             if more && let Some(owner) = owner {
                 owner.pi.add(key, word);
@@ -210,12 +212,8 @@ pub(super) fn release(task: &Task) {
         let Some((key, word)) = held else { return };
         if hand_over(task, word, key, true).is_err() {
             // The word is gone; nobody can wait for it any more.
-            let mut bucket = lock(key);
-            let places: Vec<_> =
-                bucket.range((key, 0)..=(key, u64::MAX)).map(|(&place, _)| place).collect();
-            let waiters: Vec<_> = places.iter().filter_map(|p| bucket.remove(p)).collect();
-            drop(bucket);
-            for waiter in waiters {
+            let queue = lock(key).take_all(key);
+            for waiter in queue.into_iter().flat_map(Queue::into_members) {
                 waiter.wake();
             }
         }
