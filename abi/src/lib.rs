@@ -15,6 +15,7 @@ pub mod signal;
 pub mod socket;
 pub mod stat;
 pub mod termios;
+pub mod tun;
 pub mod uring;
 
 pub use errno::{Errno, Result};

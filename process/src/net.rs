@@ -7,8 +7,8 @@ use abi::{Errno, Result};
 use alloc::sync::Arc;
 use socket::NetNamespace;
 use socket::identity::{Identify, Who};
-use vfs::Creds;
 use vfs::cred::UserNamespace;
+use vfs::{Context, Creds};
 
 /// Makes the network namespace of the machine, and lets sockets ask who runs.
 pub(crate) fn initial(user_ns: Arc<UserNamespace>) -> Arc<NetNamespace> {
@@ -19,6 +19,7 @@ pub(crate) fn initial(user_ns: Arc<UserNamespace>) -> Arc<NetNamespace> {
         network,
         namespace_of,
         namespace_at,
+        open_namespace,
         urgent: crate::signal::files::signal_urgent,
     });
     let namespace = NetNamespace::new(0xf000_0000 - 0x65, user_ns);
@@ -72,4 +73,8 @@ fn namespace_at(fd: i32) -> Result<Arc<NetNamespace>> {
         Some(Namespace::Net(namespace)) => Ok(namespace),
         _ => Err(Errno::EINVAL),
     }
+}
+
+fn open_namespace(ctx: &Context<'_>, namespace: &Arc<NetNamespace>) -> Result<usize> {
+    NamespaceFile::open_other(ctx, Namespace::Net(namespace.clone()))
 }

@@ -85,7 +85,7 @@ pub fn text(namespace: &Namespace) -> alloc::string::String {
 
 impl NamespaceFile {
     /// A descriptor of the running task for another namespace.
-    fn open_other(ctx: &Context<'_>, namespace: Namespace) -> Result<usize> {
+    pub(crate) fn open_other(ctx: &Context<'_>, namespace: Namespace) -> Result<usize> {
         vfs::filecount::check(ctx.creds)?;
         let path = path(&namespace)?;
         let inode = path.dentry.inode().ok_or(Errno::ENOENT)?;

@@ -17,7 +17,9 @@ use arch::irq::Handler;
 use arch::lock::{IrqLock, LockClass};
 use frames::PageRef;
 use hw::DmaBuffer;
-use netdevice::{Chunk, Frame, Interface, NetDevice, Offloads, Received};
+use netdevice::{
+    ChecksumRequest, Chunk, Frame, Interface, NetDevice, Offloads, Received, Segmentation,
+};
 use sched::WaitQueue;
 use smallvec::SmallVec;
 use spin::Once;
@@ -54,6 +56,7 @@ const NEEDS_CHECKSUM: u8 = 1;
 const SUM_IS_GOOD: u8 = 2;
 const GSO_TCP4: u8 = 1;
 const GSO_TCP6: u8 = 4;
+const GSO_ECN: u8 = 0x80;
 
 const DEPTH: u16 = 256;
 /// A slot for a frame that is sent: headers, then a table of descriptors.
@@ -399,9 +402,25 @@ impl Receiver {
                 data.push(Chunk { page, offset: 0, len: written as u32 });
             }
             let is_sum_good = header[0] & (NEEDS_CHECKSUM | SUM_IS_GOOD) != 0;
-            return Some(Received { data, is_sum_good });
+            return Some(asked(&header, Received::new(data, is_sum_good)));
         }
     }
+}
+
+/// What the host left to be done if the frame goes on: its sum, its segments.
+fn asked(header: &[u8; HEADER], received: Received) -> Received {
+    let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+    let has_sum = header[0] & NEEDS_CHECKSUM != 0;
+    let checksum = has_sum.then(|| ChecksumRequest { start: word(6), offset: word(8) });
+    let is_v6 = match header[1] & !GSO_ECN {
+        GSO_TCP4 => Some(false),
+        GSO_TCP6 => Some(true),
+        _ => None,
+    };
+    let size = word(4);
+    let is_v6 = is_v6.filter(|_| size > 0 && has_sum);
+    let segmentation = is_v6.map(|is_v6| Segmentation { is_v6, size });
+    Received { checksum, segmentation, ..received }
 }
 
 impl Net {

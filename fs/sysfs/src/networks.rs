@@ -6,9 +6,10 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use arch::lock::{LockClass, SpinLock};
 use core::sync::atomic::{AtomicU64, Ordering};
-use netdevice::{Change, Devices, Interface};
+use netdevice::{Change, Content, Devices, Interface};
 use socket::NetNamespace;
 
 static TOLD: LockClass = LockClass::new("sysfs.told", 545);
@@ -45,8 +46,11 @@ fn place(interface: &Interface, name: &str) -> (Option<String>, String) {
 }
 
 /// What its events tell.
-fn facts(interface: &Interface, name: &str) -> [String; 2] {
-    [format!("INTERFACE={name}"), format!("IFINDEX={}", interface.index)]
+fn facts(interface: &Interface, name: &str) -> Vec<String> {
+    let kind = interface.device.as_ref().and_then(|device| device.type_name());
+    let mut lines: Vec<String> = kind.map(|kind| format!("DEVTYPE={kind}")).into_iter().collect();
+    lines.extend([format!("INTERFACE={name}"), format!("IFINDEX={}", interface.index)]);
+    lines
 }
 
 /// Names of interfaces that were told of, by number.
@@ -88,12 +92,12 @@ pub(crate) fn follow(namespace: &Arc<NetNamespace>) {
 /// Tells of a new interface, or of one that was at another place.
 fn tell(namespace: &NetNamespace, interface: &Interface, name: &str, old: Option<&str>) {
     let path = place(interface, name).1;
-    let [is_called, number] = facts(interface, name);
+    let lines = facts(interface, name).join("\n");
     let (action, before) = match old {
         Some(old) => ("move", format!("DEVPATH_OLD=/{old}\n")),
         None => ("add", String::new()),
     };
-    let lines = format!("{before}{is_called}\n{number}\n");
+    let lines = format!("{before}{lines}\n");
     uevents::send(namespace, action, &path, "net", &lines);
 }
 
@@ -104,8 +108,12 @@ fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
         let interface = interface.clone();
         tree.line(&format!("{path}/{file}"), move || text(&interface));
     };
-    line(tree, "address", |i| mac(i.mac()));
-    line(tree, "broadcast", |i| mac(if i.is_loopback() { [0; 6] } else { [0xff; 6] }));
+    line(tree, "address", |i| if i.has_address() { mac(i.mac()) } else { String::new() });
+    line(tree, "broadcast", |i| match (i.has_address(), i.is_loopback()) {
+        (false, _) => String::new(),
+        (true, true) => mac([0; 6]),
+        (true, false) => mac([0xff; 6]),
+    });
     line(tree, "mtu", |i| i.mtu().to_string());
     line(tree, "flags", |i| format!("{:#x}", i.flags() & 0xffff & !0x40));
     line(tree, "tx_queue_len", |i| i.tx_queue_len().to_string());
@@ -119,8 +127,8 @@ fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
         };
         state.to_string()
     });
-    line(tree, "type", |i| i.kind.to_string());
-    tree.fixed(&format!("{path}/addr_len"), "6");
+    line(tree, "type", |i| i.kind().to_string());
+    line(tree, "addr_len", |i| if i.has_address() { 6 } else { 0 }.to_string());
     tree.fixed(&format!("{path}/addr_assign_type"), "0");
     tree.fixed(&format!("{path}/dev_id"), "0x0");
     tree.fixed(&format!("{path}/dev_port"), "0");
@@ -138,11 +146,43 @@ fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
             counter(&interface).load(Ordering::Relaxed).to_string()
         });
     }
+    add_own(tree, &path, interface);
     tree.uevent(&path, &facts(interface, &name));
     tree.device(&path, "class/net", &name);
     if let Some(parent) = parent {
         tree.link(&format!("{path}/device"), &parent);
     }
+}
+
+/// The files that its kind of interface has, and those of whose port it is.
+fn add_own(tree: &mut Builder, path: &str, interface: &Interface) {
+    let own = interface.device.as_ref().map(|device| device.attributes()).unwrap_or_default();
+    let of_port = interface.upper().map(|upper| upper.attributes()).unwrap_or_default();
+    for attribute in own.into_iter().chain(of_port) {
+        let at = format!("{path}/{}", attribute.path);
+        match attribute.content {
+            Content::Line(text, None) => tree.line(&at, text),
+            Content::Line(text, Some(set)) => tree.knob(&at, text, set),
+            // Those that hang on each other are no hardware, or lie where the link of their name leads.
+            Content::Link(name) => {
+                let rest = name.split_once('/').map(|(_, rest)| rest);
+                let other = name.split('/').next().unwrap_or_default();
+                let base = match place_of(interface, other) {
+                    Some(base) => base,
+                    None => continue,
+                };
+                let to = rest.map_or(base.clone(), |rest| format!("{base}/{rest}"));
+                tree.link(&at, &to);
+            }
+        }
+    }
+}
+
+/// The place of another interface of the same namespace.
+fn place_of(interface: &Interface, name: &str) -> Option<String> {
+    let namespace = interface.namespace()?;
+    let other = namespace.part::<Devices>()?.by_name(name)?;
+    Some(place(&other, name).1)
 }
 
 type Counter = fn(&Interface) -> &AtomicU64;

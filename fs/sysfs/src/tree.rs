@@ -79,6 +79,25 @@ impl Builder {
         self.put(path, crate::line(text));
     }
 
+    /// A file with one line that takes what root writes.
+    pub(crate) fn knob(
+        &mut self,
+        path: &str,
+        text: impl Fn() -> String + Send + Sync + 'static,
+        set: impl Fn(&str) -> Result<()> + Send + Sync + 'static,
+    ) {
+        let show = move |out: &mut Vec<u8>| {
+            out.extend_from_slice(text().as_bytes());
+            out.push(b'\n');
+            Ok(())
+        };
+        let store = move |bytes: &[u8]| {
+            let text = core::str::from_utf8(bytes).map_err(|_| abi::Errno::EINVAL)?;
+            set(text.trim_end_matches(['\n', '\0']))
+        };
+        self.put(path, pseudo::knob(show, store));
+    }
+
     /// A file with one line that does not change.
     pub(crate) fn fixed(&mut self, path: &str, text: impl Into<String>) {
         let text = text.into();

@@ -198,6 +198,11 @@ pub trait FileOps: Any + Send + Sync {
         false
     }
 
+    /// Whether the file sends signals when it is ready (`O_ASYNC`), as terminals, fifos and sockets do anyhow.
+    fn sends_signals(&self) -> bool {
+        false
+    }
+
     /// Device control. `ENOIOCTLCMD` or `ENOTTY` for what is unknown. `arg` may be a user pointer.
     fn ioctl(&self, file: &Arc<File>, ctx: &Context<'_>, cmd: u32, arg: usize) -> Result<usize> {
         Err(Errno::ENOIOCTLCMD)

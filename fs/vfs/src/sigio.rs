@@ -133,6 +133,7 @@ pub fn set_async(file: &Arc<File>, fd: i32, on: bool) {
         FileKind::CharDevice => matches!(inode.rdev.major(), 4 | 5 | 136..=143),
         _ => false,
     };
+    let suits = suits || file.ops().sends_signals();
     if !suits || file.has_async() {
         return;
     }

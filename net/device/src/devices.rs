@@ -44,11 +44,16 @@ impl Inner {
 
     /// The name itself, or the first free one of `pattern%d`.
     fn choose_name(&self, pattern: &str) -> Result<String> {
-        let name = match pattern.strip_suffix("%d") {
-            Some(stem) => (0u32..)
-                .map(|number| alloc::format!("{stem}{number}"))
-                .find(|name| !self.has_name(name))
-                .ok_or(Errno::ENFILE)?,
+        let name = match pattern.split_once('%') {
+            // One number, and nothing else that is special.
+            Some((stem, rest)) => {
+                let end = rest.strip_prefix('d').filter(|end| !end.contains('%'));
+                let end = end.ok_or(Errno::EINVAL)?;
+                (0u32..)
+                    .map(|number| alloc::format!("{stem}{number}{end}"))
+                    .find(|name| !self.has_name(name))
+                    .ok_or(Errno::ENFILE)?
+            }
             None => String::from(pattern),
         };
         check_name(&name)?;
@@ -293,6 +298,12 @@ impl Devices {
     }
 
     fn strip(&self, interface: &Arc<Interface>) {
+        if let Some(master) = interface.upper().and_then(|upper| upper.master())
+            && let Some(device) = &master.device
+        {
+            // Whoever was faster has done it.
+            let _ = device.give_up_port(interface);
+        }
         if interface.is_up() {
             self.set_flags(interface, 0, flag::UP);
         }
@@ -311,7 +322,8 @@ impl Devices {
         to: &Devices,
         name: Option<&str>,
     ) -> Result<Arc<Interface>> {
-        let device = interface.device.clone().filter(|device| device.is_virtual());
+        let device = interface.device.clone();
+        let device = device.filter(|device| device.is_virtual() && !device.stays());
         let device = device.ok_or(Errno::EINVAL)?;
         let own_name = interface.name();
         let pattern = name.unwrap_or(&own_name);
@@ -372,6 +384,11 @@ impl Devices {
         {
             device.changed();
         }
+        if was_up != is_up
+            && let Some(upper) = interface.upper()
+        {
+            upper.port_changed();
+        }
     }
 
     fn went_up(&self, interface: &Arc<Interface>) {
@@ -415,6 +432,9 @@ impl Devices {
     /// The link of an interface came or went.
     pub fn carrier_changed(&self, interface: &Arc<Interface>) {
         self.join_link(interface);
+        if let Some(upper) = interface.upper() {
+            upper.port_changed();
+        }
         self.touch(interface);
     }
 
@@ -569,10 +589,13 @@ fn loopback_address(ip: Ip, prefix: u8) -> Address {
 /// RFC 4291 appendix A: the address of the link made of the hardware's.
 fn link_local(interface: &Interface) -> Option<Address> {
     let [a, b, c, d, e, f] = interface.mac();
-    if [a, b, c, d, e, f] == [0; 6] {
-        return None;
-    }
-    let ip = Ip::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    let own = interface.device.as_ref().and_then(|device| device.identifier());
+    let [i, j, k, l, m, n, o, p] = match own {
+        Some(own) => own,
+        None if [a, b, c, d, e, f] == [0; 6] => return None,
+        None => [a ^ 2, b, c, 0xff, 0xfe, d, e, f],
+    };
+    let ip = Ip::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, i, j, k, l, m, n, o, p]);
     let label = String::new();
     Some(Address {
         ip,

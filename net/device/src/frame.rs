@@ -1,7 +1,10 @@
 //! What devices send and deliver.
 
-use crate::{Chunk, Interface, flag};
+use crate::{ARPHRD_ETHER, Attribute, Chunk, Interface, Spread, flag};
+use abi::{Errno, Result};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
 use smallvec::SmallVec;
 
 /// Room for the headers of a frame: Ethernet with a tag, IPv6, TCP with all options.
@@ -39,6 +42,11 @@ impl Header {
     /// What is there.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(usize::from(self.start)..).unwrap_or(&[])
+    }
+
+    /// What is there, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(usize::from(self.start)..).unwrap_or_default()
     }
 
     /// How much is there.
@@ -81,9 +89,16 @@ pub struct Frame {
     pub checksum: Option<ChecksumRequest>,
     /// How the device is to cut it.
     pub segmentation: Option<Segmentation>,
+    /// `ETH_P_*` of what is in it, for devices without a link's header, which else would say so.
+    pub protocol: u16,
 }
 
 impl Frame {
+    /// A frame of which the device is asked nothing.
+    pub fn new(header: Header, payload: SmallVec<[Chunk; 4]>) -> Frame {
+        Frame { header, payload, checksum: None, segmentation: None, protocol: 0 }
+    }
+
     /// Its length.
     pub fn len(&self) -> usize {
         self.header.len() + self.payload.iter().map(Chunk::len).sum::<usize>()
@@ -93,15 +108,91 @@ impl Frame {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> Spread<'_> {
+        Spread { head: self.header.bytes(), body: &[], chunks: &self.payload }
+    }
+
+    /// The same with exactly the first `len` bytes in the header; `None` if there are not as many, or no room.
+    #[must_use]
+    pub fn with_header(&self, len: usize) -> Option<Frame> {
+        let mut head = [0; HEADER_ROOM];
+        let head = head.get_mut(..len)?;
+        if self.bytes().copy_out(0, head) < len {
+            return None;
+        }
+        let mut header = Header::new();
+        header.push(len)?.copy_from_slice(head);
+        let mut payload = SmallVec::new();
+        // What the header gives up follows as a page of its own.
+        let left = self.header.bytes().get(len..).unwrap_or_default();
+        if !left.is_empty() {
+            payload.push(Chunk::from_bytes(left)?);
+        }
+        let skip = len.saturating_sub(self.header.len());
+        payload.extend(after(&self.payload, skip));
+        Some(Frame { header, payload, ..*self })
+    }
+}
+
+/// What follows the first `skip` bytes of pieces.
+fn after(chunks: &[Chunk], mut skip: usize) -> impl Iterator<Item = Chunk> + '_ {
+    chunks.iter().filter_map(move |chunk| {
+        let count = skip.min(chunk.len());
+        skip -= count;
+        (count < chunk.len()).then(|| chunk.part(count, chunk.len()))
+    })
 }
 
 /// A frame that came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Received {
     /// The bytes, the link's header first.
     pub data: SmallVec<[Chunk; 2]>,
     /// The device vouches for the sums of TCP and UDP.
     pub is_sum_good: bool,
+    /// The sum that nobody has computed yet, since the frame never left this machine's memory.
+    pub checksum: Option<ChecksumRequest>,
+    /// The segments that it is of.
+    pub segmentation: Option<Segmentation>,
+    /// `ETH_P_*` of what is in it, from devices without a link's header.
+    pub protocol: u16,
+}
+
+impl Received {
+    /// A frame as it was on a wire.
+    pub fn new(data: SmallVec<[Chunk; 2]>, is_sum_good: bool) -> Received {
+        Received { data, is_sum_good, checksum: None, segmentation: None, protocol: 0 }
+    }
+
+    /// Its length.
+    pub fn len(&self) -> usize {
+        self.data.iter().map(Chunk::len).sum()
+    }
+
+    /// Whether it has no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies bytes from a place on; how many there were.
+    pub fn copy_out(&self, at: usize, to: &mut [u8]) -> usize {
+        Spread { head: &[], body: &[], chunks: &self.data }.copy_out(at, to)
+    }
+
+    /// The same frame on its way out: its headers are copied to where devices look for them.
+    pub fn into_frame(self) -> Frame {
+        let mut head = [0; HEADER_ROOM];
+        let len = self.copy_out(0, &mut head);
+        let mut header = Header::new();
+        if let (Some(room), Some(head)) = (header.push(len), head.get(..len)) {
+            room.copy_from_slice(head);
+        }
+        let Received { data, checksum, segmentation, protocol, .. } = self;
+        let payload = after(&data, len).collect();
+        Frame { header, payload, checksum, segmentation, protocol }
+    }
 }
 
 /// What takes the frames of all devices.
@@ -127,14 +218,14 @@ bitflags::bitflags! {
     }
 }
 
-/// A device's driver.
-pub trait NetDevice: Send + Sync {
+/// A device's driver. Who makes devices finds its own by their type (`Any`).
+pub trait NetDevice: Any + Send + Sync {
     /// Its address.
     fn mac(&self) -> [u8; 6];
     /// What it can do.
     fn offloads(&self) -> Offloads;
     /// Sends a frame, or says that its queue is full (`ENOBUFS`). Not to be called in interrupts.
-    fn transmit(&self, frame: Frame) -> abi::Result<()>;
+    fn transmit(&self, frame: Frame) -> Result<()>;
     /// Tells the device of frames it was given and not told of.
     fn flush(&self) {}
     /// Whether the link is there.
@@ -159,6 +250,55 @@ pub trait NetDevice: Send + Sync {
     fn first_flags(&self) -> u32 {
         flag::BROADCAST | flag::MULTICAST
     }
+    /// The `txqueuelen` that an interface has at first.
+    fn first_queue_len(&self) -> u32 {
+        1000
+    }
+    /// The `ARPHRD_*` that an interface has at first.
+    fn hardware(&self) -> u16 {
+        ARPHRD_ETHER
+    }
+    /// The length of the link's header: Ethernet's, or 0 of a device that carries packets as they are, which has
+    /// neither an address nor neighbours to ask.
+    fn link_len(&self) -> usize {
+        14
+    }
+    /// What the link's address of version 6 of a device without a hardware address ends in.
+    fn identifier(&self) -> Option<[u8; 8]> {
+        None
+    }
+    /// Whether it knows that its link is there, and does not only take it for granted.
+    fn knows_link(&self) -> bool {
+        true
+    }
+    /// Whether it counts itself what it sent, since what it was given may still be lost.
+    fn counts_sent(&self) -> bool {
+        false
+    }
+    /// What its kind tells of it (`IFLA_INFO_DATA`): attributes by their numbers.
+    fn details(&self) -> Vec<(u16, Vec<u8>)> {
+        Vec::new()
+    }
+    /// What its kind is told (`IFLA_INFO_DATA` of `RTM_NEWLINK`).
+    fn set_details(&self, _details: &[(u16, &[u8])]) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// What its events and `/sys` call its type (`DEVTYPE`).
+    fn type_name(&self) -> Option<&'static str> {
+        None
+    }
+    /// Its files in `/sys/class/net`, beside those that every interface has.
+    fn attributes(&self) -> Vec<Attribute> {
+        Vec::new()
+    }
+    /// Takes an interface as one of its ports (`IFLA_MASTER`); who is no master does not.
+    fn take_port(&self, _port: &Arc<Interface>) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Gives one of its ports up.
+    fn give_up_port(&self, _port: &Arc<Interface>) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
     /// The kind of a device that is no hardware (`IFLA_INFO_KIND`).
     fn kind(&self) -> Option<&'static str> {
         None
@@ -167,10 +307,18 @@ pub trait NetDevice: Send + Sync {
     fn is_virtual(&self) -> bool {
         self.kind().is_some()
     }
+    /// Whether it stays in the namespace that it was made in.
+    fn stays(&self) -> bool {
+        false
+    }
     /// The interface at the other end.
     fn peer(&self) -> Option<Arc<Interface>> {
         None
     }
+    /// An administrator gave its interface another hardware address.
+    fn address_changed(&self) {}
+    /// The longest packet of its interface changed.
+    fn mtu_changed(&self) {}
     /// This is the device's interface from now on.
     fn attach(&self, _interface: &Arc<Interface>) {}
     /// Its interface went up or down.

@@ -1,16 +1,18 @@
 //! An interface.
 
-use crate::frame::{NetDevice, Received, Receiver};
+use crate::frame::{Frame, NetDevice, Received, Receiver};
 use crate::ip::Ip;
+use crate::upper::Upper;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use arch::lock::{LockClass, SpinLock};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use arch::lock::{LockClass, RwSpinLock, SpinLock};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use socket::NetNamespace;
 use spin::Once;
 
 static CLASS: LockClass = LockClass::new("netdevice.interface", 540);
+static UPPER: LockClass = LockClass::new("netdevice.upper", 541);
 
 /// Flags of netdevice(7).
 #[expect(missing_docs, reason = "netdevice(7) describes them")]
@@ -31,6 +33,8 @@ pub mod flag {
 pub const ARPHRD_ETHER: u16 = 1;
 /// `ARPHRD_LOOPBACK`.
 pub const ARPHRD_LOOPBACK: u16 = 772;
+/// `ARPHRD_NONE`: no link's header.
+pub const ARPHRD_NONE: u16 = 0xfffe;
 
 /// An address of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,18 +183,20 @@ struct State {
 pub struct Interface {
     /// Its number: never used again in its namespace.
     pub index: u32,
-    /// `ARPHRD_*`.
-    pub kind: u16,
     /// What sends for it; the loopback interface has none.
     pub device: Option<Arc<dyn NetDevice>>,
     /// What went through it.
     pub counters: Counters,
     namespace: Weak<NetNamespace>,
+    kind: AtomicU16,
     flags: AtomicU32,
     mtu: AtomicU32,
     tx_queue_len: AtomicU32,
     promiscuity: AtomicI32,
     has_been_up: AtomicBool,
+    /// Whether it is somebody's port: all that a frame of one that is not looks at.
+    is_port: AtomicBool,
+    upper: RwSpinLock<Option<Arc<dyn Upper>>>,
     state: SpinLock<State>,
 }
 
@@ -205,7 +211,7 @@ impl Interface {
     pub(crate) fn loopback(index: u32, namespace: Weak<NetNamespace>) -> Interface {
         Interface {
             index,
-            kind: ARPHRD_LOOPBACK,
+            kind: AtomicU16::new(ARPHRD_LOOPBACK),
             device: None,
             counters: Counters::default(),
             namespace,
@@ -214,6 +220,8 @@ impl Interface {
             promiscuity: AtomicI32::new(0),
             tx_queue_len: AtomicU32::new(1000),
             has_been_up: AtomicBool::new(false),
+            is_port: AtomicBool::new(false),
+            upper: RwSpinLock::new(&UPPER, None),
             state: SpinLock::new(
                 &CLASS,
                 State {
@@ -235,14 +243,16 @@ impl Interface {
         let mac = device.mac();
         Interface {
             index,
-            kind: ARPHRD_ETHER,
+            kind: AtomicU16::new(device.hardware()),
             counters: Counters::default(),
             namespace,
             flags: AtomicU32::new(device.first_flags()),
             mtu: AtomicU32::new(device.first_mtu()),
             promiscuity: AtomicI32::new(0),
-            tx_queue_len: AtomicU32::new(1000),
+            tx_queue_len: AtomicU32::new(device.first_queue_len()),
             has_been_up: AtomicBool::new(false),
+            is_port: AtomicBool::new(false),
+            upper: RwSpinLock::new(&UPPER, None),
             state: SpinLock::new(
                 &CLASS,
                 State { name, addresses: Vec::new(), mac, alias: String::new() },
@@ -261,6 +271,7 @@ impl Interface {
         copy(&self.mtu, &old.mtu);
         copy(&self.tx_queue_len, &old.tx_queue_len);
         self.has_been_up.store(old.has_been_up(), Ordering::Relaxed);
+        self.set_kind(old.kind());
         let (mac, alias) = (old.mac(), old.alias());
         let mut state = self.state.lock();
         (state.mac, state.alias) = (mac, alias);
@@ -296,14 +307,23 @@ impl Interface {
     /// Gives it another hardware address. `EADDRNOTAVAIL` for one of a group or of nobody.
     pub fn set_mac(&self, mac: [u8; 6]) -> abi::Result<()> {
         let device = self.device.as_ref().ok_or(abi::Errno::EOPNOTSUPP)?;
-        if !device.is_virtual() {
+        if !device.is_virtual() || !self.has_address() {
             return Err(abi::Errno::EOPNOTSUPP);
         }
         if mac[0] & 1 != 0 || mac == [0; 6] {
             return Err(abi::Errno::EADDRNOTAVAIL);
         }
         self.state.lock().mac = mac;
+        device.address_changed();
+        if let Some(upper) = self.upper() {
+            upper.port_changed();
+        }
         Ok(())
+    }
+
+    /// Its hardware address is another by itself, not by what an administrator said.
+    pub fn follow_mac(&self, mac: [u8; 6]) {
+        self.state.lock().mac = mac;
     }
 
     /// What administrators call it (`ifalias`).
@@ -316,9 +336,33 @@ impl Interface {
         self.state.lock().alias = String::from(alias);
     }
 
+    /// `ARPHRD_*`.
+    #[inline]
+    pub fn kind(&self) -> u16 {
+        self.kind.load(Ordering::Relaxed)
+    }
+
+    /// Says that it is of another kind (`TUNSETLINK`), which changes nothing but what is told of it.
+    pub fn set_kind(&self, kind: u16) {
+        self.kind.store(kind, Ordering::Relaxed);
+    }
+
     /// Whether it is the loopback interface.
+    #[inline]
     pub fn is_loopback(&self) -> bool {
-        self.kind == ARPHRD_LOOPBACK
+        self.device.is_none()
+    }
+
+    /// The length of the link's header of its frames.
+    #[inline]
+    pub fn link_len(&self) -> usize {
+        self.device.as_ref().map_or(14, |device| device.link_len())
+    }
+
+    /// Whether it has a hardware address.
+    #[inline]
+    pub fn has_address(&self) -> bool {
+        self.link_len() != 0
     }
 
     /// Whether it is up.
@@ -335,7 +379,7 @@ impl Interface {
     /// `IF_OPER_*` of linux/if.h: 0 unknown, 2 down, 6 up, 3 down for want of the other end.
     pub fn oper_state(&self) -> u8 {
         // What has no link does not know whether it is there.
-        let has_link = self.device.as_ref().is_some_and(|device| device.kind() != Some("dummy"));
+        let has_link = self.device.as_ref().is_some_and(|device| device.knows_link());
         let has_peer = self.device.as_ref().is_some_and(|device| device.peer().is_some());
         match (self.is_up(), self.is_running()) {
             (true, true) if has_link => 6,
@@ -370,6 +414,12 @@ impl Interface {
         flags & flag::PROMISC != 0 || self.promiscuity.load(Ordering::Relaxed) > 0
     }
 
+    /// How many want that.
+    pub fn promiscuity(&self) -> u32 {
+        let asked = u32::from(self.flags.load(Ordering::Relaxed) & flag::PROMISC != 0);
+        asked + self.promiscuity.load(Ordering::Relaxed).max(0) as u32
+    }
+
     /// One program more wants that, or one less.
     pub fn change_promiscuity(&self, by: i32) {
         self.promiscuity.fetch_add(by, Ordering::Relaxed);
@@ -381,15 +431,31 @@ impl Interface {
         self.mtu.load(Ordering::Relaxed)
     }
 
+    /// The shortest and the longest that the longest packet can be; 0 for no limit.
+    pub fn mtu_limits(&self) -> (u32, u32) {
+        self.device.as_ref().map_or((0, 0), |device| (68, device.max_mtu()))
+    }
+
     /// Sets the longest packet.
     pub fn set_mtu(&self, mtu: u32) -> abi::Result<()> {
-        let max = self.device.as_ref().map_or(u32::MAX >> 1, |device| device.max_mtu());
-        let min = if self.device.is_some() { 68 } else { 0 };
+        let (min, max) = self.mtu_limits();
+        let max = if max == 0 { u32::MAX >> 1 } else { max };
         if !(min..=max).contains(&mtu) {
             return Err(abi::Errno::EINVAL);
         }
-        self.mtu.store(mtu, Ordering::Relaxed);
+        self.follow_mtu(mtu);
+        if let Some(device) = &self.device {
+            device.mtu_changed();
+        }
+        if let Some(upper) = self.upper() {
+            upper.port_changed();
+        }
         Ok(())
+    }
+
+    /// The longest packet is another by itself, not by what an administrator said.
+    pub fn follow_mtu(&self, mtu: u32) {
+        self.mtu.store(mtu, Ordering::Relaxed);
     }
 
     /// `txqueuelen`.
@@ -481,6 +547,55 @@ impl Interface {
             });
         }
         Some((others, first))
+    }
+
+    /// Whose port it is.
+    #[inline]
+    pub fn upper(&self) -> Option<Arc<dyn Upper>> {
+        // Relaxed: a frame on its way while it becomes a port may be the last that the protocols see.
+        if self.is_port.load(Ordering::Relaxed) { self.upper.read().clone() } else { None }
+    }
+
+    /// It becomes somebody's port. `EBUSY` if it is another's.
+    pub fn join(&self, upper: Arc<dyn Upper>) -> abi::Result<()> {
+        let mut own = self.upper.write();
+        if own.is_some() {
+            return Err(abi::Errno::EBUSY);
+        }
+        *own = Some(upper);
+        self.is_port.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// It is nobody's port any more.
+    pub fn leave(&self) {
+        let gone = {
+            let mut own = self.upper.write();
+            self.is_port.store(false, Ordering::Relaxed);
+            own.take()
+        };
+        drop(gone);
+    }
+
+    /// Sends a frame, the link's header included, and counts it. What the frame asks for and the device cannot do
+    /// is done here.
+    ///
+    /// # Errors
+    /// `ENETDOWN` without a device, `ENOBUFS` for a full queue or no memory.
+    pub fn send(&self, frame: Frame) -> abi::Result<()> {
+        let device = self.device.as_ref().ok_or(abi::Errno::ENETDOWN)?;
+        crate::offload::lower(frame, device.offloads(), device.link_len(), &mut |frame| {
+            let len = frame.len();
+            let sent = device.transmit(frame);
+            match sent {
+                Ok(()) if device.counts_sent() => {}
+                Ok(()) => self.counters.sent(1, len),
+                Err(_) => {
+                    self.counters.tx_dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            sent
+        })
     }
 
     /// The device delivers frames. In a thread.

@@ -10,7 +10,9 @@ mod frame;
 mod home;
 mod interface;
 mod ip;
+mod offload;
 mod route;
+mod upper;
 mod virt;
 mod ways;
 
@@ -22,12 +24,15 @@ pub use frame::{
 };
 pub use home::{announce, set_home};
 pub use interface::{
-    ARPHRD_ETHER, ARPHRD_LOOPBACK, Address, Counters, Interface, Lifetime, flag, set_receiver,
+    ARPHRD_ETHER, ARPHRD_LOOPBACK, ARPHRD_NONE, Address, Counters, Interface, Lifetime, flag,
+    set_receiver,
 };
 pub use ip::{Endpoint, Ip, Tuple};
+pub use offload::{Sum, lower};
 pub use route::{
     Place, RTN_BLACKHOLE, RTN_LOCAL, RTN_PROHIBIT, RTN_THROW, RTN_UNICAST, RTN_UNREACHABLE, Route,
     SCOPE_HOST, SCOPE_LINK, TABLE_LOCAL, TABLE_MAIN,
 };
+pub use upper::{Attribute, Content, Kind, Setter, Upper, kind, register_kind};
 pub use virt::{Dummy, veth_pair};
 pub use ways::{Destination, Way};

@@ -68,6 +68,9 @@ impl NetDevice for Dummy {
     fn kind(&self) -> Option<&'static str> {
         Some("dummy")
     }
+    fn knows_link(&self) -> bool {
+        false
+    }
 }
 
 /// The interfaces of both ends, as far as they are there.
@@ -216,13 +219,13 @@ impl Lane {
     }
 
     fn push(&self, to: Arc<Interface>, frame: Frame) -> Result<()> {
-        let header = frame.header.bytes();
+        let Frame { header, payload, checksum, segmentation, protocol } = frame;
         let (page, offset) = self.header_room().ok_or(Errno::ENOBUFS)?;
-        page.copy_in(offset, header);
+        page.copy_in(offset, header.bytes());
         let header = Chunk { page, offset: offset as u32, len: header.len() as u32 };
-        let data = core::iter::once(header).chain(frame.payload).collect();
+        let data = core::iter::once(header).chain(payload).collect();
         // It never left this machine's memory, so that its sums need no look.
-        let received = Received { data, is_sum_good: true };
+        let received = Received { data, is_sum_good: true, checksum, segmentation, protocol };
         let is_first = {
             let mut backlog = self.inner.lock();
             if backlog.frames.len() >= BACKLOG_MAX {

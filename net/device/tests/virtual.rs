@@ -90,7 +90,7 @@ fn send(from: &Interface, page: &Chunk, mark: u8) -> abi::Result<()> {
     let mut header = Header::new();
     header.push(14).unwrap().fill(mark);
     let payload = smallvec![page.clone()];
-    let frame = Frame { header, payload, checksum: None, segmentation: None };
+    let frame = Frame::new(header, payload);
     from.device.as_ref().unwrap().transmit(frame)
 }
 

@@ -237,7 +237,7 @@ fn get(interface: &Interface, cmd: u32, request: &mut IfReq) -> Result<Option<()
         SIOCGIFHWADDR => {
             let mut raw = [0; 24];
             let [a, b, c, d, e, f] = interface.mac();
-            let [low, high] = interface.kind.to_ne_bytes();
+            let [low, high] = interface.kind().to_ne_bytes();
             raw.iter_mut().zip([low, high, a, b, c, d, e, f]).for_each(|(to, from)| *to = from);
             request.data = raw;
         }

@@ -49,7 +49,7 @@ fn ask(
         end: spread.len(),
         protocol: if to.is_v4() { 0x0800 } else { 0x86dd },
         kind: kind_of(inet, to),
-        interface: found.map(|interface| (interface.index, interface.kind)),
+        interface: found.map(|interface| (interface.index, interface.kind())),
         ..filter::plain(spread, 0, 0)
     })
 }

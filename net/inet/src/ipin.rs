@@ -3,13 +3,13 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use netdevice::{Chunk, Endpoint, Interface, Ip, Received, Receiver, Spread, Tuple};
+use netdevice::{Chunk, Endpoint, Interface, Ip, Received, Receiver, Spread, Sum, Tuple};
 use packet::Seen;
 use smallvec::SmallVec;
 use smoltcp::wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, UdpPacket};
 
 use crate::icmp::{self, ICMP4, ICMP6};
-use crate::ipout::{Sum, cut};
+use crate::ipout::cut;
 use crate::neighbour;
 use crate::raw::Packet;
 use crate::stack::{Inet, count};
@@ -43,6 +43,15 @@ impl Receiver for Input {
                 inet.receive_frame(interface, frame);
             }
         }
+    }
+}
+
+/// What is left of a frame for the interface itself: a master takes those of its ports.
+#[inline]
+fn pass_up(interface: &Arc<Interface>, frame: Received) -> Option<Received> {
+    match interface.upper() {
+        Some(upper) => upper.receive(interface, frame),
+        None => Some(frame),
     }
 }
 
@@ -102,16 +111,31 @@ impl Inet {
         if packet::is_listening() {
             self.show_frame(interface, &frame);
         }
+        let Some(frame) = pass_up(interface, frame) else { return };
         let head = Head::of(&frame.data);
+        if !interface.has_address() {
+            return self.receive_protocol(interface, frame.protocol, (&head, 0), &frame);
+        }
         let Ok(ethernet) = EthernetFrame::new_checked(head.from(0)) else { return };
         let to = ethernet.dst_addr().0;
         if to[0] & 1 == 0 && to != interface.mac() {
             return;
         }
-        match u16::from(ethernet.ethertype()) {
-            0x0806 => neighbour::receive_arp(self, interface, head.from(14)),
-            0x0800 => self.receive_v4(interface, &head, &frame),
-            0x86dd => self.receive_v6(interface, &head, &frame),
+        self.receive_protocol(interface, ethernet.ethertype().into(), (&head, 14), &frame);
+    }
+
+    /// A frame that is for this host, whose packet begins at a place.
+    fn receive_protocol(
+        self: &Arc<Self>,
+        interface: &Arc<Interface>,
+        protocol: u16,
+        (head, at): (&Head, usize),
+        frame: &Received,
+    ) {
+        match protocol {
+            0x0806 if at != 0 => neighbour::receive_arp(self, interface, head.from(at)),
+            0x0800 => self.receive_v4(interface, (head, at), frame),
+            0x86dd => self.receive_v6(interface, (head, at), frame),
             _ => {}
         }
     }
@@ -122,13 +146,19 @@ impl Inet {
         let Some(namespace) = self.namespace() else { return };
         let bytes = Spread { head: &[], body: &[], chunks: &frame.data };
         let is_sum_good = frame.is_sum_good && !interface.is_loopback();
-        packet::show(&namespace, interface, &Seen::came(bytes, interface, is_sum_good));
+        let seen = Seen::came(bytes, interface, is_sum_good).of_protocol(frame.protocol);
+        packet::show(&namespace, interface, &seen);
     }
 
-    fn receive_v4(self: &Arc<Self>, interface: &Arc<Interface>, head: &Head, frame: &Received) {
+    fn receive_v4(
+        self: &Arc<Self>,
+        interface: &Arc<Interface>,
+        (head, at): (&Head, usize),
+        frame: &Received,
+    ) {
         count(&self.counters.ip_in_receives);
-        let bytes = head.from(14);
-        let available = len_of(&frame.data).saturating_sub(14);
+        let bytes = head.from(at);
+        let available = len_of(&frame.data).saturating_sub(at);
         // The whole packet is not in the head: what it says of its length is checked here.
         let packet = Ipv4Packet::new_unchecked(bytes);
         if bytes.len() < 20 || packet.version() != 4 {
@@ -151,7 +181,7 @@ impl Inet {
             tos: bytes.get(1).copied().unwrap_or(0),
             is_sum_good: frame.is_sum_good,
             header: bytes.get(..header_len).unwrap_or(&[]).into(),
-            payload: cut(&frame.data, 14 + header_len, total - header_len),
+            payload: cut(&frame.data, at + header_len, total - header_len),
         };
         if !self.is_for_us(interface, &incoming) {
             return count(&self.counters.ip_in_discards);
@@ -167,10 +197,15 @@ impl Inet {
         self.receive_packet(interface, incoming);
     }
 
-    fn receive_v6(self: &Arc<Self>, interface: &Arc<Interface>, head: &Head, frame: &Received) {
+    fn receive_v6(
+        self: &Arc<Self>,
+        interface: &Arc<Interface>,
+        (head, link): (&Head, usize),
+        frame: &Received,
+    ) {
         count(&self.counters.ip_in_receives);
-        let bytes = head.from(14);
-        let available = len_of(&frame.data).saturating_sub(14);
+        let bytes = head.from(link);
+        let available = len_of(&frame.data).saturating_sub(link);
         let packet = Ipv6Packet::new_unchecked(bytes);
         if bytes.len() < 40 || packet.version() != 6 {
             return count(&self.counters.ip_in_header_errors);
@@ -216,7 +251,7 @@ impl Inet {
             }
         }
         let Some(rest) = (40 + len).checked_sub(at) else { return };
-        incoming.payload = cut(&frame.data, 14 + at, rest);
+        incoming.payload = cut(&frame.data, link + at, rest);
         if let Some((ident, offset, more)) = fragment
             && (offset != 0 || more)
         {

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use abi::{Errno, Result};
 use netdevice::{
     ChecksumRequest, Chunk, Destination, Endpoint, Frame, Header, Interface, Ip, Offloads,
-    Segmentation, Spread, Tuple, Way,
+    Segmentation, Spread, Sum, Tuple, Way,
 };
 use smallvec::SmallVec;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, UdpPacket};
@@ -31,79 +31,6 @@ pub(crate) struct About {
     pub(crate) protocol: u8,
     pub(crate) hops: u8,
     pub(crate) tos: u8,
-}
-
-/// A sum of RFC 1071 in the making.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Sum {
-    total: u64,
-    is_odd: bool,
-}
-
-impl Sum {
-    /// Adds bytes that follow those before.
-    pub(crate) fn add(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        if self.is_odd
-            && let Some((first, others)) = rest.split_first()
-        {
-            self.total += u64::from(*first);
-            self.is_odd = false;
-            rest = others;
-        }
-        // Words of 32 bits have the same remainder by 65535 as their halves have together (RFC 1071 §2).
-        let mut longs = rest.chunks_exact(8);
-        for long in &mut longs {
-            if let Ok(long) = long.try_into() {
-                let long = u64::from_be_bytes(long);
-                self.total += (long >> 32) + (long & 0xffff_ffff);
-            }
-        }
-        let mut words = longs.remainder().chunks_exact(2);
-        for word in &mut words {
-            if let [high, low] = word {
-                self.total += u64::from(u16::from_be_bytes([*high, *low]));
-            }
-        }
-        if let [last] = words.remainder() {
-            self.total += u64::from(*last) << 8;
-            self.is_odd = true;
-        }
-    }
-
-    /// Adds the bytes of a piece of a page.
-    pub(crate) fn add_chunk(&mut self, chunk: &Chunk) {
-        let mut at = 0;
-        let mut buffer = [0; 512];
-        while at < chunk.len() {
-            let count = chunk.part(at, buffer.len()).copy_out(&mut buffer);
-            self.add(buffer.get(..count).unwrap_or(&[]));
-            at += count.max(1);
-        }
-    }
-
-    /// The pseudo header of TCP and UDP.
-    pub(crate) fn pseudo(from: Ip, to: Ip, protocol: u8, len: usize) -> Sum {
-        let mut sum = Sum::default();
-        if to.is_v4() {
-            sum.add(&from.octets4());
-            sum.add(&to.octets4());
-        } else {
-            sum.add(&from.octets6());
-            sum.add(&to.octets6());
-        }
-        sum.total += u64::from(protocol) + (len as u64 & 0xffff) + (len as u64 >> 16);
-        sum
-    }
-
-    /// The sum, folded.
-    pub(crate) fn folded(self) -> u16 {
-        let mut total = self.total;
-        while total > 0xffff {
-            total = (total >> 16) + (total & 0xffff);
-        }
-        total as u16
-    }
 }
 
 /// What a namespace has for devices.
@@ -178,12 +105,8 @@ impl Wire {
         let mut head = Header::new();
         let Some(len) = header::emit(&mut head, ports, segment) else { return };
         let is_v6 = !tuple.remote.ip.is_v4();
-        let frame = Frame {
-            header: head,
-            payload: payload.clone(),
-            checksum: None,
-            segmentation: (size > 0).then_some(Segmentation { is_v6, size }),
-        };
+        let mut frame = Frame::new(head, payload.clone());
+        frame.segmentation = (size > 0).then_some(Segmentation { is_v6, size });
         let about =
             About { from: tuple.local.ip, to: tuple.remote.ip, protocol: TCP, hops: 64, tos: 0 };
         // A segment that is not sent is a lost one: it is sent again.
@@ -206,8 +129,7 @@ impl Wire {
         packet.set_src_port(from.port);
         packet.set_dst_port(to.port);
         packet.set_len((8 + data.len()) as u16);
-        let frame =
-            Frame { header: head, payload: data.chunks()?, checksum: None, segmentation: None };
+        let frame = Frame::new(head, data.chunks()?);
         let about = About { from: from.ip, to: to.ip, protocol: UDP, hops, tos };
         let offloads = way.interface.device.as_ref().map_or(Offloads::empty(), |d| d.offloads());
         self.finish(inet, frame, &about, way, offloads, (8, 6))
@@ -298,7 +220,7 @@ impl Wire {
                 write6(bytes, about, len + 8, 44);
             }
             let payload = cut(&whole, at, len);
-            let part = Frame { header: head, payload, checksum: None, segmentation: None };
+            let part = Frame::new(head, payload);
             self.neighbours.send(inet, &way.interface, way.next_hop, way.kind, part)?;
             at += len;
         }
@@ -330,8 +252,7 @@ impl Wire {
         for part in payload.chunks(4096) {
             chunks.push(Chunk::from_bytes(part).ok_or(Errno::ENOBUFS)?);
         }
-        let frame =
-            Frame { header: Header::new(), payload: chunks, checksum: None, segmentation: None };
+        let frame = Frame::new(Header::new(), chunks);
         let ip_len = if about.to.is_v4() { 20 } else { 40 };
         if payload.len() + ip_len <= way.mtu as usize {
             self.send_whole(inet, frame, about, way)
@@ -456,29 +377,5 @@ impl Inet {
     /// A packet over a device that is answered.
     pub(crate) fn reply(self: &Arc<Self>, about: &About, interface: &Interface, payload: Vec<u8>) {
         self.wire.answer(self, about, interface, payload);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sums_are_those_of_words_however_the_bytes_are_cut() {
-        let bytes: Vec<u8> =
-            (0..3001u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        let mut plain = 0u64;
-        for pair in bytes.chunks(2) {
-            plain += u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0));
-        }
-        let plain = Sum { total: plain, is_odd: false }.folded();
-        for step in [1, 2, 3, 7, 8, 9, 100, 4000] {
-            let mut sum = Sum::default();
-            bytes.chunks(step).for_each(|part| sum.add(part));
-            assert_eq!(sum.folded(), plain, "{step}");
-        }
-        let mut most = Sum::default();
-        most.add(&[0xff; 65536]);
-        assert_eq!(most.folded(), 0xffff);
     }
 }

@@ -116,7 +116,7 @@ fn serve(inet: &Arc<Inet>) {
         let Some(head) = Chunk::from_bytes(frame.header.bytes()) else { continue };
         data.push(head);
         data.extend(frame.payload);
-        let received = Received { data, is_sum_good: is_own };
+        let received = Received::new(data, is_own);
         let len = crate::ipin::len_of(&received.data);
         interface.counters.received(1, len.saturating_sub(LINK));
         inet.receive_frame(&interface, received);

@@ -124,7 +124,8 @@ fn solicited(ip: Ip) -> Ip {
 fn show(inet: &Inet, interface: &Interface, frame: &Frame) {
     if let Some(namespace) = inet.namespace() {
         let bytes = Spread { head: frame.header.bytes(), body: &[], chunks: &frame.payload };
-        let seen = packet::Seen::sent(bytes, 14, frame.checksum.is_some());
+        let seen = packet::Seen::sent(bytes, interface.link_len(), frame.checksum.is_some());
+        let seen = seen.of_protocol(frame.protocol);
         packet::show(&namespace, interface, &seen);
     }
 }
@@ -136,26 +137,24 @@ fn transmit(
     protocol: u16,
     mut frame: Frame,
 ) -> Result<()> {
-    let device = interface.device.as_ref().ok_or(Errno::ENETDOWN)?;
-    let bytes = frame.header.push(14).ok_or(Errno::ENOBUFS)?;
-    let mut ethernet = EthernetFrame::new_unchecked(bytes);
-    ethernet.set_dst_addr(smoltcp::wire::EthernetAddress(mac));
-    ethernet.set_src_addr(smoltcp::wire::EthernetAddress(interface.mac()));
-    ethernet.set_ethertype(EthernetProtocol::from(protocol));
-    let len = frame.len();
+    frame.protocol = protocol;
+    if interface.has_address() {
+        let bytes = frame.header.push(14).ok_or(Errno::ENOBUFS)?;
+        let mut ethernet = EthernetFrame::new_unchecked(bytes);
+        ethernet.set_dst_addr(smoltcp::wire::EthernetAddress(mac));
+        ethernet.set_src_addr(smoltcp::wire::EthernetAddress(interface.mac()));
+        ethernet.set_ethertype(EthernetProtocol::from(protocol));
+    } else if let Some(sum) = &mut frame.checksum {
+        // Places are counted from the start of what is sent.
+        sum.start = sum.start.saturating_sub(14);
+    }
     if packet::is_listening() {
         show(inet, interface, &frame);
     }
-    match device.transmit(frame) {
-        Ok(()) => {
-            interface.counters.sent(1, len);
-            Ok(())
-        }
-        Err(error) => {
-            interface.counters.tx_dropped.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
-            // send(2): what finds a queue full is dropped, and nobody hears of it.
-            if error == Errno::ENOBUFS { Ok(()) } else { Err(error) }
-        }
+    match interface.send(frame) {
+        // send(2): what finds a queue full is dropped, and nobody hears of it.
+        Err(Errno::ENOBUFS) => Ok(()),
+        sent => sent,
     }
 }
 
@@ -182,6 +181,10 @@ impl Neighbours {
                 return transmit(inet, interface, group_mac(hop), protocol, frame);
             }
             Destination::Broadcast => return transmit(inet, interface, BROADCAST, protocol, frame),
+            // There is one other end, which needs no address.
+            _ if !interface.has_address() => {
+                return transmit(inet, interface, [0; 6], protocol, frame);
+            }
             _ => {}
         }
         let now = arch::time::now_ns();
@@ -385,13 +388,7 @@ fn send_arp(
     let mut header = Header::new();
     header.push(28).ok_or(Errno::ENOBUFS)?.copy_from_slice(&bytes);
     let payload: SmallVec<[Chunk; 4]> = SmallVec::new();
-    transmit(
-        inet,
-        interface,
-        mac,
-        ARP,
-        Frame { header, payload, checksum: None, segmentation: None },
-    )
+    transmit(inet, interface, mac, ARP, Frame::new(header, payload))
 }
 
 /// An ARP packet came.
@@ -480,7 +477,7 @@ mod tests {
 
     fn frame() -> Frame {
         let payload = SmallVec::new();
-        Frame { header: Header::new(), payload, checksum: None, segmentation: None }
+        Frame::new(Header::new(), payload)
     }
 
     fn ip(number: u32) -> Ip {

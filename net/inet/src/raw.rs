@@ -11,7 +11,7 @@ use abi::socket::*;
 use abi::{Errno, Result};
 use arch::lock::{LockClass, RwSpinLock, SpinLock};
 use arch::uio::{Sink, Source};
-use netdevice::{Destination, Endpoint, Ip};
+use netdevice::{Destination, Endpoint, Ip, Sum};
 use smoltcp::wire::Ipv4Packet;
 use socket::{
     Address, Call, Common, Flag, Kind, OptionIn, OptionOut, RecvMessage, SendMessage, Shutdown,
@@ -24,7 +24,6 @@ use crate::errors::{Errors, Told};
 use crate::family::IPPROTO_UDP;
 use crate::icmp;
 use crate::ipopts::{IpOptions, want};
-use crate::ipout::Sum;
 use crate::sockaddr::{self, Reader};
 use crate::stack::{Inet, knob};
 use crate::udp::datagram::{self, Datagram, Payload, Queue};

@@ -36,9 +36,9 @@ impl LinkAddress {
             family: AF_PACKET,
             protocol: protocol.to_be(),
             index: interface.index as i32,
-            kind: interface.kind,
+            kind: interface.kind(),
             whom: 0,
-            len: 6,
+            len: if interface.has_address() { 6 } else { 0 },
             mac: [0; 8],
         };
         address.mac.iter_mut().zip(interface.mac()).for_each(|(to, from)| *to = from);
@@ -51,11 +51,14 @@ impl LinkAddress {
             family: AF_PACKET,
             protocol: seen.protocol().to_be(),
             index: interface.index as i32,
-            kind: interface.kind,
+            kind: interface.kind(),
             whom: seen.whom as u8,
             len: 6,
             mac: [0; 8],
         };
+        if seen.link_len == 0 {
+            return LinkAddress { len: 0, ..address };
+        }
         let mut mac = [0; 6];
         seen.bytes.copy_out(6, &mut mac);
         address.mac.iter_mut().zip(mac).for_each(|(to, from)| *to = from);

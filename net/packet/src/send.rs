@@ -60,13 +60,14 @@ pub(crate) fn send(
 ) -> Result<usize> {
     let (interface, protocol, address) = target(socket, message)?;
     let len = source.remaining();
-    let is_raw = socket.common.kind == Kind::Raw;
+    // Without a link's header both kinds of sockets send packets as they are.
+    let is_raw = socket.common.kind == Kind::Raw && interface.has_address();
     let most = interface.mtu() as usize + if is_raw { LINK } else { 0 };
     if len > most + if is_raw { TAG } else { 0 } {
         return Err(Errno::EMSGSIZE);
     }
     let mut header = Header::new();
-    let room = header.push(LINK).ok_or(Errno::ENOBUFS)?;
+    let room = header.push(interface.link_len()).ok_or(Errno::ENOBUFS)?;
     if is_raw {
         if len < LINK {
             return Err(Errno::EINVAL);
@@ -76,7 +77,7 @@ pub(crate) fn send(
         if len > most && !matches!(room.get(12..), Some([0x81, 0])) {
             return Err(Errno::EMSGSIZE);
         }
-    } else {
+    } else if interface.has_address() {
         let (to, rest) = room.split_at_mut(6);
         let (from, kind) = rest.split_at_mut(6);
         if message.address.is_some() {
@@ -93,7 +94,8 @@ pub(crate) fn send(
             return Err(Errno::EFAULT);
         }
     }
-    let frame = Frame { header, payload, checksum: None, segmentation: None };
+    let mut frame = Frame::new(header, payload);
+    frame.protocol = protocol;
     transmit(socket, &interface, frame)?;
     Ok(len)
 }
@@ -103,15 +105,13 @@ fn transmit(socket: &PacketSocket, interface: &Arc<Interface>, frame: Frame) -> 
     let total = frame.len();
     if table::is_listening() {
         let bytes = Spread { head: frame.header.bytes(), body: &[], chunks: &frame.payload };
-        let seen = Seen::sent(bytes, LINK, false);
+        let seen = Seen::sent(bytes, interface.link_len(), false).of_protocol(frame.protocol);
         table::show_but(namespace, interface, &seen, Some(socket));
     }
-    let sent = if interface.is_loopback() {
-        LOOPBACK.get().ok_or(Errno::ENETDOWN)?(namespace, interface, frame)
-    } else {
-        let device = interface.device.as_ref().ok_or(Errno::ENETDOWN)?;
-        device.transmit(frame)
-    };
+    if !interface.is_loopback() {
+        return interface.send(frame);
+    }
+    let sent = LOOPBACK.get().ok_or(Errno::ENETDOWN)?(namespace, interface, frame);
     match sent {
         Ok(()) => interface.counters.sent(1, total),
         Err(_) => {

@@ -175,7 +175,7 @@ impl PacketSocket {
             link: Some(0),
             protocol: seen.protocol(),
             kind: seen.whom as u8,
-            interface: Some((interface.index, interface.kind)),
+            interface: Some((interface.index, interface.kind())),
             ..filter::plain(&seen.bytes, 0, 0)
         };
         let Some(kept) = self.common.options.filter.pass(len, 0, asked) else { return };

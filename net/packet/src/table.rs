@@ -30,6 +30,8 @@ pub struct Seen<'a> {
     pub whom: Whom,
     /// `TP_STATUS_CSUMNOTREADY`, `TP_STATUS_CSUM_VALID` or nothing.
     pub sum: u32,
+    /// `ETH_P_*` where no link's header says it.
+    pub told: u16,
 }
 
 /// `TP_STATUS_CSUMNOTREADY`: the device is to compute the sum.
@@ -41,11 +43,15 @@ impl<'a> Seen<'a> {
     /// A frame that is sent; `lacks_sum` if the device is to compute one.
     pub fn sent(bytes: Spread<'a>, link_len: usize, lacks_sum: bool) -> Seen<'a> {
         let sum = if lacks_sum { SUM_MISSING } else { 0 };
-        Seen { bytes, link_len, whom: Whom::Outgoing, sum }
+        Seen { bytes, link_len, whom: Whom::Outgoing, sum, told: 0 }
     }
 
     /// A frame that came; `is_sum_good` if the device vouches for its sums.
     pub fn came(bytes: Spread<'a>, interface: &Interface, is_sum_good: bool) -> Seen<'a> {
+        let sum = if is_sum_good { SUM_GOOD } else { 0 };
+        if !interface.has_address() {
+            return Seen { bytes, link_len: 0, whom: Whom::Host, sum, told: 0 };
+        }
         let mut to = [0u8; 6];
         bytes.copy_out(0, &mut to);
         let whom = match to {
@@ -55,7 +61,12 @@ impl<'a> Seen<'a> {
             to if to == interface.mac() => Whom::Host,
             _ => Whom::Other,
         };
-        Seen { bytes, link_len: 14, whom, sum: if is_sum_good { SUM_GOOD } else { 0 } }
+        Seen { bytes, link_len: 14, whom, sum, told: 0 }
+    }
+
+    /// The same, of a protocol that no link's header says.
+    pub fn of_protocol(self, protocol: u16) -> Seen<'a> {
+        Seen { told: protocol, ..self }
     }
 
     /// The same, with a sum that nobody has computed: what stays on this machine needs none.
@@ -65,6 +76,9 @@ impl<'a> Seen<'a> {
 
     /// `ETH_P_*` as the header says it; what came with a length is 802.2.
     pub(crate) fn protocol(&self) -> u16 {
+        if self.link_len == 0 {
+            return self.told;
+        }
         let mut kind = [0u8; 2];
         self.bytes.copy_out(self.link_len.saturating_sub(2), &mut kind);
         match u16::from_be_bytes(kind) {

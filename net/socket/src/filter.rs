@@ -136,6 +136,21 @@ pub(crate) fn attach(common: &Common, value: &mut OptionIn<'_>) -> Result<()> {
         return Err(Errno::EPERM);
     }
     let len = usize::from(len as u16);
+    let program = read_program(len as u16, code)?;
+    let most = common.namespace.core.optmem_max.load(Ordering::Relaxed);
+    if len * size_of::<Instruction>() + HEAD > usize::try_from(most).unwrap_or(0) {
+        return Err(Errno::ENOMEM);
+    }
+    drop(common.options.filter.replace(Some(Arc::new(program))));
+    Ok(())
+}
+
+/// The program of a `struct sock_fprog`: how many instructions, and where they are in the program that calls.
+///
+/// # Errors
+/// `EINVAL` for what is no program, `EFAULT`, `ENOMEM`.
+pub fn read_program(len: u16, code: u64) -> Result<Program> {
+    let len = usize::from(len);
     if len == 0 || len > MAX_LEN || code == 0 {
         return Err(Errno::EINVAL);
     }
@@ -144,13 +159,7 @@ pub(crate) fn attach(common: &Common, value: &mut OptionIn<'_>) -> Result<()> {
     for at in 0..len as u64 {
         instructions.push(user::read_val(VirtAddr::new(code.wrapping_add(at * 8)))?);
     }
-    let program = Program::new(instructions, Dialect::Packets)?;
-    let most = common.namespace.core.optmem_max.load(Ordering::Relaxed);
-    if len * size_of::<Instruction>() + HEAD > usize::try_from(most).unwrap_or(0) {
-        return Err(Errno::ENOMEM);
-    }
-    drop(common.options.filter.replace(Some(Arc::new(program))));
-    Ok(())
+    Program::new(instructions, Dialect::Packets)
 }
 
 /// `SO_DETACH_FILTER`.

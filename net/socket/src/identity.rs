@@ -5,7 +5,7 @@ use core::any::Any;
 
 use abi::{Errno, Result};
 use arch::lock::Once;
-use vfs::Creds;
+use vfs::{Context, Creds};
 
 use crate::namespace::NetNamespace;
 
@@ -27,6 +27,8 @@ pub struct Identify {
     pub namespace_of: fn(i32) -> Result<Arc<NetNamespace>>,
     /// The network namespace that a descriptor of the running task names; `EBADF`, `EINVAL`.
     pub namespace_at: fn(i32) -> Result<Arc<NetNamespace>>,
+    /// A descriptor of the running task for a network namespace.
+    pub open_namespace: fn(&Context<'_>, &Arc<NetNamespace>) -> Result<usize>,
     /// Signals the process or group that `FIOSETOWN` names (`SIGURG`): positive ids are processes.
     pub urgent: fn(&vfs::File),
 }
@@ -66,6 +68,12 @@ pub fn namespace_of(number: i32) -> Result<Arc<NetNamespace>> {
 /// The network namespace that a descriptor names (`IFLA_NET_NS_FD`).
 pub fn namespace_at(fd: i32) -> Result<Arc<NetNamespace>> {
     IDENTIFY.get().ok_or(Errno::EBADF).and_then(|identify| (identify.namespace_at)(fd))
+}
+
+/// A descriptor for a network namespace (`TUNGETDEVNETNS`).
+pub fn open_namespace(ctx: &Context<'_>, namespace: &Arc<NetNamespace>) -> Result<usize> {
+    let identify = IDENTIFY.get().ok_or(Errno::EINVAL)?;
+    (identify.open_namespace)(ctx, namespace)
 }
 
 /// Out-of-band data came for `file`: its owner gets `SIGURG`.

@@ -2,6 +2,7 @@
 //! namespaces and take away.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use netdevice::{Devices, Dummy, Interface, NetDevice, flag, veth_pair};
@@ -39,6 +40,9 @@ const OTHER_NAME: u16 = 53;
 /// `IFLA_INFO_KIND`, `IFLA_INFO_DATA`; `VETH_INFO_PEER`.
 const KIND: u16 = 1;
 const DATA: u16 = 2;
+/// `IFLA_INFO_SLAVE_KIND`, `IFLA_INFO_SLAVE_DATA`.
+const SLAVE_KIND: u16 = 4;
+const SLAVE_DATA: u16 = 5;
 const PEER: u16 = 1;
 /// `IFALIASZ`.
 const ALIAS_MAX: usize = 256;
@@ -151,8 +155,18 @@ pub(super) fn new(
             made.add(Dummy::new(made.mac), &wanted).map(drop)
         }
         Some("veth") => new_pair(namespace, &wanted, &info, home),
-        _ => Err(Errno::EOPNOTSUPP),
+        Some(name) => {
+            let kind = netdevice::kind(name).ok_or(Errno::EOPNOTSUPP)?;
+            let made = Made { mac: mac(&wanted)?, pattern: kind.pattern(), home };
+            made.add(kind.make(made.mac, &details(&info, DATA))?, &wanted).map(drop)
+        }
+        None => Err(Errno::EOPNOTSUPP),
     }
+}
+
+/// What an attribute has in it: attributes of a kind of interface.
+fn details<'a>(info: &Attributes<'a>, which: u16) -> Vec<(u16, &'a [u8])> {
+    info.get(which).map_or_else(Vec::new, |data| netlink::wire::attributes(data, 0).collect())
 }
 
 /// An interface that is being made.
@@ -178,6 +192,10 @@ impl Made {
             return Err(error);
         }
         wanted.apply_flags(&devices, &interface);
+        if let Some(master) = wanted.attributes.number(MASTER)?.filter(|master| *master != 0) {
+            set_master(&devices, &interface, master)?;
+            devices.touch(&interface);
+        }
         Ok(interface)
     }
 }
@@ -229,10 +247,6 @@ fn change_one(
     interface: &Arc<Interface>,
     wanted: &Wanted<'_>,
 ) -> Result<()> {
-    // There is nothing that interfaces could be parts of.
-    if wanted.attributes.number(MASTER)?.is_some_and(|master| master != 0) {
-        return Err(Errno::EOPNOTSUPP);
-    }
     let (mut devices, mut interface) = (devices.clone(), interface.clone());
     // The name is what it is found by, unless a number says which.
     let name = wanted.name()?.filter(|_| wanted.header.index > 0);
@@ -244,15 +258,57 @@ fn change_one(
             devices = to;
         }
     }
-    let is_changed = wanted.apply(&interface)?;
+    let mut is_changed = wanted.apply(&interface)?;
     if let Some(name) = name {
         devices.rename(&interface, name)?;
+    }
+    is_changed |= change_kind(&interface, wanted)?;
+    if let Some(master) = wanted.attributes.number(MASTER)? {
+        set_master(&devices, &interface, master)?;
+        is_changed = true;
     }
     if is_changed {
         devices.touch(&interface);
     }
     wanted.apply_flags(&devices, &interface);
     Ok(())
+}
+
+/// What is told of its kind, or of the kind of port it is.
+fn change_kind(interface: &Interface, wanted: &Wanted<'_>) -> Result<bool> {
+    let Some(info) = wanted.attributes.get(INFO) else { return Ok(false) };
+    let info = Attributes::of(info, 0);
+    let own = interface.device.as_ref().filter(|device| device.kind().is_some());
+    if let Some(name) = info.text(KIND)? {
+        let device = own.filter(|device| device.kind() == Some(name)).ok_or(Errno::EOPNOTSUPP)?;
+        if info.get(DATA).is_some() {
+            device.set_details(&details(&info, DATA))?;
+        }
+    }
+    if let Some(name) = info.text(SLAVE_KIND)? {
+        let upper = interface.upper().filter(|upper| upper.kind() == name);
+        let upper = upper.ok_or(Errno::EOPNOTSUPP)?;
+        if info.get(SLAVE_DATA).is_some() {
+            upper.set_details(&details(&info, SLAVE_DATA))?;
+        }
+    }
+    Ok(true)
+}
+
+/// Makes an interface a port of another one; of none if the number is 0.
+fn set_master(devices: &Devices, interface: &Arc<Interface>, master: u32) -> Result<()> {
+    let old = interface.upper().and_then(|upper| upper.master());
+    if old.as_ref().is_some_and(|old| old.index == master) {
+        return Ok(());
+    }
+    if let Some(device) = old.as_ref().and_then(|old| old.device.as_ref()) {
+        device.give_up_port(interface)?;
+    }
+    if master == 0 {
+        return Ok(());
+    }
+    let master = devices.by_index(master).ok_or(Errno::EINVAL)?;
+    master.device.as_ref().ok_or(Errno::EOPNOTSUPP)?.take_port(interface)
 }
 
 /// Takes an interface away that a program made; the other end of a pair goes with it.

@@ -17,7 +17,7 @@ use netdevice::{
     TABLE_MAIN, Way,
 };
 use netlink::route::{
-    Change, Event, InterfaceAddress, Link, Neighbour, Network, RouteEntry, RouteQuery, notify,
+    Change, Event, InterfaceAddress, Link, Neighbour, Network, Port, RouteEntry, RouteQuery, notify,
 };
 use socket::NetNamespace;
 
@@ -218,7 +218,13 @@ fn link(devices: &Devices, interface: &Interface) -> Link {
     let count = |counter: &core::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let counters = &interface.counters;
     let device = interface.device.as_ref();
+    let has_address = interface.has_address();
     let made_as = device.and_then(|device| device.kind());
+    let upper = interface.upper();
+    let port = upper.and_then(|upper| {
+        let master = upper.master()?.index;
+        Some(Port { master, kind: upper.kind(), details: upper.details() })
+    });
     let peer = device.and_then(|device| device.peer());
     let own = interface.namespace();
     let elsewhere = peer
@@ -228,10 +234,10 @@ fn link(devices: &Devices, interface: &Interface) -> Link {
     Link {
         index: interface.index,
         name: interface.name(),
-        hardware: interface.kind,
+        hardware: interface.kind(),
         flags,
         mtu: interface.mtu(),
-        address: interface.mac().to_vec(),
+        address: if has_address { interface.mac().to_vec() } else { Vec::new() },
         broadcast: if interface.is_loopback() { [0; 6] } else { [0xff; 6] }.to_vec(),
         tx_queue_len: interface.tx_queue_len(),
         oper_state: interface.oper_state(),
@@ -239,6 +245,10 @@ fn link(devices: &Devices, interface: &Interface) -> Link {
         queueing: if interface.has_been_up() { "noqueue" } else { "noop" },
         alias: interface.alias(),
         made_as,
+        details: device.map_or_else(Vec::new, |device| device.details()),
+        promiscuity: interface.promiscuity(),
+        mtu_limits: interface.mtu_limits(),
+        port,
         peer: peer.map(|peer| peer.index),
         peer_namespace: elsewhere.map(|other| devices.number_of(&other)),
         counters: [

@@ -1,12 +1,12 @@
 //! Datagrams between sockets of this machine, which are handed over without headers: the headers they would have, for
 //! who looks at them, and for the message of ICMP when nobody has the port.
 
-use netdevice::Endpoint;
+use netdevice::{Endpoint, Sum};
 
 use super::datagram::Payload;
 use super::socket::UdpSocket;
 use crate::icmp;
-use crate::ipout::{self, About, Sum};
+use crate::ipout::{self, About};
 use crate::stack::count;
 
 impl UdpSocket {

@@ -81,10 +81,15 @@ pub(super) fn link(link: &Link, kind: u16, flags: u16, request: &Header) -> Vec<
     out.attribute(16, &[link.oper_state]);
     out.attribute(17, &[0]);
     out.number(4, link.mtu);
+    out.number(50, link.mtu_limits.0);
+    out.number(51, link.mtu_limits.1);
     out.number(27, 0);
-    out.number(30, 0);
+    out.number(30, link.promiscuity);
     out.number(31, 1);
     out.number(32, 1);
+    if let Some(port) = &link.port {
+        out.number(10, port.master);
+    }
     out.attribute(33, &[u8::from(link.has_carrier)]);
     out.name(6, link.queueing);
     if !link.alias.is_empty() {
@@ -101,8 +106,8 @@ pub(super) fn link(link: &Link, kind: u16, flags: u16, request: &Header) -> Vec<
     }
     out.attribute(23, wide.as_bytes());
     out.attribute(7, wide.map(|count| count as u32).as_bytes());
-    if let Some(made_as) = link.made_as {
-        out.nested(18, |info| info.name(1, made_as));
+    if link.made_as.is_some() || link.port.is_some() {
+        out.nested(18, |info| link_info(info, link));
     }
     if let Some(namespace) = link.peer_namespace {
         out.number(37, namespace as u32);
@@ -111,6 +116,23 @@ pub(super) fn link(link: &Link, kind: u16, flags: u16, request: &Header) -> Vec<
         out.number(5, peer);
     }
     out.finish()
+}
+
+/// `IFLA_LINKINFO`: the kind, and what it tells; the same of whose port it is.
+fn link_info(info: &mut Message, link: &Link) {
+    let put = |out: &mut Message, details: &[(u16, Vec<u8>)]| {
+        details.iter().for_each(|(kind, value)| out.attribute(*kind, value));
+    };
+    if let Some(made_as) = link.made_as {
+        info.name(1, made_as);
+        if !link.details.is_empty() {
+            info.nested(2, |data| put(data, &link.details));
+        }
+    }
+    if let Some(port) = &link.port {
+        info.name(4, port.kind);
+        info.nested(5, |data| put(data, &port.details));
+    }
 }
 
 /// `RTM_NEWADDR` or `RTM_DELADDR`.

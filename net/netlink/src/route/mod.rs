@@ -82,10 +82,29 @@ pub struct Link {
     pub alias: String,
     /// The kind of interface it was made as, by a program.
     pub made_as: Option<&'static str>,
+    /// What that kind tells of it, by `IFLA_*` numbers of the kind.
+    pub details: Vec<(u16, Vec<u8>)>,
+    /// How many want to see what is for others.
+    pub promiscuity: u32,
+    /// The least and the greatest that [`mtu`](Self::mtu) can be; 0 for no limit.
+    pub mtu_limits: (u32, u32),
+    /// Whose port it is.
+    pub port: Option<Port>,
     /// The interface at its other end.
     pub peer: Option<u32>,
     /// The number of the namespace where that one is, if it is another.
     pub peer_namespace: Option<i32>,
+}
+
+/// What an interface is as a port of another.
+#[derive(Clone, Debug, Default)]
+pub struct Port {
+    /// The other interface.
+    pub master: u32,
+    /// The kind of port.
+    pub kind: &'static str,
+    /// What is told of it, by `IFLA_*` numbers of the kind.
+    pub details: Vec<(u16, Vec<u8>)>,
 }
 
 /// An address of an interface. Addresses are 4 or 16 bytes.
