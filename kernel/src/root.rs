@@ -161,6 +161,7 @@ fn devices(line: &CommandLine, mounts: &Arc<MountNamespace>) {
     block::init();
     blockdev::init();
     report("loop", loopdev::init(mounts));
+    bridge::init();
     report("tun", tun::init(process::random::next_u64));
     virtio::init();
     if line.has("tkernel.nofua") {

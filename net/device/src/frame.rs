@@ -1,6 +1,6 @@
 //! What devices send and deliver.
 
-use crate::{ARPHRD_ETHER, Attribute, Chunk, Interface, Spread, flag};
+use crate::{ARPHRD_ETHER, Attribute, Chunk, Forwarding, Interface, Spread, flag};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -290,6 +290,14 @@ pub trait NetDevice: Any + Send + Sync {
     /// Its files in `/sys/class/net`, beside those that every interface has.
     fn attributes(&self) -> Vec<Attribute> {
         Vec::new()
+    }
+    /// How fast its link is, as far as there is an answer.
+    fn speed_mbps(&self) -> Option<u32> {
+        None
+    }
+    /// What it knows of who is behind which port, if it is a bridge.
+    fn forwarding(&self) -> Option<&dyn Forwarding> {
+        None
     }
     /// Takes an interface as one of its ports (`IFLA_MASTER`); who is no master does not.
     fn take_port(&self, _port: &Arc<Interface>) -> Result<()> {

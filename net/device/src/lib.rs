@@ -33,6 +33,8 @@ pub use route::{
     Place, RTN_BLACKHOLE, RTN_LOCAL, RTN_PROHIBIT, RTN_THROW, RTN_UNICAST, RTN_UNREACHABLE, Route,
     SCOPE_HOST, SCOPE_LINK, TABLE_LOCAL, TABLE_MAIN,
 };
-pub use upper::{Attribute, Content, Kind, Setter, Upper, kind, register_kind};
+pub use upper::{
+    Attribute, Content, Forwarded, Forwarding, Kind, Setter, Upper, kind, register_kind,
+};
 pub use virt::{Dummy, veth_pair};
 pub use ways::{Destination, Way};

@@ -95,3 +95,33 @@ pub fn register_kind(kind: &'static dyn Kind) {
 pub fn kind(name: &str) -> Option<&'static dyn Kind> {
     ALL.read().iter().find(|kind| kind.name() == name).copied()
 }
+
+/// An address that a bridge knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// The address.
+    pub mac: [u8; 6],
+    /// The number of the interface behind which it is.
+    pub interface: u32,
+    /// It is this host's.
+    pub is_local: bool,
+    /// It does not age.
+    pub is_static: bool,
+    /// When a frame came from it.
+    pub seen_ns: u64,
+    /// When a frame went to it.
+    pub used_ns: u64,
+}
+
+/// What a bridge knows of who is behind which port.
+pub trait Forwarding {
+    /// All that is known.
+    fn entries(&self) -> Vec<Forwarded>;
+    /// Notes that an address is behind a port, or the bridge's own, if it may be made, and if it may be replaced.
+    ///
+    /// # Errors
+    /// `EEXIST`, `ENOENT`, `EOPNOTSUPP` for what is no port.
+    fn add(&self, on: &Interface, entry: &Forwarded, how: (bool, bool)) -> Result<()>;
+    /// Forgets an address. `ENOENT`.
+    fn remove(&self, on: &Interface, mac: [u8; 6]) -> Result<()>;
+}

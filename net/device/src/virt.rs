@@ -129,6 +129,9 @@ impl NetDevice for Veth {
     fn first_mtu(&self) -> u32 {
         1500
     }
+    fn speed_mbps(&self) -> Option<u32> {
+        Some(10_000)
+    }
     fn kind(&self) -> Option<&'static str> {
         Some("veth")
     }

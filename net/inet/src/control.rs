@@ -35,6 +35,10 @@ const SIOCGIFINDEX: u32 = 0x8933;
 const SIOCGIFTXQLEN: u32 = 0x8942;
 const SIOCSIFTXQLEN: u32 = 0x8943;
 const SIOCGIFMAP: u32 = 0x8970;
+const SIOCBRADDBR: u32 = 0x89a0;
+const SIOCBRDELBR: u32 = 0x89a1;
+const SIOCBRADDIF: u32 = 0x89a2;
+const SIOCBRDELIF: u32 = 0x89a3;
 
 const NAME: usize = 16;
 const AF_INET: u16 = 2;
@@ -174,11 +178,16 @@ impl DeviceControl for Control {
                 is_admin()?;
                 return route(&devices, cmd == SIOCADDRT, user::read_val(arg)?);
             }
+            SIOCBRADDBR | SIOCBRDELBR => {
+                is_admin()?;
+                return bridge(&devices, cmd == SIOCBRADDBR, user::read_val(arg)?);
+            }
             _ => {}
         }
         let known = matches!(cmd, SIOCGIFNAME | SIOCGIFFLAGS..=SIOCGIFMETRIC)
             || matches!(cmd, SIOCGIFMTU..=SIOCSIFNAME | SIOCGIFHWADDR | SIOCGIFINDEX)
-            || matches!(cmd, SIOCGIFTXQLEN | SIOCSIFTXQLEN | SIOCGIFMAP);
+            || matches!(cmd, SIOCGIFTXQLEN | SIOCSIFTXQLEN | SIOCGIFMAP)
+            || matches!(cmd, SIOCBRADDIF | SIOCBRDELIF);
         if !known {
             return Err(Errno::ENOTTY);
         }
@@ -290,6 +299,18 @@ fn set(devices: &Devices, interface: &Arc<Interface>, cmd: u32, request: &IfReq)
             let name = name.split(|byte| *byte == 0).next().unwrap_or(&[]);
             devices.rename(interface, core::str::from_utf8(name).map_err(|_| Errno::EINVAL)?)
         }
+        SIOCBRADDIF | SIOCBRDELIF => {
+            let device = interface.device.as_ref().ok_or(Errno::EOPNOTSUPP)?;
+            device.forwarding().ok_or(Errno::EOPNOTSUPP)?;
+            let port = devices.by_index(request.int() as u32).ok_or(Errno::EINVAL)?;
+            if cmd == SIOCBRADDIF {
+                device.take_port(&port)?;
+            } else {
+                device.give_up_port(&port)?;
+            }
+            devices.touch(&port);
+            Ok(())
+        }
         _ => Err(Errno::EOPNOTSUPP),
     }
 }
@@ -361,6 +382,27 @@ fn list(devices: &Devices, arg: VirtAddr) -> Result<usize> {
     }
     conf.len = (entries.len() * size_of::<IfReq>()) as i32;
     user::write_val(arg, &conf)?;
+    Ok(0)
+}
+
+/// `SIOCBRADDBR`, `SIOCBRDELBR`: makes a bridge of this name, or takes it away while it is down.
+fn bridge(devices: &Devices, is_add: bool, name: [u8; NAME]) -> Result<usize> {
+    let name = name.split(|byte| *byte == 0).next().unwrap_or(&[]);
+    let name = core::str::from_utf8(name).map_err(|_| Errno::EINVAL)?;
+    if is_add {
+        let [a, b, c, d, e, f, ..] = crate::random().to_ne_bytes();
+        let kind = netdevice::kind("bridge").ok_or(Errno::EOPNOTSUPP)?;
+        devices.add(name, kind.make([a & !1 | 2, b, c, d, e, f], &[])?)?;
+        return Ok(0);
+    }
+    let interface = devices.by_name(name).ok_or(Errno::ENXIO)?;
+    let device = interface.device.clone().filter(|device| device.forwarding().is_some());
+    let device = device.ok_or(Errno::EPERM)?;
+    if interface.is_up() {
+        return Err(Errno::EBUSY);
+    }
+    devices.remove(interface.index)?;
+    device.removed();
     Ok(0)
 }
 

@@ -139,10 +139,14 @@ fn add_programs(oracle: &Path, programs: &Path) -> Result<(), String> {
 }
 
 /// What ours has built in and Debian's kernel loads: a case loads it with `insmod`, which ours refuses.
-const MODULES: [&str; 6] = [
+const MODULES: [&str; 10] = [
     "fs/binfmt_misc.ko",
     "drivers/net/veth.ko",
     "drivers/net/dummy.ko",
+    "drivers/net/tun.ko",
+    "net/llc/llc.ko",
+    "net/802/stp.ko",
+    "net/bridge/bridge.ko",
     "drivers/block/loop.ko",
     "drivers/cdrom/cdrom.ko",
     "fs/isofs/isofs.ko",

@@ -311,6 +311,12 @@ fn set_master(devices: &Devices, interface: &Arc<Interface>, master: u32) -> Res
     master.device.as_ref().ok_or(Errno::EOPNOTSUPP)?.take_port(interface)
 }
 
+/// The number of the interface that a message of `AF_BRIDGE` is about, and what it says.
+pub(super) fn of_port<'a>(change: &Change<'a>) -> Result<(u32, Attributes<'a>)> {
+    let Wanted { header, attributes } = read(change.payload)?;
+    Ok((header.index as u32, attributes))
+}
+
 /// Takes an interface away that a program made; the other end of a pair goes with it.
 pub(super) fn delete(devices: &Devices, change: &Change<'_>) -> Result<()> {
     let wanted = read(change.payload)?;

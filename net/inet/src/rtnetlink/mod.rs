@@ -1,6 +1,7 @@
 //! What rtnetlink(7) tells of interfaces, addresses and routes, and what it changes.
 
 mod address;
+mod bridge;
 mod link;
 mod neighbour;
 mod route;
@@ -17,7 +18,8 @@ use netdevice::{
     TABLE_MAIN, Way,
 };
 use netlink::route::{
-    Change, Event, InterfaceAddress, Link, Neighbour, Network, Port, RouteEntry, RouteQuery, notify,
+    Change, Event, Forwarded, InterfaceAddress, Link, Neighbour, Network, Port, RouteEntry,
+    RouteQuery, notify,
 };
 use socket::NetNamespace;
 
@@ -381,12 +383,24 @@ impl Network for Told {
         all.into_iter().map(told_neighbour).collect()
     }
 
+    fn forwarding(&self, namespace: &Arc<NetNamespace>) -> Vec<Forwarded> {
+        devices(namespace).map_or_else(Vec::new, |devices| bridge::forwarding(&devices))
+    }
+
     fn change(&self, namespace: &Arc<NetNamespace>, change: &Change<'_>) -> Result<()> {
         use message::{
             DEL_ADDRESS, DEL_LINK, DEL_NEIGHBOUR, DEL_ROUTE, NEW_ADDRESS, NEW_LINK, NEW_NEIGHBOUR,
             NEW_ROUTE, SET_LINK,
         };
         let inet = Inet::of(namespace).ok_or(Errno::ENOMEM)?;
+        if change.payload.first() == Some(&bridge::FAMILY) {
+            return match change.kind {
+                SET_LINK => bridge::set(&inet.devices, change),
+                NEW_NEIGHBOUR => bridge::new(&inet.devices, change),
+                DEL_NEIGHBOUR => bridge::delete(&inet.devices, change),
+                _ => Err(Errno::EOPNOTSUPP),
+            };
+        }
         match change.kind {
             NEW_LINK => link::new(namespace, &inet.devices, change),
             SET_LINK => link::set(&inet.devices, change),

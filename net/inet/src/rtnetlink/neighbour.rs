@@ -16,12 +16,12 @@ use crate::stack::Inet;
 /// `struct ndmsg`.
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct NdMsg {
+pub(super) struct NdMsg {
     family: u8,
     pad: [u8; 3],
-    index: i32,
-    state: u16,
-    flags: u8,
+    pub(super) index: i32,
+    pub(super) state: u16,
+    pub(super) flags: u8,
     kind: u8,
 }
 

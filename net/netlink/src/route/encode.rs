@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use abi::socket::{AF_INET, AF_INET6};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{InterfaceAddress, Link, Neighbour, RouteEntry};
+use super::{Forwarded, InterfaceAddress, Link, Neighbour, RouteEntry};
 use crate::wire::{Header, Message};
 
 /// `struct ifinfomsg`.
@@ -57,6 +57,11 @@ pub(super) struct NdMsg {
     pub(super) flags: u8,
     pub(super) kind: u8,
 }
+
+/// `AF_BRIDGE`: what bridges know and have.
+pub(super) const AF_BRIDGE: u16 = 7;
+/// `NLA_F_NESTED`.
+const NESTED: u16 = 0x8000;
 
 pub(super) fn family_of(address: &[u8]) -> u16 {
     if address.len() == 16 { AF_INET6 } else { AF_INET }
@@ -115,6 +120,49 @@ pub(super) fn link(link: &Link, kind: u16, flags: u16, request: &Header) -> Vec<
     if let Some(peer) = link.peer {
         out.number(5, peer);
     }
+    out.finish()
+}
+
+/// `RTM_NEWLINK` of a bridge's port.
+pub(super) fn port(link: &Link, kind: u16, flags: u16, request: &Header) -> Vec<u8> {
+    let info = IfInfo {
+        family: AF_BRIDGE as u8,
+        hardware: link.hardware,
+        index: link.index as i32,
+        flags: link.flags,
+        ..IfInfo::default()
+    };
+    let mut out = Message::new(kind, flags, request).with(&info);
+    let Some(port) = &link.port else { return out.finish() };
+    out.name(3, &link.name);
+    out.number(10, port.master);
+    out.number(4, link.mtu);
+    out.attribute(16, &[link.oper_state]);
+    out.attribute(1, &link.address);
+    if let Some(peer) = link.peer {
+        out.number(5, peer);
+    }
+    out.nested(12 | NESTED, |data| {
+        port.details.iter().for_each(|(kind, value)| data.attribute(*kind, value));
+    });
+    out.finish()
+}
+
+/// `RTM_NEWNEIGH` of an address that a bridge knows.
+pub(super) fn forwarded(entry: &Forwarded, kind: u16, flags: u16, request: &Header) -> Vec<u8> {
+    let header = NdMsg {
+        family: AF_BRIDGE as u8,
+        index: entry.index as i32,
+        state: entry.state,
+        ..NdMsg::default()
+    };
+    let mut out = Message::new(kind, flags, request).with(&header);
+    out.attribute(2, &entry.hardware);
+    out.number(9, entry.master);
+    // struct nda_cacheinfo, in hundredths of a second: confirmed, used, updated, references.
+    let (seen, used) = entry.ages_s;
+    let [seen, used] = [seen, used].map(|age| age.saturating_mul(100));
+    out.attribute(3, [used, used, seen, 0].as_bytes());
     out.finish()
 }
 

@@ -17,7 +17,7 @@ use socket::NetNamespace;
 use crate::kernel::{Outcome, Request};
 use crate::sock::Netlink;
 use crate::wire::{Header, attributes, flag, number};
-use encode::{IfAddr, IfInfo, RtMsg, family_of};
+use encode::{AF_BRIDGE, IfAddr, IfInfo, NdMsg, RtMsg, family_of};
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
@@ -193,6 +193,21 @@ pub struct Neighbour {
     pub flags: u8,
 }
 
+/// An address that a bridge knows, behind an interface.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Forwarded {
+    /// The interface.
+    pub index: u32,
+    /// The bridge.
+    pub master: u32,
+    /// The address.
+    pub hardware: [u8; 6],
+    /// `NUD_*`.
+    pub state: u16,
+    /// Seconds since a frame came from it, and since one went there.
+    pub ages_s: (u32, u32),
+}
+
 /// A request that changes something: rtnetlink's type, flags and payload, for its owner to read with
 /// [`attributes`].
 #[derive(Clone, Copy, Debug)]
@@ -220,6 +235,8 @@ pub trait Network: Send + Sync {
     fn is_forwarding(&self, namespace: &Arc<NetNamespace>) -> bool;
     /// The neighbours.
     fn neighbours(&self, namespace: &Arc<NetNamespace>) -> Vec<Neighbour>;
+    /// What the bridges know.
+    fn forwarding(&self, namespace: &Arc<NetNamespace>) -> Vec<Forwarded>;
     /// Serves a request that changes something; the caller may administer the namespace.
     /// `EOPNOTSUPP` for what is not there.
     fn change(&self, namespace: &Arc<NetNamespace>, change: &Change<'_>) -> Result<()>;
@@ -304,8 +321,23 @@ fn dump<T: Send + Sync + 'static>(
     Outcome::Dump(Box::new(messages))
 }
 
+/// What the bridges know: of one port (`ndm_ifindex`), of one bridge (`NDA_MASTER`), or all.
+fn get_forwarding(namespace: &Arc<NetNamespace>, request: &Request<'_>) -> Outcome {
+    let mut list = NETWORK.get().map_or_else(Vec::new, |network| network.forwarding(namespace));
+    let port = request.read::<NdMsg>().map_or(0, |header| header.index as u32);
+    let master = find_number(request.payload, size_of::<NdMsg>(), 9).unwrap_or(0);
+    let is_meant = |asked: u32, own: u32| asked == 0 || asked == own;
+    list.retain(|entry| is_meant(port, entry.index) && is_meant(master, entry.master));
+    list.sort_by_key(|entry| (entry.index, entry.hardware));
+    dump(list, request.header, NEWNEIGH, encode::forwarded)
+}
+
 fn get_link(namespace: &Arc<NetNamespace>, request: &Request<'_>) -> Result<Outcome> {
     let mut links = NETWORK.get().map_or_else(Vec::new, |network| network.links(namespace));
+    if request.is_dump() && family_wanted(request) == AF_BRIDGE {
+        links.retain(|link| link.port.is_some());
+        return Ok(dump(links, request.header, NEWLINK, encode::port));
+    }
     if request.is_dump() {
         // IFLA_LINKINFO with an IFLA_INFO_KIND limits it to interfaces of that kind.
         let mut all = attributes(request.payload, size_of::<IfInfo>());
@@ -384,6 +416,9 @@ pub(crate) fn serve(socket: &Netlink, request: &Request<'_>) -> Result<Outcome> 
             Ok(dump(list, request.header, NEWADDR, encode::address))
         }
         GETROUTE => get_route(namespace, request),
+        GETNEIGH if request.is_dump() && wanted == AF_BRIDGE => {
+            Ok(get_forwarding(namespace, request))
+        }
         GETNEIGH if request.is_dump() => {
             let mut list = network.map_or_else(Vec::new, |network| network.neighbours(namespace));
             list.retain(|entry| wanted == AF_UNSPEC || wanted == family_of(&entry.address));
