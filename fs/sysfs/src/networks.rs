@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::lock::{LockClass, SpinLock};
 use core::sync::atomic::{AtomicU64, Ordering};
-use netdevice::{Change, Content, Devices, Interface};
+use netdevice::{Attribute, Change, Content, Devices, Interface};
 use socket::NetNamespace;
 
 static TOLD: LockClass = LockClass::new("sysfs.told", 545);
@@ -104,6 +104,7 @@ fn tell(namespace: &NetNamespace, interface: &Interface, name: &str, old: Option
 fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
     let name = interface.name();
     let (parent, path) = place(interface, &name);
+    tree.set_owner(interface.index.into());
     let line = |tree: &mut Builder, file: &str, text: fn(&Interface) -> String| {
         let interface = interface.clone();
         tree.line(&format!("{path}/{file}"), move || text(&interface));
@@ -157,8 +158,17 @@ fn add_interface(tree: &mut Builder, interface: &Arc<Interface>) {
 /// The files that its kind of interface has, and those of whose port it is.
 fn add_own(tree: &mut Builder, path: &str, interface: &Interface) {
     let own = interface.device.as_ref().map(|device| device.attributes()).unwrap_or_default();
-    let of_port = interface.upper().map(|upper| upper.attributes()).unwrap_or_default();
-    for attribute in own.into_iter().chain(of_port) {
+    add_all(tree, path, interface, own);
+    if let Some(upper) = interface.upper() {
+        // It may become another's port, or the same one's again.
+        tree.set_owner(Arc::as_ptr(&upper).cast::<()>().addr() as u64);
+        add_all(tree, path, interface, upper.attributes());
+    }
+    tree.set_owner(0);
+}
+
+fn add_all(tree: &mut Builder, path: &str, interface: &Interface, all: Vec<Attribute>) {
+    for attribute in all {
         let at = format!("{path}/{}", attribute.path);
         match attribute.content {
             Content::Line(text, None) => tree.line(&at, text),

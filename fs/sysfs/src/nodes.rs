@@ -2,6 +2,7 @@
 
 use crate::tree::Builder;
 use alloc::format;
+use alloc::string::String;
 use vfs::FileKind;
 use vfs::dev::DeviceNode;
 
@@ -17,8 +18,9 @@ pub(crate) fn add(tree: &mut Builder) {
 }
 
 fn add_node(tree: &mut Builder, node: &DeviceNode) {
-    // A device in a folder of /dev has no folder here.
-    let name = node.name.replace('/', "!");
+    // A device in a folder of /dev has no folder here. Those of the class `misc` are called by their last name.
+    let last = node.name.rsplit('/').next().filter(|_| node.class == "misc");
+    let name = last.map_or_else(|| node.name.replace('/', "!"), String::from);
     let (major, minor) = (node.dev.major(), node.dev.minor());
     let serial = node.class == "tty" && name.starts_with("ttyS");
     let path = if serial {

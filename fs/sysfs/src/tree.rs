@@ -31,6 +31,8 @@ pub(crate) struct Builder {
     root: Dir,
     /// Whose interfaces are in it.
     namespace: Option<Weak<NetNamespace>>,
+    /// What the files that are put are of, if something else may have its name later.
+    owner: u64,
 }
 
 /// The inode number of a path, the same in each tree: an inode in use is found by its number. Paths are told
@@ -65,10 +67,19 @@ impl Builder {
         self.dir_at(path);
     }
 
+    /// The files that are put until the next call are this one's: who has one open that was another's of the same
+    /// name keeps that, and who opens it gets the new one. 0 for what has its name for good.
+    pub(crate) fn set_owner(&mut self, owner: u64) {
+        self.owner = owner;
+    }
+
     /// Puts a node at a path.
     pub(crate) fn put(&mut self, path: &str, node: Node) {
         let Some((parent, name)) = path.rsplit_once('/') else { return };
-        let ino = number(&format!("/{path}"));
+        let ino = match self.owner {
+            0 => number(&format!("/{path}")),
+            owner => number(&format!("/{path}/{owner}")),
+        };
         if let Some(dir) = self.dir_at(parent) {
             dir.entries.insert(name.to_string(), Entry::Leaf(Node { ino, ..node }));
         }
@@ -175,7 +186,7 @@ fn newest(namespace: Option<&Arc<NetNamespace>>) -> Arc<Dir> {
     }
     let namespace = namespace.map(Arc::downgrade);
     let root = Dir { ino: 1, entries: BTreeMap::new() };
-    let mut builder = Builder { root, namespace: namespace.clone() };
+    let mut builder = Builder { root, namespace: namespace.clone(), owner: 0 };
     build(&mut builder, namespace_of);
     let root = Arc::new(builder.root);
     let namespace = namespace.unwrap_or_default();

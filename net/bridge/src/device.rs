@@ -14,7 +14,7 @@ use crate::fdb::{Fdb, Mac, Place, Reason};
 use crate::port::{Port, state};
 use crate::told;
 
-static CONTROL: LockClass = LockClass::new("bridge.control", 208);
+static CONTROL: LockClass = LockClass::new("bridge.control", 211);
 pub(crate) static PLACE: LockClass = LockClass::new("bridge.place", 539);
 static PORTS: LockClass = LockClass::new("bridge.ports", 539);
 

@@ -113,7 +113,8 @@ impl Port {
         if !self.is_operational() {
             return Err(Errno::ENETDOWN);
         }
-        self.set_state(wanted);
+        // Without a spanning tree there is nothing that a port would be blocked for (case `bridge-frames`).
+        self.set_state(if wanted == state::BLOCKING { state::FORWARDING } else { wanted });
         Ok(())
     }
 }

@@ -177,6 +177,8 @@ fn ports_have_states_and_switches() {
     assert_eq!(all.comes(0, ALL, mac(1)), (vec![], false));
     all.devices.set_flags(&all.wires[0].0, flag::UP, 0);
     set(0, 1, state::BLOCKING).unwrap();
+    assert_eq!(all.port(0).state(), state::FORWARDING);
+    set(0, 1, state::LEARNING).unwrap();
     assert_eq!(all.comes(0, ALL, mac(1)), (vec![], false));
     assert_eq!(all.comes(1, ALL, mac(2)), (vec![2], true));
     assert_eq!(set(0, 1, 5), Err(Errno::EINVAL));

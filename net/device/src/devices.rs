@@ -70,6 +70,9 @@ impl Inner {
 
     fn insert(&mut self, interface: &Arc<Interface>) {
         self.names.insert(interface.name(), interface.index);
+        for name in interface.other_names() {
+            self.names.entry(name).or_insert(interface.index);
+        }
         self.interfaces.insert(interface.index, interface.clone());
     }
 
@@ -290,6 +293,9 @@ impl Devices {
         {
             let mut inner = self.inner.write();
             inner.names.remove(&interface.name());
+            for name in interface.other_names() {
+                inner.names.remove(&name);
+            }
             // Somebody else may have been faster.
             inner.interfaces.remove(&index).ok_or(Errno::ENODEV)?;
         }
@@ -327,7 +333,13 @@ impl Devices {
         let device = device.ok_or(Errno::EINVAL)?;
         let own_name = interface.name();
         let pattern = name.unwrap_or(&own_name);
-        to.inner.read().choose_name(pattern)?;
+        {
+            let inner = to.inner.read();
+            inner.choose_name(pattern)?;
+            if interface.other_names().iter().any(|name| inner.has_name(name)) {
+                return Err(Errno::EEXIST);
+            }
+        }
         self.remove(interface.index)?;
         let moved = {
             let mut inner = to.inner.write();
@@ -342,6 +354,38 @@ impl Devices {
         };
         to.started(&moved);
         Ok(moved)
+    }
+
+    /// Gives an interface a name beside its own that it is found by, too.
+    ///
+    /// # Errors
+    /// `EEXIST` if somebody has it, `EINVAL` for none.
+    pub fn add_other_name(&self, interface: &Arc<Interface>, name: &str) -> Result<()> {
+        let mut inner = self.inner.write();
+        if name.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        if inner.has_name(name) {
+            return Err(Errno::EEXIST);
+        }
+        inner.names.insert(String::from(name), interface.index);
+        interface.change_other_names(|all| all.push(String::from(name)));
+        Ok(())
+    }
+
+    /// Takes a name away that it has beside its own.
+    ///
+    /// # Errors
+    /// `ENOENT` if nobody has it, `EINVAL` if it is another's, or its own.
+    pub fn remove_other_name(&self, interface: &Arc<Interface>, name: &str) -> Result<()> {
+        let mut inner = self.inner.write();
+        let owner = inner.names.get(name).ok_or(Errno::ENOENT)?;
+        if *owner != interface.index || interface.is_named(name) {
+            return Err(Errno::EINVAL);
+        }
+        inner.names.remove(name);
+        interface.change_other_names(|all| all.retain(|other| other != name));
+        Ok(())
     }
 
     /// Gives an interface another name.

@@ -177,6 +177,8 @@ struct State {
     addresses: Vec<Address>,
     mac: [u8; 6],
     alias: String,
+    /// Other names that it is found by, in the order they were given.
+    other_names: Vec<String>,
 }
 
 /// A network interface.
@@ -229,6 +231,7 @@ impl Interface {
                     addresses: Vec::new(),
                     mac: [0; 6],
                     alias: String::new(),
+                    other_names: Vec::new(),
                 },
             ),
         }
@@ -255,7 +258,13 @@ impl Interface {
             upper: RwSpinLock::new(&UPPER, None),
             state: SpinLock::new(
                 &CLASS,
-                State { name, addresses: Vec::new(), mac, alias: String::new() },
+                State {
+                    name,
+                    addresses: Vec::new(),
+                    mac,
+                    alias: String::new(),
+                    other_names: Vec::new(),
+                },
             ),
             device: Some(device),
         }
@@ -272,9 +281,9 @@ impl Interface {
         copy(&self.tx_queue_len, &old.tx_queue_len);
         self.has_been_up.store(old.has_been_up(), Ordering::Relaxed);
         self.set_kind(old.kind());
-        let (mac, alias) = (old.mac(), old.alias());
+        let (mac, alias, other_names) = (old.mac(), old.alias(), old.other_names());
         let mut state = self.state.lock();
-        (state.mac, state.alias) = (mac, alias);
+        (state.mac, state.alias, state.other_names) = (mac, alias, other_names);
         drop(state);
         for (to, from) in self.counters.all().into_iter().zip(old.counters.all()) {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -329,6 +338,15 @@ impl Interface {
     /// What administrators call it (`ifalias`).
     pub fn alias(&self) -> String {
         self.state.lock().alias.clone()
+    }
+
+    /// The other names that it is found by.
+    pub fn other_names(&self) -> Vec<String> {
+        self.state.lock().other_names.clone()
+    }
+
+    pub(crate) fn change_other_names(&self, change: impl FnOnce(&mut Vec<String>)) {
+        change(&mut self.state.lock().other_names);
     }
 
     /// Sets its alias.

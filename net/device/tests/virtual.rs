@@ -56,6 +56,29 @@ fn a_second_address_of_a_network_goes_with_the_first() {
 }
 
 #[test]
+fn an_interface_is_found_by_its_other_names() {
+    let ((_first, here), (_second, there)) = (namespace(11), namespace(12));
+    let one = here.add("dummy%d", Dummy::new(MACS[0])).unwrap();
+    let two = here.add("dummy%d", Dummy::new(MACS[1])).unwrap();
+    here.add_other_name(&one, "a longer name than most").unwrap();
+    here.add_other_name(&one, "second").unwrap();
+    assert_eq!(here.add_other_name(&two, "second"), Err(Errno::EEXIST));
+    assert_eq!(here.add_other_name(&two, "dummy0"), Err(Errno::EEXIST));
+    assert_eq!(here.rename(&two, "second"), Err(Errno::EEXIST));
+    let found = |devices: &Devices, name: &str| devices.by_name(name).map(|found| found.index);
+    assert_eq!(found(&here, "second"), Some(one.index));
+    assert_eq!(here.remove_other_name(&two, "second"), Err(Errno::EINVAL));
+    assert_eq!(here.remove_other_name(&one, "dummy0"), Err(Errno::EINVAL));
+    assert_eq!(here.remove_other_name(&one, "third"), Err(Errno::ENOENT));
+    let moved = here.move_to(&one, &there, None).unwrap();
+    assert_eq!((found(&here, "second"), found(&there, "second")), (None, Some(moved.index)));
+    there.remove_other_name(&moved, "second").unwrap();
+    assert_eq!(moved.other_names(), ["a longer name than most"]);
+    there.remove(moved.index).unwrap();
+    assert_eq!(found(&there, "a longer name than most"), None);
+}
+
+#[test]
 fn names_are_unique_and_may_be_given_up() {
     let (_namespace, devices) = namespace(2);
     let [one, two] = MACS.map(|mac| devices.add("d%d", Dummy::new(mac)).unwrap());

@@ -36,6 +36,7 @@ const INFO: u16 = 18;
 const NAMESPACE_PID: u16 = 19;
 const ALIAS: u16 = 20;
 const NAMESPACE_FD: u16 = 28;
+const PROPERTIES: u16 = 52;
 const OTHER_NAME: u16 = 53;
 /// `IFLA_INFO_KIND`, `IFLA_INFO_DATA`; `VETH_INFO_PEER`.
 const KIND: u16 = 1;
@@ -44,6 +45,8 @@ const DATA: u16 = 2;
 const SLAVE_KIND: u16 = 4;
 const SLAVE_DATA: u16 = 5;
 const PEER: u16 = 1;
+/// `ALTIFNAMSIZ`.
+const OTHER_NAME_MAX: usize = 128;
 /// `IFALIASZ`.
 const ALIAS_MAX: usize = 256;
 
@@ -309,6 +312,27 @@ fn set_master(devices: &Devices, interface: &Arc<Interface>, master: u32) -> Res
     }
     let master = devices.by_index(master).ok_or(Errno::EINVAL)?;
     master.device.as_ref().ok_or(Errno::EOPNOTSUPP)?.take_port(interface)
+}
+
+/// `RTM_NEWLINKPROP`, `RTM_DELLINKPROP`: names beside the own one.
+pub(super) fn properties(
+    devices: &Devices,
+    change: &Change<'_>,
+    act: impl Fn(&Devices, &Arc<Interface>, &str) -> Result<()>,
+) -> Result<()> {
+    let wanted = read(change.payload)?;
+    let interface = wanted.find(devices)?.ok_or(Errno::ENODEV)?;
+    let Some(list) = wanted.attributes.get(PROPERTIES) else { return Ok(()) };
+    let names = netlink::wire::attributes(list, 0).filter(|(kind, _)| *kind == OTHER_NAME);
+    for (_, name) in names {
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        if name.len() >= OTHER_NAME_MAX {
+            return Err(Errno::ERANGE);
+        }
+        act(devices, &interface, core::str::from_utf8(name).map_err(|_| Errno::EINVAL)?)?;
+    }
+    devices.touch(&interface);
+    Ok(())
 }
 
 /// The number of the interface that a message of `AF_BRIDGE` is about, and what it says.

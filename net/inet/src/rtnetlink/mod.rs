@@ -33,6 +33,8 @@ mod message {
     pub(super) const NEW_LINK: u16 = 16;
     pub(super) const DEL_LINK: u16 = 17;
     pub(super) const SET_LINK: u16 = 19;
+    pub(super) const NEW_LINK_PROPERTY: u16 = 108;
+    pub(super) const DEL_LINK_PROPERTY: u16 = 109;
     pub(super) const NEW_ADDRESS: u16 = 20;
     pub(super) const DEL_ADDRESS: u16 = 21;
     pub(super) const NEW_ROUTE: u16 = 24;
@@ -246,6 +248,7 @@ fn link(devices: &Devices, interface: &Interface) -> Link {
         has_carrier: device.is_none_or(|device| device.has_carrier()),
         queueing: if interface.has_been_up() { "noqueue" } else { "noop" },
         alias: interface.alias(),
+        other_names: interface.other_names(),
         made_as,
         details: device.map_or_else(Vec::new, |device| device.details()),
         promiscuity: interface.promiscuity(),
@@ -389,8 +392,8 @@ impl Network for Told {
 
     fn change(&self, namespace: &Arc<NetNamespace>, change: &Change<'_>) -> Result<()> {
         use message::{
-            DEL_ADDRESS, DEL_LINK, DEL_NEIGHBOUR, DEL_ROUTE, NEW_ADDRESS, NEW_LINK, NEW_NEIGHBOUR,
-            NEW_ROUTE, SET_LINK,
+            DEL_ADDRESS, DEL_LINK, DEL_LINK_PROPERTY, DEL_NEIGHBOUR, DEL_ROUTE, NEW_ADDRESS,
+            NEW_LINK, NEW_LINK_PROPERTY, NEW_NEIGHBOUR, NEW_ROUTE, SET_LINK,
         };
         let inet = Inet::of(namespace).ok_or(Errno::ENOMEM)?;
         if change.payload.first() == Some(&bridge::FAMILY) {
@@ -405,6 +408,10 @@ impl Network for Told {
             NEW_LINK => link::new(namespace, &inet.devices, change),
             SET_LINK => link::set(&inet.devices, change),
             DEL_LINK => link::delete(&inet.devices, change),
+            NEW_LINK_PROPERTY => link::properties(&inet.devices, change, Devices::add_other_name),
+            DEL_LINK_PROPERTY => {
+                link::properties(&inet.devices, change, Devices::remove_other_name)
+            }
             NEW_ADDRESS => address::new(&inet, change),
             DEL_ADDRESS => address::delete(&inet.devices, change),
             NEW_ROUTE => route::new(&inet.devices, change),

@@ -100,6 +100,11 @@ pub(super) fn link(link: &Link, kind: u16, flags: u16, request: &Header) -> Vec<
     if !link.alias.is_empty() {
         out.name(20, &link.alias);
     }
+    if !link.other_names.is_empty() {
+        out.nested(52 | NESTED, |list| {
+            link.other_names.iter().for_each(|name| list.name(53, name));
+        });
+    }
     if !link.address.is_empty() {
         out.attribute(1, &link.address);
         out.attribute(2, &link.broadcast);

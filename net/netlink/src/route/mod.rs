@@ -78,6 +78,8 @@ pub struct Link {
     pub queueing: &'static str,
     /// Received and sent: packets, bytes, errors, dropped, in pairs.
     pub counters: [u64; 8],
+    /// Names that it is found by beside its own.
+    pub other_names: Vec<String>,
     /// What administrators call it; empty for nothing.
     pub alias: String,
     /// The kind of interface it was made as, by a program.
@@ -350,11 +352,14 @@ fn get_link(namespace: &Arc<NetNamespace>, request: &Request<'_>) -> Result<Outc
     }
     let info: IfInfo = request.read()?;
     let name = attributes(request.payload, size_of::<IfInfo>())
-        .find(|(kind, _)| *kind == 3)
+        .find(|(kind, _)| matches!(kind, 3 | 53))
         .and_then(|(_, value)| value.split(|byte| *byte == 0).next());
     let found = links.iter().find(|link| match name {
         _ if info.index > 0 => link.index == info.index as u32,
-        Some(name) => link.name.as_bytes() == name,
+        Some(name) => {
+            let mut all = link.other_names.iter().chain([&link.name]);
+            all.any(|own| own.as_bytes() == name)
+        }
         None => false,
     });
     if info.index <= 0 && name.is_none() {
