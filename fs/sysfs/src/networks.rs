@@ -171,6 +171,7 @@ fn add_all(tree: &mut Builder, path: &str, interface: &Interface, all: Vec<Attri
     for attribute in all {
         let at = format!("{path}/{}", attribute.path);
         match attribute.content {
+            Content::Folder => tree.dir(&at),
             Content::Line(text, None) => tree.line(&at, text),
             Content::Line(text, Some(set)) => tree.knob(&at, text, set),
             // Those that hang on each other are no hardware, or lie where the link of their name leads.

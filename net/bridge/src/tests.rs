@@ -1,5 +1,4 @@
 //! Frames between ports that are pairs, without a kernel around them.
-#![expect(clippy::unwrap_used, reason = "a test fails where its helpers do")]
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};

@@ -16,6 +16,8 @@ use crate::port::Port;
 
 /// Nanoseconds of a hundredth of a second.
 const TICK_NS: u64 = 10_000_000;
+/// `ETH_P_8021Q`: what tags would say, were they looked at.
+const VLAN: u16 = 0x8100;
 /// `BR_GROUPFWD_*`: the spanning tree's address, which no one is told to change.
 const GROUP: Mac = [1, 0x80, 0xc2, 0, 0, 0];
 
@@ -83,6 +85,7 @@ mod br {
     pub(super) const STP_STATE: u16 = 5;
     pub(super) const PRIORITY: u16 = 6;
     pub(super) const VLAN_FILTERING: u16 = 7;
+    pub(super) const VLAN_PROTOCOL: u16 = 8;
     pub(super) const GROUP_FWD_MASK: u16 = 9;
     pub(super) const ROOT_ID: u16 = 10;
     pub(super) const BRIDGE_ID: u16 = 11;
@@ -114,6 +117,7 @@ pub(crate) fn details(bridge: &Bridge) -> Vec<(u16, Vec<u8>)> {
         word(br::STP_STATE, 0),
         half(br::PRIORITY, kept.priority.load(Ordering::Relaxed)),
         byte(br::VLAN_FILTERING, 0),
+        (br::VLAN_PROTOCOL, VLAN.to_be_bytes().to_vec()),
         half(br::GROUP_FWD_MASK, 0),
         (br::BRIDGE_ID, bridge.id().to_vec()),
         (br::ROOT_ID, bridge.id().to_vec()),
@@ -158,6 +162,7 @@ fn set(bridge: &Bridge, kind: u16, value: u32) -> Result<()> {
         | br::MCAST_QUERY_USE_IFADDR
         | br::MCAST_QUERIER
         | br::NF_CALL_IPTABLES..=br::NF_CALL_ARPTABLES => is_off(value)?,
+        br::VLAN_PROTOCOL if value as u16 == VLAN.to_be() => {}
         _ => return Err(Errno::EOPNOTSUPP),
     }
     Ok(())
@@ -330,6 +335,7 @@ pub(crate) fn attributes(bridge: &Arc<Bridge>) -> Vec<Attribute> {
         flushed.fdb.forget(|_, why| why == Reason::Learned);
         Ok(())
     }));
+    all.push(Attribute::folder("brif"));
     for port in bridge.ports().iter() {
         let name = port.interface.name();
         all.push(Attribute::link(&format!("brif/{name}"), &format!("{name}/brport")));

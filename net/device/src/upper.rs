@@ -38,6 +38,8 @@ pub enum Content {
     Line(Box<dyn Fn() -> String + Send + Sync>, Option<Setter>),
     /// A symbolic link to a file or folder of another interface, by that one's name.
     Link(String),
+    /// A folder, even if nothing is in it.
+    Folder,
 }
 
 /// Takes what a program writes.
@@ -66,6 +68,11 @@ impl Attribute {
     ) -> Attribute {
         let content = Content::Line(Box::new(text), Some(Box::new(set)));
         Attribute { path: String::from(path), content }
+    }
+
+    /// A folder that may be empty.
+    pub fn folder(path: &str) -> Attribute {
+        Attribute { path: String::from(path), content: Content::Folder }
     }
 
     /// A link to the folder of another interface.

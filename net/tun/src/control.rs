@@ -177,7 +177,8 @@ fn make(
     file.queue.clear();
     file.queue.is_disabled.store(false, Ordering::Relaxed);
     let tun = Tun::new(flags, &file.queue, random());
-    let index = file.index.load(Ordering::Relaxed);
+    // It counts once, whatever comes of it.
+    let index = file.index.swap(0, Ordering::Relaxed);
     let name = if name.is_empty() { pattern } else { name };
     let interface = devices.add_with(name, index, Arc::new(Handle(tun.clone())), |_| {})?;
     file.set_tun(&tun);

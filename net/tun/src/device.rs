@@ -197,12 +197,12 @@ impl Tun {
         self.settings.lock().fprog = fprog;
     }
 
-    /// Whether somebody may use it: its owner, whose group is its group (case `tun-rights`), anybody if it has neither, and who may
+    /// Whether somebody may use it: its owner, who is in its group (case `tun-rights`), anybody if it has neither, and who may
     /// administer the network.
     pub(crate) fn may_be_used(&self, creds: &Creds) -> bool {
         let Owners { user, group } = self.owners();
         let is_meant = user.is_none_or(|user| user == creds.euid)
-            && group.is_none_or(|group| group == creds.egid);
+            && group.is_none_or(|group| creds.in_effective_group(group));
         is_meant
             || self
                 .interface()

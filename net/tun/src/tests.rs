@@ -1,5 +1,4 @@
 //! Files, devices and headers without a kernel around them.
-#![expect(clippy::unwrap_used, reason = "a test fails where its helpers do")]
 
 use std::sync::mpsc::{Receiver as End, Sender, channel};
 use std::sync::{Arc, Mutex, Once, OnceLock};

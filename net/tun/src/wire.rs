@@ -200,14 +200,14 @@ pub(crate) fn put(format: Format, frame: &Frame, sink: &mut Sink<'_>) -> Result<
     Ok(before - sink.remaining())
 }
 
-/// Puts a header, and zeros up to its size.
+/// Puts a header; what is behind it up to its size is left as it is (case `tun-vnet`).
 fn put_header(sink: &mut Sink<'_>, bytes: &[u8], size: usize) -> Result<()> {
     if sink.remaining() < size {
         return Err(Errno::EINVAL);
     }
     sink.put_all(bytes)?;
-    let zeros = size.saturating_sub(bytes.len());
-    if sink.put_zeros(zeros)? < zeros { Err(Errno::EFAULT) } else { Ok(()) }
+    sink.advance(size.saturating_sub(bytes.len()));
+    Ok(())
 }
 
 fn protocol_in(format: Format, frame: &Frame) -> u16 {

@@ -41,8 +41,7 @@ const OTHER_NAME: u16 = 53;
 /// `IFLA_INFO_KIND`, `IFLA_INFO_DATA`; `VETH_INFO_PEER`.
 const KIND: u16 = 1;
 const DATA: u16 = 2;
-/// `IFLA_INFO_SLAVE_KIND`, `IFLA_INFO_SLAVE_DATA`.
-const SLAVE_KIND: u16 = 4;
+/// `IFLA_INFO_SLAVE_DATA`.
 const SLAVE_DATA: u16 = 5;
 const PEER: u16 = 1;
 /// `ALTIFNAMSIZ`.
@@ -281,19 +280,16 @@ fn change_one(
 fn change_kind(interface: &Interface, wanted: &Wanted<'_>) -> Result<bool> {
     let Some(info) = wanted.attributes.get(INFO) else { return Ok(false) };
     let info = Attributes::of(info, 0);
-    let own = interface.device.as_ref().filter(|device| device.kind().is_some());
-    if let Some(name) = info.text(KIND)? {
-        let device = own.filter(|device| device.kind() == Some(name)).ok_or(Errno::EOPNOTSUPP)?;
-        if info.get(DATA).is_some() {
-            device.set_details(&details(&info, DATA))?;
-        }
+    if info.get(DATA).is_some() {
+        let name = info.text(KIND)?;
+        let own = interface.device.as_ref();
+        let own = own.filter(|device| name.is_some() && device.kind() == name);
+        own.ok_or(Errno::EOPNOTSUPP)?.set_details(&details(&info, DATA))?;
     }
-    if let Some(name) = info.text(SLAVE_KIND)? {
-        let upper = interface.upper().filter(|upper| upper.kind() == name);
-        let upper = upper.ok_or(Errno::EOPNOTSUPP)?;
-        if info.get(SLAVE_DATA).is_some() {
-            upper.set_details(&details(&info, SLAVE_DATA))?;
-        }
+    // What kind of port it is needs no saying: `ip link set … type bridge_slave` says it as the interface's kind.
+    if info.get(SLAVE_DATA).is_some() {
+        let upper = interface.upper().ok_or(Errno::EOPNOTSUPP)?;
+        upper.set_details(&details(&info, SLAVE_DATA))?;
     }
     Ok(true)
 }
