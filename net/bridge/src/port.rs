@@ -2,7 +2,7 @@
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use abi::{Errno, Result};
 use netdevice::{Attribute, Interface, Received, Upper};
@@ -40,7 +40,6 @@ pub(crate) struct Port {
     pub(crate) switches: Switches,
     /// The address it was noted with in the data base.
     pub(crate) noted: arch::lock::SpinLock<[u8; 6]>,
-    pub(crate) group_mask: AtomicU16,
 }
 
 /// The longest frame that is no longer than the link takes: a tag may stand before the protocol.
@@ -67,7 +66,6 @@ impl Port {
                 bcast_flood: on(),
             },
             noted: arch::lock::SpinLock::new(&crate::device::PLACE, interface.mac()),
-            group_mask: AtomicU16::new(0),
         })
     }
 

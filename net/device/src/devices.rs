@@ -1,7 +1,8 @@
 //! The interfaces of a namespace, and its routes.
 
+use crate::address::Address;
 use crate::frame::NetDevice;
-use crate::interface::{Address, Interface, flag};
+use crate::interface::{Interface, flag};
 use crate::ip::Ip;
 use crate::route::{Place, Route, SCOPE_HOST};
 use crate::ways::Routes;
@@ -28,7 +29,7 @@ pub const NAME_MAX: usize = 16;
 pub(crate) struct Inner {
     pub(crate) interfaces: BTreeMap<u32, Arc<Interface>>,
     last_index: u32,
-    names: HashMap<String, u32>,
+    pub(crate) names: HashMap<String, u32>,
     /// The numbers that other namespaces, by their cookies, have here (`NETNSA_NSID`).
     others: HashMap<u64, i32>,
     /// Addresses of this host, with their interfaces.
@@ -38,28 +39,6 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    fn has_name(&self, name: &str) -> bool {
-        self.names.contains_key(name)
-    }
-
-    /// The name itself, or the first free one of `pattern%d`.
-    fn choose_name(&self, pattern: &str) -> Result<String> {
-        let name = match pattern.split_once('%') {
-            // One number, and nothing else that is special.
-            Some((stem, rest)) => {
-                let end = rest.strip_prefix('d').filter(|end| !end.contains('%'));
-                let end = end.ok_or(Errno::EINVAL)?;
-                (0u32..)
-                    .map(|number| alloc::format!("{stem}{number}{end}"))
-                    .find(|name| !self.has_name(name))
-                    .ok_or(Errno::ENFILE)?
-            }
-            None => String::from(pattern),
-        };
-        check_name(&name)?;
-        if self.has_name(&name) { Err(Errno::EEXIST) } else { Ok(name) }
-    }
-
     /// The number `wanted` if it is free, or the next.
     fn choose_index(&mut self, wanted: u32) -> u32 {
         let is_free = wanted > 0 && !self.interfaces.contains_key(&wanted);
@@ -356,57 +335,6 @@ impl Devices {
         Ok(moved)
     }
 
-    /// Gives an interface a name beside its own that it is found by, too.
-    ///
-    /// # Errors
-    /// `EEXIST` if somebody has it, `EINVAL` for none.
-    pub fn add_other_name(&self, interface: &Arc<Interface>, name: &str) -> Result<()> {
-        let mut inner = self.inner.write();
-        if name.is_empty() {
-            return Err(Errno::EINVAL);
-        }
-        if inner.has_name(name) {
-            return Err(Errno::EEXIST);
-        }
-        inner.names.insert(String::from(name), interface.index);
-        interface.change_other_names(|all| all.push(String::from(name)));
-        Ok(())
-    }
-
-    /// Takes a name away that it has beside its own.
-    ///
-    /// # Errors
-    /// `ENOENT` if nobody has it, `EINVAL` if it is another's, or its own.
-    pub fn remove_other_name(&self, interface: &Arc<Interface>, name: &str) -> Result<()> {
-        let mut inner = self.inner.write();
-        let owner = inner.names.get(name).ok_or(Errno::ENOENT)?;
-        if *owner != interface.index || interface.is_named(name) {
-            return Err(Errno::EINVAL);
-        }
-        inner.names.remove(name);
-        interface.change_other_names(|all| all.retain(|other| other != name));
-        Ok(())
-    }
-
-    /// Gives an interface another name.
-    pub fn rename(&self, interface: &Arc<Interface>, name: &str) -> Result<()> {
-        {
-            let mut inner = self.inner.write();
-            if interface.is_named(name) {
-                return Ok(());
-            }
-            if interface.is_up() {
-                return Err(Errno::EBUSY);
-            }
-            let name = inner.choose_name(name)?;
-            inner.names.remove(&interface.name());
-            interface.rename(&name);
-            inner.names.insert(name, interface.index);
-        }
-        self.changed(&Change::Interface(interface.clone()));
-        Ok(())
-    }
-
     /// Sets and clears flags; with `UP` the routes of its addresses come and go.
     pub fn set_flags(&self, interface: &Arc<Interface>, set: u32, clear: u32) {
         let was_up = interface.is_up();
@@ -601,19 +529,6 @@ fn network_routes(interface: &Interface, address: &Address) -> impl Iterator<Ite
     let first = (!has_none).then(|| link(network, address.prefix));
     let peer = address.peer.filter(|_| !is_v4 && !interface.is_loopback());
     first.into_iter().chain(peer.map(|peer| link(peer, 128)))
-}
-
-fn check_name(name: &str) -> Result<()> {
-    let is_bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
-    if name.is_empty()
-        || name.len() >= NAME_MAX
-        || name == "."
-        || name == ".."
-        || name.contains(is_bad)
-    {
-        return Err(Errno::EINVAL);
-    }
-    Ok(())
 }
 
 fn loopback_address(ip: Ip, prefix: u8) -> Address {

@@ -4,18 +4,21 @@
 
 extern crate alloc;
 
+mod address;
 mod chunk;
 mod devices;
 mod frame;
 mod home;
 mod interface;
 mod ip;
+mod names;
 mod offload;
 mod route;
 mod upper;
 mod virt;
 mod ways;
 
+pub use address::{Address, Lifetime};
 pub use chunk::{Chunk, Spread};
 pub use devices::{Change, Devices, NAME_MAX, Watcher};
 pub use frame::{
@@ -24,8 +27,7 @@ pub use frame::{
 };
 pub use home::{announce, set_home};
 pub use interface::{
-    ARPHRD_ETHER, ARPHRD_LOOPBACK, ARPHRD_NONE, Address, Counters, Interface, Lifetime, flag,
-    set_receiver,
+    ARPHRD_ETHER, ARPHRD_LOOPBACK, ARPHRD_NONE, Counters, Interface, flag, set_receiver,
 };
 pub use ip::{Endpoint, Ip, Tuple};
 pub use offload::{Sum, lower};

@@ -8,8 +8,9 @@ use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
 use hashbrown::HashMap;
 
+use crate::address::Address;
 use crate::devices::{Change, Devices};
-use crate::interface::{Address, Interface};
+use crate::interface::Interface;
 use crate::ip::Ip;
 use crate::route::{
     Place, RTN_BLACKHOLE, RTN_LOCAL, RTN_PROHIBIT, RTN_THROW, RTN_UNREACHABLE, Route, TABLE_LOCAL,
