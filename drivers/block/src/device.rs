@@ -12,7 +12,7 @@ use pagecache::{Backing, Flusher, Mapping, ReadAhead, ReadRun, WriteRun};
 use sched::{Completion, IoWait};
 
 use crate::bio::{Bio, BioFlags, Op, SECTOR_SHIFT, SECTOR_SIZE};
-use crate::driver::{Driver, Limits};
+use crate::driver::{Driver, Limits, Purpose};
 use crate::flush;
 use crate::line::{DeadlineKnobs, Scheduler};
 use crate::partition::Partition;
@@ -243,6 +243,22 @@ impl Device {
         self.shared.block_size.load(Ordering::Relaxed)
     }
 
+    /// Readies the medium for who is about to open the device: where it can be taken out, it is looked at, and
+    /// what is cached of another one is forgotten. Sleeps.
+    ///
+    /// # Errors
+    /// `ENOMEDIUM`, `EROFS`, and those of the drive.
+    pub fn prepare(&self, purpose: Purpose) -> Result<()> {
+        let Some(medium) = self.driver().opened(purpose)? else { return Ok(()) };
+        if medium.is_new {
+            self.mapping.drop_clean(0, pagecache::MAX_INDEX);
+        }
+        if let Some(disk) = crate::disk::disk_of(self) {
+            disk.set_capacity(medium.sectors);
+        }
+        Ok(())
+    }
+
     /// Counts as open while this lives; [`Driver::closed`] is told when the last one goes.
     pub fn open(self: &Arc<Device>) -> Use {
         // AcqRel: pairs with the one in `Use::drop`.
@@ -300,6 +316,7 @@ impl Device {
     /// A file system moves its blocks past the cache of the bare device. So what programs wrote into
     /// that goes out here, and what they read is dropped here and in [`Claim::release`].
     pub fn claim(self: &Arc<Device>) -> Result<Claim> {
+        self.prepare(Purpose::Read)?;
         self.claims
             .compare_exchange(0, -1, Ordering::AcqRel, Ordering::Relaxed)
             .map_err(|_| Errno::EBUSY)?;

@@ -1,7 +1,7 @@
 //! [`Disk`]: a drive with its partitions, and the registry of all drives.
 
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -18,6 +18,21 @@ use crate::queue::Core;
 
 static DISKS: LockClass = LockClass::new("block.disks", 500);
 static PARTITIONS: LockClass = LockClass::new("block.partitions", 505);
+
+/// A drive that went while it was open: its name and number are taken until the last one closes it.
+struct Gone {
+    prefix: &'static str,
+    index: u32,
+    shared: Weak<Shared>,
+}
+
+impl Gone {
+    fn is_used(&self) -> bool {
+        self.shared.upgrade().is_some_and(|shared| shared.users.load(Ordering::Acquire) > 0)
+    }
+}
+
+static GONE: RwSpinLock<Vec<Gone>> = RwSpinLock::new(&DISKS, Vec::new());
 
 static ALL: RwSpinLock<Vec<Arc<Disk>>> = RwSpinLock::new(&DISKS, Vec::new());
 /// Minors of `blkext` (259): partitions of NVMe drives and those without a minor of their own.
@@ -49,6 +64,13 @@ pub fn set_event_hook(hook: EventHook) {
     }
 }
 
+static WATCHER: spin::Once<EventHook> = spin::Once::new();
+
+/// Sets who tells programs of devices that come and go from now on, once.
+pub fn set_watcher(watcher: EventHook) {
+    WATCHER.call_once(|| watcher);
+}
+
 /// A drive.
 pub struct Disk {
     name: String,
@@ -64,10 +86,18 @@ impl Disk {
     /// its partitions. May sleep: reads the drive.
     pub fn add_named(naming: Naming, driver: Arc<dyn Driver>, capacity: u64) -> Result<Arc<Disk>> {
         loop {
+            let gone = {
+                let mut gone = GONE.write();
+                gone.retain(Gone::is_used);
+                let same = gone.iter().filter(|gone| gone.prefix == naming.prefix);
+                same.map(|gone| gone.index).collect::<Vec<u32>>()
+            };
             let index = {
                 let all = ALL.read();
                 let taken = |index| {
-                    all.iter().any(|d| d.naming.prefix == naming.prefix && d.index == index)
+                    let is_it =
+                        |d: &Arc<Disk>| d.naming.prefix == naming.prefix && d.index == index;
+                    gone.contains(&index) || all.iter().any(is_it)
                 };
                 (0..u32::MAX).find(|&index| !taken(index)).unwrap_or(0)
             };
@@ -129,6 +159,9 @@ impl Disk {
         }
         log::info!("{}: {} sectors of 512 bytes", disk.name, capacity);
         disk.tell(Event::Added, &disk.whole);
+        if naming == crate::names::CDROM {
+            return Ok(disk);
+        }
         if let Err(error) = disk.rescan() {
             log::warn!("{}: cannot read the partition table: {error}", disk.name);
         }
@@ -136,7 +169,7 @@ impl Disk {
     }
 
     fn tell(self: &Arc<Disk>, event: Event, device: &Arc<Device>) {
-        if let Some(hook) = HOOK.get() {
+        for hook in [&HOOK, &WATCHER].into_iter().filter_map(spin::Once::get) {
             hook(event, self, device);
         }
     }
@@ -163,8 +196,12 @@ impl Disk {
         devices
     }
 
-    /// Reads the partition table again: `BLKRRPART`. `EBUSY` while a partition is in use.
+    /// Reads the partition table again: `BLKRRPART`. `EBUSY` while a partition is in use, `EINVAL` for drives
+    /// whose media have none.
     pub fn rescan(self: &Arc<Disk>) -> Result<()> {
+        if self.naming == crate::names::CDROM {
+            return Err(Errno::EINVAL);
+        }
         let old = self.partitions();
         if old.iter().any(|device| device.is_claimed()) {
             return Err(Errno::EBUSY);
@@ -214,6 +251,12 @@ impl Disk {
 
     /// The drive is gone.
     pub fn remove(self: &Arc<Disk>) {
+        let gone = Gone {
+            prefix: self.naming.prefix,
+            index: self.index,
+            shared: Arc::downgrade(&self.shared),
+        };
+        GONE.write().push(gone);
         ALL.write().retain(|disk| !Arc::ptr_eq(disk, self));
         for device in self.devices() {
             self.tell(Event::Removed, &device);

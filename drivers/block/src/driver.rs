@@ -37,6 +37,8 @@ pub struct Limits {
     pub rotational: bool,
     /// Writes are refused.
     pub read_only: bool,
+    /// The medium can be taken out.
+    pub removable: bool,
     /// Time after which a request counts as lost.
     pub timeout_ns: u64,
 }
@@ -59,6 +61,7 @@ impl Default for Limits {
             max_write_zeroes_sectors: 0,
             rotational: false,
             read_only: false,
+            removable: false,
             timeout_ns: 30_000_000_000,
         }
     }
@@ -82,6 +85,52 @@ pub struct Controller {
     pub name: alloc::string::String,
     /// Files it has there.
     pub attributes: alloc::vec::Vec<(&'static str, alloc::string::String)>,
+}
+
+/// A disk's place among SCSI devices, where Linux shows one.
+#[derive(Clone, Debug)]
+pub struct ScsiPlace {
+    /// The device between the function and the host, where there is one: `ata1`.
+    pub port: Option<alloc::string::String>,
+    /// Host, channel, target and logical unit.
+    pub address: [u32; 4],
+    /// What drives the host: `ahci`.
+    pub host_driver: &'static str,
+    /// Peripheral device type (SPC-4 §6.6.2): 0 a disk, 5 a CD-ROM drive.
+    pub kind: u8,
+    /// Files of the device: `vendor`, `model`, `rev` and the like.
+    pub attributes: alloc::vec::Vec<(&'static str, alloc::string::String)>,
+}
+
+/// Who asks with an `ioctl`.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// How many have the disk or a partition of it open, the one that asks among them.
+    pub users: u32,
+    /// It has `CAP_SYS_ADMIN`.
+    pub may_administer: bool,
+    /// It has `CAP_SYS_RAWIO`.
+    pub may_do_raw_io: bool,
+}
+
+/// A medium that can be taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Medium {
+    /// Its length in 512-byte sectors.
+    pub sectors: u64,
+    /// It may be another one than the last time.
+    pub is_new: bool,
+}
+
+/// What for a disk is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To ask the drive, whether there is a medium or not (man 2 open, `O_NONBLOCK`).
+    Look,
+    /// To read the medium.
+    Read,
+    /// To write it too.
+    Write,
 }
 
 /// What to do with a request that did not end in time.
@@ -146,12 +195,26 @@ pub trait Driver: Send + Sync {
         None
     }
 
+    /// Its place among SCSI devices, if it is one.
+    fn scsi(&self) -> Option<ScsiPlace> {
+        None
+    }
+
+    /// Somebody is about to open the disk. Its medium, where that can be taken out. May sleep.
+    ///
+    /// # Errors
+    /// Why it cannot be opened for that: `ENOMEDIUM`, `EROFS`.
+    fn opened(&self, purpose: Purpose) -> Result<Option<Medium>> {
+        let _ = purpose;
+        Ok(None)
+    }
+
     /// Nobody has the disk or a partition of it open any more. May sleep.
     fn closed(&self) {}
 
     /// An `ioctl` the block layer does not know: for the driver's own.
-    fn ioctl(&self, command: u32, argument: usize) -> Result<usize> {
-        let _ = (command, argument);
+    fn ioctl(&self, asker: Asker, command: u32, argument: usize) -> Result<usize> {
+        let _ = (asker, command, argument);
         Err(abi::Errno::ENOTTY)
     }
 }

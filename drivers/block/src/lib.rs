@@ -25,9 +25,11 @@ pub use bio::{Bio, BioFlags, Done, Op, SECTOR_SHIFT, SECTOR_SIZE, Segment};
 pub use device::{Claim, Device, DeviceId, Use};
 pub use disk::{
     Disk, Event, EventHook, ReadOnly, attributes_changed, attributes_generation, by_id, by_spec,
-    devices, disk_of, disks, set_event_hook,
+    devices, disk_of, disks, set_event_hook, set_watcher,
 };
-pub use driver::{Controller, Driver, Limits, Parent, TimeoutAction};
+pub use driver::{
+    Asker, Controller, Driver, Limits, Medium, Parent, Purpose, ScsiPlace, TimeoutAction,
+};
 pub use line::{DeadlineKnobs, Scheduler};
 pub use request::Request;
 pub use stats::{KindStats, Stats, StatsSnapshot};

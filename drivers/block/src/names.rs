@@ -28,6 +28,8 @@ pub enum Suffix {
 pub const VIRTIO: Naming = Naming { prefix: "vd", suffix: Suffix::Letters, major: 254, minors: 16 };
 /// SCSI and ATA disks.
 pub const SCSI: Naming = Naming { prefix: "sd", suffix: Suffix::Letters, major: 8, minors: 16 };
+/// CD-ROM drives.
+pub const CDROM: Naming = Naming { prefix: "sr", suffix: Suffix::Digits, major: 11, minors: 1 };
 /// RAM disks.
 pub const RAM: Naming = Naming { prefix: "ram", suffix: Suffix::Digits, major: 1, minors: 1 };
 /// Loop devices.

@@ -23,9 +23,21 @@ impl DmaBuffer {
     /// # Errors
     /// `ENOMEM`.
     pub fn new(len: usize) -> Result<Self> {
+        Self::with_flags(len, Flags::ZERO)
+    }
+
+    /// The same below 4 GiB, for devices with addresses of 32 bits.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new_low(len: usize) -> Result<Self> {
+        Self::with_flags(len, Flags::ZERO | Flags::DMA32)
+    }
+
+    fn with_flags(len: usize, flags: Flags) -> Result<Self> {
         let pages = len.div_ceil(PAGE_SIZE).max(1).next_power_of_two();
         let order = u8::try_from(pages.trailing_zeros()).map_err(|_| Errno::ENOMEM)?;
-        let frames = frames::alloc(order, Flags::ZERO).map_err(|_| Errno::ENOMEM)?;
+        let frames = frames::alloc(order, flags).map_err(|_| Errno::ENOMEM)?;
         Ok(Self { frames })
     }
 

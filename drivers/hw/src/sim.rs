@@ -49,3 +49,33 @@ macro_rules! port {
 port!(port_read8, port_write8, u8, 1);
 port!(port_read16, port_write16, u16, 2);
 port!(port_read32, port_write32, u32, 4);
+
+/// The machine's memory as a device reaches it. Read and written through the process's own `mem` file, so that no
+/// pointer is followed here.
+pub mod memory {
+    use std::fs::{File, OpenOptions};
+    use std::os::unix::fs::FileExt;
+    use std::sync::OnceLock;
+
+    use arch::PhysAddr;
+
+    fn memory() -> Option<&'static File> {
+        static MEMORY: OnceLock<Option<File>> = OnceLock::new();
+        let open = || OpenOptions::new().read(true).write(true).open("/proc/self/mem").ok();
+        MEMORY.get_or_init(open).as_ref()
+    }
+
+    fn place(address: u64) -> u64 {
+        arch::phys::to_virt(PhysAddr(address)) as u64
+    }
+
+    /// Reads; whether there is memory.
+    pub fn read(address: u64, bytes: &mut [u8]) -> bool {
+        memory().is_some_and(|memory| memory.read_exact_at(bytes, place(address)).is_ok())
+    }
+
+    /// Writes; whether there is memory.
+    pub fn write(address: u64, bytes: &[u8]) -> bool {
+        memory().is_some_and(|memory| memory.write_all_at(bytes, place(address)).is_ok())
+    }
+}

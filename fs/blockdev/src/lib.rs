@@ -14,7 +14,7 @@ use arch::VirtAddr;
 use arch::lock::Once;
 use arch::uio::{Sink, Source};
 use arch::user;
-use block::{Bio, Device, DeviceId, Disk, Event, Op, SECTOR_SHIFT, Use};
+use block::{Asker, Bio, Device, DeviceId, Disk, Event, Op, Purpose, SECTOR_SHIFT, Use};
 use vfs::dev::{DeviceNode, DeviceOpen, Opened};
 use vfs::file::FileMode;
 use vfs::{
@@ -30,6 +30,7 @@ mod tests;
 const LOOP_MAJOR: u32 = 7;
 const O_ACCMODE: u32 = 3;
 const O_EXCL: u32 = 0o200;
+const O_NONBLOCK: u32 = 0o4000;
 const SEEK_DATA: u32 = 3;
 
 const BLKROSET: u32 = 0x125d;
@@ -96,6 +97,15 @@ pub fn source_of(request: &MountRequest<'_>) -> Result<Arc<Device>> {
     }
 }
 
+/// man 2 open, O_NONBLOCK: a drive can be asked without a medium in it.
+fn purpose(flags: u32) -> Purpose {
+    match flags & O_ACCMODE {
+        _ if flags & O_NONBLOCK != 0 => Purpose::Look,
+        0 => Purpose::Read,
+        _ => Purpose::Write,
+    }
+}
+
 struct Opener;
 
 impl DeviceOpen for Opener {
@@ -108,6 +118,7 @@ impl DeviceOpen for Opener {
     ) -> Result<Opened> {
         let id = DeviceId { major: dev.major(), minor: dev.minor() };
         let device = block::by_id(id).ok_or(Errno::ENXIO)?;
+        device.prepare(purpose(flags))?;
         if flags & O_ACCMODE != 0 && device.is_read_only() {
             return Err(Errno::EACCES);
         }
@@ -304,7 +315,7 @@ impl FileOps for BlockFile {
                 device.discard(start / 512, len / 512)?;
                 Ok(0)
             }
-            HDIO_GETGEO => {
+            HDIO_GETGEO if !limits.removable => {
                 let start = device.partition().map_or(0, |partition| partition.start);
                 let cylinders = (device.sectors() / (255 * 63)).min(u64::from(u16::MAX)) as u16;
                 // struct hd_geometry: heads, sectors, cylinders, then the start as a long.
@@ -313,7 +324,14 @@ impl FileOps for BlockFile {
                 user::write_val(VirtAddr::new(arg as u64 + 8), &start)?;
                 Ok(0)
             }
-            _ => device.driver().ioctl(cmd, arg),
+            _ => {
+                let asker = Asker {
+                    users: device.users(),
+                    may_administer: ctx.creds.require(Cap::SYS_ADMIN).is_ok(),
+                    may_do_raw_io: ctx.creds.require(Cap::SYS_RAWIO).is_ok(),
+                };
+                device.driver().ioctl(asker, cmd, arg)
+            }
         }
     }
 
@@ -358,6 +376,7 @@ fn driver_name(device: &Device) -> &'static str {
         1 => "ramdisk",
         LOOP_MAJOR => "loop",
         8 => "sd",
+        11 => "sr",
         254 => "virtblk",
         _ => "blkext",
     }

@@ -146,6 +146,8 @@ impl FileSystemType for Iso9660 {
         }
         let mut options = Options::parse(request.data)?;
         if request.flags & MS_RDONLY == 0 {
+            // A drive has its own word for who would write.
+            device.prepare(block::Purpose::Write)?;
             return Err(Errno::EACCES);
         }
         let claim = device.claim()?;

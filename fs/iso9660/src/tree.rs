@@ -464,12 +464,14 @@ impl Backing for Contents {
         let first = run.first() << PAGE_SHIFT;
         let pages = run.pages().to_vec();
         let len = pages.len() << PAGE_SHIFT;
+        // A drive moves whole blocks of its own.
+        let unit = self.device.block_size().clamp(512, PAGE_SIZE as u32) as usize;
         let join = Arc::new(Join {
             left: AtomicUsize::new(1),
             failed: AtomicBool::new(false),
             run: spin::Mutex::new(Some(run)),
         });
-        // The tails of pages behind the end are zeros, and so is what the device puts there with the last sector.
+        // The tails of pages behind the end are zeros, and so is what the device puts there with the last block.
         let mut at = 0;
         while at < len {
             let Some((extent, within)) = self.find(first + at as u64) else {
@@ -478,14 +480,14 @@ impl Backing for Contents {
             };
             let bytes = (extent.len - within).min((len - at) as u64) as usize;
             // Extents before the last end with a block, and pages begin with one.
-            if !(at | within as usize).is_multiple_of(512) {
+            if !(at | within as usize).is_multiple_of(unit) {
                 join.failed.store(true, Ordering::Relaxed);
                 break;
             }
             let told = join.clone();
             join.left.fetch_add(1, Ordering::Relaxed);
             let tail = pages.clone();
-            let (end, rounded) = (at + bytes, (at + bytes).next_multiple_of(512));
+            let (end, rounded) = (at + bytes, (at + bytes).next_multiple_of(unit));
             let mut bio = Bio::new(Op::Read, (extent.at + within) >> SECTOR_SHIFT, move |result| {
                 zero(&tail, end, rounded - end);
                 told.part_done(result);

@@ -395,7 +395,7 @@ impl block::Driver for Drive {
     }
 
     /// What nobody knows is an invalid argument to a loop device, and not to the terminal that it is not.
-    fn ioctl(&self, _command: u32, _argument: usize) -> Result<usize> {
+    fn ioctl(&self, _: block::Asker, _command: u32, _argument: usize) -> Result<usize> {
         Err(Errno::EINVAL)
     }
 
