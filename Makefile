@@ -9,7 +9,7 @@ all: build
 build:
 	@$(CARGO) xtask build
 
-# ROOTFS= CMD= SMP= MEM= DISK=virtio|nvme ACCEL= APPEND= NET=user HOSTFWD=8080:80 INIT= INITRD= BOOT=bios|pvh DEBUG=1
+# ROOTFS= CMD= SMP= MEM= DISK=virtio|nvme|ahci|ram ACCEL= APPEND= NET=user HOSTFWD=8080:80 INIT= INITRD= BOOT=bios|pvh DEBUG=1
 export FORMAT ROOTFS CMD SMP MEM DISK DISK_SIZE ACCEL CPU APPEND NET HOSTFWD INIT INITRD KERNEL BOOT IMAGE DEBUG QEMU_ARGS FOLDED
 run: run-machine
 	$(exit-with $(TARGET)/run-status)@read status < $(TARGET)/run-status.$$PPID; \

@@ -16,7 +16,7 @@ const DEFAULT_PROGRAMS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/b
 /// The program of an initial RAM disk, when the command line names none.
 const RAM_DISK_PROGRAM: &str = "/init";
 /// Words of the command line that mean something to the kernel and are not passed to init.
-const KNOWN: [&str; 25] = [
+const KNOWN: [&str; 26] = [
     "console",
     "root",
     "rootfstype",
@@ -42,6 +42,7 @@ const KNOWN: [&str; 25] = [
     "debug",
     "ignore_loglevel",
     "sysrq_always_enabled",
+    "libata.fua",
 ];
 
 /// The rest of start-up, in a thread of its own.
@@ -168,6 +169,10 @@ fn devices(line: &CommandLine, mounts: &Arc<MountNamespace>) {
         nvme::forgo_fua();
     }
     nvme::init();
+    if line.value("libata.fua").is_some_and(|value| value != "0") {
+        ahci::use_fua();
+    }
+    ahci::init();
     report("pci", pci::init(&configuration_space()));
 }
 

@@ -1,15 +1,18 @@
 //! Disks and partitions: `/sys/block`, `/sys/class/block`, and the devices they hang on.
 
-use crate::functions;
 use crate::tree::Builder;
+use crate::{functions, scsi, uevents};
 use abi::{Errno, Result};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use block::{DeadlineKnobs, Device, Disk, KindStats, Scheduler};
+use alloc::vec::Vec;
+use block::partition::Partition;
+use block::{DeadlineKnobs, Device, Disk, Event, KindStats, Scheduler};
 use core::num::IntErrorKind;
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use socket::NetNamespace;
 
 pub(crate) fn add(tree: &mut Builder) {
     for disk in block::disks() {
@@ -28,6 +31,9 @@ fn place(tree: &mut Builder, disk: &Disk) -> String {
         return format!("devices/virtual/block/{name}");
     };
     let function = functions::path_of(&parent.function);
+    if let Some(scsi) = disk.whole().driver().scsi() {
+        return scsi::place(tree, name, &function, scsi);
+    }
     match parent.controller {
         Some(controller) => {
             let path = format!("{function}/{}/{}", controller.class, controller.name);
@@ -52,16 +58,17 @@ fn place(tree: &mut Builder, disk: &Disk) -> String {
 
 fn add_disk(tree: &mut Builder, disk: &Arc<Disk>, path: &str) {
     let device = disk.whole();
+    let is_removable = device.limits().removable;
     common(tree, device, path, "disk", &[]);
     tree.link(&format!("block/{}", disk.name()), path);
     for (file, text) in [
-        ("capability", "0"),
-        ("events", ""),
+        ("capability", if is_removable { "5" } else { "0" }),
+        ("events", if is_removable { "media_change eject_request" } else { "" }),
         ("events_async", ""),
         ("events_poll_msecs", "-1"),
-        ("ext_range", "256"),
+        ("ext_range", if device.id().major == 11 { "1" } else { "256" }),
         ("hidden", "0"),
-        ("removable", "0"),
+        ("removable", if is_removable { "1" } else { "0" }),
     ] {
         tree.fixed(&format!("{path}/{file}"), text);
     }
@@ -69,7 +76,7 @@ fn add_disk(tree: &mut Builder, disk: &Arc<Disk>, path: &str) {
         &format!("{path}/range"),
         match device.id().major {
             259 => "0",
-            7 => "1",
+            7 | 11 => "1",
             _ => "16",
         },
     );
@@ -175,6 +182,14 @@ fn common(tree: &mut Builder, device: &Arc<Device>, path: &str, kind: &str, more
     // Reads and writes are counted together.
     line("inflight", |device| format!("{:>8} {:>8}", device.stats().in_flight, 0));
     tree.dir(&format!("{path}/holders"));
+    tree.uevent(path, &facts(device, kind, more));
+    tree.device(path, "class/block", device.name());
+    tree.link(&format!("dev/block/{number}"), path);
+}
+
+/// The lines of a device's `uevent`.
+fn facts(device: &Device, kind: &str, more: &[String]) -> Vec<String> {
+    let id = device.id();
     let mut lines = [
         format!("MAJOR={}", id.major),
         format!("MINOR={}", id.minor),
@@ -183,19 +198,53 @@ fn common(tree: &mut Builder, device: &Arc<Device>, path: &str, kind: &str, more
     ]
     .to_vec();
     lines.extend_from_slice(more);
-    tree.uevent(path, &lines);
-    tree.device(path, "class/block", device.name());
-    tree.link(&format!("dev/block/{number}"), path);
+    lines
+}
+
+/// What a partition's `uevent` has besides.
+fn partition_facts(partition: &Partition) -> Vec<String> {
+    let mut more = [format!("PARTN={}", partition.number)].to_vec();
+    if !partition.label.is_empty() {
+        more.push(format!("PARTNAME={}", partition.label));
+    }
+    more
+}
+
+/// Tells programs of devices that come and go.
+pub(crate) fn follow() {
+    block::set_watcher(tell);
+}
+
+fn tell(event: Event, disk: &Arc<Disk>, device: &Arc<Device>) {
+    let Some(namespace) = NetNamespace::initial() else { return };
+    let path = place(&mut Builder::default(), disk);
+    let (path, mut lines) = match device.partition() {
+        Some(partition) => {
+            let path = format!("{path}/{}", device.name());
+            (path, facts(device, "partition", &partition_facts(partition)))
+        }
+        None => (path, facts(device, "disk", &[])),
+    };
+    let action = match event {
+        Event::Added => "add",
+        Event::Removed => "remove",
+        Event::Changed if device.limits().removable => {
+            lines.push(String::from("DISK_MEDIA_CHANGE=1"));
+            "change"
+        }
+        Event::Changed => {
+            lines.push(String::from("RESIZE=1"));
+            "change"
+        }
+    };
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    uevents::send(namespace, action, &path, "block", &text);
 }
 
 fn add_partition(tree: &mut Builder, device: &Arc<Device>, disk: &str) {
     let Some(partition) = device.partition() else { return };
     let path = format!("{disk}/{}", device.name());
-    let mut more = [format!("PARTN={}", partition.number)].to_vec();
-    if !partition.label.is_empty() {
-        more.push(format!("PARTNAME={}", partition.label));
-    }
-    common(tree, device, &path, "partition", &more);
+    common(tree, device, &path, "partition", &partition_facts(partition));
     tree.fixed(&format!("{path}/partition"), partition.number.to_string());
     tree.fixed(&format!("{path}/start"), partition.start.to_string());
 }

@@ -11,6 +11,7 @@ mod functions;
 mod memory;
 mod networks;
 mod nodes;
+mod scsi;
 mod system;
 mod tree;
 mod uevents;
@@ -55,6 +56,7 @@ impl FileSystemType for Sys {
 /// Makes the type known to `mount(2)`.
 pub fn init() {
     vfs::register_file_system(&Sys);
+    disks::follow();
     beside::init();
 }
 

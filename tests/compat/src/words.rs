@@ -383,6 +383,7 @@ pub(crate) const BOOT_PARAMETERS: &[&str] = &[
     "isolcpus",
     "kaslr",
     "log_buf_len",
+    "libata.fua",
     "loglevel",
     "maxcpus",
     "mem",

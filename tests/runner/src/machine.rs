@@ -37,6 +37,18 @@ pub(crate) enum Disk {
     Virtio,
     /// NVMe: `/dev/nvme0n1`.
     Nvme,
+    /// The machine's own AHCI controller: `/dev/sda`. Debian's cloud kernel has no driver for it.
+    Ahci,
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Disk::Virtio => "virtio",
+            Disk::Nvme => "nvme",
+            Disk::Ahci => "ahci",
+        })
+    }
 }
 
 /// CPUs, memory and disk of a virtual machine.
@@ -51,13 +63,14 @@ impl FromStr for Shape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Shape, String> {
-        let wrong = || format!("a shape is CPUS:MIB:virtio|nvme, not {text:?}");
+        let wrong = || format!("a shape is CPUS:MIB:virtio|nvme|ahci, not {text:?}");
         let mut parts = text.split(':');
         let mut number = || parts.next().and_then(|p| p.parse().ok()).ok_or_else(wrong);
         let (cpus, memory_mib) = (number()?, number()?);
         let disk = match parts.next() {
             Some("virtio") => Disk::Virtio,
             Some("nvme") | None => Disk::Nvme,
+            Some("ahci") => Disk::Ahci,
             _ => return Err(wrong()),
         };
         Ok(Shape { cpus, memory_mib, disk })
@@ -66,8 +79,7 @@ impl FromStr for Shape {
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let disk = if self.disk == Disk::Nvme { "nvme" } else { "virtio" };
-        write!(f, "{} CPUs, {} MiB, {disk}", self.cpus, self.memory_mib)
+        write!(f, "{} CPUs, {} MiB, {}", self.cpus, self.memory_mib, self.disk)
     }
 }
 
@@ -208,6 +220,7 @@ fn qemu(
     let (device, root) = match shape.disk {
         Disk::Virtio => ("virtio-blk-pci,drive=d", "/dev/vda"),
         Disk::Nvme => ("nvme,drive=d,serial=1", "/dev/nvme0n1"),
+        Disk::Ahci => ("ide-hd,drive=d", "/dev/sda"),
     };
     let (image, extra) = match kernel {
         // What our kernel always has and Debian's configuration leaves out.

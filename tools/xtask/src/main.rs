@@ -52,6 +52,7 @@ mod test_oracle;
 mod test_power;
 mod test_powercuts;
 mod test_root;
+mod test_sata;
 mod test_shell;
 mod test_stress;
 mod test_sysrq;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 pub(crate) enum Disk {
     Virtio,
     Nvme,
+    Ahci,
     /// No disk: the root is unpacked from an initial ramdisk.
     Ram,
 }
@@ -36,7 +37,7 @@ pub(crate) struct Options {
     pub(crate) cpus: u32,
     /// `MEM`: memory as QEMU takes it.
     pub(crate) memory: String,
-    /// `DISK`: virtio, nvme, or ram (no disk: an initial ramdisk).
+    /// `DISK`: virtio, nvme, ahci, or ram (no disk: an initial ramdisk).
     pub(crate) disk: Disk,
     /// `DISK_SIZE`: size of a root image that is made.
     pub(crate) disk_size: String,
@@ -85,8 +86,9 @@ impl Options {
         let disk = match text("DISK").as_deref() {
             None | Some("virtio") => Disk::Virtio,
             Some("nvme") => Disk::Nvme,
+            Some("ahci") => Disk::Ahci,
             Some("ram") => Disk::Ram,
-            Some(other) => return Err(format!("DISK={other}: virtio, nvme or ram").into()),
+            Some(other) => return Err(format!("DISK={other}: virtio, nvme, ahci or ram").into()),
         };
         let entry = match text("BOOT").as_deref() {
             None | Some("bios") => Entry::Bios,

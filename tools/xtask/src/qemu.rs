@@ -71,6 +71,8 @@ pub(crate) fn machine(options: &Options, kernel: &Path, image: &Path, control: &
         Disk::Nvme => {
             (Some("nvme,drive=root,serial=1"), "root=/dev/nvme0n1 rootfstype=ext4 rw init")
         }
+        // On q35 the controller is built in.
+        Disk::Ahci => (Some("ide-hd,drive=root"), "root=/dev/sda rootfstype=ext4 rw init"),
         Disk::Ram => (None, "rdinit"),
     };
     let init = options.init.as_deref().unwrap_or(guest::INIT_PATH);

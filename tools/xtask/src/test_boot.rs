@@ -98,12 +98,13 @@ pub(crate) fn all(filters: &[&str]) -> Result<Tally> {
         crate::test_loaders::cases,
         crate::test_uefi::cases,
     ];
-    const ROOTS: [Cases; 6] = [
+    const ROOTS: [Cases; 7] = [
         crate::test_power::cases,
         crate::test_sysrq::cases,
         crate::test_root::cases,
         crate::test_network::cases,
         crate::test_disks::cases,
+        crate::test_sata::cases,
         crate::test_systemd::cases,
     ];
     build(Profile::Release)?;

@@ -103,9 +103,11 @@ fn uefi(_: &str) -> Result {
 }
 
 fn cd(_: &str) -> Result {
-    let cd = make(Format::Iso, "echo \"on a $(findmnt -n -o FSTYPE /)\"", &[])?;
+    let script = "echo \"on a $(findmnt -n -o FSTYPE /)\"\n\
+                  mount -r /dev/sr0 /mnt && [ -s /mnt/boot/vmlinuz ] && echo 'the CD is read'";
+    let cd = make(Format::Iso, script, &[])?;
     let log = log_of(&mut machine(&cd, "ide-cd,drive=disk"))?;
-    check(&log, &["on a rootfs"], None)
+    check(&log, &["on a rootfs", "the CD is read"], None)
 }
 
 fn rpm(release: &str) -> Result {
