@@ -5,7 +5,7 @@
 //! | variable   | what                                                                        |
 //! |------------|-----------------------------------------------------------------------------|
 //! | `CUTS=`    | moments of each machine (500)                                                |
-//! | `SHAPE=`   | CPUs and disk, as `4:virtio` or `1:nvme`; all four without it                 |
+//! | `SHAPE=`   | CPUs and disk, as `4:virtio`, `1:nvme` or `4:ahci`; all six without it         |
 //! | `MODE=`    | `ordered`, `writeback` or `journal`; all three without it                     |
 //! | `SECONDS=` | how long the load works (20)                                                 |
 //! | `SEED=`    | another load, other moments                                                  |
@@ -33,7 +33,8 @@ const SEED: u64 = 0x70_6f77_6572;
 /// What the guest prints when nothing went wrong.
 const DONE: &str = "powerload: done";
 const MODES: [&str; 3] = ["ordered", "writeback", "journal"];
-const SHAPES: [(u32, &str); 4] = [(1, "virtio"), (4, "virtio"), (1, "nvme"), (4, "nvme")];
+const SHAPES: [(u32, &str); 6] =
+    [(1, "virtio"), (4, "virtio"), (1, "nvme"), (4, "nvme"), (1, "ahci"), (4, "ahci")];
 
 /// A machine and what happens to it.
 #[derive(Clone, Debug)]
@@ -121,9 +122,9 @@ pub(crate) fn run() -> Result<u8> {
 }
 
 fn shape(text: &str) -> Result<(u32, String)> {
-    let wrong = || format!("SHAPE={text}: CPUS:virtio or CPUS:nvme");
+    let wrong = || format!("SHAPE={text}: CPUS:virtio, CPUS:nvme or CPUS:ahci");
     let (cpus, disk) = text.split_once(':').ok_or_else(wrong)?;
-    if !["virtio", "nvme"].contains(&disk) {
+    if !["virtio", "nvme", "ahci"].contains(&disk) {
         return Err(wrong().into());
     }
     Ok((cpus.parse().map_err(|_| wrong())?, disk.to_owned()))
@@ -224,6 +225,7 @@ fn one(case: &Case, kernel: &Path, archive: &Path, directory: &Path) -> Result {
 fn boot(case: &Case, kernel: &Path, archive: &Path, disk: &Path, log: &Path) -> Result<String> {
     let (device, name) = match case.disk.as_str() {
         "nvme" => ("nvme,drive=logged,serial=1", "/dev/nvme0n1"),
+        "ahci" => ("ide-hd,drive=logged", "/dev/sda"),
         _ => ("virtio-blk-pci,drive=logged", "/dev/vda"),
     };
     // QEMU 7.2's NVMe controller takes a write that has to be durable by itself (FUA) for a plain one: there is none
