@@ -79,6 +79,13 @@ pub trait InodeOps: Any + Send + Sync {
         Err(Errno::ENOTDIR)
     }
 
+    /// The one spelling that the dentry cache keeps of `name`, if that is there under another: so
+    /// that a file has one dentry, however it is asked for. Called with
+    /// [`InodeFlags::FOLDS_NAMES`], the directory's lock held, before a look-up and after a change.
+    fn canonical_name(&self, dir: &Inode, name: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Makes a file, directory, link or node. Directory locked exclusively, `name` is absent.
     /// Updates the directory's times and link count.
     fn create(&self, dir: &Arc<Inode>, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Inode>> {
@@ -170,6 +177,11 @@ pub trait InodeOps: Any + Send + Sync {
     /// A permission rule of its own. Called with [`InodeFlags::OWN_PERMISSION`].
     fn permission(&self, inode: &Inode, access: Access, creds: &Creds) -> Result<()> {
         crate::perm::generic_permission(inode, access, creds)
+    }
+
+    /// Whether `creds`, who do not own the file, may all the same set its times to others than now.
+    fn may_set_times(&self, inode: &Inode, creds: &Creds) -> bool {
+        false
     }
 
     /// The value of an extended attribute, by full name (`user.x`): copies what fits into `value`

@@ -302,6 +302,8 @@ bitflags! {
         const DEFAULT_ACL = 1 << 18;
         /// Somebody holds a lease.
         const LEASED = 1 << 19;
+        /// A directory whose names have several spellings: [`crate::InodeOps::canonical_name`].
+        const FOLDS_NAMES = 1 << 20;
     }
 }
 

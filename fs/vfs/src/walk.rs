@@ -490,8 +490,18 @@ pub(crate) fn lookup_locked(
     if let Some(dentry) = cached(dir, inode, name, hash) {
         return Ok(Some(dentry));
     }
-    if name.len() > NAME_MAX {
+    if name.len() > NAME_MAX && name.len() > inode.sb().name_max as usize {
         return Err(Errno::ENAMETOOLONG);
+    }
+    let spelling = spelling(inode, name);
+    let (name, hash) = match &spelling {
+        Some(spelling) => (&spelling[..], dcache::hash_name(spelling)),
+        None => (name, hash),
+    };
+    if spelling.is_some()
+        && let Some(dentry) = cached(dir, inode, name, hash)
+    {
+        return Ok(Some(dentry));
     }
     if inode.has(InodeFlags::DEAD) {
         return Err(Errno::ENOENT);
@@ -501,6 +511,15 @@ pub(crate) fn lookup_locked(
         return Ok(None);
     }
     Ok(Some(dcache::insert(dir, name, hash, found)))
+}
+
+/// The name under which the dentry cache keeps what `name` means in a directory, which is locked, if
+/// that is another.
+pub(crate) fn spelling(inode: &Arc<Inode>, name: &[u8]) -> Option<Vec<u8>> {
+    if !inode.has(InodeFlags::FOLDS_NAMES) {
+        return None;
+    }
+    inode.ops().canonical_name(inode, name)
 }
 
 /// The place that `name` means, from `base` (the working directory, or the directory of an `…at`

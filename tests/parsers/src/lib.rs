@@ -5,7 +5,7 @@
 //! random bytes, and sound inputs with bytes changed, cut and swapped. ACPI tables are read inside
 //! `arch` only, so its own tests do the same there.
 
-mod ext4_image;
+mod images;
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use process::seccomp::bpf;
 use vfs::{Context, Creds, KernelCaller, MountNamespace, UserNamespace};
 use zerocopy::FromBytes;
 
-pub use ext4_image::ext4;
+pub use images::{ext4, fat, squashfs};
 
 const PAGE: u64 = 4096;
 const USER_END: u64 = 1 << 47;

@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
 
 /// xorshift64.
@@ -182,10 +184,9 @@ fn nested_compression_ends() {
     assert_eq!(parsers::initramfs(&bytes), Err(initramfs::Error::Nested));
 }
 
-/// An image with the names that [`parsers::ext4`] looks for.
-fn ext4_image(options: &str) -> Vec<u8> {
-    let base =
-        std::env::temp_dir().join(format!("damage-{}-{}", std::process::id(), options.len()));
+/// An image of a folder with the names that [`parsers::ext4`] and the like look for, which `make` makes.
+fn image(kind: &str, make: impl FnOnce(&Path, &Path)) -> Vec<u8> {
+    let base = std::env::temp_dir().join(format!("damage-{}-{kind}", std::process::id()));
     let (source, image) = (base.with_extension("dir"), base.with_extension("img"));
     std::fs::create_dir_all(source.join("dir/sub")).unwrap();
     std::fs::write(source.join("dir/big"), vec![5; 300_000]).unwrap();
@@ -193,13 +194,47 @@ fn ext4_image(options: &str) -> Vec<u8> {
         std::fs::write(source.join(format!("dir/sub/name-{n}")), b"x").unwrap();
     }
     let _ = std::os::unix::fs::symlink("dir/big", source.join("link"));
-    let mut command = Command::new("mke2fs");
-    command.arg("-qF").args(options.split_whitespace()).arg("-d").arg(&source).arg(&image);
-    assert!(command.arg("2M").status().unwrap().success());
+    make(&source, &image);
     let bytes = std::fs::read(&image).unwrap();
     std::fs::remove_dir_all(&source).unwrap();
     std::fs::remove_file(&image).unwrap();
     bytes
+}
+
+fn run(program: &str, arguments: &[&OsStr]) {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn ext4_image(options: &str) -> Vec<u8> {
+    image(&format!("ext4-{}", options.len()), |source, image| {
+        let mut arguments: Vec<&OsStr> = vec!["-qF".as_ref()];
+        arguments.extend(options.split_whitespace().map(OsStr::new));
+        arguments.extend(["-d".as_ref(), source.as_os_str(), image.as_os_str(), "2M".as_ref()]);
+        run("mke2fs", &arguments);
+    })
+}
+
+fn fat_image(width: &str, kib: u64) -> Vec<u8> {
+    image(&format!("fat-{width}"), |source, image| {
+        std::fs::File::create(image).unwrap().set_len(kib << 10).unwrap();
+        run("mkfs.vfat", &["-s1".as_ref(), "-F".as_ref(), width.as_ref(), image.as_os_str()]);
+        let dir = source.join("dir");
+        run(
+            "mcopy",
+            &["-i".as_ref(), image.as_os_str(), "-s".as_ref(), dir.as_ref(), "::".as_ref()],
+        );
+    })
+}
+
+fn squashfs_image(options: &str) -> Vec<u8> {
+    image(&format!("squashfs-{}", options.len()), |source, image| {
+        let mut arguments = vec![source.as_os_str(), image.as_os_str()];
+        arguments.extend(options.split_whitespace().map(OsStr::new));
+        arguments.extend(["-quiet", "-no-progress"].map(OsStr::new));
+        run("mksquashfs", &arguments);
+    })
 }
 
 /// Without checksums damage reaches the parsers; with them it is found first.
@@ -210,4 +245,17 @@ fn ext4_images() {
         ext4_image("-t ext4 -b 1024"),
     ];
     survive(60, 64 << 10, &seeds, |bytes| parsers::ext4(bytes.to_vec()));
+}
+
+#[test]
+fn fat_images() {
+    let seeds = [fat_image("12", 1440), fat_image("16", 4 << 10)];
+    survive(60, 64 << 10, &seeds, |bytes| parsers::fat(bytes.to_vec()));
+}
+
+#[test]
+fn squashfs_images() {
+    let seeds = ["-noI -noF -noX -b 4096", "-b 4096", "-comp xz", "-comp zstd", "-comp lz4"];
+    let seeds = seeds.map(squashfs_image);
+    survive(100, 96, &seeds, |bytes| parsers::squashfs(bytes.to_vec()));
 }

@@ -50,6 +50,9 @@ pub(crate) fn run() -> Result<u8> {
         ("xz", "xz-utils"),
         ("zstd", "zstd"),
         ("xorriso", "xorriso"),
+        ("mkfs.vfat", "dosfstools"),
+        ("mcopy", "mtools"),
+        ("mksquashfs", "squashfs-tools"),
     ])?;
     ensure_components()?;
     for together in STEPS {

@@ -125,7 +125,9 @@ pub fn set_times(ctx: &Context<'_>, path: &Path, atime: NewTime, mtime: NewTime)
         }
     } else {
         not_frozen(&inode)?;
-        if !perm::is_owner_or_capable(&inode, ctx.creds) {
+        if !perm::is_owner_or_capable(&inode, ctx.creds)
+            && !inode.ops().may_set_times(&inode, ctx.creds)
+        {
             return Err(Errno::EPERM);
         }
     }

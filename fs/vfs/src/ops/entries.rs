@@ -17,7 +17,7 @@ use crate::notify;
 use crate::path::Path;
 use crate::perm::{self, Victim};
 use crate::types::*;
-use crate::walk::{Last, LastName, Walk, lookup_locked, walk, walk_parent};
+use crate::walk::{Last, LastName, Walk, lookup_locked, spelling, walk, walk_parent};
 
 /// Finds the place for something new: its directory and name. `EEXIST` for `.`, `..` and `/`.
 fn place(ctx: &Context<'_>, base: &Path, name: &[u8]) -> Result<(Path, LastName)> {
@@ -60,11 +60,13 @@ pub(super) fn enter(
     last: &LastName,
     inode: Arc<Inode>,
 ) -> Arc<Dentry> {
-    match negative {
-        Some(dentry) => {
-            dcache::instantiate(&dentry, inode);
-            dentry
-        }
+    if let Some(dentry) = negative {
+        dcache::instantiate(&dentry, inode);
+        return dentry;
+    }
+    let parent = dir.inode();
+    match parent.and_then(|parent| spelling(&parent, last.name.bytes())) {
+        Some(name) => dcache::insert(dir, &name, dcache::hash_name(&name), Some(inode)),
         None => dcache::insert(dir, last.name.bytes(), last.hash, Some(inode)),
     }
 }

@@ -20,7 +20,7 @@ use crate::notify;
 use crate::path::Path;
 use crate::perm::{self, Victim};
 use crate::types::*;
-use crate::walk::{LastName, Walk, lookup_locked, walk_parent};
+use crate::walk::{LastName, Walk, lookup_locked, spelling, walk_parent};
 
 /// `renameat2(2)`.
 pub fn rename(
@@ -134,7 +134,7 @@ impl Sides<'_> {
             return Err(Errno::EBUSY);
         }
         self.call(from_dir, to_dir, &moved, replaced.as_ref())?;
-        let freed = self.update_cache(from_dir, &source, target, exchange);
+        let freed = self.update_cache((from_dir, to_dir), &source, target, exchange);
         Ok(Done { moved, replaced, _freed: freed, nothing: false })
     }
 
@@ -198,7 +198,7 @@ impl Sides<'_> {
 
     fn update_cache(
         &self,
-        from_dir: &Arc<Inode>,
+        (from_dir, to_dir): (&Arc<Inode>, &Arc<Inode>),
         source: &Arc<Dentry>,
         target: Option<Arc<Dentry>>,
         exchange: bool,
@@ -219,7 +219,9 @@ impl Sides<'_> {
                 dcache::unhash(&target)
             };
         }
-        dcache::relocate(source, &self.to.dentry, self.to_last.name.bytes());
+        let spelling = spelling(to_dir, self.to_last.name.bytes());
+        let name = spelling.as_deref().unwrap_or(self.to_last.name.bytes());
+        dcache::relocate(source, &self.to.dentry, name);
         let whiteout = self.flags.contains(RenameFlags::WHITEOUT);
         if !whiteout && keeps_negative(from_dir) {
             let (name, hash) = (self.from_last.name.bytes(), self.from_last.hash);

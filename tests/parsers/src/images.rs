@@ -1,21 +1,38 @@
-//! A damaged ext4 image: mounted, walked, read, changed, unmounted.
+//! A damaged image of a file system: mounted, walked, read, changed, unmounted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use arch::uio::{Sink, Source};
 use block::memory::MemoryDrive;
-use block::{Disk, Limits};
+use block::{Device, Disk, Limits};
 use pagecache::ReadAhead;
-use vfs::{DeviceNumber, FileKind, Inode, NewInode, Time};
+use vfs::{DeviceNumber, FileKind, Inode, NewInode, SuperBlock, Time};
 
 /// Names that the tests put into their images.
 const NAMES: [&[u8]; 6] = [b"dir", b"big", b"sub", b"link", b"lost+found", b"name-7"];
 /// How much of a file is read.
 const READ_LEN: usize = 64 << 10;
 
-/// Mounts an image and does what a program might do to a few of its files; whether all of that worked.
+type Mount = fn(&Arc<Device>, u64, &[u8]) -> abi::Result<Arc<SuperBlock>>;
+
+/// Mounts an ext4 image and does what a program might do to a few of its files; whether all of that
+/// worked.
 pub fn ext4(bytes: Vec<u8>) -> bool {
+    try_image(bytes, ::ext4::mount, change, NAMES.len())
+}
+
+/// The same for a FAT image, which has neither links nor a place for what was lost.
+pub fn fat(bytes: Vec<u8>) -> bool {
+    try_image(bytes, ::fat::mount, change, NAMES.len() - 2)
+}
+
+/// The same for a squashfs image, which cannot be changed.
+pub fn squashfs(bytes: Vec<u8>) -> bool {
+    try_image(bytes, ::squashfs::mount, |_| true, NAMES.len() - 1)
+}
+
+fn try_image(bytes: Vec<u8>, mount: Mount, change: fn(&Arc<Inode>) -> bool, names: usize) -> bool {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     frames::init_host(512 << 20);
     let sectors = bytes.len() as u64 / 512;
@@ -23,10 +40,10 @@ pub fn ext4(bytes: Vec<u8>) -> bool {
     let drive = MemoryDrive::new(bytes, Limits::default());
     let Ok(disk) = Disk::add(&format!("damaged{number}"), drive, sectors) else { return false };
     let mut is_sound = false;
-    if let Ok(sb) = ::ext4::mount(disk.whole(), 0, b"") {
+    if let Ok(sb) = mount(disk.whole(), 0, b"") {
         if let Some(root) = sb.root().ok().and_then(|root| root.inode()) {
             let found = visit(&root, 0);
-            is_sound = change(&root) && found == NAMES.len();
+            is_sound = change(&root) && found == names;
         }
         sb.ops().put_super(&sb);
     }
