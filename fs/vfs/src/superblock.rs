@@ -254,8 +254,14 @@ impl SuperBlock {
 
     /// The options of `/proc/mounts` that belong to the super block, from `rw` on.
     pub fn show(&self, out: &mut dyn Write) -> fmt::Result {
+        out.write_str(if self.is_read_only() { "ro" } else { "rw" })?;
+        self.show_flags(out)?;
+        self.ops.show_options(self, out)
+    }
+
+    /// Those that every file system has, each with a leading comma.
+    pub(crate) fn show_flags(&self, out: &mut dyn Write) -> fmt::Result {
         let flags = self.flags();
-        out.write_str(if flags & MS_RDONLY != 0 { "ro" } else { "rw" })?;
         for (flag, name) in [
             (MS_SYNCHRONOUS, ",sync"),
             (MS_DIRSYNC, ",dirsync"),
@@ -266,7 +272,7 @@ impl SuperBlock {
                 out.write_str(name)?;
             }
         }
-        self.ops.show_options(self, out)
+        Ok(())
     }
 }
 

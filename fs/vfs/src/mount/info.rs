@@ -74,13 +74,6 @@ fn flags(out: &mut dyn Write, flags: u64) -> fmt::Result {
     Ok(())
 }
 
-/// Everything behind `rw` or `ro` in the super block's own options.
-fn super_options(out: &mut dyn Write, mount: &Mount) -> fmt::Result {
-    let mut text = alloc::string::String::new();
-    mount.sb.show(&mut text)?;
-    out.write_str(text.get(2..).unwrap_or(""))
-}
-
 /// The lines of `/proc/PID/mounts`.
 pub fn write_mounts(ns: &MountNamespace, root: &Path, out: &mut dyn Write) -> fmt::Result {
     for line in mount_lines(ns, root) {
@@ -89,9 +82,10 @@ pub fn write_mounts(ns: &MountNamespace, root: &Path, out: &mut dyn Write) -> fm
         out.write_char(' ')?;
         escaped(out, &line.place)?;
         write!(out, " {} {}", mount.sb.fs_type, if mount.is_read_only() { "ro" } else { "rw" })?;
-        // fs/proc order: the super block's generic words, the mount's flags, the type's options.
+        // Linux's order: the super block's generic words, the mount's flags, the type's options.
+        mount.sb.show_flags(out)?;
         flags(out, mount.flags())?;
-        super_options(out, mount)?;
+        mount.sb.ops().show_options(&mount.sb, out)?;
         out.write_str(" 0 0\n")?;
     }
     Ok(())
