@@ -1,5 +1,7 @@
 //! Reading directories, `getdents(2)`.
 
+use alloc::vec;
+
 use crate::Cx;
 use crate::fsctx::*;
 use abi::{Errno, Result};
@@ -35,35 +37,45 @@ fn put<const LEN: usize>(record: &mut [u8], at: usize, bytes: [u8; LEN]) {
     }
 }
 
-impl Records {
-    /// Lays a record out; its length.
-    fn pack(&mut self, entry: &vfs::DirEntry<'_>) -> Option<usize> {
-        let head = if self.wide { HEAD } else { HEAD - 1 };
-        let end = head + entry.name.len();
-        let need = (end + 1 + usize::from(!self.wide)).next_multiple_of(8);
-        let record = self.record.get_mut(..need)?;
-        put(record, 0, entry.ino.to_le_bytes());
-        put(record, 8, entry.next.to_le_bytes());
-        put(record, 16, (need as u16).to_le_bytes());
-        put(record, 18, [entry.kind]);
-        record.get_mut(head..end)?.copy_from_slice(entry.name);
-        record.get_mut(end..)?.fill(0);
-        if !self.wide {
-            put(record, need - 1, [entry.kind]);
-        }
-        Some(need)
+/// Lays a record out in the bytes that there are; its length.
+#[inline(always)]
+fn pack(record: &mut [u8], wide: bool, entry: &vfs::DirEntry<'_>) -> Option<usize> {
+    let head = if wide { HEAD } else { HEAD - 1 };
+    let end = head + entry.name.len();
+    let need = (end + 1 + usize::from(!wide)).next_multiple_of(8);
+    let record = record.get_mut(..need)?;
+    put(record, 0, entry.ino.to_le_bytes());
+    put(record, 8, entry.next.to_le_bytes());
+    put(record, 16, (need as u16).to_le_bytes());
+    put(record, 18, [entry.kind]);
+    record.get_mut(head..end)?.copy_from_slice(entry.name);
+    record.get_mut(end..)?.fill(0);
+    if !wide {
+        put(record, need - 1, [entry.kind]);
     }
+    Some(need)
 }
-impl vfs::DirSink for Records {
-    fn emit(&mut self, entry: &vfs::DirEntry<'_>) -> bool {
-        let Some(need) = self.pack(entry) else { return false };
+
+impl Records {
+    /// Takes an entry whose name is longer than those of most file systems can be.
+    #[cold]
+    fn emit_long(&mut self, entry: &vfs::DirEntry<'_>) -> bool {
+        let mut record = vec![0; entry.name.len() + 2 * HEAD];
+        let Some(need) = pack(&mut record, self.wide, entry) else { return false };
+        self.give(need, Some(&record))
+    }
+
+    /// Passes the first `need` bytes of a record on, if there is room: of `long`, or of that at hand.
+    #[inline(always)]
+    fn give(&mut self, need: usize, long: Option<&[u8]>) -> bool {
         if need > self.left {
             if self.done == 0 {
                 self.error = Some(Errno::EINVAL);
             }
             return false;
         }
-        if user::copy_to_user(self.at, self.record.get(..need).unwrap_or_default()).is_err() {
+        let record = long.unwrap_or(&self.record);
+        if user::copy_to_user(self.at, record.get(..need).unwrap_or_default()).is_err() {
             self.error = Some(Errno::EFAULT);
             return false;
         }
@@ -71,6 +83,15 @@ impl vfs::DirSink for Records {
         self.left -= need;
         self.done += need;
         true
+    }
+}
+
+impl vfs::DirSink for Records {
+    fn emit(&mut self, entry: &vfs::DirEntry<'_>) -> bool {
+        match pack(&mut self.record, self.wide, entry) {
+            Some(need) => self.give(need, None),
+            None => self.emit_long(entry),
+        }
     }
 }
 
