@@ -116,6 +116,8 @@ fn file_systems(info: &BootInfo) {
     tmpfs::init();
     ext4::init();
     iso9660::init();
+    fat::init();
+    squashfs::init();
     anon::pipe::init();
     socket::trees::init();
     unix::init();

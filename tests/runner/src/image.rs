@@ -139,7 +139,7 @@ fn add_programs(oracle: &Path, programs: &Path) -> Result<(), String> {
 }
 
 /// What ours has built in and Debian's kernel loads: a case loads it with `insmod`, which ours refuses.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 17] = [
     "fs/binfmt_misc.ko",
     "drivers/net/veth.ko",
     "drivers/net/dummy.ko",
@@ -150,6 +150,13 @@ const MODULES: [&str; 10] = [
     "drivers/block/loop.ko",
     "drivers/cdrom/cdrom.ko",
     "fs/isofs/isofs.ko",
+    "fs/fat/fat.ko",
+    "fs/fat/vfat.ko",
+    "fs/fat/msdos.ko",
+    "fs/nls/nls_cp437.ko",
+    "fs/nls/nls_ascii.ko",
+    "fs/nls/nls_iso8859-1.ko",
+    "fs/squashfs/squashfs.ko",
 ];
 
 /// Copies modules of the kernel that ours is compared with.
