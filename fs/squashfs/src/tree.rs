@@ -81,12 +81,19 @@ impl Image {
         if let Some(inode) = self.inodes.get(stored.ino.into()) {
             return Ok(inode);
         }
-        Ok(self.inodes.insert(self.build(sb, stored)))
+        Ok(self.inodes.insert(self.build(sb, stored)?))
     }
 
-    fn build(self: &Arc<Self>, sb: &Arc<SuperBlock>, stored: Stored) -> Arc<Inode> {
+    fn build(self: &Arc<Self>, sb: &Arc<SuperBlock>, stored: Stored) -> Result<Arc<Inode>> {
         let time = Time::new(stored.mtime.into(), 0);
-        let kept = stored.size - stored.sparse;
+        let kept = match stored.kind {
+            FileKind::Regular => (stored.size - stored.sparse).div_ceil(512),
+            _ => 0,
+        };
+        let attributes = match stored.xattr {
+            Some(index) => self.volume.attribute_blocks(index)?,
+            None => 0,
+        };
         let init = InodeInit {
             ino: stored.ino.into(),
             mode: stored.kind.mode_bits() | stored.mode,
@@ -96,7 +103,7 @@ impl Image {
             nlink: stored.nlink.max(1),
             rdev: stored.rdev,
             size: stored.size,
-            blocks: if stored.kind == FileKind::Regular { kept.div_ceil(512) } else { 0 },
+            blocks: kept + attributes,
             atime: time,
             mtime: time,
             ctime: time,
@@ -112,7 +119,7 @@ impl Image {
             _ => None,
         };
         let node = Node { image: self.clone(), contents: stored.contents, xattr: stored.xattr };
-        Inode::new(sb, &init, Arc::new(node), mapping)
+        Ok(Inode::new(sb, &init, Arc::new(node), mapping))
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) fn is_stored(name: &[u8]) -> bool {
 struct Set {
     reference: u64,
     count: u32,
+    /// Bytes of names and values.
+    len: u32,
 }
 
 impl Volume {
@@ -36,7 +38,8 @@ impl Volume {
             return Err(self.corrupt("a file has attributes that are not there"));
         }
         let entry = self.table_entry::<16>(table + 16, index.into())?;
-        let set = Set { reference: u64_at(&entry, 0), count: u32_at(&entry, 8) };
+        let (count, len) = (u32_at(&entry, 8), u32_at(&entry, 12));
+        let set = Set { reference: u64_at(&entry, 0), count, len };
         Ok((u64_at(&head, 0), set))
     }
 
@@ -66,6 +69,14 @@ impl Volume {
             return value.bytes(len, MAX_VALUE).map(Some);
         }
         Ok(None)
+    }
+
+    /// Blocks of 512 bytes that the attributes of a file take.
+    pub(crate) fn attribute_blocks(&self, index: u32) -> Result<u64> {
+        match self.sb.xattr_table {
+            Some(_) => Ok(u64::from(self.set(index)?.1.len).div_ceil(512)),
+            None => Ok(0),
+        }
     }
 
     /// The value of an attribute; `ENODATA` if the file has none of this name.
