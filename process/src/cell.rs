@@ -75,7 +75,10 @@ impl<T: Shared> SharedCell<T> {
 
 impl<T: Shared> Drop for SharedCell<T> {
     fn drop(&mut self) {
-        self.set(None);
+        // Of a thread that has ended it holds nothing any more.
+        if let Some(held) = self.0.0.get_mut() {
+            held.sharers().leave();
+        }
     }
 }
 
