@@ -77,16 +77,16 @@ fn queue(_: CpuId) -> &'static IrqLock<Queue> {
 }
 
 impl Queue {
-    /// Sets the hardware timer, if this is this processor's queue and something changed.
+    /// Sees to it that the hardware timer fires at the next instant or before, if this is this processor's queue.
+    /// One that is set for an earlier instant is left: to set it costs a hypervisor's exit at each switch, to find
+    /// nothing to do when it fires an interrupt in a while.
     fn program(&mut self) {
         let first = self.entries.keys().next().map_or(NEVER, |k| k.0);
         let wanted = first.min(self.slice_end);
-        if wanted != self.armed {
+        if wanted < self.armed {
             self.armed = wanted;
             #[cfg(target_os = "none")]
-            if wanted != NEVER {
-                arch::timer::arm(wanted);
-            }
+            arch::timer::arm(wanted);
         }
     }
 }

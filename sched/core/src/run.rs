@@ -19,7 +19,7 @@ pub(crate) use turn::{Turn, patience_ns};
 
 use crate::hooks;
 use crate::io_wait::waiting_for_io;
-use crate::policy::{Enqueue, Entity, Prev, RunQueue, Sampler, Tunables};
+use crate::policy::{Enqueue, Entity, Preemption, Prev, RunQueue, Sampler, Tunables};
 use crate::thread::{Place, Thread, state};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
@@ -325,20 +325,21 @@ fn enqueue_locked(mut cpu: Queue, thread: &Thread, target: CpuId, why: Enqueue) 
     cpu.queue.update(now);
     let entity = entity_of(thread);
     // SAFETY: on no queue, and alive while it is queued: it holds a reference to itself.
-    let preempts = unsafe {
+    let comes = unsafe {
         cpu.queue.enqueue(entity, why);
         thread.set_place(Place::Queued);
-        cpu.queue.preempts(entity)
+        cpu.queue.contend(entity)
     };
     if target == arch::cpu::id() {
-        if preempts {
+        if comes == Preemption::Now {
             arch::preempt::set_need_resched();
         // SAFETY: the current thread of a processor is alive.
         } else if let Some(current) = unsafe { cpu.current.as_ref() } {
             hooks::sched_slice_end(slice_end(&mut cpu, current));
         }
-    } else if preempts || cpu.queue.nr_waiting() == 1 {
-        // With the first that waits the other processor has to start watching its slice.
+    } else if comes != Preemption::InTurn || cpu.queue.nr_waiting() == 1 {
+        // With the first that waits the other processor has to start watching its slice, and with one that comes
+        // soon it has to end it sooner: it chooses again, sets its timer, and goes on.
         if wants_interrupt(&cpu) {
             // SAFETY: the current thread of a processor is alive.
             let is_idle = unsafe { cpu.current.as_ref() }.is_some_and(|current| current.is_idle);

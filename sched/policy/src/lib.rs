@@ -16,5 +16,5 @@ pub use account::{Account, Params, Place, Policy};
 pub use handover::{Handover, WakeCost};
 pub use ledger::{Found, Holder, Ledger, ProcessorTimes};
 pub use split::{SAMPLE_NS, Sampler, Split};
-pub use timeline::{Class, Enqueue, Queueing, Timeline};
+pub use timeline::{Class, Enqueue, Preemption, Queueing, Timeline};
 pub use tunables::Tunables;

@@ -1,6 +1,8 @@
 //! A processor in virtual time, for tests: queues are vectors, threads never sleep.
 
-use crate::{Account, Class, Enqueue, Params, Place, Policy, Queueing, Timeline, Tunables};
+use crate::{
+    Account, Class, Enqueue, Params, Place, Policy, Preemption, Queueing, Timeline, Tunables,
+};
 use std::vec::Vec;
 
 static TUNABLES: Tunables = Tunables::new();
@@ -96,10 +98,15 @@ impl Machine {
         }
     }
 
-    /// Runs for a time; the timer fires when it was set to.
+    /// Chooses anew and runs for a time.
     fn run(&mut self, ns: u64) {
-        let end = self.now + ns;
         self.choose();
+        self.run_on(ns);
+    }
+
+    /// Runs for a time; the timer fires when it was set to.
+    fn run_on(&mut self, ns: u64) {
+        let end = self.now + ns;
         while self.now < end {
             let running = self.running.map(|index| &self.accounts[index]);
             let slice = running.and_then(|account| self.line.slice_end_ns(account, self.best()));
@@ -110,6 +117,24 @@ impl Machine {
                 self.choose();
             }
         }
+    }
+
+    /// The running thread sleeps.
+    fn sleep(&mut self) -> usize {
+        self.update();
+        let sleeper = self.running.take().expect("one runs");
+        self.line.leave(&mut self.accounts[sleeper]);
+        self.choose();
+        sleeper
+    }
+
+    /// A fair thread that sleeps wakes: when it gets the processor.
+    fn wake(&mut self, sleeper: usize) -> Preemption {
+        self.update();
+        assert_eq!(self.line.arrive(&mut self.accounts[sleeper], Enqueue::Wakeup), Class::Fair);
+        self.fair.push(sleeper);
+        let running = self.running.expect("one runs");
+        self.line.contend(&self.accounts[running], &self.accounts[sleeper])
     }
 
     fn set_running_params(&mut self, params: Params) {
@@ -174,10 +199,50 @@ fn a_newcomer_waits_its_turn() {
     let new = machine.add(fair(0));
     let account = machine.accounts[new].clone();
     let running = machine.running.map(|index| machine.accounts[index].clone());
-    assert!(running.is_some_and(|running| !machine.line.preempts(&running, &account)));
+    let running = running.expect("one runs");
+    assert_eq!(machine.line.contend(&running, &account), Preemption::InTurn);
     let soldier = machine.add(realtime(Policy::Fifo, 1));
     let (running, soldier) = (&machine.accounts[0], &machine.accounts[soldier]);
-    assert!(machine.line.preempts(running, soldier));
+    assert_eq!(machine.line.contend(running, soldier), Preemption::Now);
+}
+
+#[test]
+fn who_was_picked_has_the_least_of_its_turn() {
+    let mut machine = Machine::new(&[fair(0), fair(0), fair(0)]);
+    machine.run(60_000_000);
+    let sleepers = [machine.sleep(), machine.sleep()];
+    let worker = machine.running;
+    machine.run(60_000_000);
+    // It has run for long: who slept comes at once.
+    assert_eq!(machine.wake(sleepers[0]), Preemption::Now);
+    machine.choose();
+    assert_eq!(machine.sleep(), sleepers[0]);
+    assert_eq!(machine.running, worker);
+    machine.run_on(30_000);
+    assert_eq!(machine.wake(sleepers[0]), Preemption::Soon);
+    assert_eq!(machine.wake(sleepers[1]), Preemption::InTurn);
+    // To choose again changes nothing before the end of the turn, which is the end of the slice as well.
+    machine.choose();
+    machine.run_on(69_000);
+    assert_eq!(machine.running, worker);
+    machine.run_on(2_000);
+    assert_eq!(machine.running, Some(sleepers[0]));
+}
+
+#[test]
+fn who_yields_gives_up_its_turn() {
+    let mut machine = Machine::new(&[fair(0), fair(0)]);
+    machine.run(60_000_000);
+    let sleeper = machine.sleep();
+    let worker = machine.running.expect("one runs");
+    machine.run(60_000_000);
+    assert_eq!(machine.wake(sleeper), Preemption::Now);
+    machine.choose();
+    machine.sleep();
+    assert_eq!(machine.wake(sleeper), Preemption::Soon);
+    machine.accounts[worker].yielded = true;
+    machine.choose();
+    assert_eq!(machine.running, Some(sleeper));
 }
 
 #[test]

@@ -35,6 +35,17 @@ pub enum Queueing {
     Fair,
 }
 
+/// When one that came to wait gets the processor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Preemption {
+    /// At once.
+    Now,
+    /// As soon as the running one has had the least of its turn; its slice ends then.
+    Soon,
+    /// When its turn comes, or when the slice ends that was shortened for another one.
+    InTurn,
+}
+
 /// A processor's clock, counts and shares.
 pub struct Timeline {
     number: u32,
@@ -47,6 +58,8 @@ pub struct Timeline {
     accounted_ns: u64,
     rt_period_start_ns: u64,
     rt_used_ns: u64,
+    /// One waits that gets the processor as soon as the running one has had the least of its turn.
+    is_contested: bool,
     tunables: &'static Tunables,
 }
 
@@ -64,6 +77,7 @@ impl Timeline {
             accounted_ns: 0,
             rt_period_start_ns: 0,
             rt_used_ns: 0,
+            is_contested: false,
             tunables,
         }
     }
@@ -226,20 +240,35 @@ impl Timeline {
         }
     }
 
-    /// Whether the running thread is still the one to run; its turn begins anew then.
+    /// Whether the running thread is still the one to run; its turn begins anew then, unless one waits for
+    /// the least of it to end.
     #[inline]
-    pub fn stays(&self, item: &mut Account, first: impl FnOnce() -> Option<u64>) -> bool {
+    pub fn stays(&mut self, item: &mut Account, first: impl FnOnce() -> Option<u64>) -> bool {
         let stays = if self.nr_waiting() == 0 {
             true
         } else if item.is_realtime() || self.nr_rt_waiting > 0 || item.yielded {
             false
+        } else if self.is_contested && self.turn_left_ns(item) > 0 {
+            return true;
         } else {
             first().is_none_or(|first| (item.vruntime.wrapping_sub(first) as i64) <= 0)
         };
         if stays {
-            item.run_ns_at_pick = item.run_ns;
+            self.begin_turn(item);
         }
         stays
+    }
+
+    #[inline]
+    fn begin_turn(&mut self, item: &mut Account) {
+        item.run_ns_at_pick = item.run_ns;
+        self.is_contested = false;
+    }
+
+    /// What is left of the time that fair threads that wake leave to the running one.
+    #[inline]
+    fn turn_left_ns(&self, running: &Account) -> u64 {
+        self.tunables.turn_ns().saturating_sub(running.run_ns - running.run_ns_at_pick)
     }
 
     /// The running thread stays runnable but waits: where.
@@ -289,7 +318,7 @@ impl Timeline {
             self.nr_fair_waiting -= 1;
         }
         item.place = Place::Running;
-        item.run_ns_at_pick = item.run_ns;
+        self.begin_turn(item);
         item.wait_ns += self.clock_ns.saturating_sub(item.since_ns);
         item.picks += 1;
     }
@@ -312,9 +341,27 @@ impl Timeline {
         }
     }
 
-    /// Whether one that just came to wait is to run before the running one goes on.
+    /// Whether one that just came to wait is to run before the running one goes on. A fair thread of the same
+    /// policy lets the running one have the least of its turn: two that wake each other at every step (a writer and a
+    /// reader) would switch at every step otherwise.
     #[inline]
-    pub fn preempts(&self, running: &Account, woken: &Account) -> bool {
+    pub fn contend(&mut self, running: &Account, woken: &Account) -> Preemption {
+        if !self.is_ahead_of(woken, running) {
+            return Preemption::InTurn;
+        }
+        let may_wait = !woken.is_realtime() && running.params.policy != Policy::Idle;
+        if !may_wait || self.turn_left_ns(running) == 0 {
+            return Preemption::Now;
+        }
+        if core::mem::replace(&mut self.is_contested, true) {
+            return Preemption::InTurn;
+        }
+        Preemption::Soon
+    }
+
+    /// Whether a woken thread goes before the running one.
+    #[inline]
+    fn is_ahead_of(&self, woken: &Account, running: &Account) -> bool {
         if woken.is_realtime() {
             return !running.is_realtime() || woken.params.rt_priority > running.params.rt_priority;
         }
@@ -368,7 +415,11 @@ impl Timeline {
             return (end != u64::MAX).then_some(end);
         }
         let slice = self.slice_of(running.weight, self.load, self.nr_running);
-        let mut end = self.clock_ns + slice.saturating_sub(ran);
+        let mut left = slice.saturating_sub(ran);
+        if self.is_contested {
+            left = left.min(self.turn_left_ns(running));
+        }
+        let mut end = self.clock_ns + left;
         if self.nr_rt_waiting > 0 {
             // Real time is throttled: it comes back with the next period.
             end = end.min(self.rt_period_start_ns + self.tunables.rt_period_ns());
@@ -391,6 +442,7 @@ impl Timeline {
         if self.nr_rt_waiting > 0 && !self.realtime_is_throttled() {
             return true;
         }
-        ran >= self.slice_of(running.weight, self.load, self.nr_running)
+        let turn_is_over = self.is_contested && self.turn_left_ns(running) == 0;
+        turn_is_over || ran >= self.slice_of(running.weight, self.load, self.nr_running)
     }
 }

@@ -35,6 +35,9 @@ tunables! {
     min_granularity_ns, set_min_granularity_ns = 750_000;
     /// How much further behind a woken thread must be to take over at once.
     wakeup_granularity_ns, set_wakeup_granularity_ns = 1_000_000;
+    /// How long a fair thread that was picked keeps its processor from other fair threads that wake: time for some
+    /// dozens of short calls, and less than a person or a network notices.
+    turn_ns, set_turn_ns = 100_000;
     /// A `SCHED_RR` turn.
     rr_slice_ns, set_rr_slice_ns = 100_000_000;
     /// The period over which real-time threads leave something to the others.

@@ -5,7 +5,7 @@ mod entity;
 mod rt;
 
 pub use entity::Entity;
-pub use schedpolicy::{Enqueue, Params, Policy, Sampler, Tunables};
+pub use schedpolicy::{Enqueue, Params, Policy, Preemption, Sampler, Tunables};
 
 use core::ptr::NonNull;
 use entity::ByVruntime;
@@ -187,12 +187,12 @@ impl RunQueue {
     /// # Safety
     /// The entity waits on this queue.
     #[inline]
-    pub unsafe fn preempts(&self, woken: NonNull<Entity>) -> bool {
-        let Some(current) = self.current else { return true };
+    pub unsafe fn contend(&mut self, woken: NonNull<Entity>) -> Preemption {
+        let Some(current) = self.current else { return Preemption::Now };
         // SAFETY: both are on this queue, hence valid.
         let (current, woken) =
             unsafe { (&(*current.as_ptr()).account, &(*woken.as_ptr()).account) };
-        self.line.preempts(current, woken)
+        self.line.contend(current, woken)
     }
 
     /// When the processor has to choose again if nothing else happens; `None`: never.
