@@ -1,35 +1,7 @@
 #!/bin/bash
-# Runs as init on both kernels: programs from Debian's packages, one row a line, on the second serial line:
-#
-#   GROUP<TAB>NAME<TAB>FIGURE<TAB>UNIT
-#
-# FIGURE is a number, `-` where the kernel lacks what the row needs, or `! why` where the program failed.
-# UNIT is `s`, of which less is better, or ends in `/s`, of which more is.
-#
-# A row is a function that prints the figure. It runs in a shell of its own, which is ended when it takes
-# too long, so that the others have their turn. What a row needs (files, a warm cache) it makes before it
-# starts to measure. The words in /oracle/words, one a line, select rows by parts of GROUP/NAME; without any, all run.
+# Runs as init on both kernels: programs from Debian's packages, one row a line. rows.sh tells what a row is.
 . /oracle/machine.sh
-place=/bench
-log=/run/bench.log
-# Seconds that a row may take.
-patience=150
-
-# The seconds that a command takes.
-seconds() {
-  local start=$EPOCHREALTIME
-  "$@" >&2 || return
-  awk -v start="$start" -v end="$EPOCHREALTIME" 'BEGIN { printf "%.3f\n", end - start }'
-}
-
-# The figure after the first match of a pattern in what a command prints; it is given in the last `(…)`.
-figure() {
-  local pattern=$1 output
-  shift
-  output=$("$@" 2>&1) || { echo "$output" >&2; return 1; }
-  [[ $output =~ $pattern ]] || { echo "$output" >&2; return 1; }
-  echo "${BASH_REMATCH[-1]}"
-}
+. /oracle/rows.sh
 
 # Milliseconds as seconds.
 from_milliseconds() {
@@ -75,24 +47,10 @@ stressor() {
 
 ## sqlite
 
-sqlite() { sqlite3 -batch -bail $place/base.db "$@"; }
 numbers() { echo "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < $1)"; }
-sqlite_table() {
-  rm -f $place/base.db*
-  sqlite "PRAGMA journal_mode = $1; PRAGMA synchronous = FULL;
-    CREATE TABLE t(id INTEGER PRIMARY KEY, word TEXT, number INTEGER);" >&2 && sync
-}
 sqlite_insert() {
   sqlite_table DELETE && seconds sqlite "BEGIN; CREATE INDEX by_word ON t(word); $(numbers 20000)
     INSERT INTO t SELECT x, printf('%08x', x * 2654435761 % 4294967296), x FROM n; COMMIT;"
-}
-sqlite_commits() {
-  local i
-  sqlite_table "$1" || return
-  for ((i = 0; i < $2; i++)); do
-    echo "INSERT INTO t(word, number) VALUES('word $i', $i);"
-  done >/run/commits.sql
-  seconds sqlite ".read /run/commits.sql"
 }
 sqlite_select() {
   sqlite_insert >&2 && seconds sqlite "$(numbers 50000)
@@ -100,33 +58,8 @@ sqlite_select() {
     SELECT count(*) FROM t WHERE word LIKE '%7f%'; SELECT count(DISTINCT substr(word, 1, 4)) FROM t;"
 }
 
-## fio: one job on a file of 32 MiB. Fields of its terse format: man 1 fio, "TERSE OUTPUT"
-
-fio_field() {
-  local field=$1
-  shift
-  local file=$place/fio.data
-  [ -s $file ] || dd if=/dev/urandom of=$file bs=1M count=32 >&2 || return
-  sync
-  local output
-  output=$(fio --name=row --filename=$file --size=32M --ioengine=psync --time_based --runtime=2 \
-    --randseed=1 --output-format=terse --terse-version=3 "$@" 2>&1)
-  # A kernel that has no statistics of its disks for fio makes it say so before the line that counts.
-  echo "$output" | awk -F ';' -v field="$field" '$1 == 3 && $5 == 0 { print $field; found = 1 }
-    END { exit !found }' || { echo "$output" >&2; return 1; }
-}
-fio_reads() { fio_field 8 "$@"; }
-fio_read_speed() { fio_field 7 "$@"; }
-fio_writes() { fio_field 49 "$@"; }
-fio_write_speed() { fio_field 48 "$@"; }
-
 ## Programs and scripts
 
-repeat() {
-  local count=$1 i
-  shift
-  for ((i = 0; i < count; i++)); do "$@" || return; done
-}
 python_starts() {
   python3 -c 'import os, re' && seconds repeat 20 python3 -c 'import os, re'
 }
@@ -202,48 +135,7 @@ has_internet() { python3 -c 'import _socket; _socket.socket(_socket.AF_INET)' 2>
 # What follows is init's; a row comes here in a shell of its own.
 [ $$ = 1 ] || { "$@"; exit; }
 
-# row GROUP NAME UNIT COMMAND…: measures one row and reports it, if it is selected.
-row() {
-  local group=$1 name=$2 unit=$3 value status
-  shift 3
-  is_selected "$group/$name" || return
-  echo "@@BEGIN $group/$name" >$report
-  sync
-  value=$(timeout -k 5 $patience /oracle/init.sh "$@" 2>$log </dev/null)
-  status=$?
-  if [[ $status = 124 || $status = 137 ]]; then
-    value="! no end after $patience s"
-    # What made itself independent of the row goes too.
-    pkill -KILL 'redis-server|nginx'
-  elif [[ $status != 0 || ! $value =~ ^[0-9]+(\.[0-9]+)?$ ]]; then
-    # The report is one line a row, and its fields are separated by tabs.
-    value="! status $status: $(tail -n 3 $log | tr '\n\t' '; ' | tail -c 200)"
-  fi
-  printf '%s\t%s\t%s\t%s\n' "$group" "$name" "$value" "$unit" >$report
-}
-
-# row_if NEED GROUP NAME UNIT COMMAND…: a row of which the kernel must have something.
-row_if() {
-  local need=$1
-  shift
-  if $need; then
-    row "$@"
-  elif is_selected "$1/$2"; then
-    printf '%s\t%s\t-\t%s\n' "$1" "$2" "$3" >$report
-  fi
-}
-
-is_selected() {
-  local word
-  for word in "${words[@]}"; do
-    [[ $1 == *"$word"* ]] && return
-  done
-  [ ${#words[@]} = 0 ]
-}
-
-set_up
-mapfile -t words </oracle/words
-mkdir -p $place
+begin
 
 row hackbench 'processes, pipes' s hackbench -P -p -l 100
 row hackbench 'threads, pipes' s hackbench -T -p -l 100
@@ -308,5 +200,4 @@ row_if has_internet servers 'redis GET' ops/s redis_rate -t get
 row_if has_internet servers 'nginx, a connection each' ops/s nginx_rate
 row_if has_internet servers 'nginx, kept alive' ops/s nginx_rate -k
 
-echo @@DONE >$report
-power_off
+end

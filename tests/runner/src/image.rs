@@ -78,6 +78,7 @@ pub(crate) fn build(
         Content::Bench(measurement) => {
             let lines: String = measurement.words.iter().map(|word| format!("{word}\n")).collect();
             write(&oracle.join("words"), &lines)?;
+            write(&oracle.join("rows.sh"), include_str!("../../bench/rows.sh"))?;
             if let Some(programs) = measurement.programs {
                 add_programs(&oracle, programs)?;
             }

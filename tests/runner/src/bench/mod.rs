@@ -1,9 +1,10 @@
-//! `make bench`: both kernels side by side, in four parts, and the record that is kept of it.
+//! `make bench`: both kernels side by side, in five parts, and the record that is kept of it.
 //!
 //! | part | what | how |
 //! | --- | --- | --- |
 //! | [`paths`] | the cost of single kernel operations | instructions, one processor |
 //! | [`applications`] | programs from Debian's packages | the host's clock, 2 and 4 processors |
+//! | [`storage`] | a disk with ext4: `fio`, trees of files, `sqlite` | the host's clock, 2 processors |
 //! | [`scaling`] | operations from 1 to 16 workers | the host's clock, 16 processors |
 //! | [`size`] | time to init, memory of the kernel, its file | the host's clock, 2 processors |
 //!
@@ -20,6 +21,7 @@ mod paths;
 mod runs;
 mod scaling;
 mod size;
+mod storage;
 mod table;
 
 use std::path::PathBuf;
@@ -39,17 +41,20 @@ use table::Row;
 pub(crate) enum Kind {
     Paths,
     Applications,
+    Storage,
     Scaling,
     Size,
 }
 
 impl Kind {
-    const ALL: [Kind; 4] = [Kind::Paths, Kind::Applications, Kind::Scaling, Kind::Size];
+    const ALL: [Kind; 5] =
+        [Kind::Paths, Kind::Applications, Kind::Storage, Kind::Scaling, Kind::Size];
 
     fn name(self) -> &'static str {
         match self {
             Kind::Paths => "paths",
             Kind::Applications => "applications",
+            Kind::Storage => "storage",
             Kind::Scaling => "scaling",
             Kind::Size => "size",
         }
@@ -59,6 +64,7 @@ impl Kind {
         match self {
             Kind::Paths => "Kernel paths: instructions per operation",
             Kind::Applications => "Applications by wall clock",
+            Kind::Storage => "Storage by wall clock",
             Kind::Scaling => "Operations per second by workers",
             Kind::Size => "Boot, memory, size",
         }
@@ -69,6 +75,7 @@ impl Kind {
         match self {
             Kind::Paths => "kernel paths, instructions".into(),
             Kind::Applications => format!("applications, {cpus} CPUs"),
+            Kind::Storage => format!("storage, {cpus} CPUs"),
             Kind::Scaling => format!("1 to 16 workers, {cpus} CPUs"),
             Kind::Size => "boot, memory, size".into(),
         }
@@ -135,6 +142,7 @@ fn measure(kind: Kind, options: &Options) -> Result<Measured, String> {
     match kind {
         Kind::Paths => paths::measure(options),
         Kind::Applications => applications::measure(options),
+        Kind::Storage => storage::measure(options),
         Kind::Scaling => scaling::measure(options),
         Kind::Size => size::measure(options),
     }
