@@ -45,7 +45,7 @@ test:
 	@$(CARGO) xtask test
 
 # Both kernels side by side; docs/benchmarks has the results and tells how they come about.
-# PARTS=paths,applications,storage,scaling,size  ROWS=fork,pipe (printed, not saved)  PAIRS= CPUS= (of scaling)
+# PARTS=paths,applications,storage,network,scaling,size  ROWS=fork,pipe (printed, not saved)  PAIRS= CPUS= (of scaling)
 RUNNER := $(CARGO) run --quiet --release -p runner --
 bench: build
 	@$(RUNNER) bench --parts "$(PARTS)" --rows "$(ROWS)" $(if $(PAIRS),--pairs $(PAIRS)) \

@@ -96,41 +96,7 @@ compile() {
 
 ## Servers on loopback
 
-redis_rate() {
-  local rate
-  redis-server --port 7000 --save '' --daemonize yes --logfile /run/redis.log >&2 || return
-  repeat_until_ready redis-cli -p 7000 ping || return
-  rate=$(redis-benchmark -p 7000 -c 20 -n 4000 --csv "$@" | awk -F '"' 'END { print $4 }')
-  redis-cli -p 7000 shutdown nosave >&2
-  echo "$rate"
-}
-nginx_rate() {
-  mkdir -p $place/www && head -c 4096 /dev/zero >$place/www/page
-  cat >/run/nginx.conf <<-CONF
-	worker_processes 2; pid /run/nginx.pid; error_log /run/nginx.log; user root;
-	events { worker_connections 256; }
-	http { access_log off; server { listen 127.0.0.1:7001; root $place/www; } }
-	CONF
-  nginx -c /run/nginx.conf >&2 || return
-  repeat_until_ready ab -n 1 http://127.0.0.1:7001/page || return
-  figure 'Requests per second: +([0-9.]+)' ab -n 2000 -c 10 "$@" http://127.0.0.1:7001/page
-  local status=$?
-  kill "$(cat /run/nginx.pid)"
-  return $status
-}
-repeat_until_ready() {
-  local i
-  for ((i = 0; i < 50; i++)); do
-    "$@" >/dev/null 2>&1 && return
-    sleep 0.2
-  done
-  echo "never ready: $*" >&2
-  return 1
-}
-
-# Whether the kernel has what a row needs.
-has_sockets() { python3 -c 'import _socket; _socket.socketpair()' 2>/dev/null; }
-has_internet() { python3 -c 'import _socket; _socket.socket(_socket.AF_INET)' 2>/dev/null; }
+nginx_rate() { with_nginx ab_rate -n 2000 -c 10 "$@" http://127.0.0.1:7001/4K; }
 
 # What follows is init's; a row comes here in a shell of its own.
 [ $$ = 1 ] || { "$@"; exit; }

@@ -75,6 +75,53 @@ fio_read_speed() { fio_field 7 "$@"; }
 fio_writes() { fio_field 49 "$@"; }
 fio_write_speed() { fio_field 48 "$@"; }
 
+## Servers on loopback
+
+# Waits for a server: until a command succeeds.
+repeat_until_ready() {
+  local i
+  for ((i = 0; i < 50; i++)); do
+    "$@" >/dev/null 2>&1 && return
+    sleep 0.2
+  done
+  echo "never ready: $*" >&2
+  return 1
+}
+redis_rate() {
+  local rate
+  redis-server --port 7000 --unixsocket /run/redis.socket --save '' --daemonize yes --logfile /run/redis.log >&2 ||
+    return
+  repeat_until_ready redis-cli -p 7000 ping || return
+  rate=$(redis-benchmark -p 7000 -c 20 -n 4000 --csv "$@" | awk -F '"' 'END { print $4 }')
+  redis-cli -p 7000 shutdown nosave >&2
+  echo "$rate"
+}
+ab_rate() { figure 'Requests per second: +([0-9.]+)' ab "$@"; }
+# Makes the pages 1K, 4K and 1M.
+pages() {
+  local size
+  mkdir -p $place/www && for size in 1K 4K 1M; do head -c $size /dev/zero >$place/www/$size || return; done
+}
+# with_nginx COMMAND…: runs a command while nginx serves the pages at port 7001.
+with_nginx() {
+  pages
+  cat >/run/nginx.conf <<-CONF
+	worker_processes 2; pid /run/nginx.pid; error_log /run/nginx.log; user root;
+	events { worker_connections 256; }
+	http { access_log off; server { listen 127.0.0.1:7001; root $place/www; } }
+	CONF
+  nginx -c /run/nginx.conf >&2 || return
+  repeat_until_ready ab -n 1 http://127.0.0.1:7001/4K || return
+  "$@"
+  local status=$?
+  kill "$(cat /run/nginx.pid)"
+  return $status
+}
+
+# Whether the kernel has what a row needs.
+has_sockets() { python3 -c 'import _socket; _socket.socketpair()' 2>/dev/null; }
+has_internet() { python3 -c 'import _socket; _socket.socket(_socket.AF_INET)' 2>/dev/null; }
+
 ## What init does
 
 # row GROUP NAME UNIT COMMAND…: measures one row and reports it, if it is selected.
@@ -89,7 +136,7 @@ row() {
   if [[ $status = 124 || $status = 137 ]]; then
     value="! no end after $patience s"
     # What made itself independent of the row goes too.
-    pkill -KILL 'redis-server|nginx'
+    pkill -KILL 'redis-server|nginx|apache2|memcached|postgres|iperf3|sockperf'
   elif [[ $status != 0 || ! $value =~ ^[0-9]+(\.[0-9]+)?$ ]]; then
     # The report is one line a row, and its fields are separated by tabs.
     value="! status $status: $(tail -n 3 $log | tr '\n\t' '; ' | tail -c 200)"

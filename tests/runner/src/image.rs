@@ -79,6 +79,7 @@ pub(crate) fn build(
             let lines: String = measurement.words.iter().map(|word| format!("{word}\n")).collect();
             write(&oracle.join("words"), &lines)?;
             write(&oracle.join("rows.sh"), include_str!("../../bench/rows.sh"))?;
+            add_modules(&oracle.join("modules"))?;
             if let Some(programs) = measurement.programs {
                 add_programs(&oracle, programs)?;
             }
@@ -140,11 +141,14 @@ fn add_programs(oracle: &Path, programs: &Path) -> Result<(), String> {
 }
 
 /// What ours has built in and Debian's kernel loads: a case loads it with `insmod`, which ours refuses.
-const MODULES: [&str; 17] = [
+const MODULES: [&str; 20] = [
     "fs/binfmt_misc.ko",
     "drivers/net/veth.ko",
     "drivers/net/dummy.ko",
     "drivers/net/tun.ko",
+    "net/core/failover.ko",
+    "drivers/net/net_failover.ko",
+    "drivers/net/virtio_net.ko",
     "net/llc/llc.ko",
     "net/802/stp.ko",
     "net/bridge/bridge.ko",

@@ -99,12 +99,14 @@ pub(crate) struct Setup {
     pub(crate) clock: Clock,
     /// Added to the command line of both kernels.
     pub(crate) words: &'static str,
+    /// A virtio network card on QEMU's user network, where the host is 10.0.2.2.
+    pub(crate) has_network: bool,
 }
 
 impl Setup {
     /// A machine whose clock is the host's.
     pub(crate) fn wall(shape: Shape) -> Setup {
-        Setup { shape, clock: Clock::Wall, words: "" }
+        Setup { shape, clock: Clock::Wall, words: "", has_network: false }
     }
 }
 
@@ -243,6 +245,9 @@ fn qemu(
         .arg(format!("file:{}", report.display()))
         .args(["-drive", &format!("file={},if=none,id=d,format=raw", disk.display())])
         .args(["-device", device, "-device", "virtio-rng-pci"]);
+    if setup.has_network {
+        command.args(["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n"]);
+    }
     // As for `make run`: a gdb stub, a trace of the processor.
     command.args(std::env::var("QEMU_ARGS").unwrap_or_default().split_whitespace());
     Ok(command)

@@ -17,10 +17,10 @@ usage: runner oracle|linux|ours|trace|bench|bench-check|bench-record [OPTION VAL
   --cmd      the command that `trace` runs, as a line of bash
   --kernel   our kernel (default: target/vmlinuz)
   --append   words added to our kernel's command line
-  --parts    what `bench` measures: paths,applications,storage,scaling,size
+  --parts    what `bench` measures: paths,applications,storage,network,scaling,size
              (default: all; with --rows: paths)
   --rows     the rows of `bench` whose GROUP/NAME contains one of WORD,WORD: printed and not saved
-  --pairs    runs of each kernel where the host's clock counts (default: 5; storage, scaling: 3)
+  --pairs    runs of each kernel where the host's clock counts (default: 5; storage, network, scaling: 3)
   --cpus     processors of the machine that `scaling` runs on (default: 16)
   --docs     where the results of `bench` are kept (default: docs/benchmarks)";
 
@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Linux,
     /// Our kernel alone, its report printed.
     Ours,
-    /// What both kernels need: paths, applications, storage, scaling, size.
+    /// What both kernels need: paths, applications, storage, network, scaling, size.
     Bench,
     /// The kernel paths of ours, compared with what is recorded.
     BenchCheck,

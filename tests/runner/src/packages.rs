@@ -12,15 +12,15 @@ const PROGRAMS: [(&str, &str); 4] = [
 
 /// Makes sure that the programs which runs need are there.
 pub(crate) fn ensure_programs() -> Result<(), String> {
-    for (program, package) in PROGRAMS {
-        if !has_program(program) {
-            install(package);
-        }
-        if !has_program(program) {
-            return Err(format!("no {program}: install {package}"));
-        }
+    PROGRAMS.into_iter().try_for_each(|(program, package)| need(program, package))
+}
+
+/// Installs a program's package if the program is missing; an error if it stays so.
+pub(crate) fn need(program: &str, package: &str) -> Result<(), String> {
+    if !has_program(program) {
+        install(package);
     }
-    Ok(())
+    if has_program(program) { Ok(()) } else { Err(format!("no {program}: install {package}")) }
 }
 
 /// Tries to install a package; whoever needs it looks whether it is there then.

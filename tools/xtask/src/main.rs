@@ -8,7 +8,7 @@
 //! | `image [ROOTFS]`    | only the root image, or with `FORMAT` a disk or CD; prints its path      |
 //! | `deb`, `rpm`        | the kernel's package for Debian, for CentOS                             |
 //! | `image --uefi`      | a disk image for UEFI by the `bootloader` crate, the root as RAM disk    |
-//! | `rootfs NAME`       | only a root's archive (debian, stress, applications, system); prints its path    |
+//! | `rootfs NAME`       | only a root's archive (debian, stress, applications, network, system); prints its path |
 //! | `profile`           | `run` with a count of instructions by kernel function                   |
 //! | `profile-report`    | the table of a file written by the profiler's plugin                    |
 //! | `test`              | formatting, lints, host tests, boots in QEMU; ends in a total           |

@@ -105,6 +105,31 @@ pub(crate) const APPLICATIONS: Recipe = Recipe {
     sources: &["bzip2", "curl"],
 };
 
+/// What `tests/bench/network.sh` runs.
+pub(crate) const NETWORK: Recipe = Recipe {
+    name: "network",
+    variant: "minbase",
+    packages: &[
+        "apache2-bin",
+        "apache2-utils",
+        "gawk",
+        "iperf3",
+        "iproute2",
+        "kmod",
+        "libmemcached-tools",
+        "memcached",
+        "mount",
+        "nginx-light",
+        "postgresql-15",
+        "procps",
+        "redis-server",
+        "redis-tools",
+        "sockperf",
+        "wrk",
+    ],
+    sources: &[],
+};
+
 /// A system that starts by itself: what `test_systemd` boots.
 pub(crate) const SYSTEM: Recipe = Recipe {
     name: "system",
@@ -127,7 +152,7 @@ pub(crate) const SYSTEM: Recipe = Recipe {
     sources: &[],
 };
 
-const RECIPES: [&Recipe; 4] = [&DEFAULT, &STRESS, &APPLICATIONS, &SYSTEM];
+const RECIPES: [&Recipe; 5] = [&DEFAULT, &STRESS, &APPLICATIONS, &NETWORK, &SYSTEM];
 
 /// The recipe of this name.
 pub(crate) fn recipe(name: &str) -> Result<&'static Recipe> {

@@ -86,7 +86,7 @@ fn measured(part: &Part) -> String {
 
 fn caption(kind: Kind, cpus: u32, group: &str) -> String {
     match kind {
-        Kind::Applications => format!("{group}, {cpus} CPUs"),
+        Kind::Applications | Kind::Network => format!("{group}, {cpus} CPUs"),
         _ => group.to_string(),
     }
 }

@@ -1,10 +1,11 @@
-//! `make bench`: both kernels side by side, in five parts, and the record that is kept of it.
+//! `make bench`: both kernels side by side, in six parts, and the record that is kept of it.
 //!
 //! | part | what | how |
 //! | --- | --- | --- |
 //! | [`paths`] | the cost of single kernel operations | instructions, one processor |
 //! | [`applications`] | programs from Debian's packages | the host's clock, 2 and 4 processors |
 //! | [`storage`] | a disk with ext4: `fio`, trees of files, `sqlite` | the host's clock, 2 processors |
+//! | [`network`] | connections and servers | the host's clock, 1 and 4 processors |
 //! | [`scaling`] | operations from 1 to 16 workers | the host's clock, 16 processors |
 //! | [`size`] | time to init, memory of the kernel, its file | the host's clock, 2 processors |
 //!
@@ -17,6 +18,7 @@ pub(crate) mod check;
 mod curves;
 mod document;
 mod markdown;
+mod network;
 mod paths;
 mod runs;
 mod scaling;
@@ -42,19 +44,27 @@ pub(crate) enum Kind {
     Paths,
     Applications,
     Storage,
+    Network,
     Scaling,
     Size,
 }
 
 impl Kind {
-    const ALL: [Kind; 5] =
-        [Kind::Paths, Kind::Applications, Kind::Storage, Kind::Scaling, Kind::Size];
+    const ALL: [Kind; 6] = [
+        Kind::Paths,
+        Kind::Applications,
+        Kind::Storage,
+        Kind::Network,
+        Kind::Scaling,
+        Kind::Size,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Kind::Paths => "paths",
             Kind::Applications => "applications",
             Kind::Storage => "storage",
+            Kind::Network => "network",
             Kind::Scaling => "scaling",
             Kind::Size => "size",
         }
@@ -65,6 +75,7 @@ impl Kind {
             Kind::Paths => "Kernel paths: instructions per operation",
             Kind::Applications => "Applications by wall clock",
             Kind::Storage => "Storage by wall clock",
+            Kind::Network => "Network by wall clock",
             Kind::Scaling => "Operations per second by workers",
             Kind::Size => "Boot, memory, size",
         }
@@ -76,6 +87,7 @@ impl Kind {
             Kind::Paths => "kernel paths, instructions".into(),
             Kind::Applications => format!("applications, {cpus} CPUs"),
             Kind::Storage => format!("storage, {cpus} CPUs"),
+            Kind::Network => format!("network, {cpus} CPUs"),
             Kind::Scaling => format!("1 to 16 workers, {cpus} CPUs"),
             Kind::Size => "boot, memory, size".into(),
         }
@@ -143,6 +155,7 @@ fn measure(kind: Kind, options: &Options) -> Result<Measured, String> {
         Kind::Paths => paths::measure(options),
         Kind::Applications => applications::measure(options),
         Kind::Storage => storage::measure(options),
+        Kind::Network => network::measure(options),
         Kind::Scaling => scaling::measure(options),
         Kind::Size => size::measure(options),
     }

@@ -13,6 +13,7 @@ const SETUP: Setup = Setup {
     clock: Clock::Instructions,
     // Tables that are hashed by address come out the same at each boot.
     words: "nokaslr",
+    has_network: false,
 };
 
 /// Runs of ours: what processes do to each other may go one way or another, at each boot the same way, and

@@ -17,6 +17,7 @@ const SETUP: Setup = Setup {
     shape: Shape { cpus: 2, memory_mib: 1024, disk: Disk::Nvme },
     clock: Clock::Wall,
     words: "quiet",
+    has_network: false,
 };
 
 /// All rows; with words, those whose names have one of them.
