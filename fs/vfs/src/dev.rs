@@ -6,8 +6,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use abi::fcntl::{O_ACCMODE, O_RDONLY, O_WRONLY};
 use abi::{Errno, Result};
 use arch::lock::{LockClass, Once, RwSpinLock};
+use bitflags::bitflags;
 
 use crate::context::Context;
 use crate::file::{FileMode, FileOps};
@@ -194,6 +196,43 @@ pub fn dynamic_major() -> u32 {
     if n <= 20 { 254 - n } else { 511 - (n - 21) % 128 }
 }
 
+bitflags! {
+    /// What is done with a device node.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct DeviceAccess: u8 {
+        /// Opened to read.
+        const READ = 1;
+        /// Opened to write.
+        const WRITE = 2;
+        /// Made: `mknod(2)`.
+        const MAKE = 4;
+    }
+}
+
+/// Says whether the running task may use a device node so; the error if not.
+pub type Gate = fn(kind: FileKind, dev: DeviceNumber, access: DeviceAccess) -> Result<()>;
+
+static GATE: Once<Gate> = Once::new();
+
+/// Sets who is asked before a device node is opened or made.
+pub fn set_gate(gate: Gate) {
+    GATE.call_once(|| gate);
+}
+
+/// Asks the gate.
+pub(crate) fn check_access(kind: FileKind, dev: DeviceNumber, access: DeviceAccess) -> Result<()> {
+    GATE.get().map_or(Ok(()), |gate| gate(kind, dev, access))
+}
+
+/// What an open with these `O_*` flags does. The mode that neither reads nor writes wants the permission of both.
+fn access_of(flags: u32) -> DeviceAccess {
+    match flags & O_ACCMODE {
+        O_RDONLY => DeviceAccess::READ,
+        O_WRONLY => DeviceAccess::WRITE,
+        _ => DeviceAccess::READ | DeviceAccess::WRITE,
+    }
+}
+
 /// Opens special files that no driver serves: fifos and sockets.
 pub trait SpecialOpen: Send + Sync {
     /// Opens `inode` with `O_*` flags; may wait for the other end.
@@ -216,6 +255,9 @@ fn unserved(dev: DeviceNumber) -> Errno {
 
 /// Opens a device, fifo or socket inode.
 pub(crate) fn open_special(inode: &Arc<Inode>, flags: u32, ctx: &Context<'_>) -> Result<Opened> {
+    if inode.kind.is_device() {
+        check_access(inode.kind, inode.rdev, access_of(flags))?;
+    }
     match inode.kind {
         FileKind::CharDevice => {
             let driver = serving(&CHAR, inode.rdev).ok_or_else(|| unserved(inode.rdev))?;

@@ -1,6 +1,6 @@
 //! A group as a directory.
 
-use crate::{cpuacct, cpuset, freezer, pids, version1, version2};
+use crate::{cpuacct, cpuset, devices, freezer, pids, version1, version2};
 use abi::stat::{DT_DIR, DT_REG};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
@@ -46,6 +46,7 @@ const CONTROLLERS: &[(&[Entry], &[Entry])] = &[
     // One line each.
     (cpuset::FILES, cpuset::UNIFIED),
     (cpuacct::FILES, cpuacct::UNIFIED),
+    (devices::FILES, &[]),
     (freezer::FILES, freezer::UNIFIED),
     (pids::FILES, pids::FILES),
 ];

@@ -6,6 +6,7 @@ extern crate alloc;
 
 mod cpuacct;
 mod cpuset;
+mod devices;
 mod directory;
 mod freezer;
 mod mount;

@@ -229,6 +229,7 @@ pub fn init() {
     vfs::register_file_system(&Version1);
     vfs::register_file_system(&Version2);
     cgroup::set_events_hook(told);
+    cgroup::devices::init();
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use super::group::Group;
 use super::set::Set;
-use super::{cpuacct, cpuset, freezer, pids};
+use super::{cpuacct, cpuset, devices, freezer, pids};
 use crate::task::Task;
 use abi::Result;
 use alloc::sync::Arc;
@@ -20,6 +20,8 @@ bitflags! {
         const CPUSET = 1;
         /// Processor time.
         const CPUACCT = 1 << 2;
+        /// Which devices tasks may use.
+        const DEVICES = 1 << 5;
         /// Tasks that stand still.
         const FREEZER = 1 << 6;
         /// How many tasks there may be.
@@ -29,10 +31,11 @@ bitflags! {
 
 impl Controllers {
     /// Each with its name, in the order of `/proc/cgroups`.
-    pub const NAMES: [(&'static str, Controllers); 4] = [
+    pub const NAMES: [(&'static str, Controllers); 5] = [
         // One line each.
         ("cpuset", Controllers::CPUSET),
         ("cpuacct", Controllers::CPUACCT),
+        ("devices", Controllers::DEVICES),
         ("freezer", Controllers::FREEZER),
         ("pids", Controllers::PIDS),
     ];
@@ -58,6 +61,7 @@ impl Controllers {
 pub(super) struct State {
     pub(super) cpuset: cpuset::Cpuset,
     pub(super) cpuacct: cpuacct::Account,
+    pub(super) devices: devices::DeviceRules,
     pub(super) freezer: freezer::Freezer,
     pub(super) pids: pids::Pids,
 }
@@ -67,6 +71,7 @@ impl State {
         State {
             cpuset: cpuset::Cpuset::new(is_root),
             cpuacct: cpuacct::Account::new(),
+            devices: devices::DeviceRules::new(),
             freezer: freezer::Freezer::new(),
             pids: pids::Pids::new(),
         }
@@ -76,6 +81,7 @@ impl State {
 /// A group was made; the structure is locked.
 pub(super) fn created(group: &Group) {
     cpuset::created(group);
+    devices::created(group);
     freezer::created(group);
 }
 

@@ -11,6 +11,7 @@ mod agent;
 mod controllers;
 mod cpuacct;
 pub mod cpuset;
+pub mod devices;
 mod freezer;
 mod group;
 mod hierarchy;

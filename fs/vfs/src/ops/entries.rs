@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::cred::Cap;
 use crate::dcache;
 use crate::dentry::Dentry;
+use crate::dev;
 use crate::file::File;
 use crate::inode::{Inode, InodeRef};
 use crate::mount::{MountWriter, detach_at, is_local_mountpoint};
@@ -96,6 +97,7 @@ pub fn mknod(
     make(ctx, &dir, &last, false, |parent, name| {
         if kind.is_device() && !whiteout {
             ctx.creds.require(Cap::MKNOD)?;
+            dev::check_access(kind, rdev, dev::DeviceAccess::MAKE)?;
         }
         let rdev = if kind.is_device() { rdev } else { DeviceNumber::NONE };
         let new = new_inode(ctx, parent, kind, mode, rdev, b"");
