@@ -1,7 +1,7 @@
 //! The files of the controller `devices`: Documentation/admin-guide/cgroup-v1/devices.rst.
 
 use crate::directory::Entry;
-use abi::Result;
+use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use process::cgroup::devices::{self, Rule};
@@ -15,14 +15,14 @@ pub(crate) const FILES: &[Entry] = &[
         name: "devices.allow",
         mode: 0o200,
         is_in: is_controlled,
-        show: |_, _| Ok(()),
+        show: |_, _| Err(Errno::EINVAL),
         store: Some(|group, bytes, opener| change(group, bytes, opener, devices::allow)),
     },
     Entry {
         name: "devices.deny",
         mode: 0o200,
         is_in: is_controlled,
-        show: |_, _| Ok(()),
+        show: |_, _| Err(Errno::EINVAL),
         store: Some(|group, bytes, opener| change(group, bytes, opener, devices::deny)),
     },
     Entry { name: "devices.list", mode: 0o444, is_in: is_controlled, show, store: None },
