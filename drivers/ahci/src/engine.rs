@@ -153,15 +153,23 @@ impl Port {
     ) -> core::result::Result<usize, Trouble> {
         let registers = &self.registers;
         registers.mask();
-        let header = self.tables.first_header();
-        self.tables.put_own(command, packet, data);
+        {
+            let mut lane = self.lane.lock();
+            lane.kept = Some(self.tables.first_header());
+            self.tables.put_own(command, packet, data);
+        }
         registers.issue(1);
         let has_failed = || registers.task_file() & (status::ERROR | status::FAULT) != 0;
         let is_over = |issued| issued & 1 == 0 || has_failed() || !registers.is_linked();
         let outcome = wait(timeout_ns, || registers.issued(), is_over);
         let task_file = registers.task_file();
         let moved = self.tables.moved(0);
-        self.tables.set_first_header(header);
+        {
+            let mut lane = self.lane.lock();
+            if let Some(header) = lane.kept.take() {
+                self.tables.set_header(0, header);
+            }
+        }
         if let Err(error) = outcome {
             return Err(Trouble::Way(error));
         }
