@@ -158,8 +158,10 @@ impl Port {
             lane.kept = Some(self.tables.first_header());
             self.tables.put_own(command, packet, data);
         }
+        // Until the device has taken the command, the task file says what the one before came to.
+        registers.take_events();
         registers.issue(1);
-        let has_failed = || registers.task_file() & (status::ERROR | status::FAULT) != 0;
+        let has_failed = || registers.has_raised(event::TASK_FILE);
         let is_over = |issued| issued & 1 == 0 || has_failed() || !registers.is_linked();
         let outcome = wait(timeout_ns, || registers.issued(), is_over);
         let task_file = registers.task_file();
