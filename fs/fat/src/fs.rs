@@ -393,6 +393,10 @@ impl SuperOps for SuperPart {
         self.0.remount(sb, flags)
     }
 
+    fn is_for_reading(&self) -> bool {
+        self.0.options.is_for_reading()
+    }
+
     fn put_super(&self, _sb: &SuperBlock) {
         let fs = &self.0;
         if let Err(error) = fs.finish() {
