@@ -115,8 +115,8 @@ impl Chain {
         Ok(())
     }
 
-    /// Cuts the file to `count` clusters; `freed` gets the runs that are free then.
-    pub(crate) fn cut(&mut self, table: &Table, count: u32, freed: &mut Vec<Run>) -> Result<()> {
+    /// Cuts the file to `count` clusters; `discard` gets the runs that are free then, before others take them.
+    pub(crate) fn cut(&mut self, table: &Table, count: u32, discard: &dyn Fn(Run)) -> Result<()> {
         self.learn(table, count)?;
         let rest = match self.find(count) {
             Some(run) => Rest::From(run.first),
@@ -131,6 +131,6 @@ impl Chain {
         if let Some(last) = self.extents.last() {
             table.link(last.run.first + last.run.len - 1, Entry::End)?;
         }
-        table.give_chain(first, freed)
+        table.give_chain(first, discard)
     }
 }

@@ -298,17 +298,15 @@ impl Fat {
         self.device.flush()
     }
 
-    /// Tells the device of clusters that are free, if that is asked for.
-    pub(crate) fn discard(&self, runs: &[Run]) {
+    /// Tells the device of clusters that are free, if that is asked for. Nobody can take them meanwhile.
+    pub(crate) fn discard(&self, run: Run) {
         if !self.options.discard {
             return;
         }
-        for run in runs {
-            let bytes = u64::from(run.len) * u64::from(self.geometry.cluster);
-            let first = self.geometry.place(run.first) >> SECTOR_SHIFT;
-            // A device that cannot goes without.
-            let _ = self.device.discard(first, bytes >> SECTOR_SHIFT);
-        }
+        let bytes = u64::from(run.len) * u64::from(self.geometry.cluster);
+        let first = self.geometry.place(run.first) >> SECTOR_SHIFT;
+        // A device that cannot goes without.
+        let _ = self.device.discard(first, bytes >> SECTOR_SHIFT);
     }
 
     /// What was read cannot be: `errors=` says what follows. `EIO`.

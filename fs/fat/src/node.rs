@@ -17,7 +17,6 @@ use crate::data::{NodeBacking, Piece, poke};
 use crate::dir::Listing;
 use crate::fs::Fat;
 use crate::record::{Raw, Record, attr};
-use crate::space::Run;
 use crate::time::Stamp;
 
 static STATE: LockClass = LockClass::new("fat.node", 456);
@@ -296,9 +295,8 @@ impl Node {
     pub(crate) fn cut(&self, len: u64) -> Result<()> {
         let cluster = u64::from(self.fs.geometry.cluster);
         let count = len.div_ceil(cluster).min(u32::MAX.into()) as u32;
-        let mut freed: Vec<Run> = Vec::new();
         let mut state = self.state.lock();
-        let result = state.chain.cut(&self.fs.table, count, &mut freed);
+        let result = state.chain.cut(&self.fs.table, count, &|run| self.fs.discard(run));
         let known = u64::from(state.chain.known()) * cluster;
         self.reserved.store(known, Ordering::Release);
         drop(state);
@@ -306,7 +304,6 @@ impl Node {
             inode.set_blocks(known >> 9);
         }
         self.mark_dirty();
-        self.fs.discard(&freed);
         result.map_err(|error| self.fs.judge(error, "invalid cluster chain"))
     }
 
