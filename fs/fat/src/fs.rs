@@ -162,17 +162,20 @@ impl Fat {
         Ok(())
     }
 
-    /// Writes records into the pages of their directories.
+    /// Writes records into the pages of their directories. Who comes second waits for who came first: the
+    /// records that are in no list any more have been written.
     fn store_records(&self) -> Result<()> {
+        let records = self.records.lock();
         let dirty = core::mem::take(&mut *self.dirty.lock());
         let mut result = Ok(());
-        for inode in dirty {
-            let stored = node(&inode).and_then(|node| node.store(&inode));
+        for inode in &dirty {
+            let stored = node(inode).and_then(|node| node.store_changes(inode));
             if let Err(error) = stored {
                 log::error!("FAT-fs ({}): cannot write a record: {error}", self.device.name());
                 result = Err(error);
             }
         }
+        drop(records);
         result
     }
 

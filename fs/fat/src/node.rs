@@ -344,11 +344,21 @@ impl Node {
 
     /// Writes what changed into the record, if anything did.
     pub(crate) fn store(&self, inode: &Inode) -> Result<()> {
+        // Whoever writes it holds this: with it, what has nothing left to write has been written.
+        let _records = self.fs.records.lock();
+        self.store_changes(inode)
+    }
+
+    /// The same for those who hold the records.
+    pub(crate) fn store_changes(&self, inode: &Inode) -> Result<()> {
         if !self.queued.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let _records = self.fs.records.lock();
-        self.write_record(inode)
+        let written = self.write_record(inode);
+        if written == Err(Errno::ENOMEM) {
+            self.mark_dirty();
+        }
+        written
     }
 
     /// The same whether or not it did, for those who hold the records.
