@@ -11,7 +11,7 @@ use abi::{Errno, Result};
 use arch::addr::PAGE_SIZE;
 use arch::lock::{LockClass, SpinLock};
 use block::{Bio, BioFlags, Claim, Device, Op, SECTOR_SHIFT};
-use pagecache::{ErrorCursor, Periodic, Wait};
+use pagecache::{ErrorCursor, Mapping, Periodic, Wait};
 use sched::Mutex;
 use vfs::superblock::SuperOps;
 use vfs::{DeviceNumber, FsStat, Inode, InodeCache, InodeFlags, SuperBlock};
@@ -77,6 +77,13 @@ pub(crate) fn read_info(device: &Device, geometry: &Geometry) -> Result<(Option<
     }
     let free = u32_at(&info, INFO_FREE);
     Ok(((free <= geometry.clusters).then_some(free), u32_at(&info, INFO_NEXT)))
+}
+
+/// Has the device have all of a mapping; an error that nobody was told of yet is told.
+fn write_out(mapping: &Mapping) -> Result<()> {
+    let told = mapping.error_cursor();
+    mapping.sync()?;
+    mapping.check_error(&told)
 }
 
 impl Fat {
@@ -205,14 +212,12 @@ impl Fat {
         loop {
             node(&at)?.store(&at)?;
             let Some(dir) = node(&at)?.parent() else { break };
-            if let Some(mapping) = dir.mapping()
-                && mapping.is_dirty()
-            {
-                mapping.sync()?;
+            if let Some(mapping) = dir.mapping() {
+                write_out(mapping)?;
             }
             at = dir;
         }
-        self.table.mapping().sync()?;
+        write_out(self.table.mapping())?;
         self.device.flush()
     }
 
@@ -225,7 +230,7 @@ impl Fat {
         }
         for dir in dirs {
             if let Some(mapping) = dir.mapping() {
-                mapping.sync()?;
+                write_out(mapping)?;
             }
             self.sync_way_to(dir)?;
         }
