@@ -36,13 +36,15 @@ enum Rest {
 pub(crate) struct Chain {
     extents: Vec<Extent>,
     rest: Rest,
+    /// The last cluster of the walk whose place in the file is a power of two: it comes again only in a circle.
+    mark: u32,
 }
 
 impl Chain {
     /// A chain that begins with the cluster `first`; 0: none.
     pub(crate) fn new(first: u32) -> Chain {
         let rest = if first == 0 { Rest::Nothing } else { Rest::From(first) };
-        Chain { extents: Vec::new(), rest }
+        Chain { extents: Vec::new(), rest, mark: 0 }
     }
 
     /// The first cluster; 0: none.
@@ -76,8 +78,7 @@ impl Chain {
             if known >= count {
                 break;
             }
-            // More than there are: it goes round in circles.
-            if known >= table.clusters() || cluster < FIRST_CLUSTER {
+            if cluster == self.mark || cluster < FIRST_CLUSTER {
                 return Err(Errno::EIO);
             }
             let rest = match table.get(cluster)? {
@@ -85,6 +86,9 @@ impl Chain {
                 Entry::End => Rest::Nothing,
                 Entry::Free | Entry::Bad => return Err(Errno::EIO),
             };
+            if known.is_power_of_two() {
+                self.mark = cluster;
+            }
             self.push(Run { first: cluster, len: 1 });
             self.rest = rest;
         }

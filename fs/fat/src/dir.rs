@@ -15,6 +15,8 @@ use crate::record::{Assembly, DELETED, RECORD, Raw, Record, attr, is_long};
 
 /// Most records of a directory: `FAT_MAX_DIR_ENTRIES` of `linux/msdos_fs.h`.
 const MAX_RECORDS: u32 = 65_536;
+/// Bytes of those.
+pub(crate) const MAX_LEN: u32 = MAX_RECORDS * RECORD as u32;
 /// The records that a subdirectory begins with.
 pub(crate) const DOT: &Raw = b".          ";
 pub(crate) const DOT_DOT: &Raw = b"..         ";

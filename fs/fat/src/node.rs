@@ -14,7 +14,7 @@ use vfs::{AtomicTime, Inode, InodeFlags, InodeInit, SuperBlock, Time};
 use crate::bytes::{put16, put32};
 use crate::chain::Chain;
 use crate::data::{NodeBacking, Piece, poke};
-use crate::dir::Listing;
+use crate::dir::{Listing, MAX_LEN};
 use crate::fs::Fat;
 use crate::record::{Raw, Record, attr};
 use crate::time::Stamp;
@@ -140,8 +140,12 @@ impl Node {
         let is_dir = parts.record.is_dir();
         if is_dir && parts.fixed.is_none() {
             // A directory is as long as its chain.
-            if let Err(error) = parts.chain.learn(&fs.table, u32::MAX) {
+            let most = MAX_LEN / fs.geometry.cluster;
+            if let Err(error) = parts.chain.learn(&fs.table, most.saturating_add(1)) {
                 return Err(fs.judge(error, "invalid cluster chain of a directory"));
+            }
+            if parts.chain.known() > most {
+                return Err(fs.corrupt("a directory is too long"));
             }
             parts.size = u64::from(parts.chain.known()) * cluster;
         }

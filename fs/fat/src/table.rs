@@ -74,11 +74,6 @@ impl Table {
         &self.mapping
     }
 
-    /// How many clusters there are.
-    pub(crate) fn clusters(&self) -> u32 {
-        self.clusters
-    }
-
     /// Takes the number of free clusters from the information sector (`usefree`).
     pub(crate) fn trust_stated(&self) {
         let mut free = self.free.lock();
