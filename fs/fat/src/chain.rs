@@ -111,8 +111,12 @@ impl Chain {
             let tail = self.extents.last().map(|extent| extent.run.first + extent.run.len - 1);
             let goal = tail.map(|tail| tail + 1);
             let run = table.take(goal, count - self.known())?;
-            if let Some(tail) = tail {
-                table.link(tail, Entry::Next(run.first))?;
+            if let Some(tail) = tail
+                && let Err(error) = table.link(tail, Entry::Next(run.first))
+            {
+                // Nobody else would give them back.
+                let _ = table.give_chain(run.first, &|_| ());
+                return Err(error);
             }
             self.push(run);
         }

@@ -1,5 +1,6 @@
 //! A mounted file system: what is written when, the marks it leaves, and what follows damage.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
@@ -56,8 +57,8 @@ pub(crate) struct Fat {
     pub(crate) records: Mutex<()>,
     /// Files whose records are to be written.
     dirty: SpinLock<Vec<Arc<Inode>>>,
-    /// Files that may have clusters behind their end, which no volume has that is not mounted.
-    preallocated: SpinLock<Vec<Arc<Inode>>>,
+    /// Files that may have clusters behind their end, which no volume has that is not mounted: by number.
+    preallocated: SpinLock<BTreeMap<u64, Arc<Inode>>>,
     syncing: Mutex<()>,
     read_only: AtomicBool,
     next_ino: AtomicU64,
@@ -111,7 +112,7 @@ impl Fat {
             vfs: spin::Once::new(),
             records: Mutex::new(&RECORDS, ()),
             dirty: SpinLock::new(&DIRTY, Vec::new()),
-            preallocated: SpinLock::new(&PREALLOCATED, Vec::new()),
+            preallocated: SpinLock::new(&PREALLOCATED, BTreeMap::new()),
             syncing: Mutex::new(&SYNC, ()),
             read_only: AtomicBool::new(read_only),
             next_ino: AtomicU64::new(ROOT_INO + 1),
@@ -154,13 +155,19 @@ impl Fat {
 
     /// Remembers a file with clusters behind its end.
     pub(crate) fn keep(&self, inode: Option<Arc<Inode>>) {
-        self.preallocated.lock().extend(inode);
+        self.preallocated.lock().extend(inode.map(|inode| (inode.ino, inode)));
+    }
+
+    /// The file is no more.
+    pub(crate) fn forget(&self, ino: u64) {
+        // Dropped without the lock.
+        let _kept = self.preallocated.lock().remove(&ino);
     }
 
     /// Frees what is behind the ends of files.
     fn trim(&self) -> Result<()> {
         let files = core::mem::take(&mut *self.preallocated.lock());
-        for inode in files.iter().filter(|inode| inode.nlink() > 0) {
+        for inode in files.values().filter(|inode| inode.nlink() > 0) {
             let _held = inode.lock().write();
             let node = node(inode)?;
             node.kept_end.store(0, Ordering::Relaxed);

@@ -392,6 +392,7 @@ impl Node {
     /// The last user of a removed file has gone: its clusters are free.
     pub(crate) fn delete(&self, inode: &Inode) -> Result<()> {
         self.fs.inodes.remove(inode.ino);
+        self.fs.forget(inode.ino);
         if self.fs.is_read_only() {
             return Ok(());
         }
