@@ -61,6 +61,8 @@ pub(crate) struct Fat {
     preallocated: SpinLock<BTreeMap<u64, Arc<Inode>>>,
     syncing: Mutex<()>,
     read_only: AtomicBool,
+    /// Damage made it read-only: pages may be left to write.
+    has_stopped: AtomicBool,
     next_ino: AtomicU64,
     claim: SpinLock<Option<Claim>>,
     /// Errors in writing the FAT that somebody was told of.
@@ -115,6 +117,7 @@ impl Fat {
             preallocated: SpinLock::new(&PREALLOCATED, BTreeMap::new()),
             syncing: Mutex::new(&SYNC, ()),
             read_only: AtomicBool::new(read_only),
+            has_stopped: AtomicBool::new(false),
             next_ino: AtomicU64::new(ROOT_INO + 1),
             claim: SpinLock::new(&CLAIM, Some(claim)),
             told,
@@ -342,6 +345,7 @@ impl Fat {
         if self.read_only.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.has_stopped.store(true, Ordering::Release);
         sb.set_flags(sb.flags() | MS_RDONLY);
         log::error!("FAT-fs ({}): Filesystem has been set read-only", self.device.name());
     }
@@ -414,6 +418,10 @@ impl SuperOps for SuperPart {
         let fs = &self.0;
         if let Err(error) = fs.finish() {
             log::error!("FAT-fs ({}): cannot unmount cleanly: {error}", fs.device.name());
+        }
+        if fs.has_stopped.load(Ordering::Acquire) {
+            // What is written later would be written over what others have repaired meanwhile.
+            fs.device.flusher().write_all(Wait::ForDevice);
         }
         // The flusher may be here still: the device is no longer ours.
         let one = fs.syncing.lock();
