@@ -43,6 +43,9 @@ const INFO_SIGNATURES: [(usize, u32); 2] = [(0, 0x4161_5252), (484, 0x6141_7272)
 const INFO_FREE: usize = 488;
 const INFO_NEXT: usize = 492;
 
+/// Free clusters, if they are known, and the cluster that was taken last.
+type Summary = (Option<u32>, u32);
+
 /// A mounted FAT.
 pub(crate) struct Fat {
     pub(crate) geometry: Geometry,
@@ -59,7 +62,8 @@ pub(crate) struct Fat {
     dirty: SpinLock<Vec<Arc<Inode>>>,
     /// Files that may have clusters behind their end, which no volume has that is not mounted: by number.
     preallocated: SpinLock<BTreeMap<u64, Arc<Inode>>>,
-    syncing: Mutex<()>,
+    /// Held by who writes everything: what the information sector says, if it was written since the mount.
+    syncing: Mutex<Option<Summary>>,
     read_only: AtomicBool,
     /// Damage made it read-only: pages may be left to write.
     has_stopped: AtomicBool,
@@ -115,7 +119,7 @@ impl Fat {
             records: Mutex::new(&RECORDS, ()),
             dirty: SpinLock::new(&DIRTY, Vec::new()),
             preallocated: SpinLock::new(&PREALLOCATED, BTreeMap::new()),
-            syncing: Mutex::new(&SYNC, ()),
+            syncing: Mutex::new(&SYNC, None),
             read_only: AtomicBool::new(read_only),
             has_stopped: AtomicBool::new(false),
             next_ino: AtomicU64::new(ROOT_INO + 1),
@@ -201,13 +205,13 @@ impl Fat {
         if self.is_read_only() {
             return Ok(());
         }
-        let _one = self.syncing.lock();
+        let mut told = self.syncing.lock();
         let stored = self.store_records();
         self.device.flusher().write_all(if wait { Wait::ForDevice } else { Wait::No });
         if !wait {
             return stored;
         }
-        self.write_info()?;
+        self.write_info(&mut told)?;
         self.table.mapping().check_error(&self.told)?;
         self.device.flush()?;
         stored
@@ -265,10 +269,14 @@ impl Fat {
         self.device.submit_and_wait(bio(Op::Write))
     }
 
-    /// Tells the information sector of the free clusters.
-    fn write_info(&self) -> Result<()> {
+    /// Tells the information sector of the free clusters, if that is something new.
+    fn write_info(&self, told: &mut Option<Summary>) -> Result<()> {
         let Some(at) = self.geometry.info_at else { return Ok(()) };
-        let (free, next) = self.table.summary();
+        let summary = self.table.summary();
+        if *told == Some(summary) {
+            return Ok(());
+        }
+        let (free, next) = summary;
         self.change_sector(at, |info| {
             if INFO_SIGNATURES.iter().any(|(at, signature)| u32_at(info, *at) != *signature) {
                 return;
@@ -277,7 +285,9 @@ impl Fat {
                 put32(info, INFO_FREE, free);
             }
             put32(info, INFO_NEXT, next);
-        })
+        })?;
+        *told = Some(summary);
+        Ok(())
     }
 
     /// Marks the file system as in use, or as whole. One that was found in use stays so until somebody
