@@ -437,8 +437,10 @@ impl SuperOps for SuperPart {
         let one = fs.syncing.lock();
         fs.read_only.store(true, Ordering::Release);
         let left = core::mem::take(&mut *fs.dirty.lock());
+        // Damage leaves them; what refers to the file system would keep it for ever.
+        let kept = core::mem::take(&mut *fs.preallocated.lock());
         drop(one);
-        drop(left);
+        drop((left, kept));
         let claim = fs.claim.lock().take();
         if let Some(claim) = claim {
             claim.release();
