@@ -326,7 +326,12 @@ impl Port {
         let outcome = self.exclusively(device, |port| match port.run_packet(&packet) {
             Ok(moved) => (Ok(moved.min(len)), false),
             Err(Trouble::Device(_)) => {
-                (Err(port.sense().map_or_else(Failure::Lost, Failure::Check)), false)
+                let why = port.sense();
+                if why.is_err() {
+                    // The port may have been stopped for that.
+                    port.stumble(event::WAY);
+                }
+                (Err(why.map_or_else(Failure::Lost, Failure::Check)), false)
             }
             Err(Trouble::Way(error)) => {
                 let is_stuck = port.registers.stop().is_err();
