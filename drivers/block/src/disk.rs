@@ -269,8 +269,9 @@ impl Disk {
             seen
         };
         ALL.write().retain(|disk| !Arc::ptr_eq(disk, self));
-        for device in self.devices() {
-            self.tell(Event::Removed, &device);
+        // Partitions go before their disk.
+        for device in self.devices().iter().rev() {
+            self.tell(Event::Removed, device);
         }
         self.shared.flusher.stop();
     }
