@@ -39,7 +39,7 @@ pub(crate) struct Kept {
     pub(crate) snooping: AtomicBool,
 }
 
-/// The ports, replaced when one comes or goes.
+/// The ports by their numbers, replaced when one comes or goes.
 type Ports = Arc<[Arc<Port>]>;
 
 /// A bridge.
@@ -130,7 +130,9 @@ impl Bridge {
 
     /// The port of a number.
     pub(crate) fn port(&self, number: u16) -> Option<Arc<Port>> {
-        self.ports().iter().find(|port| port.number == number).cloned()
+        let ports = self.ports();
+        let at = ports.binary_search_by_key(&number, |port| port.number).ok()?;
+        ports.get(at).cloned()
     }
 
     fn port_of(&self, interface: &Interface) -> Option<Arc<Port>> {
@@ -307,7 +309,8 @@ impl Bridge {
         // What another port has is noted there already.
         let _ = self.note(interface.mac(), number);
         let mut list: Vec<Arc<Port>> = ports.to_vec();
-        list.push(port);
+        let at = list.partition_point(|other| other.number < number);
+        list.insert(at, port);
         self.replace(list);
         self.update();
         Ok(())
