@@ -294,6 +294,8 @@ impl Bridge {
     fn take_port(&self, interface: &Arc<Interface>) -> Result<()> {
         let _turn = TURN.lock();
         let this = self.this.upgrade().ok_or(Errno::ENODEV)?;
+        // Once it is gone nobody would give the port up.
+        self.interface().ok_or(Errno::ENODEV)?;
         if Bridge::of(interface).is_some() {
             return Err(Errno::ELOOP);
         }
@@ -305,6 +307,11 @@ impl Bridge {
         let number = (1..=MOST).find(is_free).ok_or(Errno::EXFULL)?;
         let port = Port::new(number, interface, &this);
         interface.join(port.clone())?;
+        // Whoever takes it away from now on finds that it is a port.
+        if !is_there(interface) {
+            interface.leave();
+            return Err(Errno::ENODEV);
+        }
         interface.change_promiscuity(1);
         // What another port has is noted there already.
         let _ = self.note(interface.mac(), number);
@@ -401,13 +408,23 @@ impl Bridge {
     }
 
     fn close(&self) {
+        {
+            let _turn = TURN.lock();
+            *self.interface.lock() = Weak::new();
+        }
         for port in self.ports().iter() {
             // Whoever was faster has done it.
             let _ = self.give_up_port(&port.interface);
         }
         self.timer.cancel();
-        *self.interface.lock() = Weak::new();
     }
+}
+
+/// Whether an interface is in its namespace still.
+fn is_there(interface: &Arc<Interface>) -> bool {
+    let devices = interface.namespace().and_then(|namespace| namespace.part_arc::<Devices>());
+    let found = devices.and_then(|devices| devices.by_index(interface.index));
+    found.is_some_and(|found| Arc::ptr_eq(&found, interface))
 }
 
 impl NetDevice for Handle {
