@@ -110,6 +110,20 @@ fn frame(bytes: &[u8]) -> Frame {
 }
 
 #[test]
+fn a_stretch_is_no_longer_than_a_packet() {
+    let _all = Fixture::new();
+    let format = Format { is_tap: false, has_info: false, header: Some(10) };
+    let is_cut = |len: usize| {
+        // TCP over version 4 from 20 on, in segments of 100 bytes.
+        let mut bytes = vec![1, 1, 40, 0, 100, 0, 20, 0, 16, 0, 0x45];
+        bytes.resize(10 + len, 0);
+        wire::take(format, &mut Source::kernel(&bytes)).unwrap().segmentation.is_some()
+    };
+    assert!(is_cut(65535));
+    assert!(!is_cut(65535 + 19) && !is_cut(1 << 20));
+}
+
+#[test]
 fn packets_pass_both_ways_with_what_stands_before_them() {
     let all = Fixture::new();
     let (file, interface) = all.open("t0", IFF_TUN);
