@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use abi::{Errno, Result};
-use arch::lock::{LockClass, RwSpinLock, SpinLock};
+use arch::lock::{LockClass, RwSpinLock};
 use netdevice::{Attribute, Devices, Forwarding, Frame, Interface, NetDevice, Offloads, Received};
 use sched::Mutex;
 use sched::timer::Timer;
@@ -49,7 +49,7 @@ pub(crate) struct Bridge {
     pub(crate) fdb: Fdb,
     pub(crate) kept: Kept,
     ports: RwSpinLock<Ports>,
-    interface: SpinLock<Weak<Interface>>,
+    interface: RwSpinLock<Weak<Interface>>,
     /// An administrator gave it its address, its longest packet.
     has_own_mac: AtomicBool,
     has_own_mtu: AtomicBool,
@@ -102,7 +102,7 @@ impl Bridge {
                     snooping: AtomicBool::new(true),
                 },
                 ports: RwSpinLock::new(&PORTS, Arc::from([])),
-                interface: SpinLock::new(&PLACE, Weak::new()),
+                interface: RwSpinLock::new(&PLACE, Weak::new()),
                 has_own_mac: AtomicBool::new(false),
                 has_own_mtu: AtomicBool::new(false),
                 has_carrier: AtomicBool::new(false),
@@ -120,7 +120,7 @@ impl Bridge {
 
     /// Its interface, while there is one.
     pub(crate) fn interface(&self) -> Option<Arc<Interface>> {
-        self.interface.lock().upgrade()
+        self.interface.read().upgrade()
     }
 
     /// Its ports.
@@ -410,7 +410,7 @@ impl Bridge {
     fn close(&self) {
         {
             let _turn = TURN.lock();
-            *self.interface.lock() = Weak::new();
+            *self.interface.write() = Weak::new();
         }
         for port in self.ports().iter() {
             // Whoever was faster has done it.
@@ -491,7 +491,7 @@ impl NetDevice for Handle {
         self.0.has_own_mtu.store(true, Ordering::Relaxed);
     }
     fn attach(&self, interface: &Arc<Interface>) {
-        *self.0.interface.lock() = Arc::downgrade(interface);
+        *self.0.interface.write() = Arc::downgrade(interface);
         if self.0.has_own_mac.load(Ordering::Relaxed) {
             let _ = self.0.note(interface.mac(), SELF);
         }
