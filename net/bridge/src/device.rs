@@ -54,6 +54,8 @@ pub(crate) struct Bridge {
     has_own_mac: AtomicBool,
     has_own_mtu: AtomicBool,
     has_carrier: AtomicBool,
+    /// Counts the calls of [`update`](Self::update).
+    updates: AtomicU32,
     /// Clears the data base up.
     timer: Arc<Timer>,
     is_armed: AtomicBool,
@@ -106,6 +108,7 @@ impl Bridge {
                 has_own_mac: AtomicBool::new(false),
                 has_own_mtu: AtomicBool::new(false),
                 has_carrier: AtomicBool::new(false),
+                updates: AtomicU32::new(0),
                 timer,
                 is_armed: AtomicBool::new(false),
             }
@@ -346,8 +349,21 @@ impl Bridge {
         self.fdb.set(mac, (port, Reason::Local), (true, false), arch::time::now_ns())
     }
 
-    /// States, address, longest packet and link follow the ports'. Whoever does it last does it right.
+    /// States, address, longest packet and link follow the ports'. Whoever was overtaken by a change looks again, so
+    /// that what it saw before does not last.
     pub(crate) fn update(&self) {
+        let mut seen = self.updates.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        loop {
+            self.follow_ports();
+            let now = self.updates.load(Ordering::SeqCst);
+            if now == seen {
+                return;
+            }
+            seen = now;
+        }
+    }
+
+    fn follow_ports(&self) {
         let Some(own) = self.interface() else { return };
         let ports = self.ports();
         for port in ports.iter() {
