@@ -388,17 +388,17 @@ impl Bridge {
 
     fn update_port(&self, port: &Port, is_up: bool) {
         let is_on = is_up && port.is_operational();
-        match (port.state(), is_on) {
-            (state::DISABLED, true) => {
+        match (port.was_on.swap(is_on, Ordering::SeqCst), is_on) {
+            (false, true) => {
                 port.set_state(state::FORWARDING);
             }
-            (state::DISABLED, false) => {}
-            (_, false) => {
+            (true, false) => {
                 port.set_state(state::DISABLED);
                 let number = port.number;
                 self.fdb.forget(|behind, why| behind == number && why == Reason::Learned);
             }
-            (_, true) => {}
+            // A state that an administrator set stays.
+            _ => {}
         }
         let mac = port.interface.mac();
         let old = core::mem::replace(&mut *port.noted.lock(), mac);

@@ -181,6 +181,9 @@ fn ports_have_states_and_switches() {
     assert_eq!(all.comes(0, ALL, mac(1)), (vec![], false));
     assert_eq!(all.comes(1, ALL, mac(2)), (vec![2], true));
     assert_eq!(set(0, 1, 5), Err(Errno::EINVAL));
+    set(0, 1, state::DISABLED).unwrap();
+    all.wires[1].0.set_mtu(1400).unwrap();
+    assert_eq!(all.port(0).state(), state::DISABLED, "others' changes are not its own");
     set(0, 1, state::FORWARDING).unwrap();
     set(0, 33, 1).unwrap();
     set(1, 33, 1).unwrap();
