@@ -219,8 +219,9 @@ impl Bridge {
                 Flood::Group => &port.switches.mcast_flood,
                 Flood::All => &port.switches.bcast_flood,
             };
-            // This host's own frames are flooded whatever the switches say.
-            if from.is_none() || switch.load(Ordering::Relaxed) {
+            // What this host sends to groups and to all is flooded whatever the switches say (case `bridge-own-frames`).
+            let is_own = from.is_none() && flood != Flood::Unknown;
+            if is_own || switch.load(Ordering::Relaxed) {
                 self.send_on(port, from, frame.clone());
             }
         }

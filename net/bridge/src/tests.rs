@@ -161,6 +161,9 @@ fn this_host_sends_through_its_ports() {
     assert_eq!((send(ALL), send(mac(1))), (vec![0, 1], vec![0, 1]));
     all.comes(1, ALL, mac(1));
     assert_eq!((send(mac(1)), send(all.own.mac())), (vec![1], vec![]));
+    let off: [(u16, &[u8]); 2] = [(9, &[0]), (30, &[0])];
+    crate::told::set_port_details(&all.port(0), &off).unwrap();
+    assert_eq!((send(mac(9)), send(ALL)), (vec![1], vec![0, 1]));
 }
 
 #[test]
