@@ -62,6 +62,11 @@ fn find(spec: Option<&str>, is_patient: bool) -> Option<Arc<Device>> {
     if let Some(device) = block::by_spec(spec) {
         return Some(device);
     }
+    // SATA disks are looked for beside all else.
+    ahci::settle();
+    if let Some(device) = block::by_spec(spec) {
+        return Some(device);
+    }
     if !is_patient {
         return None;
     }

@@ -212,6 +212,8 @@ fn run_init(line: &CommandLine, ctx: &Context<'_>, in_ram: Option<&str>) {
         max_threads: (frames::total_pages() / 32) as usize,
     };
     vfs::filecount::init(frames::total_pages());
+    // Programs find all disks that there are.
+    ahci::settle();
     let failed = |index: usize, error: Errno| {
         let (path, number) = (programs.get(index).copied().unwrap_or_default(), error.raw());
         if index == 0 && in_ram.is_some() {

@@ -35,7 +35,7 @@ pub(crate) struct Controller {
 const NOWHERE: u8 = u8::MAX;
 
 impl Controller {
-    /// Brings up the controller behind a function.
+    /// Takes the controller behind a function; [`Controller::bring_up`] finds its devices.
     ///
     /// # Errors
     /// `ENODEV`, `ETIMEDOUT`, `ENOMEM`.
@@ -55,7 +55,6 @@ impl Controller {
         let name = format!("ahci[{}]", this.name);
         let interrupts = function.enable_one(&name, handler)?;
         this.interrupts.call_once(|| interrupts);
-        this.bring_up();
         Ok(this)
     }
 

@@ -153,15 +153,25 @@ impl Port {
     ) -> core::result::Result<usize, Trouble> {
         let registers = &self.registers;
         registers.mask();
-        let header = self.tables.first_header();
-        self.tables.put_own(command, packet, data);
+        {
+            let mut lane = self.lane.lock();
+            lane.kept = Some(self.tables.first_header());
+            self.tables.put_own(command, packet, data);
+        }
+        // Until the device has taken the command, the task file says what the one before came to.
+        registers.take_events();
         registers.issue(1);
-        let has_failed = || registers.task_file() & (status::ERROR | status::FAULT) != 0;
+        let has_failed = || registers.has_raised(event::TASK_FILE);
         let is_over = |issued| issued & 1 == 0 || has_failed() || !registers.is_linked();
         let outcome = wait(timeout_ns, || registers.issued(), is_over);
         let task_file = registers.task_file();
         let moved = self.tables.moved(0);
-        self.tables.set_first_header(header);
+        {
+            let mut lane = self.lane.lock();
+            if let Some(header) = lane.kept.take() {
+                self.tables.set_header(0, header);
+            }
+        }
         if let Err(error) = outcome {
             return Err(Trouble::Way(error));
         }
@@ -316,7 +326,12 @@ impl Port {
         let outcome = self.exclusively(device, |port| match port.run_packet(&packet) {
             Ok(moved) => (Ok(moved.min(len)), false),
             Err(Trouble::Device(_)) => {
-                (Err(port.sense().map_or_else(Failure::Lost, Failure::Check)), false)
+                let why = port.sense();
+                if why.is_err() {
+                    // The port may have been stopped for that.
+                    port.stumble(event::WAY);
+                }
+                (Err(why.map_or_else(Failure::Lost, Failure::Check)), false)
             }
             Err(Trouble::Way(error)) => {
                 let is_stuck = port.registers.stop().is_err();

@@ -22,6 +22,8 @@ use abi::Result;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::lock::{LockClass, SpinLock};
+use core::sync::atomic::{AtomicU32, Ordering};
+use sched::WaitQueue;
 
 use controller::Controller;
 pub use disk::use_fua;
@@ -32,6 +34,17 @@ const CLASS: u32 = 0x01_06_01;
 static CONTROLLERS: LockClass = LockClass::new("ahci.controllers", 548);
 /// All that were brought up.
 static FOUND: SpinLock<Vec<Arc<Controller>>> = SpinLock::new(&CONTROLLERS, Vec::new());
+
+/// Controllers whose devices are looked for, and those where that is over. One comes after the other: disks have
+/// their names in the order of the controllers.
+static BEGUN: AtomicU32 = AtomicU32::new(0);
+static OVER: AtomicU32 = AtomicU32::new(0);
+static TURN: WaitQueue = WaitQueue::new();
+
+/// Waits until the devices of all controllers have been looked for, which goes on beside the rest of the boot.
+pub fn settle() {
+    TURN.wait(|| (OVER.load(Ordering::Acquire) == BEGUN.load(Ordering::Acquire)).then_some(()));
+}
 
 struct Ahci;
 
@@ -46,11 +59,20 @@ impl pci::Driver for Ahci {
 
     fn probe(&self, device: &Arc<pci::Device>) -> Result<()> {
         let controller = Controller::start(device)?;
-        FOUND.lock().push(controller);
+        FOUND.lock().push(controller.clone());
+        let turn = BEGUN.fetch_add(1, Ordering::AcqRel);
+        sched::spawn_kernel("ahci", move || {
+            TURN.wait(|| (OVER.load(Ordering::Acquire) == turn).then_some(()));
+            controller.bring_up();
+            // Release: who sees it sees the disks.
+            OVER.fetch_add(1, Ordering::AcqRel);
+            TURN.wake_all();
+        });
         Ok(())
     }
 
     fn shut_down(&self, device: &pci::Device) {
+        settle();
         let (controllers, name) = (FOUND.lock().clone(), device.name());
         controllers.iter().filter(|own| own.name == name).for_each(|own| own.shut_down());
     }

@@ -17,7 +17,7 @@ use spin::Once;
 use crate::command::Command;
 use crate::device::Attached;
 use crate::registers::{PortRegisters, event, status};
-use crate::table::{self, SLOTS, Tables};
+use crate::table::{self, Header, SLOTS, Tables};
 
 static PORT: LockClass = LockClass::new("ahci.port", 583);
 static COMMANDER: LockClass = LockClass::new("ahci.commander", 547);
@@ -127,6 +127,9 @@ pub(crate) struct Lane {
     pub(crate) turns: Turns,
     /// Slots whose command is past its time.
     pub(crate) late: u32,
+    /// The header of slot 0's request while a command of the driver's own has its place. A request may come to the
+    /// slot meanwhile: its header waits here.
+    pub(crate) kept: Option<Header>,
     pub(crate) pending: Vec<Option<Pending>>,
     /// Room for what one pass of [`Port::reap`] takes. Who finds none says that it was there.
     finished: Vec<Pending>,
@@ -177,6 +180,7 @@ impl Port {
             device: 0,
             turns: Turns::new(),
             late: 0,
+            kept: None,
             pending: Vec::new(),
             finished: Vec::new(),
             was_missed: false,
@@ -233,8 +237,11 @@ impl Port {
         if lane.state == State::Empty || lane.device != device {
             return Err(request);
         }
-        if self.tables.put(slot, command, packet, &request, bounce.as_ref()).is_err() {
-            return Err(request);
+        let put = self.tables.put(slot, command, packet, &request, bounce.as_ref());
+        let Ok(header) = put else { return Err(request) };
+        match &mut lane.kept {
+            Some(kept) if slot == 0 => *kept = header,
+            _ => self.tables.set_header(slot, header),
         }
         let is_queued = command.is_queued;
         *place = Some(Pending { request, is_queued, retries: 0, bounce });

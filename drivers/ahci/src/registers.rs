@@ -276,6 +276,11 @@ impl PortRegisters {
         events
     }
 
+    /// Whether one of these happened that nobody has taken.
+    pub(crate) fn has_raised(&self, events: u32) -> bool {
+        self.interrupts.read() & events != 0
+    }
+
     /// Interrupts for what ends, fails or changes.
     pub(crate) fn unmask(&self) {
         self.mmio.write32(IE, event::COMPLETIONS | event::TROUBLE);

@@ -36,6 +36,9 @@ pub(crate) const RANGES_LEN: usize = 512;
 const RECEIVED: usize = 0x400;
 const OWN_TABLE: usize = 0x500;
 
+/// A slot's entry in the list of commands, as far as it says something.
+pub(crate) type Header = [u64; 2];
+
 /// The memory of a port.
 pub(crate) struct Tables {
     /// List of commands, received FISes, the port's own table.
@@ -75,23 +78,6 @@ impl Tables {
         allocate(len, self.is_low)
     }
 
-    fn put_header(
-        &self,
-        slot: usize,
-        table: u64,
-        command: &Command,
-        has_packet: bool,
-        pieces: usize,
-    ) {
-        let at = slot * HEADER_LEN;
-        let atapi = if has_packet { HEADER_ATAPI } else { 0 };
-        let is_write = command.direction == Direction::ToDevice && pieces > 0;
-        let write = if is_write { HEADER_WRITE } else { 0 };
-        self.head.write(at, FIS_WORDS | atapi | write | (pieces as u32) << 16);
-        self.head.write(at + 4, 0u32);
-        self.head.write(at + 8, table);
-    }
-
     /// The bytes that the device has moved for a slot's command.
     pub(crate) fn moved(&self, slot: usize) -> usize {
         self.head.read::<u32>(slot * HEADER_LEN + 4) as usize
@@ -120,7 +106,7 @@ impl Tables {
         Ok(Some(buffer))
     }
 
-    /// Writes a request's command into its slot.
+    /// Writes a request's command into its slot's table; the header to go with it ([`Tables::set_header`]).
     ///
     /// # Errors
     /// `EIO` for more pieces than a table has room for.
@@ -131,7 +117,7 @@ impl Tables {
         packet: Option<[u8; 16]>,
         request: &Request,
         bounce: Option<&DmaBuffer>,
-    ) -> Result<()> {
+    ) -> Result<Header> {
         let tables = self.tables.get().ok_or(Errno::EIO)?;
         let base = slot * TABLE_LEN;
         let address = tables.phys().0 + base as u64;
@@ -148,21 +134,22 @@ impl Tables {
             }
             (Op::Flush | Op::WriteZeroes, _) => 0,
         };
-        self.put_header(slot, address, command, packet.is_some(), pieces);
-        Ok(())
+        Ok(header(address, command, packet.is_some(), pieces))
     }
 
     /// The header of slot 0, which a command of the port's own takes.
-    pub(crate) fn first_header(&self) -> [u64; 2] {
+    pub(crate) fn first_header(&self) -> Header {
         [self.head.read(0), self.head.read(8)]
     }
 
-    pub(crate) fn set_first_header(&self, [flags, table]: [u64; 2]) {
-        self.head.write(0, flags);
-        self.head.write(8, table);
+    /// Puts a slot's header into the list of commands. Under the port's lock: see [`crate::port::Lane::kept`].
+    pub(crate) fn set_header(&self, slot: usize, [flags, table]: Header) {
+        let at = slot * HEADER_LEN;
+        self.head.write(at, flags);
+        self.head.write(at + 8, table);
     }
 
-    /// Writes a command of the port's own into slot 0, whose request is not with the device.
+    /// Writes a command of the port's own into slot 0, whose request is not with the device. Under the port's lock.
     pub(crate) fn put_own(
         &self,
         command: &Command,
@@ -173,8 +160,16 @@ impl Tables {
         let pieces = data
             .map_or(0, |(buffer, len)| put_run(&self.head, OWN_TABLE, buffer.phys().0, len as u32));
         let table = self.head.phys().0 + OWN_TABLE as u64;
-        self.put_header(0, table, command, packet.is_some(), pieces);
+        self.set_header(0, header(table, command, packet.is_some(), pieces));
     }
+}
+
+fn header(table: u64, command: &Command, has_packet: bool, pieces: usize) -> Header {
+    let atapi = if has_packet { HEADER_ATAPI } else { 0 };
+    let is_write = command.direction == Direction::ToDevice && pieces > 0;
+    let write = if is_write { HEADER_WRITE } else { 0 };
+    // In the upper half the bytes that were moved are counted.
+    [u64::from(FIS_WORDS | atapi | write | (pieces as u32) << 16), table]
 }
 
 fn write_fis(memory: &DmaBuffer, base: usize, command: &Command, packet: Option<[u8; 16]>) {

@@ -26,10 +26,17 @@ struct Gone {
     shared: Weak<Shared>,
 }
 
-impl Gone {
-    fn is_used(&self) -> bool {
-        self.shared.upgrade().is_some_and(|shared| shared.users.load(Ordering::Acquire) > 0)
-    }
+/// Forgets those that nobody has open any more. What it returns is dropped when the lock is given back: it may be
+/// the last of a drive.
+fn sweep(gone: &mut Vec<Gone>) -> Vec<Arc<Shared>> {
+    let mut seen = Vec::new();
+    gone.retain(|one| {
+        let shared = one.shared.upgrade();
+        let is_used = shared.as_ref().is_some_and(|it| it.users.load(Ordering::Acquire) > 0);
+        seen.extend(shared);
+        is_used
+    });
+    seen
 }
 
 static GONE: RwSpinLock<Vec<Gone>> = RwSpinLock::new(&DISKS, Vec::new());
@@ -86,21 +93,20 @@ impl Disk {
     /// its partitions. May sleep: reads the drive.
     pub fn add_named(naming: Naming, driver: Arc<dyn Driver>, capacity: u64) -> Result<Arc<Disk>> {
         loop {
-            let gone = {
-                let mut gone = GONE.write();
-                gone.retain(Gone::is_used);
-                let same = gone.iter().filter(|gone| gone.prefix == naming.prefix);
-                same.map(|gone| gone.index).collect::<Vec<u32>>()
-            };
-            let index = {
+            // In this order: a drive that is removed joins those that went before it leaves these.
+            let mut taken: Vec<u32> = {
                 let all = ALL.read();
-                let taken = |index| {
-                    let is_it =
-                        |d: &Arc<Disk>| d.naming.prefix == naming.prefix && d.index == index;
-                    gone.contains(&index) || all.iter().any(is_it)
-                };
-                (0..u32::MAX).find(|&index| !taken(index)).unwrap_or(0)
+                let same = all.iter().filter(|disk| disk.naming.prefix == naming.prefix);
+                same.map(|disk| disk.index).collect()
             };
+            let _seen = {
+                let mut gone = GONE.write();
+                let seen = sweep(&mut gone);
+                let same = gone.iter().filter(|gone| gone.prefix == naming.prefix);
+                taken.extend(same.map(|gone| gone.index));
+                seen
+            };
+            let index = (0..u32::MAX).find(|index| !taken.contains(index)).unwrap_or(0);
             let name = naming.disk_name(index);
             match Self::add_as(name, naming, index, driver.clone(), capacity) {
                 // Another drive took the name meanwhile.
@@ -256,10 +262,16 @@ impl Disk {
             index: self.index,
             shared: Arc::downgrade(&self.shared),
         };
-        GONE.write().push(gone);
+        let _seen = {
+            let mut all = GONE.write();
+            let seen = sweep(&mut all);
+            all.push(gone);
+            seen
+        };
         ALL.write().retain(|disk| !Arc::ptr_eq(disk, self));
-        for device in self.devices() {
-            self.tell(Event::Removed, &device);
+        // Partitions go before their disk.
+        for device in self.devices().iter().rev() {
+            self.tell(Event::Removed, device);
         }
         self.shared.flusher.stop();
     }

@@ -410,8 +410,11 @@ impl Receiver {
 /// What the host left to be done if the frame goes on: its sum, its segments.
 fn asked(header: &[u8; HEADER], received: Received) -> Received {
     let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
-    let has_sum = header[0] & NEEDS_CHECKSUM != 0;
-    let checksum = has_sum.then(|| ChecksumRequest { start: word(6), offset: word(8) });
+    let (start, offset) = (word(6), word(8));
+    // A place beyond the frame's end is none, whatever the host says.
+    let end = usize::from(start) + usize::from(offset) + 2;
+    let has_sum = header[0] & NEEDS_CHECKSUM != 0 && end <= received.len();
+    let checksum = has_sum.then_some(ChecksumRequest { start, offset });
     let is_v6 = match header[1] & !GSO_ECN {
         GSO_TCP4 => Some(false),
         GSO_TCP6 => Some(true),

@@ -36,13 +36,15 @@ enum Rest {
 pub(crate) struct Chain {
     extents: Vec<Extent>,
     rest: Rest,
+    /// The last cluster of the walk whose place in the file is a power of two: it comes again only in a circle.
+    mark: u32,
 }
 
 impl Chain {
     /// A chain that begins with the cluster `first`; 0: none.
     pub(crate) fn new(first: u32) -> Chain {
         let rest = if first == 0 { Rest::Nothing } else { Rest::From(first) };
-        Chain { extents: Vec::new(), rest }
+        Chain { extents: Vec::new(), rest, mark: 0 }
     }
 
     /// The first cluster; 0: none.
@@ -76,8 +78,7 @@ impl Chain {
             if known >= count {
                 break;
             }
-            // More than there are: it goes round in circles.
-            if known >= table.clusters() || cluster < FIRST_CLUSTER {
+            if cluster == self.mark || cluster < FIRST_CLUSTER {
                 return Err(Errno::EIO);
             }
             let rest = match table.get(cluster)? {
@@ -85,6 +86,9 @@ impl Chain {
                 Entry::End => Rest::Nothing,
                 Entry::Free | Entry::Bad => return Err(Errno::EIO),
             };
+            if known.is_power_of_two() {
+                self.mark = cluster;
+            }
             self.push(Run { first: cluster, len: 1 });
             self.rest = rest;
         }
@@ -107,16 +111,20 @@ impl Chain {
             let tail = self.extents.last().map(|extent| extent.run.first + extent.run.len - 1);
             let goal = tail.map(|tail| tail + 1);
             let run = table.take(goal, count - self.known())?;
-            if let Some(tail) = tail {
-                table.link(tail, Entry::Next(run.first))?;
+            if let Some(tail) = tail
+                && let Err(error) = table.link(tail, Entry::Next(run.first))
+            {
+                // Nobody else would give them back.
+                let _ = table.give_chain(run.first, &|_| ());
+                return Err(error);
             }
             self.push(run);
         }
         Ok(())
     }
 
-    /// Cuts the file to `count` clusters; `freed` gets the runs that are free then.
-    pub(crate) fn cut(&mut self, table: &Table, count: u32, freed: &mut Vec<Run>) -> Result<()> {
+    /// Cuts the file to `count` clusters; `discard` gets the runs that are free then, before others take them.
+    pub(crate) fn cut(&mut self, table: &Table, count: u32, discard: &dyn Fn(Run)) -> Result<()> {
         self.learn(table, count)?;
         let rest = match self.find(count) {
             Some(run) => Rest::From(run.first),
@@ -131,6 +139,6 @@ impl Chain {
         if let Some(last) = self.extents.last() {
             table.link(last.run.first + last.run.len - 1, Entry::End)?;
         }
-        table.give_chain(first, freed)
+        table.give_chain(first, discard)
     }
 }

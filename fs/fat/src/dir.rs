@@ -1,7 +1,7 @@
 //! A directory's records, read once while its inode lives: found by any spelling of a name, listed in
 //! the order of the disk, with the holes where new ones fit.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -15,6 +15,10 @@ use crate::record::{Assembly, DELETED, RECORD, Raw, Record, attr, is_long};
 
 /// Most records of a directory: `FAT_MAX_DIR_ENTRIES` of `linux/msdos_fs.h`.
 const MAX_RECORDS: u32 = 65_536;
+/// Bytes of those.
+pub(crate) const MAX_LEN: u32 = MAX_RECORDS * RECORD as u32;
+/// Most records of an entry: 20 parts of a long name, and the file's own.
+const MAX_ENTRY: u32 = 21;
 /// The records that a subdirectory begins with.
 pub(crate) const DOT: &Raw = b".          ";
 pub(crate) const DOT_DOT: &Raw = b"..         ";
@@ -53,6 +57,8 @@ pub(crate) struct Listing {
     shorts: BTreeMap<Raw, u32>,
     /// Runs of free records before `end`: the first, and how many.
     holes: BTreeMap<u32, u32>,
+    /// The same by how many, [`MAX_ENTRY`] for more, and the first.
+    holes_by_len: BTreeSet<(u32, u32)>,
     /// From here on no record was ever used.
     end: u32,
     subdirs: u32,
@@ -230,26 +236,41 @@ impl Listing {
         }
     }
 
+    fn put_hole(&mut self, first: u32, len: u32) {
+        self.holes.insert(first, len);
+        self.holes_by_len.insert((len.min(MAX_ENTRY), first));
+    }
+
+    fn drop_hole(&mut self, first: u32) -> Option<u32> {
+        let len = self.holes.remove(&first)?;
+        self.holes_by_len.remove(&(len.min(MAX_ENTRY), first));
+        Some(len)
+    }
+
     fn add_hole(&mut self, first: u32, count: u32) {
         let (mut first, mut count) = (first, count);
         if let Some((before, len)) = self.holes.range(..first).next_back().map(|(b, l)| (*b, *l))
             && before + len == first
         {
-            self.holes.remove(&before);
+            self.drop_hole(before);
             (first, count) = (before, len + count);
         }
-        if let Some(len) = self.holes.remove(&(first + count)) {
+        if let Some(len) = self.drop_hole(first + count) {
             count += len;
         }
-        self.holes.insert(first, count);
+        self.put_hole(first, count);
     }
 
+    /// Takes records of the first hole that has so many.
     fn take_hole(&mut self, count: u32) -> Option<u32> {
-        let (first, len) =
-            self.holes.iter().find(|(_, len)| **len >= count).map(|(f, l)| (*f, *l))?;
-        self.holes.remove(&first);
+        let of_len = |len: u32| {
+            let mut same = self.holes_by_len.range((len, 0)..=(len, u32::MAX));
+            same.next().map(|(_, first)| *first)
+        };
+        let first = (count.min(MAX_ENTRY)..=MAX_ENTRY).filter_map(of_len).min()?;
+        let len = self.drop_hole(first)?;
         if len > count {
-            self.holes.insert(first + count, len - count);
+            self.put_hole(first + count, len - count);
         }
         Some(first)
     }
@@ -277,5 +298,31 @@ impl Listing {
         }
         self.end = end;
         Ok(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_hole_with_room_is_taken() {
+        let mut listing = Listing::default();
+        for (first, count) in [(0, 1), (10, 3), (20, 40), (70, 2)] {
+            listing.add_hole(first, count);
+        }
+        assert_eq!(listing.take_hole(2), Some(10));
+        assert_eq!(listing.take_hole(21), Some(20));
+        assert_eq!(listing.take_hole(1), Some(0));
+        assert_eq!(listing.take_hole(1), Some(12));
+        listing.add_hole(13, 7);
+        assert_eq!(listing.take_hole(19), Some(41));
+        assert_eq!(listing.take_hole(8), None);
+        // Neighbours become one.
+        listing.add_hole(20, 21);
+        assert_eq!(listing.take_hole(21), Some(13));
+        assert_eq!(listing.take_hole(7), Some(34));
+        assert_eq!(listing.take_hole(2), Some(70));
+        assert_eq!(listing.take_hole(1), None);
     }
 }

@@ -1,5 +1,6 @@
 //! A mounted file system: what is written when, the marks it leaves, and what follows damage.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
@@ -11,7 +12,7 @@ use abi::{Errno, Result};
 use arch::addr::PAGE_SIZE;
 use arch::lock::{LockClass, SpinLock};
 use block::{Bio, BioFlags, Claim, Device, Op, SECTOR_SHIFT};
-use pagecache::{ErrorCursor, Periodic, Wait};
+use pagecache::{ErrorCursor, Mapping, Periodic, Wait};
 use sched::Mutex;
 use vfs::superblock::SuperOps;
 use vfs::{DeviceNumber, FsStat, Inode, InodeCache, InodeFlags, SuperBlock};
@@ -42,6 +43,9 @@ const INFO_SIGNATURES: [(usize, u32); 2] = [(0, 0x4161_5252), (484, 0x6141_7272)
 const INFO_FREE: usize = 488;
 const INFO_NEXT: usize = 492;
 
+/// Free clusters, if they are known, and the cluster that was taken last.
+type Summary = (Option<u32>, u32);
+
 /// A mounted FAT.
 pub(crate) struct Fat {
     pub(crate) geometry: Geometry,
@@ -56,10 +60,13 @@ pub(crate) struct Fat {
     pub(crate) records: Mutex<()>,
     /// Files whose records are to be written.
     dirty: SpinLock<Vec<Arc<Inode>>>,
-    /// Files that may have clusters behind their end, which no volume has that is not mounted.
-    preallocated: SpinLock<Vec<Arc<Inode>>>,
-    syncing: Mutex<()>,
+    /// Files that may have clusters behind their end, which no volume has that is not mounted: by number.
+    preallocated: SpinLock<BTreeMap<u64, Arc<Inode>>>,
+    /// Held by who writes everything: what the information sector says, if it was written since the mount.
+    syncing: Mutex<Option<Summary>>,
     read_only: AtomicBool,
+    /// Damage made it read-only: pages may be left to write.
+    has_stopped: AtomicBool,
     next_ino: AtomicU64,
     claim: SpinLock<Option<Claim>>,
     /// Errors in writing the FAT that somebody was told of.
@@ -77,6 +84,13 @@ pub(crate) fn read_info(device: &Device, geometry: &Geometry) -> Result<(Option<
     }
     let free = u32_at(&info, INFO_FREE);
     Ok(((free <= geometry.clusters).then_some(free), u32_at(&info, INFO_NEXT)))
+}
+
+/// Has the device have all of a mapping; an error that nobody was told of yet is told.
+fn write_out(mapping: &Mapping) -> Result<()> {
+    let told = mapping.error_cursor();
+    mapping.sync()?;
+    mapping.check_error(&told)
 }
 
 impl Fat {
@@ -104,9 +118,10 @@ impl Fat {
             vfs: spin::Once::new(),
             records: Mutex::new(&RECORDS, ()),
             dirty: SpinLock::new(&DIRTY, Vec::new()),
-            preallocated: SpinLock::new(&PREALLOCATED, Vec::new()),
-            syncing: Mutex::new(&SYNC, ()),
+            preallocated: SpinLock::new(&PREALLOCATED, BTreeMap::new()),
+            syncing: Mutex::new(&SYNC, None),
             read_only: AtomicBool::new(read_only),
+            has_stopped: AtomicBool::new(false),
             next_ino: AtomicU64::new(ROOT_INO + 1),
             claim: SpinLock::new(&CLAIM, Some(claim)),
             told,
@@ -147,13 +162,19 @@ impl Fat {
 
     /// Remembers a file with clusters behind its end.
     pub(crate) fn keep(&self, inode: Option<Arc<Inode>>) {
-        self.preallocated.lock().extend(inode);
+        self.preallocated.lock().extend(inode.map(|inode| (inode.ino, inode)));
+    }
+
+    /// The file is no more.
+    pub(crate) fn forget(&self, ino: u64) {
+        // Dropped without the lock.
+        let _kept = self.preallocated.lock().remove(&ino);
     }
 
     /// Frees what is behind the ends of files.
     fn trim(&self) -> Result<()> {
         let files = core::mem::take(&mut *self.preallocated.lock());
-        for inode in files.iter().filter(|inode| inode.nlink() > 0) {
+        for inode in files.values().filter(|inode| inode.nlink() > 0) {
             let _held = inode.lock().write();
             let node = node(inode)?;
             node.kept_end.store(0, Ordering::Relaxed);
@@ -162,17 +183,20 @@ impl Fat {
         Ok(())
     }
 
-    /// Writes records into the pages of their directories.
+    /// Writes records into the pages of their directories. Who comes second waits for who came first: the
+    /// records that are in no list any more have been written.
     fn store_records(&self) -> Result<()> {
+        let records = self.records.lock();
         let dirty = core::mem::take(&mut *self.dirty.lock());
         let mut result = Ok(());
-        for inode in dirty {
-            let stored = node(&inode).and_then(|node| node.store(&inode));
+        for inode in &dirty {
+            let stored = node(inode).and_then(|node| node.store_changes(inode));
             if let Err(error) = stored {
                 log::error!("FAT-fs ({}): cannot write a record: {error}", self.device.name());
                 result = Err(error);
             }
         }
+        drop(records);
         result
     }
 
@@ -181,13 +205,13 @@ impl Fat {
         if self.is_read_only() {
             return Ok(());
         }
-        let _one = self.syncing.lock();
+        let mut told = self.syncing.lock();
         let stored = self.store_records();
         self.device.flusher().write_all(if wait { Wait::ForDevice } else { Wait::No });
         if !wait {
             return stored;
         }
-        self.write_info()?;
+        self.write_info(&mut told)?;
         self.table.mapping().check_error(&self.told)?;
         self.device.flush()?;
         stored
@@ -202,14 +226,12 @@ impl Fat {
         loop {
             node(&at)?.store(&at)?;
             let Some(dir) = node(&at)?.parent() else { break };
-            if let Some(mapping) = dir.mapping()
-                && mapping.is_dirty()
-            {
-                mapping.sync()?;
+            if let Some(mapping) = dir.mapping() {
+                write_out(mapping)?;
             }
             at = dir;
         }
-        self.table.mapping().sync()?;
+        write_out(self.table.mapping())?;
         self.device.flush()
     }
 
@@ -222,7 +244,7 @@ impl Fat {
         }
         for dir in dirs {
             if let Some(mapping) = dir.mapping() {
-                mapping.sync()?;
+                write_out(mapping)?;
             }
             self.sync_way_to(dir)?;
         }
@@ -247,10 +269,14 @@ impl Fat {
         self.device.submit_and_wait(bio(Op::Write))
     }
 
-    /// Tells the information sector of the free clusters.
-    fn write_info(&self) -> Result<()> {
+    /// Tells the information sector of the free clusters, if that is something new.
+    fn write_info(&self, told: &mut Option<Summary>) -> Result<()> {
         let Some(at) = self.geometry.info_at else { return Ok(()) };
-        let (free, next) = self.table.summary();
+        let summary = self.table.summary();
+        if *told == Some(summary) {
+            return Ok(());
+        }
+        let (free, next) = summary;
         self.change_sector(at, |info| {
             if INFO_SIGNATURES.iter().any(|(at, signature)| u32_at(info, *at) != *signature) {
                 return;
@@ -259,7 +285,9 @@ impl Fat {
                 put32(info, INFO_FREE, free);
             }
             put32(info, INFO_NEXT, next);
-        })
+        })?;
+        *told = Some(summary);
+        Ok(())
     }
 
     /// Marks the file system as in use, or as whole. One that was found in use stays so until somebody
@@ -298,17 +326,15 @@ impl Fat {
         self.device.flush()
     }
 
-    /// Tells the device of clusters that are free, if that is asked for.
-    pub(crate) fn discard(&self, runs: &[Run]) {
+    /// Tells the device of clusters that are free, if that is asked for. Nobody can take them meanwhile.
+    pub(crate) fn discard(&self, run: Run) {
         if !self.options.discard {
             return;
         }
-        for run in runs {
-            let bytes = u64::from(run.len) * u64::from(self.geometry.cluster);
-            let first = self.geometry.place(run.first) >> SECTOR_SHIFT;
-            // A device that cannot goes without.
-            let _ = self.device.discard(first, bytes >> SECTOR_SHIFT);
-        }
+        let bytes = u64::from(run.len) * u64::from(self.geometry.cluster);
+        let first = self.geometry.place(run.first) >> SECTOR_SHIFT;
+        // A device that cannot goes without.
+        let _ = self.device.discard(first, bytes >> SECTOR_SHIFT);
     }
 
     /// What was read cannot be: `errors=` says what follows. `EIO`.
@@ -329,6 +355,7 @@ impl Fat {
         if self.read_only.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.has_stopped.store(true, Ordering::Release);
         sb.set_flags(sb.flags() | MS_RDONLY);
         log::error!("FAT-fs ({}): Filesystem has been set read-only", self.device.name());
     }
@@ -393,17 +420,27 @@ impl SuperOps for SuperPart {
         self.0.remount(sb, flags)
     }
 
+    fn is_for_reading(&self) -> bool {
+        self.0.options.is_for_reading()
+    }
+
     fn put_super(&self, _sb: &SuperBlock) {
         let fs = &self.0;
         if let Err(error) = fs.finish() {
             log::error!("FAT-fs ({}): cannot unmount cleanly: {error}", fs.device.name());
         }
+        if fs.has_stopped.load(Ordering::Acquire) {
+            // What is written later would be written over what others have repaired meanwhile.
+            fs.device.flusher().write_all(Wait::ForDevice);
+        }
         // The flusher may be here still: the device is no longer ours.
         let one = fs.syncing.lock();
         fs.read_only.store(true, Ordering::Release);
         let left = core::mem::take(&mut *fs.dirty.lock());
+        // Damage leaves them; what refers to the file system would keep it for ever.
+        let kept = core::mem::take(&mut *fs.preallocated.lock());
         drop(one);
-        drop(left);
+        drop((left, kept));
         let claim = fs.claim.lock().take();
         if let Some(claim) = claim {
             claim.release();

@@ -14,10 +14,9 @@ use vfs::{AtomicTime, Inode, InodeFlags, InodeInit, SuperBlock, Time};
 use crate::bytes::{put16, put32};
 use crate::chain::Chain;
 use crate::data::{NodeBacking, Piece, poke};
-use crate::dir::Listing;
+use crate::dir::{Listing, MAX_LEN};
 use crate::fs::Fat;
 use crate::record::{Raw, Record, attr};
-use crate::space::Run;
 use crate::time::Stamp;
 
 static STATE: LockClass = LockClass::new("fat.node", 456);
@@ -141,8 +140,12 @@ impl Node {
         let is_dir = parts.record.is_dir();
         if is_dir && parts.fixed.is_none() {
             // A directory is as long as its chain.
-            if let Err(error) = parts.chain.learn(&fs.table, u32::MAX) {
+            let most = MAX_LEN / fs.geometry.cluster;
+            if let Err(error) = parts.chain.learn(&fs.table, most.saturating_add(1)) {
                 return Err(fs.judge(error, "invalid cluster chain of a directory"));
+            }
+            if parts.chain.known() > most {
+                return Err(fs.corrupt("a directory is too long"));
             }
             parts.size = u64::from(parts.chain.known()) * cluster;
         }
@@ -296,9 +299,8 @@ impl Node {
     pub(crate) fn cut(&self, len: u64) -> Result<()> {
         let cluster = u64::from(self.fs.geometry.cluster);
         let count = len.div_ceil(cluster).min(u32::MAX.into()) as u32;
-        let mut freed: Vec<Run> = Vec::new();
         let mut state = self.state.lock();
-        let result = state.chain.cut(&self.fs.table, count, &mut freed);
+        let result = state.chain.cut(&self.fs.table, count, &|run| self.fs.discard(run));
         let known = u64::from(state.chain.known()) * cluster;
         self.reserved.store(known, Ordering::Release);
         drop(state);
@@ -306,7 +308,6 @@ impl Node {
             inode.set_blocks(known >> 9);
         }
         self.mark_dirty();
-        self.fs.discard(&freed);
         result.map_err(|error| self.fs.judge(error, "invalid cluster chain"))
     }
 
@@ -347,11 +348,21 @@ impl Node {
 
     /// Writes what changed into the record, if anything did.
     pub(crate) fn store(&self, inode: &Inode) -> Result<()> {
+        // Whoever writes it holds this: with it, what has nothing left to write has been written.
+        let _records = self.fs.records.lock();
+        self.store_changes(inode)
+    }
+
+    /// The same for those who hold the records.
+    pub(crate) fn store_changes(&self, inode: &Inode) -> Result<()> {
         if !self.queued.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let _records = self.fs.records.lock();
-        self.write_record(inode)
+        let written = self.write_record(inode);
+        if written == Err(Errno::ENOMEM) {
+            self.mark_dirty();
+        }
+        written
     }
 
     /// The same whether or not it did, for those who hold the records.
@@ -381,6 +392,7 @@ impl Node {
     /// The last user of a removed file has gone: its clusters are free.
     pub(crate) fn delete(&self, inode: &Inode) -> Result<()> {
         self.fs.inodes.remove(inode.ino);
+        self.fs.forget(inode.ino);
         if self.fs.is_read_only() {
             return Ok(());
         }

@@ -1,7 +1,6 @@
 //! The FAT: the cluster that follows each (FAT specification 1.03, "FAT Data Structure").
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use abi::{Errno, Result};
 use arch::lock::LockClass;
@@ -9,7 +8,7 @@ use block::Device;
 use pagecache::Mapping;
 use sched::Mutex;
 
-use crate::boot::{Geometry, Width};
+use crate::boot::{FIRST_CLUSTER, Geometry, Width};
 use crate::bytes::{u16_at, u32_at};
 use crate::data::{TableBacking, peek, poke};
 use crate::space::{Run, Space};
@@ -73,11 +72,6 @@ impl Table {
     /// The pages of the FAT.
     pub(crate) fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
-    }
-
-    /// How many clusters there are.
-    pub(crate) fn clusters(&self) -> u32 {
-        self.clusters
     }
 
     /// Takes the number of free clusters from the information sector (`usefree`).
@@ -172,29 +166,44 @@ impl Table {
         Ok(run)
     }
 
-    /// Frees a chain from its cluster `first` on, and returns its runs. `EIO` where it is damaged: what
-    /// came before is free then.
-    pub(crate) fn give_chain(&self, first: u32, runs: &mut Vec<Run>) -> Result<()> {
+    /// Frees a chain from its cluster `first` on; `discard` gets its runs while nobody can take them again.
+    /// `EIO` where it is damaged: what came before is free then.
+    pub(crate) fn give_chain(&self, first: u32, discard: &dyn Fn(Run)) -> Result<()> {
         let mut free = self.free.lock();
+        let mut run = Run { first, len: 0 };
         let mut cluster = first;
-        loop {
-            let entry = self.get(cluster)?;
-            if matches!(entry, Entry::Free | Entry::Bad) || cluster < crate::boot::FIRST_CLUSTER {
-                return Err(Errno::EIO);
+        let result = loop {
+            let next = match self.free_one(&mut free, cluster) {
+                Ok(next) => next,
+                Err(error) => break Err(error),
+            };
+            if run.first + run.len != cluster {
+                discard(run);
+                run = Run { first: cluster, len: 0 };
             }
-            self.put(cluster, Entry::Free)?;
-            free.space.give(cluster);
-            free.count = free.count.map(|count| count.saturating_add(1).min(self.clusters));
-            free.stated = free.stated.map(|count| count.saturating_add(1).min(self.clusters));
-            match runs.last_mut() {
-                Some(run) if run.first + run.len == cluster => run.len += 1,
-                _ => runs.push(Run { first: cluster, len: 1 }),
+            run.len += 1;
+            match next {
+                Some(next) => cluster = next,
+                None => break Ok(()),
             }
-            match entry {
-                Entry::Next(next) => cluster = next,
-                _ => return Ok(()),
-            }
+        };
+        if run.len > 0 {
+            discard(run);
         }
+        result
+    }
+
+    /// Frees a cluster of a chain; the one that follows it.
+    fn free_one(&self, free: &mut Free, cluster: u32) -> Result<Option<u32>> {
+        let entry = self.get(cluster)?;
+        if matches!(entry, Entry::Free | Entry::Bad) || cluster < FIRST_CLUSTER {
+            return Err(Errno::EIO);
+        }
+        self.put(cluster, Entry::Free)?;
+        free.space.give(cluster);
+        free.count = free.count.map(|count| count.saturating_add(1).min(self.clusters));
+        free.stated = free.stated.map(|count| count.saturating_add(1).min(self.clusters));
+        Ok(if let Entry::Next(next) = entry { Some(next) } else { None })
     }
 
     /// How many clusters are free: reads the whole FAT once.

@@ -30,13 +30,20 @@ struct Mark {
     at: u64,
 }
 
+/// What is known of a file, as far as anybody has read.
+struct Known {
+    /// At every [`STRIDE`]th block.
+    marks: Vec<Mark>,
+    /// At the block that was asked for last, and its number: the next one follows it, as a rule.
+    last: (u64, Mark),
+}
+
 /// Where a file's pages come from.
 pub(crate) struct FileBlocks {
     image: Arc<Image>,
     blocks: Blocks,
     size: u64,
-    /// At every [`STRIDE`]th block, as far as anybody has read.
-    marks: Mutex<Vec<Mark>>,
+    known: Mutex<Known>,
 }
 
 /// What a block of a file is.
@@ -51,7 +58,8 @@ enum Part {
 impl FileBlocks {
     pub(crate) fn new(image: Arc<Image>, blocks: Blocks, size: u64) -> FileBlocks {
         let first = Mark { size: blocks.sizes, at: blocks.start };
-        FileBlocks { image, blocks, size, marks: Mutex::new(&MARKS, [first].to_vec()) }
+        let known = Known { marks: [first].to_vec(), last: (0, first) };
+        FileBlocks { image, blocks, size, known: Mutex::new(&MARKS, known) }
     }
 
     fn block_size(&self) -> u64 {
@@ -68,21 +76,26 @@ impl FileBlocks {
         Ok(if stored.len() == 0 { Part::Hole } else { Part::Block(stored) })
     }
 
-    /// Where a block is: adds up the sizes of those before it, from the last mark on.
+    /// Where a block is: adds up the sizes of those before it, from the last one that is known on.
     fn stored(&self, index: u64) -> Result<Stored> {
         let volume = &self.image.volume;
-        let mut marks = self.marks.lock();
-        let known = (index / STRIDE).min(marks.len() as u64 - 1);
-        let mark = *marks.get(known as usize).ok_or(Errno::EIO)?;
-        let mut cursor = volume.cursor(mark.size);
-        let mut at = mark.at;
-        let mut block = known * STRIDE;
+        let mut known = self.known.lock();
+        let stride = (index / STRIDE).min(known.marks.len() as u64 - 1);
+        let mark = *known.marks.get(stride as usize).ok_or(Errno::EIO)?;
+        let (mut block, from) = match known.last {
+            (block, last) if (stride * STRIDE..=index).contains(&block) => (block, last),
+            _ => (stride * STRIDE, mark),
+        };
+        let mut cursor = volume.cursor(from.size);
+        let mut at = from.at;
         loop {
-            if block.is_multiple_of(STRIDE) && block / STRIDE == marks.len() as u64 {
-                marks.push(Mark { size: cursor.at(), at });
+            let here = Mark { size: cursor.at(), at };
+            if block.is_multiple_of(STRIDE) && block / STRIDE == known.marks.len() as u64 {
+                known.marks.push(here);
             }
             let stored = Stored { at, word: u32_at(&cursor.take::<4>()?, 0) };
             if block == index {
+                known.last = (block, here);
                 return Ok(stored);
             }
             at = at.checked_add(stored.len().into()).ok_or(Errno::EIO)?;

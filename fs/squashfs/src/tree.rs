@@ -290,10 +290,8 @@ impl SuperOps for SuperPart {
         })
     }
 
-    /// It stays for reading, whatever is asked for.
-    fn remount(&self, sb: &Arc<SuperBlock>, _flags: u64, _data: &[u8]) -> Result<()> {
-        sb.set_flags(sb.flags() | MS_RDONLY);
-        Ok(())
+    fn is_for_reading(&self) -> bool {
+        true
     }
 
     fn put_super(&self, _sb: &SuperBlock) {

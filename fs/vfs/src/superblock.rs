@@ -41,6 +41,11 @@ pub trait SuperOps: Any + Send + Sync {
         Ok(())
     }
 
+    /// Whether it is read-only by nature: it stays so, whatever a remount asks for.
+    fn is_for_reading(&self) -> bool {
+        false
+    }
+
     /// Writes everything and then nothing more, though files may be open for writing, until a
     /// [`remount`](SuperOps::remount) allows it again. The VFS lets nothing begin that would change
     /// something, but what began on open files may not have ended.

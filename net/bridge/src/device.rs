@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use abi::{Errno, Result};
-use arch::lock::{LockClass, RwSpinLock, SpinLock};
+use arch::lock::{LockClass, RwSpinLock};
 use netdevice::{Attribute, Devices, Forwarding, Frame, Interface, NetDevice, Offloads, Received};
 use sched::Mutex;
 use sched::timer::Timer;
@@ -39,7 +39,7 @@ pub(crate) struct Kept {
     pub(crate) snooping: AtomicBool,
 }
 
-/// The ports, replaced when one comes or goes.
+/// The ports by their numbers, replaced when one comes or goes.
 type Ports = Arc<[Arc<Port>]>;
 
 /// A bridge.
@@ -49,11 +49,13 @@ pub(crate) struct Bridge {
     pub(crate) fdb: Fdb,
     pub(crate) kept: Kept,
     ports: RwSpinLock<Ports>,
-    interface: SpinLock<Weak<Interface>>,
+    interface: RwSpinLock<Weak<Interface>>,
     /// An administrator gave it its address, its longest packet.
     has_own_mac: AtomicBool,
     has_own_mtu: AtomicBool,
     has_carrier: AtomicBool,
+    /// Counts the calls of [`update`](Self::update).
+    updates: AtomicU32,
     /// Clears the data base up.
     timer: Arc<Timer>,
     is_armed: AtomicBool,
@@ -102,10 +104,11 @@ impl Bridge {
                     snooping: AtomicBool::new(true),
                 },
                 ports: RwSpinLock::new(&PORTS, Arc::from([])),
-                interface: SpinLock::new(&PLACE, Weak::new()),
+                interface: RwSpinLock::new(&PLACE, Weak::new()),
                 has_own_mac: AtomicBool::new(false),
                 has_own_mtu: AtomicBool::new(false),
                 has_carrier: AtomicBool::new(false),
+                updates: AtomicU32::new(0),
                 timer,
                 is_armed: AtomicBool::new(false),
             }
@@ -120,7 +123,7 @@ impl Bridge {
 
     /// Its interface, while there is one.
     pub(crate) fn interface(&self) -> Option<Arc<Interface>> {
-        self.interface.lock().upgrade()
+        self.interface.read().upgrade()
     }
 
     /// Its ports.
@@ -130,7 +133,9 @@ impl Bridge {
 
     /// The port of a number.
     pub(crate) fn port(&self, number: u16) -> Option<Arc<Port>> {
-        self.ports().iter().find(|port| port.number == number).cloned()
+        let ports = self.ports();
+        let at = ports.binary_search_by_key(&number, |port| port.number).ok()?;
+        ports.get(at).cloned()
     }
 
     fn port_of(&self, interface: &Interface) -> Option<Arc<Port>> {
@@ -214,8 +219,9 @@ impl Bridge {
                 Flood::Group => &port.switches.mcast_flood,
                 Flood::All => &port.switches.bcast_flood,
             };
-            // This host's own frames are flooded whatever the switches say.
-            if from.is_none() || switch.load(Ordering::Relaxed) {
+            // What this host sends to groups and to all is flooded whatever the switches say (case `bridge-own-frames`).
+            let is_own = from.is_none() && flood != Flood::Unknown;
+            if is_own || switch.load(Ordering::Relaxed) {
                 self.send_on(port, from, frame.clone());
             }
         }
@@ -292,6 +298,8 @@ impl Bridge {
     fn take_port(&self, interface: &Arc<Interface>) -> Result<()> {
         let _turn = TURN.lock();
         let this = self.this.upgrade().ok_or(Errno::ENODEV)?;
+        // Once it is gone nobody would give the port up.
+        self.interface().ok_or(Errno::ENODEV)?;
         if Bridge::of(interface).is_some() {
             return Err(Errno::ELOOP);
         }
@@ -303,11 +311,17 @@ impl Bridge {
         let number = (1..=MOST).find(is_free).ok_or(Errno::EXFULL)?;
         let port = Port::new(number, interface, &this);
         interface.join(port.clone())?;
+        // Whoever takes it away from now on finds that it is a port.
+        if !is_there(interface) {
+            interface.leave();
+            return Err(Errno::ENODEV);
+        }
         interface.change_promiscuity(1);
         // What another port has is noted there already.
         let _ = self.note(interface.mac(), number);
         let mut list: Vec<Arc<Port>> = ports.to_vec();
-        list.push(port);
+        let at = list.partition_point(|other| other.number < number);
+        list.insert(at, port);
         self.replace(list);
         self.update();
         Ok(())
@@ -336,8 +350,21 @@ impl Bridge {
         self.fdb.set(mac, (port, Reason::Local), (true, false), arch::time::now_ns())
     }
 
-    /// States, address, longest packet and link follow the ports'. Whoever does it last does it right.
+    /// States, address, longest packet and link follow the ports'. Whoever was overtaken by a change looks again, so
+    /// that what it saw before does not last.
     pub(crate) fn update(&self) {
+        let mut seen = self.updates.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        loop {
+            self.follow_ports();
+            let now = self.updates.load(Ordering::SeqCst);
+            if now == seen {
+                return;
+            }
+            seen = now;
+        }
+    }
+
+    fn follow_ports(&self) {
         let Some(own) = self.interface() else { return };
         let ports = self.ports();
         for port in ports.iter() {
@@ -362,17 +389,17 @@ impl Bridge {
 
     fn update_port(&self, port: &Port, is_up: bool) {
         let is_on = is_up && port.is_operational();
-        match (port.state(), is_on) {
-            (state::DISABLED, true) => {
+        match (port.was_on.swap(is_on, Ordering::SeqCst), is_on) {
+            (false, true) => {
                 port.set_state(state::FORWARDING);
             }
-            (state::DISABLED, false) => {}
-            (_, false) => {
+            (true, false) => {
                 port.set_state(state::DISABLED);
                 let number = port.number;
                 self.fdb.forget(|behind, why| behind == number && why == Reason::Learned);
             }
-            (_, true) => {}
+            // A state that an administrator set stays.
+            _ => {}
         }
         let mac = port.interface.mac();
         let old = core::mem::replace(&mut *port.noted.lock(), mac);
@@ -398,13 +425,23 @@ impl Bridge {
     }
 
     fn close(&self) {
+        {
+            let _turn = TURN.lock();
+            *self.interface.write() = Weak::new();
+        }
         for port in self.ports().iter() {
             // Whoever was faster has done it.
             let _ = self.give_up_port(&port.interface);
         }
         self.timer.cancel();
-        *self.interface.lock() = Weak::new();
     }
+}
+
+/// Whether an interface is in its namespace still.
+fn is_there(interface: &Arc<Interface>) -> bool {
+    let devices = interface.namespace().and_then(|namespace| namespace.part_arc::<Devices>());
+    let found = devices.and_then(|devices| devices.by_index(interface.index));
+    found.is_some_and(|found| Arc::ptr_eq(&found, interface))
 }
 
 impl NetDevice for Handle {
@@ -471,7 +508,7 @@ impl NetDevice for Handle {
         self.0.has_own_mtu.store(true, Ordering::Relaxed);
     }
     fn attach(&self, interface: &Arc<Interface>) {
-        *self.0.interface.lock() = Arc::downgrade(interface);
+        *self.0.interface.write() = Arc::downgrade(interface);
         if self.0.has_own_mac.load(Ordering::Relaxed) {
             let _ = self.0.note(interface.mac(), SELF);
         }

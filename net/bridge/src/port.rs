@@ -35,6 +35,8 @@ pub(crate) struct Port {
     pub(crate) interface: Arc<Interface>,
     pub(crate) bridge: Weak<Bridge>,
     state: AtomicU8,
+    /// Whether it was up, with a link and a bridge that is up, when that was last looked at.
+    pub(crate) was_on: AtomicBool,
     pub(crate) priority: AtomicU8,
     pub(crate) cost: AtomicU32,
     pub(crate) switches: Switches,
@@ -55,6 +57,7 @@ impl Port {
             interface: interface.clone(),
             bridge: Arc::downgrade(bridge),
             state: AtomicU8::new(state::DISABLED),
+            was_on: off(),
             priority: AtomicU8::new(32),
             cost: AtomicU32::new(cost_of(speed)),
             switches: Switches {

@@ -161,6 +161,9 @@ fn this_host_sends_through_its_ports() {
     assert_eq!((send(ALL), send(mac(1))), (vec![0, 1], vec![0, 1]));
     all.comes(1, ALL, mac(1));
     assert_eq!((send(mac(1)), send(all.own.mac())), (vec![1], vec![]));
+    let off: [(u16, &[u8]); 2] = [(9, &[0]), (30, &[0])];
+    crate::told::set_port_details(&all.port(0), &off).unwrap();
+    assert_eq!((send(mac(9)), send(ALL)), (vec![1], vec![0, 1]));
 }
 
 #[test]
@@ -181,6 +184,9 @@ fn ports_have_states_and_switches() {
     assert_eq!(all.comes(0, ALL, mac(1)), (vec![], false));
     assert_eq!(all.comes(1, ALL, mac(2)), (vec![2], true));
     assert_eq!(set(0, 1, 5), Err(Errno::EINVAL));
+    set(0, 1, state::DISABLED).unwrap();
+    all.wires[1].0.set_mtu(1400).unwrap();
+    assert_eq!(all.port(0).state(), state::DISABLED, "others' changes are not its own");
     set(0, 1, state::FORWARDING).unwrap();
     set(0, 33, 1).unwrap();
     set(1, 33, 1).unwrap();

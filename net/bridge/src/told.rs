@@ -403,8 +403,8 @@ impl Forwarding for Bridge {
         let index_of = |number: u16| match number {
             SELF => own,
             number => {
-                let port = ports.iter().find(|port| port.number == number);
-                port.map(|port| port.interface.index)
+                let at = ports.binary_search_by_key(&number, |port| port.number).ok()?;
+                ports.get(at).map(|port| port.interface.index)
             }
         };
         let all = self.fdb.all(arch::time::now_ns()).into_iter();

@@ -271,24 +271,26 @@ impl Devices {
         }
         {
             let mut inner = self.inner.write();
-            inner.names.remove(&interface.name());
-            for name in interface.other_names() {
-                inner.names.remove(&name);
+            // Somebody else may have been faster, and another interface have the number or the names by now.
+            let found = inner.interfaces.get(&index);
+            if found.is_none_or(|found| !Arc::ptr_eq(found, &interface)) {
+                return Err(Errno::ENODEV);
             }
-            // Somebody else may have been faster.
-            inner.interfaces.remove(&index).ok_or(Errno::ENODEV)?;
+            inner.interfaces.remove(&index);
+            for name in interface.other_names().into_iter().chain([interface.name()]) {
+                if inner.names.get(&name) == Some(&index) {
+                    inner.names.remove(&name);
+                }
+            }
         }
+        // Of a master that took it meanwhile, too.
+        leave_master(&interface);
         self.changed(&Change::Gone(interface));
         Ok(())
     }
 
     fn strip(&self, interface: &Arc<Interface>) {
-        if let Some(master) = interface.upper().and_then(|upper| upper.master())
-            && let Some(device) = &master.device
-        {
-            // Whoever was faster has done it.
-            let _ = device.give_up_port(interface);
-        }
+        leave_master(interface);
         if interface.is_up() {
             self.set_flags(interface, 0, flag::UP);
         }
@@ -505,6 +507,16 @@ impl Devices {
 
     fn is_own(&self, ip: Ip) -> bool {
         self.inner.read().own.contains(ip)
+    }
+}
+
+/// It is nobody's port any more.
+fn leave_master(interface: &Arc<Interface>) {
+    if let Some(master) = interface.upper().and_then(|upper| upper.master())
+        && let Some(device) = &master.device
+    {
+        // Whoever was faster has done it.
+        let _ = device.give_up_port(interface);
     }
 }
 

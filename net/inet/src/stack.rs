@@ -179,6 +179,15 @@ impl NamespacePart for Part {
     }
 }
 
+impl Drop for Part {
+    /// Connections that are over hold the protocols, and so the interfaces, for a minute.
+    fn drop(&mut self) {
+        let inet = self.0.clone();
+        // Whoever drops a namespace may hold locks.
+        sched::work::queue(move || inet.tcp.end());
+    }
+}
+
 impl Inet {
     /// Protocols on top of these interfaces.
     pub fn new(namespace: Weak<NetNamespace>, devices: Arc<Devices>) -> Arc<Inet> {

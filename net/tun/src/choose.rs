@@ -1,6 +1,7 @@
 //! Which frames a program wants (`TUNSETTXFILTER`), and which of several queues has a frame.
 
 use abi::tun::TUN_FLT_ALLMULTI;
+use abi::{Errno, Result};
 use hashbrown::HashSet;
 use netdevice::Spread;
 
@@ -16,15 +17,21 @@ const EXACT: usize = 8;
 
 impl Wanted {
     /// A filter of these addresses, and what the call says: how many are told apart. None for one that wants all.
-    pub(crate) fn new(flags: u16, addresses: &[[u8; 6]]) -> (Option<Wanted>, usize) {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(flags: u16, given: &[[u8; 6]]) -> Result<(Option<Wanted>, usize)> {
         let is_group = |mac: &[u8; 6]| mac[0] & 1 != 0;
-        let is_beyond = addresses.iter().skip(EXACT).any(|mac| !is_group(mac));
-        if addresses.is_empty() || is_beyond {
-            return (None, 0);
+        let is_beyond = given.iter().skip(EXACT).any(|mac| !is_group(mac));
+        if given.is_empty() || is_beyond {
+            return Ok((None, 0));
         }
         let takes_groups = flags & TUN_FLT_ALLMULTI != 0;
-        let wanted = Wanted { takes_groups, addresses: addresses.iter().copied().collect() };
-        (Some(wanted), addresses.len().min(EXACT))
+        let mut addresses = HashSet::new();
+        // A program says how many there are.
+        addresses.try_reserve(given.len()).map_err(|_| Errno::ENOMEM)?;
+        addresses.extend(given.iter().copied());
+        Ok((Some(Wanted { takes_groups, addresses }), given.len().min(EXACT)))
     }
 
     /// Whether a frame for this address is wanted.

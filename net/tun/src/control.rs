@@ -234,7 +234,7 @@ fn set_wanted(tun: &Tun, at: VirtAddr) -> Result<usize> {
     for number in 0..u64::from(count) {
         addresses.push(user::read_val(VirtAddr::new(at.as_u64().wrapping_add(4 + 6 * number)))?);
     }
-    let (wanted, told) = Wanted::new(flags, &addresses);
+    let (wanted, told) = Wanted::new(flags, &addresses)?;
     tun.set_wanted(wanted);
     Ok(told)
 }

@@ -75,6 +75,8 @@ pub(crate) struct Tun {
     /// The link came or went at least once, or was told to be gone.
     knows_link: AtomicBool,
     pub(crate) filter: Filter,
+    /// Whether [`Settings::wanted`] is there: most frames need no look at it.
+    is_choosy: AtomicBool,
     settings: SpinLock<Settings>,
     queues: RwSpinLock<Queues>,
     interface: RwSpinLock<Weak<Interface>>,
@@ -102,6 +104,7 @@ impl Tun {
             has_carrier: AtomicBool::new(has_carrier),
             knows_link: AtomicBool::new(!has_carrier),
             filter: Filter::new(),
+            is_choosy: AtomicBool::new(false),
             settings: SpinLock::new(&SETTINGS, Settings::default()),
             queues: RwSpinLock::new(&QUEUES, Queues::default()),
             interface: RwSpinLock::new(&QUEUES, Weak::new()),
@@ -185,7 +188,11 @@ impl Tun {
 
     /// `TUNSETTXFILTER`.
     pub(crate) fn set_wanted(&self, wanted: Option<Wanted>) {
-        let old = core::mem::replace(&mut self.settings.lock().wanted, wanted);
+        let old = {
+            let mut settings = self.settings.lock();
+            self.is_choosy.store(wanted.is_some(), Ordering::Relaxed);
+            core::mem::replace(&mut settings.wanted, wanted)
+        };
         drop(old);
     }
 
@@ -331,7 +338,9 @@ impl Tun {
         }
         let mut to = [0; 6];
         frame.bytes().copy_out(0, &mut to);
-        if self.settings.lock().wanted.as_ref().is_some_and(|wanted| !wanted.has(to)) {
+        if self.is_choosy.load(Ordering::Relaxed)
+            && self.settings.lock().wanted.as_ref().is_some_and(|wanted| !wanted.has(to))
+        {
             return false;
         }
         let bytes = frame.bytes();

@@ -110,6 +110,20 @@ fn frame(bytes: &[u8]) -> Frame {
 }
 
 #[test]
+fn a_stretch_is_no_longer_than_a_packet() {
+    let _all = Fixture::new();
+    let format = Format { is_tap: false, has_info: false, header: Some(10) };
+    let is_cut = |len: usize| {
+        // TCP over version 4 from 20 on, in segments of 100 bytes.
+        let mut bytes = vec![1, 1, 40, 0, 100, 0, 20, 0, 16, 0, 0x45];
+        bytes.resize(10 + len, 0);
+        wire::take(format, &mut Source::kernel(&bytes)).unwrap().segmentation.is_some()
+    };
+    assert!(is_cut(65535));
+    assert!(!is_cut(65535 + 19) && !is_cut(1 << 20));
+}
+
+#[test]
 fn packets_pass_both_ways_with_what_stands_before_them() {
     let all = Fixture::new();
     let (file, interface) = all.open("t0", IFF_TUN);
@@ -301,15 +315,15 @@ fn sums_and_segments_are_left_to_who_takes_them() {
 fn addresses_that_are_not_wanted_are_not_read() {
     let mac = |last| [2, 0, 0, 0, 0, last];
     let group = [3, 0, 0, 0, 0, 1];
-    let (wanted, told) = Wanted::new(0, &[mac(1), mac(2), group]);
+    let (wanted, told) = Wanted::new(0, &[mac(1), mac(2), group]).unwrap();
     let wanted = wanted.unwrap();
     assert!(wanted.has(mac(1)) && wanted.has(group) && !wanted.has(mac(3)));
     assert!(told == 3 && !wanted.has([0xff; 6]));
-    let (wanted, _) = Wanted::new(TUN_FLT_ALLMULTI, &[mac(1)]);
+    let (wanted, _) = Wanted::new(TUN_FLT_ALLMULTI, &[mac(1)]).unwrap();
     assert!(wanted.unwrap().has([0xff; 6]));
-    assert!(Wanted::new(0, &[]).0.is_none());
+    assert!(Wanted::new(0, &[]).unwrap().0.is_none());
     let many: Vec<[u8; 6]> = (0..10).map(mac).collect();
-    assert!(Wanted::new(0, &many).0.is_none());
+    assert!(Wanted::new(0, &many).unwrap().0.is_none());
 }
 
 proptest! {

@@ -15,6 +15,8 @@ pub(crate) const LEAST_HEADER: usize = 10;
 const ETHERNET: usize = 14;
 /// The longest packet that is taken.
 const LONGEST: usize = 8 << 20;
+/// The longest stretch of a stream: no packet of either version is longer, behind Ethernet's header with a tag.
+const LONGEST_STRETCH: usize = 65535 + ETHERNET + 4;
 
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`, `VIRTIO_NET_HDR_F_DATA_VALID`.
 const NEEDS_CHECKSUM: u8 = 1;
@@ -133,6 +135,8 @@ pub(crate) fn take(format: Format, source: &mut Source<'_>) -> Result<Received> 
     if source.remaining() > LONGEST {
         return Err(Errno::ENOBUFS);
     }
+    // What is longer, which Linux takes too, is no packet: one write would be cut to millions of frames.
+    told.segmentation = told.segmentation.filter(|_| source.remaining() <= LONGEST_STRETCH);
     if format.is_tap && source.remaining() < ETHERNET {
         return Err(Errno::EINVAL);
     }

@@ -334,6 +334,29 @@ fn reads_and_questions_do_not_meet() {
 }
 
 #[test]
+fn a_read_that_comes_during_a_question_keeps_its_place() {
+    let machine = Machine::new([None, drive()]);
+    let disk = machine.disk(1);
+    machine.hold(1, true);
+    let asking = {
+        let disk = disk.clone();
+        thread::spawn(move || {
+            let asker = Asker { users: 1, may_administer: true, may_do_raw_io: true };
+            disk.whole().driver().ioctl(asker, 0x5326, 0)
+        })
+    };
+    assert!(machine.soon(|machine| machine.port(1).lane.lock().kept.is_some()));
+    let read = page();
+    let outcome = start(&disk, Op::Read, 40, &read);
+    machine.hold(1, false);
+    assert_eq!(asking.join().unwrap(), Ok(4));
+    assert!(machine.soon(|_| outcome.get() == Some(&Ok(()))));
+    let mut found = [0; 2];
+    read.copy_out(2047, &mut found);
+    assert_eq!(found, [10, 11]);
+}
+
+#[test]
 fn the_end_writes_caches() {
     let machine = Machine::new([disk(), drive()]);
     machine.controller.shut_down();

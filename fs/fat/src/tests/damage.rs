@@ -37,6 +37,19 @@ fn wrong_chains_are_errors_and_nothing_is_written_any_more() {
         sb.ops().put_super(&sb);
         disk.remove();
     }
+    // A circle in the chain of a file that says that it is long.
+    let mut damaged = bytes.clone();
+    damaged[entry + 4..entry + 6].copy_from_slice(&(first as u16 + 1).to_le_bytes());
+    let record = damaged.windows(11).position(|name| name == b"FILE       ").unwrap();
+    damaged[record + 28..record + 32].copy_from_slice(&(1_u32 << 30).to_le_bytes());
+    let (_, disk, sb) = open(damaged, "").unwrap();
+    let root = sb.root().unwrap().inode().unwrap();
+    let file = find(&find(&root, "dir").unwrap(), "file").unwrap();
+    let pieces = crate::node::node(&file).unwrap().pieces(1 << 29, 1 << 30, 1 << 30);
+    assert_eq!(pieces.err(), Some(Errno::EIO));
+    assert!(sb.flags() & MS_RDONLY != 0);
+    sb.ops().put_super(&sb);
+    disk.remove();
     // A circle in a directory's chain.
     let mut damaged = bytes.clone();
     let entry = fat + (first as usize - 1) * 2;

@@ -335,7 +335,8 @@ pub(super) fn remount_super(
 ) -> Result<()> {
     let mask = MS_RDONLY | MS_SYNCHRONOUS | MS_MANDLOCK | MS_I_VERSION | MS_LAZYTIME;
     let old = sb.flags();
-    let new = (old & !mask) | (flags & mask);
+    let nature = if sb.ops().is_for_reading() { MS_RDONLY } else { 0 };
+    let new = (old & !mask) | (flags & mask) | nature;
     let closing = new & MS_RDONLY != 0 && old & MS_RDONLY == 0;
     if closing {
         let written =

@@ -65,6 +65,12 @@ impl<'a> Wanted<'a> {
         Ok(self.attributes.text(NAME)?.filter(|name| !name.is_empty()))
     }
 
+    /// Whether an interface is meant at all.
+    fn names_any(&self) -> bool {
+        let has = |kind: u16| self.attributes.get(kind).is_some();
+        self.header.index != 0 || has(NAME) || has(OTHER_NAME)
+    }
+
     /// The interface that is meant, if it is there.
     fn find(&self, devices: &Devices) -> Result<Option<Arc<Interface>>> {
         if self.header.index < 0 {
@@ -317,6 +323,9 @@ pub(super) fn properties(
     act: impl Fn(&Devices, &Arc<Interface>, &str) -> Result<()>,
 ) -> Result<()> {
     let wanted = read(change.payload)?;
+    if !wanted.names_any() {
+        return Err(Errno::EINVAL);
+    }
     let interface = wanted.find(devices)?.ok_or(Errno::ENODEV)?;
     let Some(list) = wanted.attributes.get(PROPERTIES) else { return Ok(()) };
     let names = netlink::wire::attributes(list, 0).filter(|(kind, _)| *kind == OTHER_NAME);
@@ -340,10 +349,7 @@ pub(super) fn of_port<'a>(change: &Change<'a>) -> Result<(u32, Attributes<'a>)> 
 /// Takes an interface away that a program made; the other end of a pair goes with it.
 pub(super) fn delete(devices: &Devices, change: &Change<'_>) -> Result<()> {
     let wanted = read(change.payload)?;
-    if wanted.header.index == 0
-        && wanted.attributes.get(NAME).is_none()
-        && wanted.attributes.get(OTHER_NAME).is_none()
-    {
+    if !wanted.names_any() {
         return Err(Errno::EINVAL);
     }
     let interface = wanted.find(devices)?.ok_or(Errno::ENODEV)?;

@@ -100,6 +100,15 @@ impl Tcp {
         let gone = self.connections.with(tuple, |table| table.remove(tuple));
         drop(gone);
     }
+
+    /// The namespace has ended: what is left of connections over devices keeps nothing of it.
+    pub(crate) fn end(&self) {
+        for conn in self.connections.values() {
+            if let Conn::Wire(connection) = conn {
+                connection.end();
+            }
+        }
+    }
 }
 
 /// What a receive wants.

@@ -4,7 +4,7 @@
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use ::socket::{Filter, Patience, Shutdown};
+use ::socket::{Filter, NetNamespace, Patience, Shutdown};
 use abi::poll::*;
 use abi::socket::{MSG_OOB, MSG_PEEK, MSG_TRUNC};
 use abi::{Errno, Result};
@@ -48,6 +48,8 @@ pub(crate) struct Connection {
     /// `SO_ATTACH_FILTER`.
     pub(crate) filter: Filter,
     is_orphan: AtomicBool,
+    /// Its namespace, which delivers its segments, while it still sends without a program; not the machine's.
+    home: SpinLock<Option<Arc<NetNamespace>>>,
     is_deaf: AtomicBool,
     has_left: AtomicBool,
     error: AtomicI32,
@@ -124,6 +126,7 @@ impl Connection {
             listener: SpinLock::new(&CLAIM, new.listener),
             filter: Filter::new(),
             is_orphan: AtomicBool::new(false),
+            home: SpinLock::new(&CLAIM, None),
             is_deaf: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
             error: AtomicI32::new(0),
@@ -225,6 +228,11 @@ impl Connection {
         if state == State::Closed {
             self.leave();
         }
+        if self.is_orphan.load(Ordering::SeqCst)
+            && matches!(state, State::FinWait2 | State::TimeWait | State::Closed)
+        {
+            self.let_home_go();
+        }
         if has_data {
             self.readable.notify(POLLIN | POLLRDNORM);
         }
@@ -244,6 +252,24 @@ impl Connection {
             let claim = self.claim.lock().take();
             drop(claim);
         }
+    }
+
+    /// All it had to send has arrived: its namespace may end.
+    fn let_home_go(&self) {
+        let home = self.home.lock().take();
+        if let Some(home) = home {
+            // Perhaps the last reference, and this the thread of a device.
+            sched::work::queue(move || drop(home));
+        }
+    }
+
+    /// Its namespace has ended, and nothing comes for it any more.
+    pub(super) fn end(&self) {
+        self.with(|tcb, _, _| {
+            tcb.abort();
+            // Nobody is told, as by a machine that is switched off.
+            tcb.out.clear();
+        });
     }
 
     /// Sees to it that the timer fires no later than a deadline. It finds out itself if that has moved on.
@@ -472,6 +498,11 @@ impl Connection {
     pub(crate) fn close(&self, how: Goodbye) {
         self.is_orphan.store(true, Ordering::SeqCst);
         let is_abrupt = how == Goodbye::Abrupt || self.lane.len() > 0;
+        if !is_abrupt {
+            // Before the state is looked at: whoever ends it from now on lets it go.
+            let home = self.inet.namespace().filter(|home| !home.is_initial());
+            *self.home.lock() = home;
+        }
         self.with(|tcb, now, unread| {
             if is_abrupt {
                 tcb.abort();
