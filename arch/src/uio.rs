@@ -24,17 +24,10 @@ fn total(pieces: &[SharedBytes<'_>]) -> usize {
     pieces.iter().fold(0usize, |sum, piece| sum.saturating_add(piece.len()))
 }
 
-/// Takes data that goes somewhere else than a buffer: into a pipe, a socket, nowhere.
-pub trait Collector {
-    /// Takes some or all of what there is; how many bytes.
-    fn collect(&mut self, from: &mut Source<'_>) -> Result<usize, Fault>;
-}
-
 enum SinkTo<'a> {
     User(UserCursor<'a>),
     Kernel { buffer: &'a mut [u8], at: usize },
     Pieces(PieceCursor<'a>),
-    Collector(&'a mut dyn Collector),
     Discard,
 }
 
@@ -64,10 +57,6 @@ impl<'a> Sink<'a> {
     /// Several pieces of kernel memory.
     pub fn pieces(list: &'a [SharedBytes<'a>]) -> Sink<'a> {
         Sink { to: SinkTo::Pieces(PieceCursor::new(list)), remaining: total(list), done: 0 }
-    }
-    /// Something that takes up to `limit` bytes as they come.
-    pub fn collector(collector: &'a mut dyn Collector, limit: usize) -> Sink<'a> {
-        Sink { to: SinkTo::Collector(collector), remaining: limit, done: 0 }
     }
     /// Nowhere: counts up to `limit` bytes.
     pub fn discard(limit: usize) -> Sink<'static> {
@@ -127,7 +116,6 @@ impl<'a> Sink<'a> {
                 });
                 len
             }
-            SinkTo::Collector(collector) => collector.collect(&mut Source::kernel(bytes))?.min(len),
             SinkTo::Discard => len,
         };
         self.note(put);
@@ -157,7 +145,6 @@ impl<'a> Sink<'a> {
                 cursor.pass(len, |_, piece| piece.clear());
                 len
             }
-            SinkTo::Collector(collector) => collector.collect(&mut Source::zeros(len))?.min(len),
             SinkTo::Discard => len,
         };
         self.note(put);
@@ -184,7 +171,6 @@ impl<'a> Sink<'a> {
                 cursor.pass(len, |at, piece| piece.copy_from_shared(from.part(at, piece.len())));
                 len
             }
-            SinkTo::Collector(collector) => collector.collect(&mut Source::shared(from))?.min(len),
             SinkTo::Discard => len,
         };
         self.note(put);
@@ -203,7 +189,7 @@ impl<'a> Sink<'a> {
             SinkTo::User(cursor) => cursor.advance(bytes),
             SinkTo::Kernel { at, .. } => *at += bytes,
             SinkTo::Pieces(cursor) => cursor.pass(bytes, |_, _| {}),
-            SinkTo::Collector(_) | SinkTo::Discard => {}
+            SinkTo::Discard => {}
         }
         self.note(bytes);
     }
@@ -215,7 +201,7 @@ impl<'a> Sink<'a> {
             SinkTo::User(cursor) => cursor.revert(bytes),
             SinkTo::Kernel { at, .. } => *at -= bytes,
             SinkTo::Pieces(cursor) => cursor.revert(bytes),
-            SinkTo::Collector(_) | SinkTo::Discard => {}
+            SinkTo::Discard => {}
         }
         self.remaining += bytes;
         self.done -= bytes;
@@ -465,18 +451,6 @@ mod tests {
         assert_eq!(&kernel, b"\x00123");
     }
 
-    /// Takes at most four bytes at a time.
-    struct Four(Vec<u8>);
-
-    impl Collector for Four {
-        fn collect(&mut self, from: &mut Source<'_>) -> Result<usize, Fault> {
-            let mut bytes = [9; 4];
-            let taken = from.take(&mut bytes)?;
-            self.0.extend(&bytes[..taken]);
-            Ok(taken)
-        }
-    }
-
     #[test]
     fn shared_bytes_go_everywhere() {
         let mut shared = *b"abcdef";
@@ -492,14 +466,6 @@ mod tests {
         assert_eq!(sink.put_shared(shared.part(4, 2)), Ok(2));
         assert_eq!(sink.put_shared(shared), Ok(3));
         assert_eq!(&kernel, b"efabc");
-
-        let mut four = Four(Vec::new());
-        let mut sink = Sink::collector(&mut four, 100);
-        assert_eq!(sink.put_shared(shared.part(1, 5)), Ok(4));
-        assert_eq!(sink.put_zeros(2), Ok(2));
-        assert_eq!(sink.put(b"xyz"), Ok(3));
-        assert_eq!(sink.done(), 9);
-        assert_eq!(four.0, b"bcde\0\0xyz");
 
         let mut source = Source::shared(shared);
         let mut bytes = [0; 4];

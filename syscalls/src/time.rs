@@ -58,6 +58,7 @@ pub(crate) fn nanoseconds([sec, nsec]: [i64; 2]) -> Result<u64> {
 }
 
 /// Writes nanoseconds as a `struct timespec`.
+#[inline]
 pub(crate) fn write_timespec(at: VirtAddr, ns: u64) -> Result<()> {
     user::write_val(at, &[ns / NANOS, ns % NANOS])?;
     Ok(())

@@ -145,8 +145,13 @@ fn unmap_pages(at: VirtAddr, pages: usize) {
 
 /// Unmaps and frees the frames of a range.
 pub(crate) fn release(at: VirtAddr, pages: usize) {
-    kernel::unmap(at, pages * PAGE_SIZE, |frame| {
-        // SAFETY: `map_pages` left the reference when it mapped the frame here.
+    release_all(&[at], pages);
+}
+
+/// Unmaps and frees the frames of ranges of so many pages each; the processors are interrupted once.
+pub(crate) fn release_all(ranges: &[VirtAddr], pages: usize) {
+    kernel::unmap_all(ranges, pages * PAGE_SIZE, |frame| {
+        // SAFETY: who mapped the frame here (`map_pages`, a stack's `make`) left the reference.
         drop(unsafe { PageRef::from_raw(frames::page(frame.pfn())) });
     });
 }

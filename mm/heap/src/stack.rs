@@ -20,11 +20,25 @@ const PAGES: usize = STACK_SIZE / PAGE_SIZE;
 /// Stacks kept for reuse.
 const CACHED: usize = 128;
 
+/// As many are freed at once when more are left than are kept: all processors are interrupted for that, which threads
+/// that come and go in crowds would else do one by one.
+const BATCH: usize = CACHED / 2;
+
 static CLASS: LockClass = LockClass::new("heap.stacks", 800);
 
 struct Cache {
     stacks: [VirtAddr; CACHED],
     len: usize,
+}
+
+impl Cache {
+    /// Moves stacks out of the cache: as many as there are, or as fit.
+    fn take(&mut self, to: &mut [VirtAddr; BATCH]) {
+        let left = self.len.saturating_sub(BATCH);
+        let taken = &self.stacks[left..self.len];
+        to[..taken.len()].copy_from_slice(taken);
+        self.len = left;
+    }
 }
 
 static CACHE: SpinLock<Cache> =
@@ -106,17 +120,17 @@ impl Drop for KernelStack {
             leave(self.bottom);
             return;
         }
+        let mut surplus = [VirtAddr::ZERO; BATCH];
         {
             let mut cache = CACHE.lock();
-            let len = cache.len;
-            if let Some(slot) = cache.stacks.get_mut(len) {
-                *slot = self.bottom;
-                cache.len += 1;
-                return;
+            if cache.len == CACHED {
+                cache.take(&mut surplus);
             }
+            let len = cache.len;
+            cache.stacks[len] = self.bottom;
+            cache.len += 1;
         }
-        Counter::KernelStacks.sub(PAGES as u64);
-        destroy(self.bottom);
+        destroy_all(&surplus);
     }
 }
 
@@ -124,14 +138,21 @@ impl Drop for KernelStack {
 pub(crate) fn shrink() {
     collect_left();
     loop {
-        let stack = {
-            let mut cache = CACHE.lock();
-            let Some(at) = cache.len.checked_sub(1) else { return };
-            cache.len = at;
-            cache.stacks[at]
-        };
-        Counter::KernelStacks.sub(PAGES as u64);
-        destroy(stack);
+        let mut some = [VirtAddr::ZERO; BATCH];
+        CACHE.lock().take(&mut some);
+        if some[0] == VirtAddr::ZERO {
+            return;
+        }
+        destroy_all(&some);
+    }
+}
+
+/// Frees stacks, up to the first that is none.
+fn destroy_all(stacks: &[VirtAddr; BATCH]) {
+    let count = stacks.iter().take_while(|at| **at != VirtAddr::ZERO).count();
+    if count != 0 {
+        Counter::KernelStacks.sub((count * PAGES) as u64);
+        destroy(&stacks[..count]);
     }
 }
 
@@ -158,9 +179,11 @@ fn make() -> Result<VirtAddr, OutOfMemory> {
 }
 
 #[cfg(target_os = "none")]
-fn destroy(bottom: VirtAddr) {
-    large::release(bottom, PAGES);
-    kernel::unreserve(bottom - PAGE_SIZE as u64, STACK_SIZE + PAGE_SIZE);
+fn destroy(stacks: &[VirtAddr]) {
+    large::release_all(stacks, PAGES);
+    for bottom in stacks {
+        kernel::unreserve(*bottom - PAGE_SIZE as u64, STACK_SIZE + PAGE_SIZE);
+    }
 }
 
 #[cfg(not(target_os = "none"))]
@@ -172,9 +195,11 @@ fn make() -> Result<VirtAddr, OutOfMemory> {
 }
 
 #[cfg(not(target_os = "none"))]
-fn destroy(bottom: VirtAddr) {
-    let pfn = arch::phys::to_phys(bottom.as_ptr::<u8>()).pfn();
-    let _ = large::release;
-    // SAFETY: `make` gave this block away.
-    drop(unsafe { frames::FrameBlock::from_raw(pfn, 3) });
+fn destroy(stacks: &[VirtAddr]) {
+    let _ = large::release_all;
+    for bottom in stacks {
+        let pfn = arch::phys::to_phys(bottom.as_ptr::<u8>()).pfn();
+        // SAFETY: `make` gave this block away.
+        drop(unsafe { frames::FrameBlock::from_raw(pfn, 3) });
+    }
 }

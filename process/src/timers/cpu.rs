@@ -262,6 +262,7 @@ fn check_limit(group: &ThreadGroup, total_ns: u64) -> bool {
 }
 
 /// The value of a processor-time clock; `None` when what it counted is gone.
+#[inline(never)]
 pub(super) fn clock_value(clock: &Clock) -> Option<u64> {
     let (user, system) = match clock {
         Clock::Process(group, _) => group.upgrade()?.cpu_time(),

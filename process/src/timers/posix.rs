@@ -52,6 +52,7 @@ impl Clock {
         if at >= now { line.saturating_add(at - now) } else { line.saturating_sub(now - at) }
     }
 
+    #[inline]
     fn now(&self) -> Option<u64> {
         if self.counts_cpu() { cpu::clock_value(self) } else { Some(arch::time::now_ns()) }
     }
@@ -170,10 +171,14 @@ impl PosixTimer {
         if matches!(self.notify, Notify::Nobody) {
             return;
         }
-        if !self.clock.counts_cpu() {
-            self.timer.arm(next);
-        } else if let (Some(group), Some(this)) = (self.clock.group(), self.this.upgrade()) {
-            // The expiry by the clock: `next` may have been put off by the time since boot.
+        if self.clock.counts_cpu() { self.follow() } else { self.timer.arm(next) }
+    }
+
+    /// The same by the clock of a process or thread.
+    #[inline(never)]
+    fn follow(&self) {
+        if let (Some(group), Some(this)) = (self.clock.group(), self.this.upgrade()) {
+            // The expiry by the clock: what `arm` is told may have been put off by the time since boot.
             let next = self.state.lock().next;
             cpu::follow(&group, &self.clock, next, this);
         }

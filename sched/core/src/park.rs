@@ -9,6 +9,7 @@ use crate::wait::{Deadline, Limit, WaitError};
 use core::sync::atomic::{Ordering, fence};
 
 /// Sleeps until `condition` gives something, a signal is pending, or the deadline passes.
+#[inline(always)]
 pub fn park_interruptible<R>(
     mut condition: impl FnMut() -> Option<R>,
     deadline: Option<Deadline>,

@@ -324,13 +324,16 @@ fn enqueue_locked(mut cpu: Queue, thread: &Thread, target: CpuId, why: Enqueue) 
     let now = arch::time::now_ns();
     cpu.queue.update(now);
     let entity = entity_of(thread);
+    let is_here = target == arch::cpu::id();
+    // Who wakes somebody here and is known to sleep then may leave at once.
+    let gives_way = is_here && current().handover.sleeps_within(TUNABLES.turn_ns() / 4);
     // SAFETY: on no queue, and alive while it is queued: it holds a reference to itself.
     let comes = unsafe {
         cpu.queue.enqueue(entity, why);
         thread.set_place(Place::Queued);
-        cpu.queue.contend(entity)
+        cpu.queue.contend(entity, gives_way)
     };
-    if target == arch::cpu::id() {
+    if is_here {
         if comes == Preemption::Now {
             arch::preempt::set_need_resched();
         // SAFETY: the current thread of a processor is alive.

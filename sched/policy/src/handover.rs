@@ -14,12 +14,17 @@ const LONGEST_NS: u64 = 200_000;
 /// An idle processor that takes longer than this is held up by something else (a hypervisor that runs others).
 const DEAREST_NS: u64 = 100_000;
 
+/// One wake-up in so many shows what a thread does that is preempted at the others.
+const TRIAL: u64 = 32;
+
 /// How soon a thread sleeps after it has woken another one. Only the thread itself writes it.
 pub struct Handover {
     /// The first wake-up since it slept last; 0: none.
     woke_ns: AtomicU64,
     /// The running mean of the times from there to the sleep.
     gap_ns: AtomicU64,
+    /// How often it has stopped after a wake-up.
+    stops: AtomicU64,
 }
 
 impl Default for Handover {
@@ -32,7 +37,11 @@ impl Default for Handover {
 impl Handover {
     /// A thread of which nothing is known stays awake.
     pub const fn new() -> Handover {
-        Handover { woke_ns: AtomicU64::new(0), gap_ns: AtomicU64::new(LONGEST_NS) }
+        Handover {
+            woke_ns: AtomicU64::new(0),
+            gap_ns: AtomicU64::new(LONGEST_NS),
+            stops: AtomicU64::new(0),
+        }
     }
 
     /// The thread woke another one.
@@ -52,6 +61,7 @@ impl Handover {
             return;
         }
         self.woke_ns.store(0, Ordering::Relaxed);
+        self.stops.store(self.stops.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         let gap = self.gap_ns.load(Ordering::Relaxed);
         let sample = now_ns.saturating_sub(woke).min(LONGEST_NS);
         if sleeps || sample > gap {
@@ -64,6 +74,14 @@ impl Handover {
     #[inline]
     pub fn is_expected(&self, cost: &WakeCost) -> bool {
         self.gap_ns.load(Ordering::Relaxed) < cost.ns() && self.woke_ns.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether it has slept within so long after its wake-ups: to switch to the woken one at once spares it the sleep
+    /// then. Who never gets so far is let go on now and then, to see whether that is still so.
+    #[inline]
+    pub fn sleeps_within(&self, soon_ns: u64) -> bool {
+        self.gap_ns.load(Ordering::Relaxed) < soon_ns
+            && !self.stops.load(Ordering::Relaxed).is_multiple_of(TRIAL)
     }
 }
 
@@ -169,6 +187,29 @@ mod tests {
         thread.wakes(now);
         thread.stops(now + 100_000, false);
         assert!(gap() > 20_000);
+    }
+
+    #[test]
+    fn who_sleeps_soon_is_known_and_tried_again() {
+        let thread = Handover::new();
+        let mut now = 1;
+        assert!(!thread.sleeps_within(25_000), "nothing is known of it");
+        for _ in 0..33 {
+            turn(&thread, &mut now, 1_000);
+        }
+        assert!(thread.sleeps_within(25_000));
+        // It is preempted at each wake-up from now on: one in 32 is a trial.
+        let mut trials = 0;
+        for _ in 0..64 {
+            if thread.sleeps_within(25_000) {
+                thread.wakes(now);
+                thread.stops(now + 100, false);
+            } else {
+                trials += 1;
+                turn(&thread, &mut now, 150_000);
+            }
+        }
+        assert_eq!(trials, 64 - 31, "the first trial showed that it works on now");
     }
 
     #[test]

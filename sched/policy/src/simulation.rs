@@ -134,7 +134,7 @@ impl Machine {
         assert_eq!(self.line.arrive(&mut self.accounts[sleeper], Enqueue::Wakeup), Class::Fair);
         self.fair.push(sleeper);
         let running = self.running.expect("one runs");
-        self.line.contend(&self.accounts[running], &self.accounts[sleeper])
+        self.line.contend(&self.accounts[running], &self.accounts[sleeper], false)
     }
 
     fn set_running_params(&mut self, params: Params) {
@@ -200,10 +200,10 @@ fn a_newcomer_waits_its_turn() {
     let account = machine.accounts[new].clone();
     let running = machine.running.map(|index| machine.accounts[index].clone());
     let running = running.expect("one runs");
-    assert_eq!(machine.line.contend(&running, &account), Preemption::InTurn);
+    assert_eq!(machine.line.contend(&running, &account, false), Preemption::InTurn);
     let soldier = machine.add(realtime(Policy::Fifo, 1));
     let (running, soldier) = (&machine.accounts[0], &machine.accounts[soldier]);
-    assert_eq!(machine.line.contend(running, soldier), Preemption::Now);
+    assert_eq!(machine.line.contend(running, soldier, false), Preemption::Now);
 }
 
 #[test]

@@ -343,14 +343,14 @@ impl Timeline {
 
     /// Whether one that just came to wait is to run before the running one goes on. A fair thread of the same
     /// policy lets the running one have the least of its turn: two that wake each other at every step (a writer and a
-    /// reader) would switch at every step otherwise.
+    /// reader) would switch at every step otherwise. One that `gives_way` is about to sleep anyway.
     #[inline]
-    pub fn contend(&mut self, running: &Account, woken: &Account) -> Preemption {
+    pub fn contend(&mut self, running: &Account, woken: &Account, gives_way: bool) -> Preemption {
         if !self.is_ahead_of(woken, running) {
             return Preemption::InTurn;
         }
         let may_wait = !woken.is_realtime() && running.params.policy != Policy::Idle;
-        if !may_wait || self.turn_left_ns(running) == 0 {
+        if !may_wait || gives_way || self.turn_left_ns(running) == 0 {
             return Preemption::Now;
         }
         if core::mem::replace(&mut self.is_contested, true) {

@@ -155,6 +155,15 @@ pub fn unmap(at: VirtAddr, len: usize, mut gone: impl FnMut(PhysAddr)) {
     take_cleared(at, len, &mut gone);
 }
 
+/// [`unmap`] for ranges of `len` bytes each: the processors are told once for all of them.
+pub fn unmap_all(ranges: &[VirtAddr], len: usize, mut gone: impl FnMut(PhysAddr)) {
+    ranges.iter().for_each(|at| clear(*at, len));
+    let lowest = ranges.iter().min().copied().unwrap_or(VirtAddr::ZERO);
+    let highest = ranges.iter().max().copied().unwrap_or(VirtAddr::ZERO);
+    crate::tlb::flush_kernel_range(lowest, (highest.0 - lowest.0) as usize + len);
+    ranges.iter().for_each(|at| take_cleared(*at, len, &mut gone));
+}
+
 /// Makes the entries of a range not present, keeping the frames in them.
 fn clear(at: VirtAddr, len: usize) {
     let mut visit = |_: VirtAddr, entry: Visit<'_>| {

@@ -9,8 +9,7 @@ use alloc::sync::Arc;
 use abi::fcntl::*;
 use abi::{Errno, Result};
 use arch::shared::SharedBytes;
-use arch::uio::{Collector, Sink, Source};
-use arch::user::Fault;
+use arch::uio::{Sink, Source};
 use frames::PageRef;
 use smallvec::SmallVec;
 use vfs::file::PageSink;
@@ -26,24 +25,6 @@ struct ToFile<'a> {
     ctx: &'a Context<'a>,
     file: &'a File,
     at: At,
-    error: Option<Errno>,
-}
-
-impl Collector for ToFile<'_> {
-    fn collect(&mut self, from: &mut Source<'_>) -> Result<usize, Fault> {
-        match rw::write(self.ctx, self.file, self.at, from, 0) {
-            Ok(count) => {
-                if let At::Offset(pos) = &mut self.at {
-                    *pos += count as u64;
-                }
-                Ok(count)
-            }
-            Err(error) => {
-                self.error = Some(error);
-                Err(Fault)
-            }
-        }
-    }
 }
 
 impl ToFile<'_> {
@@ -52,22 +33,21 @@ impl ToFile<'_> {
         let pieces: SmallVec<[SharedBytes<'_>; RUN]> =
             chunks.iter().map(|chunk| chunk.page.part(chunk.offset, chunk.len)).collect();
         let count = rw::write(self.ctx, self.file, self.at, &mut Source::pieces(&pieces), 0)?;
-        if let At::Offset(pos) = &mut self.at {
-            *pos += count as u64;
-        }
+        self.go_on(count);
         Ok(count)
     }
 
     /// Writes part of a page; how much.
     fn put(&mut self, page: &PageRef, offset: usize, len: usize) -> Result<usize> {
-        let result = {
-            let mut sink = Sink::collector(self, len);
-            page.to_sink(offset, len, &mut sink)
-        };
-        match (result, self.error.take()) {
-            (_, Some(error)) => Err(error),
-            (Ok(count), None) => Ok(count),
-            (Err(_), None) => Err(Errno::EFAULT),
+        let bytes = page.part(offset, len);
+        let count = rw::write(self.ctx, self.file, self.at, &mut Source::shared(bytes), 0)?;
+        self.go_on(count);
+        Ok(count)
+    }
+
+    fn go_on(&mut self, count: usize) {
+        if let At::Offset(pos) = &mut self.at {
+            *pos += count as u64;
         }
     }
 }
@@ -262,7 +242,7 @@ fn pipe_to_file(
     if to.flags() & O_APPEND != 0 {
         return Err(Errno::EINVAL);
     }
-    let mut out = ToFile { ctx, file: to, at, error: None };
+    let mut out = ToFile { ctx, file: to, at };
     let mut done = 0;
     let _next = PassOnData(pipe);
     while done < len {
@@ -433,7 +413,7 @@ pub fn sendfile(
 
 /// Copies `len` bytes from one file to another through the page cache; how many.
 fn pump(ctx: &Context<'_>, from: &File, pos: u64, to: &File, at: At, len: usize) -> Result<usize> {
-    let mut out = ToFile { ctx, file: to, at, error: None };
+    let mut out = ToFile { ctx, file: to, at };
     let mut through = Through { to: &mut out, left: len, done: 0 };
     match from.ops().splice_read(from, pos, len, &mut through) {
         Err(Errno::EINVAL) if through.done == 0 => {}

@@ -182,17 +182,18 @@ impl RunQueue {
         }
     }
 
-    /// Whether an entity that just came onto the queue is to run before the current one goes on.
+    /// Whether an entity that just came onto the queue is to run before the current one goes on, which `gives_way` if it
+    /// is about to sleep.
     ///
     /// # Safety
     /// The entity waits on this queue.
     #[inline]
-    pub unsafe fn contend(&mut self, woken: NonNull<Entity>) -> Preemption {
+    pub unsafe fn contend(&mut self, woken: NonNull<Entity>, gives_way: bool) -> Preemption {
         let Some(current) = self.current else { return Preemption::Now };
         // SAFETY: both are on this queue, hence valid.
         let (current, woken) =
             unsafe { (&(*current.as_ptr()).account, &(*woken.as_ptr()).account) };
-        self.line.contend(current, woken)
+        self.line.contend(current, woken, gives_way)
     }
 
     /// When the processor has to choose again if nothing else happens; `None`: never.

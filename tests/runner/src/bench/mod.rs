@@ -50,14 +50,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [
-        Kind::Paths,
-        Kind::Applications,
-        Kind::Storage,
-        Kind::Network,
-        Kind::Scaling,
-        Kind::Size,
-    ];
+    const ALL: [Kind; 6] =
+        [Kind::Paths, Kind::Applications, Kind::Storage, Kind::Network, Kind::Scaling, Kind::Size];
 
     fn name(self) -> &'static str {
         match self {

@@ -168,6 +168,8 @@ fn waits(children: usize, count: usize) -> Cost {
                 ok("waitid", libc::waitid(libc::P_PID, child.pid() as u32, &mut info, how))?;
             }
         }
+        // Ended is who has left the processor and been freed as far as can be: else the row tells whose turn it was.
+        std::thread::sleep(std::time::Duration::from_millis(20));
         let start = begin();
         for child in born {
             child.finish()?;
