@@ -77,7 +77,9 @@ impl Rules {
         let mut all: Vec<(u64, Rule)> = self
             .exceptions
             .iter()
-            .map(|(devices, entry)| (entry.number, Rule { devices: *devices, access: entry.access }))
+            .map(|(devices, entry)| {
+                (entry.number, Rule { devices: *devices, access: entry.access })
+            })
             .collect();
         all.sort_unstable_by_key(|(number, _)| *number);
         all.into_iter().map(|(_, rule)| rule).collect()
@@ -91,9 +93,9 @@ impl Rules {
             major: Some(dev.major()),
             minor: Some(dev.minor()),
         };
-        let is_exception = self.around(devices).any(|own| {
-            if self.allows { own.intersects(access) } else { own.contains(access) }
-        });
+        let is_exception = self
+            .around(devices)
+            .any(|own| if self.allows { own.intersects(access) } else { own.contains(access) });
         is_exception != self.allows
     }
 
@@ -192,10 +194,11 @@ fn number(text: &str) -> Result<Option<u32>> {
 
 fn access_of(text: &str) -> Result<DeviceAccess> {
     let mut access = DeviceAccess::empty();
-    if text.is_empty() || text.len() > 3 {
+    if text.is_empty() {
         return Err(Errno::EINVAL);
     }
-    for letter in text.bytes() {
+    // As on Linux, what follows the third letter is not looked at.
+    for letter in text.bytes().take(3) {
         access |= match letter {
             b'r' => DeviceAccess::READ,
             b'w' => DeviceAccess::WRITE,
@@ -233,11 +236,12 @@ mod tests {
         let access = DeviceAccess::READ | DeviceAccess::MAKE;
         assert_eq!(of("c 1:* mr"), Ok(Request::One(Rule { devices, access })));
         for bad in
-            ["", "d", "c", "c 1:3", "c 1:3 ", "c 1 r", "c :3 r", "c 1:3 x", "c 1:3 rwmr", "b -1:3 r"]
+            ["", "d", "c", "c 1:3", "c 1:3 ", "c 1 r", "c :3 r", "c 1:3 x", "c 1:3 r x", "b -1:3 r"]
         {
             assert_eq!(of(bad), Err(Errno::EINVAL), "{bad}");
         }
         assert_eq!(of("b 4294967296:0 r"), Err(Errno::EINVAL));
+        assert_eq!(of("c 1:* mrmx"), of("c 1:* mr"));
     }
 
     #[test]
