@@ -68,11 +68,12 @@ impl Tests {
     pub(crate) fn of_option(&self, option: &str) -> String {
         let names = |text: &str| {
             text.lines().any(|line| {
-                line.contains("mount")
-                    && line.split(" -o ").skip(1).any(|rest| {
-                        let list = rest.split_whitespace().next().unwrap_or_default();
-                        list.split([',', ';']).any(|o| o.split('=').next() == Some(option))
-                    })
+                let in_shell = line.split(" -o ").skip(1).filter(|_| line.contains("mount"));
+                let in_python = line.split("mounted('").skip(1);
+                in_shell.chain(in_python).any(|rest| {
+                    let list = rest.split([' ', '\'']).next().unwrap_or_default();
+                    list.split([',', ';']).any(|o| o.split('=').next() == Some(option))
+                })
             })
         };
         self.cases
