@@ -79,9 +79,19 @@ fn opens_unsafe_block(line: &str) -> bool {
     line.contains("unsafe {") || (line.starts_with("unsafe impl") && !line.starts_with("//"))
 }
 
+/// The sources' folder as cargo tells it when the program runs: the compiled one may be of a checkout that is gone.
+fn root() -> PathBuf {
+    let own = std::env::var_os("CARGO_MANIFEST_DIR");
+    own.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from).join("../..")
+}
+
 fn main() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = root();
     let mut crates = find_crates(&root);
+    if crates.is_empty() {
+        eprintln!("stats: no crate below {}: run it by `make stats`", root.display());
+        return ExitCode::FAILURE;
+    }
     crates.sort();
     let (mut total, mut open) = (Counts::default(), Counts::default());
     let mut long: Vec<(usize, String)> = Vec::new();
