@@ -6,7 +6,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use abi::fcntl::{O_ACCMODE, O_RDONLY, O_WRONLY};
 use abi::{Errno, Result};
 use arch::lock::{LockClass, Once, RwSpinLock};
 use bitflags::bitflags;
@@ -214,23 +213,17 @@ pub type Gate = fn(kind: FileKind, dev: DeviceNumber, access: DeviceAccess) -> R
 
 static GATE: Once<Gate> = Once::new();
 
-/// Sets who is asked before a device node is opened or made.
+/// Sets who is asked before a device node is used, by open(2) or access(2), or made.
 pub fn set_gate(gate: Gate) {
     GATE.call_once(|| gate);
 }
 
-/// Asks the gate.
+/// Asks the gate; nothing if `access` is empty.
 pub(crate) fn check_access(kind: FileKind, dev: DeviceNumber, access: DeviceAccess) -> Result<()> {
-    GATE.get().map_or(Ok(()), |gate| gate(kind, dev, access))
-}
-
-/// What an open with these `O_*` flags does. The mode that neither reads nor writes wants the permission of both.
-fn access_of(flags: u32) -> DeviceAccess {
-    match flags & O_ACCMODE {
-        O_RDONLY => DeviceAccess::READ,
-        O_WRONLY => DeviceAccess::WRITE,
-        _ => DeviceAccess::READ | DeviceAccess::WRITE,
+    if access.is_empty() {
+        return Ok(());
     }
+    GATE.get().map_or(Ok(()), |gate| gate(kind, dev, access))
 }
 
 /// Opens special files that no driver serves: fifos and sockets.
@@ -255,9 +248,6 @@ fn unserved(dev: DeviceNumber) -> Errno {
 
 /// Opens a device, fifo or socket inode.
 pub(crate) fn open_special(inode: &Arc<Inode>, flags: u32, ctx: &Context<'_>) -> Result<Opened> {
-    if inode.kind.is_device() {
-        check_access(inode.kind, inode.rdev, access_of(flags))?;
-    }
     match inode.kind {
         FileKind::CharDevice => {
             let driver = serving(&CHAR, inode.rdev).ok_or_else(|| unserved(inode.rdev))?;

@@ -174,13 +174,14 @@ impl Inode {
     ) -> Inode {
         let kind = FileKind::from_mode(init.mode).unwrap_or(FileKind::Anonymous);
         let class = if kind == FileKind::Directory { &DIR_LOCK } else { &INODE_LOCK };
+        let device = if kind.is_device() { InodeFlags::DEVICE } else { InodeFlags::empty() };
         Inode {
             ino: init.ino,
             kind,
             rdev: init.rdev,
             generation: init.generation,
             has_btime: init.btime.is_some(),
-            flags: AtomicU32::new(init.flags.bits()),
+            flags: AtomicU32::new((init.flags | device).bits()),
             mode: AtomicU32::new(init.mode),
             uid: AtomicU32::new(init.uid),
             gid: AtomicU32::new(init.gid),

@@ -6,6 +6,7 @@ use abi::stat::*;
 use abi::{Errno, Result};
 
 use crate::cred::{Cap, Creds};
+use crate::dev::{self, DeviceAccess};
 use crate::inode::Inode;
 use crate::types::*;
 
@@ -73,7 +74,7 @@ pub fn permission(inode: &Inode, access: Access, creds: &Creds) -> Result<()> {
     if access.contains(Access::WRITE) {
         check_writable(inode)?;
     }
-    if inode.has(InodeFlags::OWN_PERMISSION | InodeFlags::ACL) {
+    if inode.has(InodeFlags::OWN_PERMISSION | InodeFlags::ACL | InodeFlags::DEVICE) {
         return special_permission(inode, access, creds);
     }
     generic_permission(inode, access, creds)
@@ -82,9 +83,25 @@ pub fn permission(inode: &Inode, access: Access, creds: &Creds) -> Result<()> {
 #[cold]
 fn special_permission(inode: &Inode, access: Access, creds: &Creds) -> Result<()> {
     if inode.has(InodeFlags::OWN_PERMISSION) {
-        return inode.ops().permission(inode, access, creds);
+        inode.ops().permission(inode, access, creds)?;
+    } else if inode.has(InodeFlags::ACL) {
+        crate::acl::permission(inode, access, creds)?;
+    } else {
+        generic_permission(inode, access, creds)?;
     }
-    crate::acl::permission(inode, access, creds)
+    if inode.has(InodeFlags::DEVICE) {
+        return dev::check_access(inode.kind, inode.rdev, device_access(access));
+    }
+    Ok(())
+}
+
+/// What the rules for devices are asked of an access. Who only wants to know that the node is there, or to execute
+/// it, uses no device.
+fn device_access(access: Access) -> DeviceAccess {
+    let mut wanted = DeviceAccess::empty();
+    wanted.set(DeviceAccess::READ, access.contains(Access::READ));
+    wanted.set(DeviceAccess::WRITE, access.contains(Access::WRITE));
+    wanted
 }
 
 fn check_writable(inode: &Inode) -> Result<()> {

@@ -304,6 +304,8 @@ bitflags! {
         const LEASED = 1 << 19;
         /// A directory whose names have several spellings: [`crate::InodeOps::canonical_name`].
         const FOLDS_NAMES = 1 << 20;
+        /// A device node: the rules of the `devices` controller are asked too. Set by [`crate::Inode::new`].
+        const DEVICE = 1 << 21;
     }
 }
 
