@@ -52,12 +52,15 @@ fn block_for(order: u8, flags: Flags) -> Option<FrameBlock> {
     frames::alloc(order, flags | Flags::NO_OOM).ok()
 }
 
-/// Scattered frames instead of a block, where tables may be changed.
+/// Scattered frames instead of a block. Whoever must not wait gets them too, out of the reserve: no processor
+/// need be told of what is mapped where nothing was.
 fn mapped(pages: usize, layout: Layout, flags: Flags) -> *mut u8 {
-    if layout.align() > PAGE_SIZE || !arch::preempt::is_enabled() || !CAN_MAP {
+    if layout.align() > PAGE_SIZE || !CAN_MAP {
         return core::ptr::null_mut();
     }
-    release_postponed();
+    if arch::preempt::is_enabled() {
+        release_postponed();
+    }
     map_pages(pages, flags).map_or(core::ptr::null_mut(), VirtAddr::as_mut_ptr)
 }
 
@@ -87,8 +90,17 @@ pub(crate) unsafe fn free(ptr: *mut u8, layout: Layout) {
         unmap_pages(VirtAddr::from_ptr(ptr), pages);
         return release_postponed();
     }
+    // SAFETY: the caller gives the memory up; it is mapped, page-aligned and at least a page long.
+    unsafe { postpone(ptr, pages) };
+}
+
+/// Leaves mapped memory to somebody who can tell the processors to forget it.
+///
+/// # Safety
+/// At `ptr` so many pages are mapped, an unmapped one that is reserved with them follows, and nobody else uses them.
+unsafe fn postpone(ptr: *mut u8, pages: usize) {
     let mut first = POSTPONED.lock();
-    // SAFETY: the caller gives the memory up; it is page-aligned and at least a page long.
+    // SAFETY: the caller gives a page or more up.
     unsafe { ptr.cast::<Postponed>().write(Postponed { next: *first, pages }) };
     *first = ptr as usize;
 }
@@ -128,13 +140,27 @@ fn map_pages(pages: usize, flags: Flags) -> Option<VirtAddr> {
             Some(())
         });
         if mapped.is_none() {
-            release(at, index);
-            kernel::unreserve(at, (pages + 1) * PAGE_SIZE);
+            give_up(at, index, pages);
             return None;
         }
     }
     Counter::Vmalloc.add(pages as u64);
     Some(at)
+}
+
+/// Takes back a mapping of `pages` of which only the first `mapped` are there.
+fn give_up(at: VirtAddr, mapped: usize, pages: usize) {
+    if mapped == 0 {
+        return kernel::unreserve(at, (pages + 1) * PAGE_SIZE);
+    }
+    kernel::unreserve(at + (mapped + 1) * PAGE_SIZE, (pages - mapped) * PAGE_SIZE);
+    Counter::Vmalloc.add(mapped as u64);
+    if arch::preempt::is_enabled() {
+        unmap_pages(at, mapped);
+    } else {
+        // SAFETY: these pages were mapped just now for nobody but the caller; the next one is reserved and unmapped.
+        unsafe { postpone(at.as_mut_ptr(), mapped) };
+    }
 }
 
 fn unmap_pages(at: VirtAddr, pages: usize) {

@@ -2,15 +2,17 @@
 //!
 //! A [`Pid`] is what a number means: it has one number in its own namespace and one in each
 //! ancestor, and knows the thread, the thread group, the process group and the session that go by
-//! it. Its numbers are free again when none of the four uses it any more. Finding a task is one
-//! hash lookup; walking a process group visits its members only.
+//! it. Its numbers are free again when none of the four uses it any more. Finding a task is a walk of
+//! two steps, however many there are; walking a process group visits its members only.
 //!
 //! Locks: a namespace's table (rank 590), then a `Pid`'s links (rank 640, interrupts off because
 //! terminals signal process groups from interrupts).
 
 mod alloc;
+mod table;
 
 pub use self::alloc::{Numbers, PID_MAX_LIMIT, PID_MAX_MIN};
+use self::table::Table;
 
 use crate::group::ThreadGroup;
 use crate::roll::Roll;
@@ -20,7 +22,6 @@ use ::alloc::vec::Vec;
 use abi::{Errno, Result};
 use arch::lock::{IrqLock, LockClass, SpinLock};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use hashbrown::HashMap;
 use sched::WaitQueue;
 use smallvec::SmallVec;
 use spin::Once;
@@ -42,9 +43,24 @@ pub fn next_namespace_id() -> u64 {
     NEXT_NS_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-struct Table {
+/// The numbers in use and what goes by them.
+struct Known {
     numbers: Numbers,
-    map: HashMap<i32, Arc<Pid>>,
+    pids: Table<Arc<Pid>>,
+}
+
+impl Known {
+    const fn new() -> Known {
+        Known { numbers: Numbers::new(), pids: Table::new() }
+    }
+
+    /// Gives `nr` back; what went by it, to be dropped without the lock.
+    fn forget(&mut self, nr: i32) -> Option<Arc<Pid>> {
+        let last = self.numbers.last();
+        let removed = self.pids.remove(nr, last)?;
+        self.numbers.free(nr);
+        Some(removed)
+    }
 }
 
 /// A pid namespace.
@@ -57,7 +73,7 @@ pub struct PidNamespace {
     pub parent: Option<Arc<PidNamespace>>,
     /// Who may act on it.
     pub user_ns: Arc<UserNamespace>,
-    table: SpinLock<Table>,
+    table: SpinLock<Known>,
     /// Its process 1.
     init: Once<Weak<ThreadGroup>>,
     max: AtomicI32,
@@ -75,10 +91,7 @@ impl PidNamespace {
             level: parent.as_ref().map_or(0, |p| p.level + 1),
             parent,
             user_ns,
-            table: SpinLock::new(
-                &TABLE_CLASS,
-                Table { numbers: Numbers::new(), map: HashMap::new() },
-            ),
+            table: SpinLock::new(&TABLE_CLASS, Known::new()),
             init: Once::new(),
             max: AtomicI32::new(max),
             dead: AtomicBool::new(false),
@@ -124,7 +137,7 @@ impl PidNamespace {
 
     /// What goes by `nr` here.
     pub fn find(&self, nr: i32) -> Option<Arc<Pid>> {
-        self.table.lock().map.get(&nr).cloned()
+        self.table.lock().pids.get(nr).cloned()
     }
 
     /// The thread `nr`.
@@ -138,14 +151,14 @@ impl PidNamespace {
     }
 
     /// The first process with a number of at least `from`, with that number: for `/proc`.
-    /// Costs a hash lookup for each number in use that is no process's, and a word of the bitmap for 64
+    /// Costs a lookup for each number in use that is no process's, and a word of the bitmap for 64
     /// that are free.
     pub fn next_group(&self, from: i32) -> Option<(i32, Arc<ThreadGroup>)> {
         let max = self.max();
         let table = self.table.lock();
         let mut taken = table.numbers.next_taken(from.max(1));
         while let Some(nr) = taken.filter(|&nr| nr < max) {
-            if let Some(group) = table.map.get(&nr).and_then(|pid| pid.group()) {
+            if let Some(group) = table.pids.get(nr).and_then(|pid| pid.group()) {
                 return Some((nr, group));
             }
             taken = table.numbers.next_taken(nr + 1);
@@ -155,12 +168,7 @@ impl PidNamespace {
 
     /// Every process, in ascending order.
     pub fn groups(&self) -> Vec<Arc<ThreadGroup>> {
-        let mut found: Vec<(i32, Arc<ThreadGroup>)> = {
-            let table = self.table.lock();
-            table.map.iter().filter_map(|(&nr, p)| Some((nr, p.group()?))).collect()
-        };
-        found.sort_unstable_by_key(|&(nr, _)| nr);
-        found.into_iter().map(|(_, g)| g).collect()
+        self.table.lock().pids.iter().filter_map(|pid| pid.group()).collect()
     }
 
     /// Its process 1, while that lives.
@@ -252,8 +260,12 @@ impl Pid {
             links: IrqLock::new(&LINKS_CLASS, Links::default()),
             exited: Arc::new(WaitQueue::new()),
         });
-        for (ns, nr) in &pid.numbers {
-            ns.table.lock().map.insert(*nr, pid.clone());
+        for (index, (ns, nr)) in pid.numbers.iter().enumerate() {
+            let known = ns.table.lock().pids.insert(*nr, pid.clone());
+            if let Err(error) = known {
+                pid.give_back(index);
+                return Err(error);
+            }
         }
         Ok(pid)
     }
@@ -370,16 +382,21 @@ impl Pid {
         };
         if unused {
             for (ns, nr) in &self.numbers {
-                let removed = {
-                    let mut table = ns.table.lock();
-                    let removed = table.map.remove(nr);
-                    if removed.is_some() {
-                        table.numbers.free(*nr);
-                    }
-                    removed
-                };
+                let removed = ns.table.lock().forget(*nr);
                 drop(removed);
             }
+        }
+    }
+
+    /// Frees the numbers again, of which only the first `known` lead to it.
+    fn give_back(&self, known: usize) {
+        let (known, unknown) = self.numbers.split_at(known);
+        for (ns, nr) in known {
+            let removed = ns.table.lock().forget(*nr);
+            drop(removed);
+        }
+        for (ns, nr) in unknown {
+            ns.table.lock().numbers.free(*nr);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! TCP sockets.
 
 mod calls;
+mod config;
 pub(crate) mod direct;
 pub(crate) mod header;
 pub(crate) mod listen;
