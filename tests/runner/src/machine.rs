@@ -229,8 +229,10 @@ fn qemu(
         Kernel::Linux => (linux_kernel()?, "mitigations=off vsyscall=xonly"),
         Kernel::Ours => (options.vmlinuz.clone(), options.append.as_str()),
     };
-    let words =
-        format!("console=ttyS0 root={root} rw panic=-1 init=/oracle/init.sh {} {extra}", setup.words);
+    let words = format!(
+        "console=ttyS0 root={root} rw panic=-1 init=/oracle/init.sh {} {extra}",
+        setup.words
+    );
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-machine", "q35", "-cpu", "max,-erms,-fsrm"])
