@@ -261,6 +261,8 @@ fn a_disk_that_goes_fails_its_requests_and_another_may_come() {
     let pages: Vec<PageRef> = (0..3).map(|_| page()).collect();
     let outcomes: Vec<Outcome> =
         (0..3).map(|n| start(&old, Op::Write, 8 * n, &pages[n as usize])).collect();
+    // Somebody has it open, so the next one has another name.
+    let user = old.whole().open();
     machine.hba.unplug(0);
     assert!(machine.soon(|_| outcomes.iter().all(|o| o.get() == Some(&Err(Errno::EIO)))));
     assert!(machine.soon(|_| block::disks().iter().all(|disk| !Arc::ptr_eq(disk, &old))));
@@ -268,8 +270,6 @@ fn a_disk_that_goes_fails_its_requests_and_another_may_come() {
     assert_eq!(transfer(&other, Op::Read, 0, &page()), Ok(()), "the other port goes on");
     machine.hold(0, false);
 
-    // Somebody has the old one open, so the new one has another name.
-    let user = old.whole().open();
     machine.hba.plug(0, disk().unwrap());
     assert!(machine.soon(|machine| machine.find_disk(0).is_some()));
     let new = machine.disk(0);
