@@ -9,6 +9,9 @@ exec 3>$report
 echo "@@READY" >&3
 for script in /oracle/cases/*; do
   case_name=${script##*/}
+  # Another machine may have the other cases.
+  number=$((10#${case_name%%-*}))
+  [ $number -ge "${CASES_FROM:-0}" ] && [ $number -lt "${CASES_TO:-$((number + 1))}" ] || continue
   rm -rf /var/tmp/case /tmp/case
   mkdir -p /var/tmp/case /tmp/case
   cd /var/tmp/case

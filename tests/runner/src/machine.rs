@@ -101,12 +101,40 @@ pub(crate) struct Setup {
     pub(crate) words: &'static str,
     /// A virtio network card on QEMU's user network, where the host is 10.0.2.2.
     pub(crate) has_network: bool,
+    /// The cases that it runs, where the image holds some.
+    pub(crate) share: Share,
 }
 
 impl Setup {
     /// A machine whose clock is the host's.
     pub(crate) fn wall(shape: Shape) -> Setup {
-        Setup { shape, clock: Clock::Wall, words: "", has_network: false }
+        Setup { shape, clock: Clock::Wall, words: "", has_network: false, share: Share::ALL }
+    }
+}
+
+/// Adjacent cases that one of several machines runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Share {
+    from: usize,
+    to: usize,
+}
+
+impl Share {
+    /// One machine runs all.
+    pub(crate) const ALL: Share = Share { from: 0, to: usize::MAX };
+
+    /// A share of `count` cases for each of so many machines.
+    pub(crate) fn each(count: usize, machines: usize) -> impl Iterator<Item = Share> {
+        let bound = move |machine| count * machine / machines;
+        (0..machines).map(move |machine| Share { from: bound(machine), to: bound(machine + 1) })
+    }
+
+    /// What init hears of it, as environment variables.
+    fn words(self) -> String {
+        if self == Share::ALL {
+            return String::new();
+        }
+        format!("CASES_FROM={} CASES_TO={}", self.from, self.to)
     }
 }
 
@@ -114,10 +142,12 @@ impl Setup {
 pub(crate) fn run(
     kernel: Kernel,
     shape: &Shape,
+    share: Share,
     options: &Options,
     base: &Image,
 ) -> Result<Report, String> {
-    let raw = run_raw(kernel, &Setup::wall(*shape), options, base, &mut |_| {})?;
+    let setup = Setup { share, ..Setup::wall(*shape) };
+    let raw = run_raw(kernel, &setup, options, base, &mut |_| {})?;
     let mut report = Report::parse(&raw.report);
     if !report.is_complete && raw.trouble.is_empty() {
         report.trouble.push("the guest stopped early".into());
@@ -164,7 +194,10 @@ pub(crate) fn run_raw(
 ) -> Result<Raw, String> {
     let shape = &setup.shape;
     let side = if kernel == Kernel::Linux { "linux" } else { "ours" };
-    let stem = format!("{side}-{}-{}-{}", shape.cpus, shape.memory_mib, std::process::id());
+    let mut stem = format!("{side}-{}-{}-{}", shape.cpus, shape.memory_mib, std::process::id());
+    if setup.share != Share::ALL {
+        stem.push_str(&format!("-{}", setup.share.from));
+    }
     let file = |end: &str| options.work_dir.join(format!("{stem}.{end}"));
     let (disk, report_path, console) = (file("img"), file("report"), file("console"));
     base.copy_to(&disk)?;
@@ -230,8 +263,9 @@ fn qemu(
         Kernel::Ours => (options.vmlinuz.clone(), options.append.as_str()),
     };
     let words = format!(
-        "console=ttyS0 root={root} rw panic=-1 init=/oracle/init.sh {} {extra}",
-        setup.words
+        "console=ttyS0 root={root} rw panic=-1 init=/oracle/init.sh {} {} {extra}",
+        setup.words,
+        setup.share.words()
     );
     let mut command = Command::new("qemu-system-x86_64");
     command

@@ -23,7 +23,7 @@ mod trace;
 
 use std::process::ExitCode;
 
-use machine::Kernel;
+use machine::{Kernel, Share};
 use options::{Command, Options};
 
 fn main() -> ExitCode {
@@ -68,7 +68,7 @@ fn one_side(kernel: Kernel, options: &Options) -> Result<usize, String> {
     let programs = guest::build(&options.work_dir)?;
     let content = image::Content::Cases(&selected, &programs);
     let base = image::build(&options.rootfs(), content, &options.work_dir)?;
-    let mut report = machine::run(kernel, &options.machines[0], options, &base)?;
+    let mut report = machine::run(kernel, &options.machines[0], Share::ALL, options, &base)?;
     for outcome in &report.outcomes {
         println!("=== {} -> {}\n{}", outcome.name, outcome.status, outcome.output);
         if !outcome.has_ended() {

@@ -67,6 +67,17 @@ impl Report {
         report
     }
 
+    /// One report of machines that ran a share of the cases each.
+    pub(crate) fn joined(reports: impl IntoIterator<Item = Report>) -> Report {
+        let whole = Report { is_complete: true, ..Report::default() };
+        reports.into_iter().fold(whole, |mut whole, report| {
+            whole.outcomes.extend(report.outcomes);
+            whole.is_complete &= report.is_complete;
+            whole.trouble.extend(report.trouble);
+            whole
+        })
+    }
+
     /// The `count` cases that took longest, as `name 12 s`; none of under five seconds.
     pub(crate) fn slowest(&self, count: usize) -> Vec<String> {
         let mut slow: Vec<&Outcome> = self.outcomes.iter().filter(|o| o.seconds >= 5).collect();
@@ -107,6 +118,15 @@ mod tests {
         assert_eq!(report.slowest(3), ["g.a 7 s"]);
         assert!(!report.is_complete);
         assert!(report.outcomes[0].has_ended() && !report.outcomes[1].has_ended());
+    }
+
+    #[test]
+    fn shares_are_joined() {
+        let whole = Report::parse("@@BEGIN 000-g.a\n@@END 000-g.a 0 1\n@@DONE");
+        let part = Report::parse("@@BEGIN 001-g.b\n@@END 001-g.b 0 1");
+        let both = Report::joined([whole, part]);
+        assert_eq!(both.outcomes.iter().map(|o| &*o.name).collect::<Vec<_>>(), ["g.a", "g.b"]);
+        assert!(!both.is_complete);
     }
 
     #[test]

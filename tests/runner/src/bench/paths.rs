@@ -4,7 +4,7 @@ use super::table::{INSTRUCTIONS, Reading, paired};
 use super::{Measured, root, runs};
 use crate::guest;
 use crate::image::{self, Content, Image, Measurement};
-use crate::machine::{Clock, Disk, Kernel, Setup, Shape};
+use crate::machine::{Clock, Disk, Kernel, Setup, Shape, Share};
 use crate::options::Options;
 
 /// One machine for every row: a single CPU, as `-icount` wants it.
@@ -14,6 +14,7 @@ const SETUP: Setup = Setup {
     // Tables that are hashed by address come out the same at each boot.
     words: "nokaslr",
     has_network: false,
+    share: Share::ALL,
 };
 
 /// Runs of ours: what processes do to each other may go one way or another, at each boot the same way, and

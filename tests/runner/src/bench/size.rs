@@ -5,7 +5,7 @@ use std::path::Path;
 use super::table::{Figure, Reading};
 use super::{Measured, root, runs};
 use crate::image::{self, Content, Measurement};
-use crate::machine::{self, Clock, Disk, Kernel, Setup, Shape};
+use crate::machine::{self, Clock, Disk, Kernel, Setup, Shape, Share};
 use crate::options::Options;
 
 /// Runs of each kernel.
@@ -18,6 +18,7 @@ const SETUP: Setup = Setup {
     clock: Clock::Wall,
     words: "quiet",
     has_network: false,
+    share: Share::ALL,
 };
 
 /// All rows; with words, those whose names have one of them.
