@@ -13,6 +13,9 @@ use crate::sys::{Child, Fd, ok};
 /// Bytes of the other stack.
 const STACK: usize = 64 << 10;
 
+/// Turns of two processes after which neither is ahead of the other in virtual run time.
+const ROUNDS_TO_BALANCE: u32 = 20_000;
+
 /// Times a handler ran since somebody asked.
 static DELIVERED: AtomicU32 = AtomicU32::new(0);
 
@@ -152,7 +155,13 @@ fn waits(rows: &mut Rows) {
                 while waits() && libc::kill(me, libc::SIGUSR1) == 0 {}
                 false
             })?;
-            each(3_000, || libc::kill(child.pid(), libc::SIGUSR1) == 0 && waits())
+            let turn = || libc::kill(child.pid(), libc::SIGUSR1) == 0 && waits();
+            // A process that is new is ahead of its parent or behind it, and preempts or is preempted until
+            // both have had their share.
+            for _ in 0..ROUNDS_TO_BALANCE {
+                turn();
+            }
+            each(3_000, turn)
         });
     }
 }
