@@ -16,7 +16,8 @@ for script in /oracle/cases/*; do
   echo guest > /proc/sys/kernel/hostname
   echo '(none)' > /proc/sys/kernel/domainname
   rm -rf /var/tmp/case /tmp/case /dev/shm/*
-  mkdir -p /var/tmp/case /tmp/case
+  # A crowd that is dying may leave no process for the command.
+  until mkdir -p /var/tmp/case /tmp/case; do :; done
   cd /var/tmp/case
   dmesg -n "$console_level" 2>/dev/null
   printf '@@BEGIN %s\n' "$case_name" >&3
