@@ -5,6 +5,8 @@ set_up
 
 # A case may silence the console, on which the kernel complains of itself.
 read -r console_level rest < /proc/sys/kernel/printk
+# The log as the boot leaves it: cases clear it.
+dmesg > /run/boot-messages
 exec 3>$report
 echo "@@READY" >&3
 for script in /oracle/cases/*; do
@@ -15,9 +17,10 @@ for script in /oracle/cases/*; do
   # What a case finds does not hang on which cases went before it.
   echo guest > /proc/sys/kernel/hostname
   echo '(none)' > /proc/sys/kernel/domainname
-  rm -rf /var/tmp/case /tmp/case /dev/shm/*
+  # What is mounted there by one that was killed is not what is to be removed.
+  rm -rf --one-file-system /var/tmp/case /tmp/case /dev/shm/*
   # A crowd that is dying may leave no process for the command.
-  until mkdir -p /var/tmp/case /tmp/case; do :; done
+  for try in {1..100}; do mkdir -p /var/tmp/case /tmp/case && break; done
   cd /var/tmp/case
   dmesg -n "$console_level" 2>/dev/null
   printf '@@BEGIN %s\n' "$case_name" >&3
